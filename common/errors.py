@@ -1,0 +1,13 @@
+"""Errors a person can mend, and the exit codes that tell the classes of ends apart."""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_FAULT = 1
+"""Something broke that the user did not cause."""
+EXIT_USER = 2
+"""The user's mistake: configuration, file, model, device. Restarting does not help."""
+
+
+class UserError(Exception):
+    """A mistake of the user's; its text is one line: what is wrong and how to mend it."""
