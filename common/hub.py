@@ -1,0 +1,297 @@
+"""The results hub: accepts results in order and once, keeps checkpoints, serves subscribers.
+
+A thread of the supervisor (or of infer, where infer stands alone). `Ledger` is its pure
+core: what is accepted, and from which checkpoint a restarted stage goes on. `Hub` is the
+rim: one ROUTER that the stages talk to, one XPUB that the world subscribes to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import zmq
+
+from common import messages as m
+from common.errors import UserError
+from common.sockets import configure, endpoint_error
+
+log = logging.getLogger("hub")
+
+POLL_MS = 100
+SUBSCRIBER_HIGH_WATER_MARK = 1000
+"""Messages kept per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
+
+
+class Verdict(enum.Enum):
+    """What became of a submitted result."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    OUT_OF_ORDER = "out_of_order"
+    UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass
+class StreamLedger:
+    """Where one stream stands: the next `seq` and the checkpoint to go on from."""
+
+    opened: m.Open
+    next: int = 0
+    ended: bool = False
+    gate: list[float] = dataclasses.field(default_factory=list)
+    decision: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def resume(self) -> m.Resume:
+        return m.Resume(
+            self.opened.stream, self.opened.run, self.next, self.ended, self.gate, self.decision
+        )
+
+    def accepted(self) -> m.Accepted:
+        return m.Accepted(self.opened.stream, self.opened.run, self.next, self.ended)
+
+
+class Ledger:
+    """Exactly-once acceptance: pure bookkeeping, no sockets and no clock."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, StreamLedger] = {}
+
+    def open(self, message: m.Open) -> bool:
+        """Register a stream; a new `run` starts it anew. True if anything changed."""
+        known = self.streams.get(message.stream)
+        if known is not None and known.opened.run == message.run:
+            return False
+        self.streams[message.stream] = StreamLedger(message)
+        return True
+
+    def submit(self, message: m.Submit) -> Verdict:
+        """Accept the result of the next window, and nothing else."""
+        stream = self.streams.get(message.stream)
+        if stream is None or stream.opened.run != message.run:
+            return Verdict.UNKNOWN
+        if stream.ended or message.seq < stream.next:
+            return Verdict.DUPLICATE
+        if message.seq > stream.next:
+            return Verdict.OUT_OF_ORDER
+        stream.next = message.seq if message.result is None else message.result.next_seq
+        stream.ended = message.ended
+        stream.gate = message.gate
+        stream.decision = message.decision
+        return Verdict.ACCEPTED
+
+
+@dataclasses.dataclass(frozen=True)
+class Beat:
+    """The newest heartbeat of a stage and when it came (CLOCK_MONOTONIC)."""
+
+    heartbeat: m.Heartbeat
+    received: float
+
+
+class Hub(threading.Thread):
+    """Owns both sockets; every public message goes out through here.
+
+    Args:
+        results: public endpoint to bind, such as `tcp://127.0.0.1:5555`.
+        stages: internal endpoint to bind.
+        info: makes the `Info` of a newly opened stream.
+        health: makes the current `Health`; called once a second and on `health_changed()`.
+
+    Raises:
+        UserError: an endpoint is malformed or taken.
+    """
+
+    def __init__(
+        self,
+        results: str,
+        stages: str,
+        *,
+        info: Callable[[m.Open], m.Info],
+        health: Callable[[Hub], m.Health],
+    ) -> None:
+        super().__init__(name="hub", daemon=True)
+        self.ledger = Ledger()
+        self.beats: dict[str, Beat] = {}
+        self.sources: dict[str, m.SourceStatus] = {}
+        self.latest: dict[str, m.Result] = {}
+        self.utterances: dict[str, m.Utterance] = {}
+        self.counters: Counter[str] = Counter()
+        self.failure: BaseException | None = None
+        self._info = info
+        self._health = health
+        self._health_due = 0.0
+        self._last_values: dict[bytes, bytes] = {}
+        self._listeners: dict[str, bytes] = {}
+        self._sources: dict[str, bytes] = {}
+        self._stopping = threading.Event()
+        self._context = zmq.Context()
+        try:
+            self._public = self._bind(zmq.XPUB, results, "results")
+            self._stages = self._bind(zmq.ROUTER, stages, "hub")
+        except UserError:
+            self._context.destroy(linger=0)
+            raise
+        self._public.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self.endpoint: str = self._public.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _bind(self, kind: int, endpoint: str, name: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        configure(socket)
+        socket.setsockopt(zmq.SNDHWM, SUBSCRIBER_HIGH_WATER_MARK)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise endpoint_error(name, endpoint, error) from None
+        return socket
+
+    # Called from other threads ----------------------------------------------------------
+
+    def health_changed(self) -> None:
+        """Publish `health` at the next turn instead of at the next second."""
+        self._health_due = 0.0
+
+    def stop(self) -> None:
+        """End the thread after what is queued went out, and close both sockets."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join(timeout=5)
+
+    # The thread -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            poller = zmq.Poller()
+            poller.register(self._public, zmq.POLLIN)
+            poller.register(self._stages, zmq.POLLIN)
+            while not self._stopping.is_set():
+                self._turn(dict(poller.poll(POLL_MS)))
+            self._publish(self._health(self))
+        except BaseException as error:  # the supervisor sees `failure` and ends
+            self.failure = error
+        finally:
+            # Give the last results a moment to leave; a dead subscriber cannot hold us.
+            self._public.close(linger=500)
+            self._stages.close(linger=0)
+            self._context.term()
+
+    def _turn(self, ready: dict[Any, int]) -> None:
+        if self._public in ready:
+            self._replay(self._public.recv())
+        if self._stages in ready:
+            for identity, frame in self._drain():
+                self._handle(identity, frame)
+        now = time.monotonic()
+        if now >= self._health_due:
+            self._health_due = now + 1.0
+            self._publish(self._health(self))
+
+    def _drain(self) -> Iterable[tuple[bytes, bytes]]:
+        for _ in range(100):
+            try:
+                parts = self._stages.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            if len(parts) == 2:
+                yield parts[0], parts[1]
+            else:
+                self.counters["hub_malformed"] += 1
+
+    def _handle(self, identity: bytes, frame: bytes) -> None:
+        try:
+            message = m.decode(frame)
+        except m.ProtocolError as error:
+            self.counters["hub_malformed"] += 1
+            if self.counters["hub_malformed"] % 100 == 1:
+                log.warning("refused a message from a stage: %s", error)
+            return
+        match message:
+            case m.Submit():
+                self._submit(identity, message)
+            case m.Heartbeat():
+                self._heartbeat(message)
+            case m.Open():
+                self._open(identity, message)
+            case m.Hello():
+                self._listeners[message.stage] = identity
+                for name, stream in self.ledger.streams.items():
+                    if message.stream in ("", name):
+                        self._send(identity, stream.resume())
+            case _:
+                self.counters["hub_malformed"] += 1
+
+    def _open(self, identity: bytes, message: m.Open) -> None:
+        if self.ledger.open(message):
+            self.latest.pop(message.stream, None)
+            self._publish(self._info(message))
+            stream = self.ledger.streams[message.stream]
+            for listener in self._listeners.values():
+                self._send(listener, stream.resume())
+        self._sources[message.stream] = identity
+        self._send(identity, self.ledger.streams[message.stream].accepted())
+
+    def _submit(self, identity: bytes, message: m.Submit) -> None:
+        verdict = self.ledger.submit(message)
+        self.counters[f"results_{verdict.value}"] += 1
+        if verdict is Verdict.UNKNOWN:
+            return
+        stream = self.ledger.streams[message.stream]
+        if verdict is Verdict.OUT_OF_ORDER:
+            self._send(identity, stream.resume())
+            return
+        if verdict is Verdict.ACCEPTED:
+            if message.result is not None:
+                self._publish(_completed(message.result, message.captured))
+            for utterance in message.utterances:
+                self._publish(utterance)
+        self._send(identity, stream.accepted())
+        if source := self._sources.get(message.stream):
+            self._send(source, stream.accepted())
+
+    def _heartbeat(self, message: m.Heartbeat) -> None:
+        previous = self.beats.get(message.stage)
+        if previous is None or previous.heartbeat.state != message.state:
+            self.health_changed()
+        self.beats[message.stage] = Beat(message, time.monotonic())
+        for status in message.streams:
+            known = self.sources.get(status.stream)
+            if known is not None and known.state != status.state:
+                self.health_changed()
+            self.sources[status.stream] = status
+
+    def _publish(self, message: m.Result | m.Utterance | m.Info | m.Health) -> None:
+        topic, payload = m.encode_public(message)
+        self._last_values[topic] = payload
+        if isinstance(message, m.Result):
+            self.latest[message.stream] = message
+        elif isinstance(message, m.Utterance):
+            self.utterances[message.stream] = message
+        self._public.send_multipart([topic, payload])
+
+    def _replay(self, subscription: bytes) -> None:
+        # XPUB delivers b"\x01" + prefix for every new subscription.
+        if subscription[:1] != b"\x01":
+            return
+        for topic, payload in self._last_values.items():
+            if topic.startswith(subscription[1:]):
+                self._public.send_multipart([topic, m.mark_replay(payload)])
+
+    def _send(self, identity: bytes, message: m.Message) -> None:
+        try:
+            self._stages.send_multipart([identity, m.encode(message)], zmq.DONTWAIT)
+        except zmq.Again:
+            # The stage stopped reading; it asks again when it comes back.
+            self.counters["hub_unsent"] += 1
+
+
+def _completed(result: m.Result, captured: float) -> m.Result:
+    if result.timing_ms is None:
+        return result
+    total = (time.monotonic() - captured) * 1000.0
+    return dataclasses.replace(result, timing_ms={**result.timing_ms, "total": total})

@@ -1,0 +1,56 @@
+"""ZeroMQ sockets with every bound set: no linger, bounded messages, sends that never wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+from common import messages as m
+from common.errors import UserError
+
+
+def connect(context: zmq.Context[Any], endpoint: str, name: str) -> zmq.Socket[bytes]:
+    """A DEALER connected to `endpoint`, with every bound and time limit set.
+
+    Raises:
+        UserError: the endpoint is malformed.
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    configure(socket)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise endpoint_error(name, endpoint, error) from None
+    return socket
+
+
+def configure(socket: zmq.Socket[bytes]) -> None:
+    """Limits of every internal socket: no linger on close, bounded messages, quick reconnect."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, m.MAX_FRAME)
+    socket.setsockopt(zmq.RECONNECT_IVL, 20)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+
+
+def endpoint_error(name: str, endpoint: str, error: zmq.ZMQError) -> UserError:
+    """The one line for an endpoint that cannot be bound or connected."""
+    if error.errno == zmq.EADDRINUSE:
+        return UserError(
+            f"{name} endpoint {endpoint} is already in use; "
+            "stop the other program or choose another"
+        )
+    return UserError(
+        f"{name} endpoint {endpoint!r} is not usable ({error.strerror}); "
+        "allowed: tcp://ADDRESS:PORT or ipc://PATH"
+    )
+
+
+def send(socket: zmq.Socket[bytes], message: m.Message) -> bool:
+    """Send without ever waiting; False if the peer's queue is full."""
+    try:
+        socket.send(m.encode(message), zmq.DONTWAIT)
+    except zmq.Again:
+        return False
+    return True
