@@ -1,0 +1,276 @@
+"""features as a process: the ring in, analysed windows out, as far as infer wants them.
+
+It keeps no truth of its own. Where the stream stands comes with the newest `Tick`, where to
+go on with the newest `Want`; both are repeated, so a fresh process knows all within 0.2 s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+
+import numpy as np
+import zmq
+
+from common import messages as m
+from common.bundle import Bundle
+from common.ring import RingReader
+from common.sockets import configure, endpoint_error
+from common.stage import Heart, Stop
+from features.levels import SILENCE_DBFS
+from features.windows import Analyzer, AnalyzerFactory, Grid, Samples, missing_samples
+
+log = logging.getLogger("features")
+
+POLL_MS = 100
+
+
+@dataclasses.dataclass
+class Stream:
+    """One stream: its ring and position, and who wants which of its windows."""
+
+    name: str
+    analyzer: Analyzer
+    tick: m.Tick | None = None
+    ring: RingReader | None = None
+    want: m.Want | None = None
+    client: bytes = b""
+    next: int = 0
+    ended: bool = False
+
+    def follow(self, want: m.Want, client: bytes) -> None:
+        """Take the newest want; a new session starts where it says."""
+        if self.want is None or want.session != self.want.session:
+            self.next, self.ended = want.next, False
+            self.analyzer.resume(want.gate)
+        self.want, self.client = want, client
+
+    def detach(self) -> None:
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
+
+
+class FeaturesService:
+    """The loop of the stage: at most one window per stream and turn, so all streams are served.
+
+    Raises:
+        UserError: the endpoint is malformed or taken.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        analyzers: AnalyzerFactory,
+        bind: str,
+        hub: zmq.Socket[bytes],
+        context: zmq.Context[zmq.Socket[bytes]],
+        stage: str = "features",
+    ) -> None:
+        self._grid = Grid(bundle.spec.window, bundle.spec.hop)
+        self._bundle = bundle
+        self._analyzers = analyzers
+        self._streams: dict[str, Stream] = {}
+        self._samples: Samples = np.zeros(bundle.spec.window, np.float32)
+        self._heart = Heart(stage, hub)
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        configure(self._socket)
+        try:
+            self._socket.bind(bind)
+        except zmq.ZMQError as error:
+            raise endpoint_error("features", bind, error) from None
+
+    def run(self, stop: Stop) -> int:
+        """Serve until told to stop."""
+        self._heart.state = "ready"
+        self._heart.beat(now=True)
+        log.info("ready: bundle %s", self._bundle.id)
+        busy = False
+        while not stop.requested:
+            if self._socket.poll(0 if busy else POLL_MS):
+                self._receive()
+            busy = False
+            for stream in self._streams.values():
+                busy |= self._advance(stream)
+            self._heart.beat()
+        for stream in self._streams.values():
+            stream.detach()
+        return 0
+
+    # What comes in ----------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        for _ in range(100):
+            try:
+                parts = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                if len(parts) != 2:
+                    raise m.ProtocolError(f"{len(parts)} frames instead of 2")
+                self._handle(parts[0], m.decode(parts[1]))
+            except m.ProtocolError as error:
+                self._heart.counters["features_malformed"] += 1
+                if self._heart.counters["features_malformed"] % 100 == 1:
+                    log.warning("refused a message: %s", error)
+
+    def _handle(self, identity: bytes, message: m.Message) -> None:
+        match message:
+            case m.Tick():
+                stream = self._stream(message.stream)
+                if stream.tick is None or stream.tick.run != message.run:
+                    stream.detach()
+                    stream.want = None
+                stream.tick = message
+            case m.Want():
+                stream = self._stream(message.stream)
+                repeated = stream.want == message
+                stream.follow(message, identity)
+                if repeated:
+                    self._send(stream, m.Sent(message.stream, message.session, stream.next))
+            case _:
+                self._heart.counters["features_malformed"] += 1
+
+    def _stream(self, name: str) -> Stream:
+        if name not in self._streams:
+            self._streams[name] = Stream(name, self._analyzers())
+        return self._streams[name]
+
+    # What goes out ----------------------------------------------------------------------
+
+    def _advance(self, stream: Stream) -> bool:
+        """Send the next window of a stream if it is there and wanted. True if one was sent."""
+        tick, want = stream.tick, stream.want
+        if tick is None or want is None or tick.run != want.run or stream.next >= want.limit:
+            return False
+        k = stream.next
+        there = self._grid.total if tick.ended else self._grid.complete
+        if k < there(tick.position):
+            window = self._window(stream, tick, k)
+        elif tick.ended and not stream.ended:
+            window = self._end(stream, tick, k)
+            stream.ended = True
+        else:
+            return False
+        stream.next = window.next_seq
+        self._heart.count += 1
+        self._heart.lag_ms = (time.monotonic() - window.captured) * 1000.0
+        self._send(stream, window)
+        return True
+
+    def _window(self, stream: Stream, tick: m.Tick, k: int) -> m.Window:
+        start, end = self._grid.start(k), self._grid.end(k)
+        missing = missing_samples(tick.gaps, start, end)
+        ring = self._ring(stream, tick)
+        after_gap = self._after_long_gap(tick, k, ring.capacity)
+        if after_gap > k:
+            end = self._grid.end(after_gap - 1)
+            return self._skip(stream, tick, k, after_gap, missing_samples(tick.gaps, start, end))
+        available = min(end, tick.position) - start
+        self._samples[available:] = 0.0  # only where the whole source is shorter than a window
+        if not ring.read(start, self._samples[:available], tick.position):
+            # Too late, the writer came round: go on half a ring behind it, and say so.
+            behind = tick.position - ring.capacity // 2
+            first = max(k + 1, -(-behind // self._grid.hop))
+            first = self._after_long_gap(tick, first, ring.capacity)
+            lost = self._grid.start(first) - start
+            self._heart.drops += first - k
+            self._heart.counters["windows_overrun"] += first - k
+            self._heart.counters["samples_overrun"] += lost
+            log.warning(
+                "stream %s: %d windows overwritten before they were read", stream.name, first - k
+            )
+            return self._skip(stream, tick, k, first, lost)
+        analysis = stream.analyzer.analyze(self._samples, missing=missing)
+        return self._message(
+            stream,
+            tick,
+            k,
+            end,
+            kind=analysis.kind,
+            rms_db=analysis.rms_db,
+            clipped=analysis.clipped,
+            lost=missing,
+            features_ms=analysis.milliseconds,
+            gate=analysis.gate,
+            features=None if analysis.features is None else analysis.features.tobytes(),
+        )
+
+    def _after_long_gap(self, tick: m.Tick, k: int, capacity: int) -> int:
+        """`k`, or the first window behind the gap, longer than the ring, that voids window k."""
+        def voided() -> bool:
+            span = self._grid.start(k), self._grid.end(k)
+            return self._grid.is_gap(missing_samples([[a, b]], *span))
+
+        for a, b in tick.gaps:
+            if b - a > capacity and voided():
+                k = max(k, (b - self._grid.window) // self._grid.hop)
+                while voided():
+                    k += 1
+        return k
+
+    def _skip(self, stream: Stream, tick: m.Tick, k: int, first: int, lost: int) -> m.Window:
+        return self._message(
+            stream,
+            tick,
+            k,
+            self._grid.end(first - 1),
+            kind="gap",
+            lost=lost,
+            skipped=first - k,
+            gate=stream.analyzer.skip(),
+        )
+
+    def _end(self, stream: Stream, tick: m.Tick, k: int) -> m.Window:
+        return self._message(stream, tick, k, tick.position, kind="end")
+
+    def _message(
+        self,
+        stream: Stream,
+        tick: m.Tick,
+        k: int,
+        end: int,
+        *,
+        kind: str,
+        rms_db: float = SILENCE_DBFS,
+        clipped: float = 0.0,
+        lost: int = 0,
+        skipped: int = 0,
+        features_ms: float = 0.0,
+        gate: list[float] | None = None,
+        features: bytes | None = None,
+    ) -> m.Window:
+        assert stream.want is not None
+        after_anchor = (end - tick.anchor_index) / self._bundle.spec.sample_rate
+        unix = tick.anchor_unix
+        return m.Window(
+            stream=stream.name,
+            run=tick.run,
+            session=stream.want.session,
+            seq=k,
+            start=self._grid.start(k),
+            end=end,
+            kind=kind,
+            rms_db=rms_db,
+            clipped=clipped,
+            lost=lost,
+            skipped=skipped,
+            captured=tick.anchor_monotonic + after_anchor,
+            time=None if unix is None else unix + after_anchor,
+            features_ms=features_ms,
+            gate=gate or [],
+            features=features,
+        )
+
+    def _ring(self, stream: Stream, tick: m.Tick) -> RingReader:
+        if stream.ring is None:
+            stream.ring = RingReader.attach(tick.ring)
+        return stream.ring
+
+    def _send(self, stream: Stream, message: m.Message) -> None:
+        try:
+            self._socket.send_multipart([stream.client, m.encode(message)], zmq.DONTWAIT)
+        except zmq.Again:
+            # infer stopped reading; its next session asks for this window again.
+            self._heart.counters["features_unsent"] += 1

@@ -1,0 +1,187 @@
+"""The window grid and the analysis of one window: pure, the same live, offline and in training."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.bundle import Bundle
+from common.errors import UserError
+from common.spec import FeatureSpec
+from features.core import Banks, Core, make_core, normalize
+from features.gate import Gate, make_gate
+from features.levels import clipped_fraction, rms_dbfs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_MISSING = 0.10
+"""A window missing more than this share of its samples is a gap."""
+GOLDEN_TOLERANCE = 1e-3
+
+Samples = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Windows `[k*hop, k*hop + window)` over the absolute sample index of a stream."""
+
+    window: int
+    hop: int
+
+    def start(self, k: int) -> int:
+        return k * self.hop
+
+    def end(self, k: int) -> int:
+        return k * self.hop + self.window
+
+    def complete(self, position: int) -> int:
+        """How many windows have all their samples once `position` samples are there."""
+        return 0 if position < self.window else 1 + (position - self.window) // self.hop
+
+    def total(self, length: int) -> int:
+        """Windows of a stream that ended after `length` samples.
+
+        The end that fills no window gives none; only a source shorter than one window is
+        one window, filled with digital silence.
+        """
+        return max(1, self.complete(length)) if length > 0 else 0
+
+    def is_gap(self, missing: int) -> bool:
+        return missing > MAX_MISSING * self.window
+
+
+def missing_samples(gaps: list[list[int]], start: int, end: int) -> int:
+    """Samples of `[start, end)` that lie in any of the disjoint `gaps` spans."""
+    return sum(max(0, min(end, b) - max(start, a)) for a, b in gaps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What features knows of one window.
+
+    Attributes:
+        kind: `speech`, `silence` or `gap`.
+        rms_db: RMS dBFS of the window.
+        clipped: share of clipped samples.
+        features: normalized, float32, (spec.n_frames, spec.dims); speech only.
+        gate: the voice gate's state behind this window.
+        milliseconds: time the analysis took.
+    """
+
+    kind: str
+    rms_db: float
+    clipped: float
+    features: Samples | None
+    gate: list[float]
+    milliseconds: float
+
+
+class Analyzer:
+    """Gate, feature core and normalization of one stream, fed its windows in order."""
+
+    def __init__(self, spec: FeatureSpec, core: Core, mean: Samples, std: Samples) -> None:
+        self._spec = spec
+        self._core = core
+        self._mean = mean
+        self._std = std
+        self._gate: Gate = make_gate(spec)
+
+    def resume(self, gate: list[float]) -> None:
+        """Go on from a checkpoint; an empty one is the start of a stream."""
+        if gate:
+            self._gate.restore(gate)
+        else:
+            self._gate.reset()
+
+    def analyze(self, samples: Samples, *, missing: int = 0) -> Analysis:
+        """Analyse the next window, shape (spec.window,), of which `missing` samples are zeros."""
+        began = time.perf_counter()
+        kind, features = "silence", None
+        if missing > MAX_MISSING * self._spec.window:
+            kind = "gap"
+            self._gate.reset()
+        elif self._gate.step(samples):
+            kind = "speech"
+            features = normalize(self._core.extract(samples), self._mean, self._std, self._spec.eps)
+        return Analysis(
+            kind=kind,
+            rms_db=rms_dbfs(samples),
+            clipped=clipped_fraction(samples),
+            features=features,
+            gate=self._gate.state(),
+            milliseconds=(time.perf_counter() - began) * 1000.0,
+        )
+
+    def skip(self) -> list[float]:
+        """Windows were skipped: forget the past. Returns the gate's state."""
+        self._gate.reset()
+        return self._gate.state()
+
+
+def windows_of(samples: Samples, grid: Grid) -> Iterator[tuple[int, Samples]]:
+    """Every window of a whole recording as (k, samples of shape (grid.window,))."""
+    for k in range(grid.total(len(samples))):
+        window = samples[grid.start(k) : grid.end(k)]
+        if len(window) < grid.window:
+            window = np.pad(window, (0, grid.window - len(window)))
+        yield k, window
+
+
+class AnalyzerFactory(Protocol):
+    """Makes the analyzer of one more stream."""
+
+    def __call__(self) -> Analyzer: ...
+
+
+def load_analyzers(bundle: Bundle) -> AnalyzerFactory:
+    """Everything of a bundle that features needs, checked against its golden vector.
+
+    Raises:
+        UserError: arrays do not fit the spec, or this machine computes other features.
+    """
+    spec = bundle.spec
+    mean, std = _stats(bundle)
+    core = make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
+    _self_test(bundle, core)
+    return lambda: Analyzer(spec, core, mean, std)
+
+
+def _stats(bundle: Bundle) -> tuple[Samples, Samples]:
+    arrays = bundle.arrays("stats.npz")
+    path = bundle.path / "stats.npz"
+    spec = bundle.spec
+    allowed = ((spec.dims,), (spec.n_frames, spec.dims))
+    found = []
+    for key in ("mean", "std"):
+        if key not in arrays or arrays[key].shape not in allowed:
+            raise UserError(f"{path}: {key} must have shape {allowed[0]} or {allowed[1]}")
+        array = arrays[key].astype(np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {key} has values that are not finite")
+        found.append(array)
+    if (found[1] < 0).any():
+        raise UserError(f"{path}: std has negative values")
+    return found[0], found[1]
+
+
+def _self_test(bundle: Bundle, core: Core) -> None:
+    path: Path = bundle.path / "golden.npz"
+    golden = bundle.arrays("golden.npz")
+    spec = bundle.spec
+    shapes = {"audio": (spec.window,), "features": (spec.n_frames, spec.dims)}
+    for key, shape in shapes.items():
+        if key not in golden or golden[key].shape != shape:
+            raise UserError(f"{path}: {key} must have shape {shape}, as the feature spec says")
+    features = core.extract(golden["audio"].astype(np.float32))
+    if not np.allclose(features, golden["features"], rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+        worst = float(np.max(np.abs(features - golden["features"])))
+        raise UserError(
+            f"{path}: this machine computes other features (off by {worst:.3g}, allowed "
+            f"{GOLDEN_TOLERANCE:g}); the bundle was made with another spec or is damaged"
+        )

@@ -1,0 +1,1 @@
+"""Windows of features in, calibrated and smoothed emotions out."""

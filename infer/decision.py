@@ -1,0 +1,256 @@
+"""From a window's probabilities to a label: calibration, smoothing, hysteresis, abstention.
+
+Pure: `decide(state, window) -> (result, utterances, state)`. The state is a checkpoint of
+plain values; whoever goes on from it goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.bundle import Bundle
+from common.messages import Result, Utterance, Window
+
+UNCERTAIN = "uncertain"
+SILENT_WINDOWS_END = 2
+"""So many windows without speech end an utterance."""
+MAX_UTTERANCE_S = 30.0
+
+Vector = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Speaking:
+    """The utterance that is going on.
+
+    Attributes:
+        first: `seq` of its first speech window.
+        last: `seq` of its last speech window.
+        start, end: sample span from the first to the last of them.
+        time: unix time of `end`, where the stream has one.
+        total: sum of the calibrated probabilities of its windows, in label order.
+        windows: how many speech windows it has.
+    """
+
+    first: int
+    last: int
+    start: int
+    end: int
+    time: float | None
+    total: list[float]
+    windows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that the next decision depends on beside its window.
+
+    Attributes:
+        average: exponential average of the calibrated probabilities; None before speech.
+        label: the label last published, which hysteresis defends.
+        silent: windows without speech since the last one with.
+        speaking: the utterance going on, if one is.
+    """
+
+    average: list[float] | None = None
+    label: str | None = None
+    silent: int = 0
+    speaking: Speaking | None = None
+
+    def to_map(self) -> dict[str, Any]:
+        """As the plain map that travels in a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_map(cls, table: dict[str, Any]) -> State:
+        """From a checkpoint; an empty one is the start of a stream."""
+        speaking = table.get("speaking")
+        return cls(**{**table, "speaking": Speaking(**speaking) if speaking else None})
+
+
+def calibrate(output: NDArray[np.float32], bundle: Bundle) -> Vector | None:
+    """The model's output for one window as calibrated probabilities.
+
+    Temperature scaling (Guo et al., 2017), computed in float64. None where the output is
+    not finite: such a window says nothing.
+    """
+    scores = output.astype(np.float64)
+    if not np.isfinite(scores).all():
+        return None
+    if bundle.output == "probabilities":
+        scores = np.log(np.maximum(scores, 1e-12))
+    return _softmax(scores / bundle.calibration.temperature)
+
+
+def _softmax(scores: Vector) -> Vector:
+    raised: Vector = np.exp(scores - scores.max())
+    raised /= raised.sum()
+    return raised
+
+
+def _sharpen(probabilities: Vector, temperature: float) -> Vector:
+    if temperature == 1.0:
+        return probabilities
+    return _softmax(np.log(np.maximum(probabilities, 1e-12)) / temperature)
+
+
+def decide(
+    state: State, window: Window, probabilities: Vector | None, bundle: Bundle
+) -> tuple[Result, list[Utterance], State]:
+    """The result of one window, the utterances that it ends, and the state behind it.
+
+    Args:
+        state: the state behind the window before this one.
+        window: the analysed window; kind `speech`, `silence` or `gap`.
+        probabilities: calibrated, (labels,), for speech; None where the model gave nothing.
+    """
+    if window.kind != "speech":
+        return _without_speech(state, window, bundle)
+    if probabilities is None:
+        result = _result(window, bundle, emotion=UNCERTAIN, reason="model_error")
+        return result, [], dataclasses.replace(state, silent=0)
+    decision = bundle.decision
+    if state.average is None:
+        average = probabilities
+    else:
+        weight = decision.smoothing
+        average = weight * probabilities + (1.0 - weight) * np.array(state.average)
+    smoothed = _sharpen(average, bundle.calibration.smoothed_temperature)
+    top = int(smoothed.argmax())
+    label = bundle.labels[top]
+    if state.label is not None and label != state.label:
+        held = bundle.labels.index(state.label)
+        if smoothed[top] - smoothed[held] < decision.hysteresis:
+            top, label = held, state.label
+    speaking = _extend(state.speaking, window, probabilities)
+    reason = _doubt(window, float(smoothed[top]), speaking, bundle)
+    shown = int(smoothed.argmax()) if reason else top
+    result = _result(
+        window,
+        bundle,
+        emotion=UNCERTAIN if reason else label,
+        confidence=float(smoothed[shown]),
+        probabilities=_by_label(probabilities, bundle),
+        smoothed=_by_label(smoothed, bundle),
+        reason=reason,
+    )
+    utterances = []
+    kept: Speaking | None = speaking
+    if speaking.end - speaking.start >= MAX_UTTERANCE_S * bundle.spec.sample_rate:
+        utterances = [_utterance(speaking, window, bundle)]
+        kept = None
+    return result, utterances, State(average.tolist(), label, 0, kept)
+
+
+def _without_speech(
+    state: State, window: Window, bundle: Bundle
+) -> tuple[Result, list[Utterance], State]:
+    result = _result(window, bundle)
+    silent = state.silent + 1
+    if window.kind == "gap" or silent >= SILENT_WINDOWS_END:
+        return result, finish(state, window, bundle), State()
+    return result, [], dataclasses.replace(state, silent=silent)
+
+
+def finish(state: State, window: Window, bundle: Bundle) -> list[Utterance]:
+    """The utterance that ends here, at a silence, a gap or the end of the stream."""
+    return [_utterance(state.speaking, window, bundle)] if state.speaking else []
+
+
+def _extend(speaking: Speaking | None, window: Window, probabilities: Vector) -> Speaking:
+    if speaking is None:
+        return Speaking(
+            first=window.seq,
+            last=window.seq,
+            start=window.start,
+            end=window.end,
+            time=window.time,
+            total=probabilities.tolist(),
+            windows=1,
+        )
+    return dataclasses.replace(
+        speaking,
+        last=window.seq,
+        end=window.end,
+        time=window.time,
+        total=(np.array(speaking.total) + probabilities).tolist(),
+        windows=speaking.windows + 1,
+    )
+
+
+def _doubt(window: Window, confidence: float, speaking: Speaking, bundle: Bundle) -> str | None:
+    decision = bundle.decision
+    if window.clipped >= decision.clipped_fraction > 0:
+        return "clipped"
+    if window.rms_db < decision.too_quiet_dbfs:
+        return "too_quiet"
+    if speaking.windows < decision.min_windows:
+        return "too_short"
+    if confidence < decision.min_confidence:
+        return "low_margin"
+    return None
+
+
+def _utterance(speaking: Speaking, window: Window, bundle: Bundle) -> Utterance:
+    mean = np.array(speaking.total) / speaking.windows
+    probabilities = _sharpen(mean, bundle.calibration.utterance_temperature)
+    top = int(probabilities.argmax())
+    confidence = float(probabilities[top])
+    sure = (
+        confidence >= bundle.decision.min_utterance_confidence
+        and speaking.windows >= bundle.decision.min_windows
+    )
+    return Utterance(
+        stream=window.stream,
+        run=window.run,
+        seq=speaking.last,
+        start=speaking.start,
+        end=speaking.end,
+        rate=bundle.spec.sample_rate,
+        time=speaking.time,
+        emotion=bundle.labels[top] if sure else UNCERTAIN,
+        confidence=confidence,
+        probabilities=_by_label(probabilities, bundle),
+        windows=speaking.windows,
+        bundle=bundle.id,
+    )
+
+
+def _by_label(values: Vector, bundle: Bundle) -> dict[str, float]:
+    return dict(zip(bundle.labels, values.tolist(), strict=True))
+
+
+def _result(
+    window: Window,
+    bundle: Bundle,
+    *,
+    emotion: str | None = None,
+    confidence: float | None = None,
+    probabilities: dict[str, float] | None = None,
+    smoothed: dict[str, float] | None = None,
+    reason: str | None = None,
+) -> Result:
+    return Result(
+        stream=window.stream,
+        run=window.run,
+        seq=window.seq,
+        start=window.start,
+        end=window.end,
+        rate=bundle.spec.sample_rate,
+        time=window.time,
+        state=window.kind,
+        emotion=emotion,
+        confidence=confidence,
+        probabilities=probabilities,
+        smoothed=smoothed,
+        reason=reason,
+        rms_db=window.rms_db,
+        lost=window.lost,
+        skipped=window.skipped,
+        timing_ms=None,
+        bundle=bundle.id,
+    )

@@ -1,0 +1,150 @@
+"""The TFLite model of a bundle behind one function, on either runtime."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.bundle import Bundle
+from common.errors import UserError
+
+RUNTIMES = {
+    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+    "tflite": ("tflite_runtime.interpreter", "tflite-runtime"),
+}
+"""Name on the command line → module and package, in order of preference."""
+GOLDEN_TOLERANCE = 1e-3
+
+Array = NDArray[np.float32]
+
+
+def find_runtime(wanted: str = "auto") -> str:
+    """The runtime to use: the wanted one, or the first that is installed.
+
+    Raises:
+        UserError: the wanted one, or any, is not installed.
+    """
+    names = list(RUNTIMES) if wanted == "auto" else [wanted]
+    for name in names:
+        if importlib.util.find_spec(RUNTIMES[name][0].partition(".")[0]) is not None:
+            return name
+    packages = " or ".join(RUNTIMES[name][1] for name in names)
+    raise UserError(f"no TFLite runtime for `{wanted}`: install {packages} with pip")
+
+
+def shape_input(features: Array, layout: str) -> Array:
+    """Features (frames, dims) in the layout that a model takes, batch of 1 first."""
+    batch = features[np.newaxis]
+    match layout:
+        case "frames,dims,1":
+            return batch[..., np.newaxis]
+        case "frames,dims":
+            return batch
+        case "dims,frames":
+            return np.ascontiguousarray(batch.transpose(0, 2, 1))
+        case "dims,frames,1":
+            return np.ascontiguousarray(batch.transpose(0, 2, 1))[..., np.newaxis]
+        case "dims":
+            mean: Array = batch.mean(axis=1, dtype=np.float32)
+            return mean
+    raise ValueError(f"unknown layout {layout!r}")
+
+
+class Model:
+    """A loaded model, one thread, checked against the bundle's shapes and golden vectors.
+
+    Raises:
+        UserError: the model cannot be loaded, does not fit the bundle's spec, layout or
+            labels, or computes other probabilities on this machine than it must.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: str = "auto") -> None:
+        self.runtime = find_runtime(runtime)
+        self._layout = bundle.layout
+        self._interpreter = _load(bundle, self.runtime)
+        (inputs,) = _one(self._interpreter.get_input_details(), bundle, "input")
+        (outputs,) = _one(self._interpreter.get_output_details(), bundle, "output")
+        _check_tensor(inputs, bundle.input_shape, bundle, f"input, laid out {bundle.layout},")
+        _check_tensor(outputs, (1, len(bundle.labels)), bundle, "output")
+        self._input: int = inputs["index"]
+        self._output: int = outputs["index"]
+        self._self_test(bundle)
+
+    def predict(self, features: Array) -> Array:
+        """The model's raw output (labels,) for normalized features (frames, dims)."""
+        self._interpreter.set_tensor(self._input, shape_input(features, self._layout))
+        self._interpreter.invoke()
+        output: Array = self._interpreter.get_tensor(self._output)[0]
+        return output
+
+    def _self_test(self, bundle: Bundle) -> None:
+        path = bundle.path / "golden.npz"
+        golden = bundle.arrays("golden.npz")
+        shape = (bundle.spec.n_frames, bundle.spec.dims)
+        if "normalized" not in golden or golden["normalized"].shape != shape:
+            raise UserError(f"{path}: normalized must have shape {shape}")
+        if "probabilities" not in golden or golden["probabilities"].shape != (len(bundle.labels),):
+            raise UserError(f"{path}: probabilities must have shape ({len(bundle.labels)},)")
+        output = self.predict(golden["normalized"].astype(np.float32))
+        off = float(np.max(np.abs(output - golden["probabilities"].astype(np.float32))))
+        if not off <= GOLDEN_TOLERANCE:
+            raise UserError(
+                f"{path}: the model gives other outputs on this machine than it must "
+                f"(off by {off:.3g}, allowed {GOLDEN_TOLERANCE:g}); "
+                "the bundle is inconsistent, rebuild it"
+            )
+
+
+def _load(bundle: Bundle, runtime: str) -> Any:
+    path = bundle.model
+    if path.read_bytes()[4:8] != b"TFL3":
+        raise UserError(f"{path}: is no TFLite model")
+    module = RUNTIMES[runtime][0]
+    if runtime == "tflite":
+        _load_in_child(str(path), module, path.name)
+    interpreter_class = importlib.import_module(module).Interpreter
+    try:
+        interpreter = interpreter_class(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: cannot be loaded by {RUNTIMES[runtime][1]} "
+            f"({str(error).splitlines()[0][:120]}); the model is damaged or uses operators "
+            "this runtime does not have"
+        ) from None
+    return interpreter
+
+
+def _load_in_child(path: str, module: str, name: str) -> None:
+    # tflite-runtime 2.14 segfaults on a truncated file instead of raising: let a child try.
+    code = (
+        f"import sys; from {module} import Interpreter; "
+        "Interpreter(model_path=sys.argv[1]).allocate_tensors()"
+    )
+    if subprocess.run([sys.executable, "-c", code, path], capture_output=True).returncode < 0:
+        raise UserError(f"{path}: crashes tflite-runtime; {name} is damaged, restore it")
+
+
+def _one(details: list[dict[str, Any]], bundle: Bundle, what: str) -> list[dict[str, Any]]:
+    if len(details) != 1:
+        raise UserError(f"{bundle.model}: has {len(details)} {what}s, not one")
+    return details
+
+
+def _check_tensor(
+    details: dict[str, Any], shape: tuple[int, ...], bundle: Bundle, what: str
+) -> None:
+    actual = tuple(int(n) for n in details["shape"])
+    if actual != shape:
+        raise UserError(f"{bundle.model}: {what} must have shape {shape}, the model has {actual}")
+    if details["dtype"] is not np.float32:
+        raise UserError(
+            f"{bundle.model}: {what} must be float32, the model has "
+            f"{np.dtype(details['dtype']).name}; convert it with float input and output"
+        )
