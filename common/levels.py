@@ -1,0 +1,30 @@
+"""Level and clipping of a block of samples, in dBFS: a full-scale square wave is 0."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+SILENCE_DBFS = -100.0
+"""The floor of every level; digital silence is here, never at 0 or -inf."""
+CLIPPED = 0.999
+"""Magnitude from which a sample counts as clipped; s16 full scale is 0.99997."""
+
+
+def rms_dbfs(samples: NDArray[np.float32]) -> float:
+    """RMS level of `samples` (any length, full scale 1.0) in dBFS, at least `SILENCE_DBFS`.
+
+    The sum runs in float64 over a fresh array and without BLAS: its bits depend on the
+    samples alone, not on their place in memory or on threads.
+    """
+    if samples.size == 0:
+        return SILENCE_DBFS
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return max(SILENCE_DBFS, 10.0 * math.log10(power)) if power > 0.0 else SILENCE_DBFS
+
+
+def clipped_fraction(samples: NDArray[np.float32]) -> float:
+    """Share, 0 to 1, of samples at or next to full scale."""
+    return float(np.mean(np.abs(samples) >= CLIPPED)) if samples.size else 0.0

@@ -1,0 +1,203 @@
+"""The voice gate: which windows hold speech, so that only those are analysed and classified.
+
+It knows levels, not voices: whatever stands out of the noise and moves as quickly as speech
+does (music, a dog) opens it too.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.levels import SILENCE_DBFS, rms_dbfs
+from common.spec import FeatureSpec
+
+Samples = NDArray[np.float32]
+
+FRAME_S = 0.02
+BAND_HZ = (150.0, 4000.0)
+"""Where speech has its power; rumble and mains hum lie below, much of the hiss above."""
+SPEECH_DBFS = -70.0
+"""Frames below this are never speech, however quiet the room."""
+FLOOR_DBFS = -80.0
+"""The noise floor is never estimated below this."""
+FLOOR_QUANTILE = 0.1
+FLOOR_S = 3.0
+"""The floor is the minimum over this time, the longest that louder noise takes for speech."""
+BLOCK_S = 0.5
+HYSTERESIS_DB = 3.0
+RUN = 3
+"""Shorter runs of frames, in frames, are clicks."""
+SPEECH_S = 0.16
+"""Least amount of speech in a window: one run as long, or several that make it up."""
+
+_UNKNOWN_DB = 100.0
+
+
+class Gate(Protocol):
+    """Decides window after window. Every window of a stream passes through it, in order."""
+
+    def step(self, samples: Samples) -> bool:
+        """Take the next window, shape (spec.window,). True if it is speech."""
+
+    def state(self) -> list[float]:
+        """A small checkpoint; a gate that restores it goes on bit for bit the same."""
+
+    def restore(self, state: list[float]) -> None:
+        """Go on from a checkpoint of `state()`.
+
+        Raises:
+            ValueError: this is no checkpoint of such a gate; the gate is unchanged.
+        """
+
+    def reset(self) -> None:
+        """Forget everything, as at the start of a stream."""
+
+
+def make_gate(spec: FeatureSpec) -> Gate:
+    """The gate that `spec.gate` names."""
+    return AdaptiveGate(spec) if spec.gate == "adaptive" else FixedGate(spec)
+
+
+class FixedGate:
+    """The original engine's: a window is speech if its RMS reaches `gate_dbfs`."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._threshold = spec.gate_dbfs
+
+    def step(self, samples: Samples) -> bool:
+        level = rms_dbfs(samples)
+        return level >= self._threshold and level > SILENCE_DBFS
+
+    def state(self) -> list[float]:
+        return []
+
+    def restore(self, state: list[float]) -> None:
+        if state:
+            raise ValueError("a fixed gate has no state")
+
+    def reset(self) -> None:
+        pass
+
+
+class State(enum.IntEnum):
+    """State of the adaptive gate behind a window; all but `CLOSED` are speech."""
+
+    CLOSED = 0
+    OPEN = 1
+    HOLD = 2
+
+
+def transition(state: State, *, active: bool, quiet: int, hold: int) -> State:
+    """The state behind a window.
+
+    Args:
+        state: the state before it.
+        active: whether the window itself has enough speech.
+        quiet: samples since the last frame of speech.
+        hold: samples for which the gate stays open behind that.
+    """
+    if active:
+        return State.OPEN
+    if state is not State.CLOSED and quiet <= hold:
+        return State.HOLD
+    return State.CLOSED
+
+
+class AdaptiveGate:
+    """A window is speech if enough of its frames rise above the noise floor.
+
+    Level: power of 20 ms frames between 150 and 4000 Hz, in dBFS.
+
+    Floor: the low quantile of the window's frame levels (Stahl, Fischer, Bippus: Quantile
+    based noise estimation, ICASSP 2000), and of these the minimum over the last 3 s, kept
+    as minima of blocks (Martin: Noise power spectral density estimation based on optimal
+    smoothing and minimum statistics, IEEE TSAP 9(5), 2001). The pauses between syllables
+    keep it low while somebody speaks without a break. Nothing is assumed at the start: the
+    levels of steady noise spread too little to rise above their own quantile, those of
+    speech do so at once.
+
+    Speech: frames at least `gate_margin_db` above the floor, 3 dB less while open, in runs
+    longer than a click. Behind the last of them the gate stays open for `gate_hold_s`; a
+    window longer than that still holds them itself.
+    """
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._frame = frame = round(FRAME_S * spec.sample_rate)
+        self._frames = spec.window // frame
+        self._taper = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(frame) / frame)).astype(np.float32)
+        low, high = (round(edge * frame / spec.sample_rate) for edge in BAND_HZ)
+        self._bins = slice(low, high + 1)
+        self._scale = 2.0 / (frame * float(np.sum(np.square(self._taper, dtype=np.float64))))
+        self._hop = spec.hop
+        self._block = max(spec.hop, round(BLOCK_S * spec.sample_rate))
+        self._blocks = math.ceil(FLOOR_S * spec.sample_rate / self._block)
+        self._margin = spec.gate_margin_db
+        self._hold = round(spec.gate_hold_s * spec.sample_rate)
+        # Windows too short for SPEECH_S want half of their frames.
+        self._enough = max(RUN, min(round(SPEECH_S / FRAME_S), self._frames // 2))
+        self.reset()
+
+    def reset(self) -> None:
+        self._state = State.CLOSED
+        self._quiet = 0
+        self._elapsed = 0
+        self._minima = [_UNKNOWN_DB] * self._blocks
+
+    def state(self) -> list[float]:
+        return [float(self._state), float(self._quiet), float(self._elapsed), *self._minima]
+
+    def restore(self, state: list[float]) -> None:
+        if len(state) != 3 + self._blocks or not all(map(math.isfinite, state)):
+            raise ValueError(f"an adaptive gate's state is {3 + self._blocks} finite numbers")
+        name, quiet, elapsed = map(int, state[:3])
+        if [name, quiet, elapsed] != state[:3] or min(quiet, elapsed) < 0:
+            raise ValueError("an adaptive gate's state begins with three counts")
+        self._state, self._quiet, self._elapsed = State(name), quiet, elapsed
+        self._minima = [float(level) for level in state[3:]]
+
+    def step(self, samples: Samples) -> bool:
+        power = self._band_power(samples)
+        levels = 10.0 * np.log10(power + 10.0 ** (FLOOR_DBFS / 10.0))
+        margin = self._margin - (HYSTERESIS_DB if self._state is not State.CLOSED else 0.0)
+        threshold = max(SPEECH_DBFS, self._floor(levels[power > 0.0]) + margin)
+        above = levels >= threshold
+        runs = above[2:] & above[1:-1] & above[:-2]
+        active = bool(np.count_nonzero(runs) > self._enough - RUN)
+        if active:
+            behind = self._frames - RUN - int(np.flatnonzero(runs)[-1])
+            self._quiet = behind * self._frame
+        else:
+            self._quiet += self._hop
+        self._state = transition(self._state, active=active, quiet=self._quiet, hold=self._hold)
+        if self._state is State.CLOSED:
+            self._quiet = 0
+        return self._state is not State.CLOSED
+
+    def _band_power(self, samples: Samples) -> NDArray[np.float64]:
+        """Mean square of every frame inside the band; the last frame ends with the window."""
+        frames = samples[len(samples) - self._frames * self._frame :].reshape(-1, self._frame)
+        spectrum = np.fft.rfft(frames * self._taper)[:, self._bins]
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        return power.sum(axis=1, dtype=np.float64) * self._scale
+
+    def _floor(self, levels: NDArray[np.float64]) -> float:
+        """Update and return the noise floor.
+
+        Args:
+            levels: of the frames that are not digital silence. That says nothing of the
+                noise: the microphone was muted, or samples are missing.
+        """
+        if len(levels) >= min(10, self._frames):
+            low = float(np.sort(levels)[int(FLOOR_QUANTILE * len(levels))])
+            self._minima[0] = min(self._minima[0], low)
+        floor = min(self._minima)
+        self._elapsed += self._hop
+        if self._elapsed >= self._block:
+            self._elapsed = 0
+            self._minima = [_UNKNOWN_DB, *self._minima[:-1]]
+        return floor
