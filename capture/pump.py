@@ -60,7 +60,7 @@ class Pump:
         self._form = form
         self._send = send
         self._channel = channel
-        self._skip = skip
+        self.skip = skip
         self._resampler = None
         if source_rate != form.rate:
             import soxr
@@ -104,9 +104,9 @@ class Pump:
             self._send(self._tick())
 
     def _write(self, samples: Samples) -> None:
-        if self._skip:
-            dropped = min(self._skip, len(samples))
-            self._skip -= dropped
+        if self.skip:
+            dropped = min(self.skip, len(samples))
+            self.skip -= dropped
             samples = samples[dropped:]
         if not len(samples):
             return

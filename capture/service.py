@@ -1,28 +1,37 @@
-"""capture as a process for file sources: one loop paces any number of files into their rings."""
+"""capture as a process: one loop that feeds its streams, ticks, opens them and sees them off."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import zmq
 
 from capture.pump import Format, Pump
 from capture.sources import FileSource
 from common import messages as m
+from common.errors import UserError
 from common.ring import RingWriter
 from common.sockets import connect, send
 from common.stage import Heart, Stop
 
 log = logging.getLogger("capture")
 
-POLL_MS = 100
+POLL_S = 0.1
 REPEAT_S = 0.2
 """`Open`, and the tick of an ended stream, are repeated so often until they are answered."""
 DRAIN_S = 5.0
 """After a stop, so long may the windows already complete take to be delivered."""
+WAITING_S = 5.0
+"""A stream nobody has opened the door to for so long says what it waits for."""
+REALTIME_BLOCK_S = 0.02
+FULL_SPEED_BLOCK_S = 0.1
+CATCH_UP_FRAMES = 65536
+"""Block in which a restarted process reads past what its predecessor has written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,61 +44,285 @@ class StreamJob:
     channel: int | None = None
 
 
+class Stream(Protocol):
+    """A source on its way into its ring, as the service's loop sees it."""
+
+    job: StreamJob
+    pump: Pump
+    accepted: m.Accepted | None
+    error: UserError | None
+
+    def due(self, now: float) -> float:
+        """Seconds until `turn` has something to do."""
+        ...
+
+    def turn(self, now: float) -> None:
+        """Feed what is due."""
+        ...
+
+    def finish(self) -> None:
+        """The source is over, or is told to be."""
+        ...
+
+    @property
+    def state(self) -> str: ...
+
+
 class FileStream:
-    """One file on its way into one ring, in real time or as fast as results are accepted.
+    """One file, in real time or as fast as results are accepted.
 
     Reading begins where the ring ends, so a restarted process goes on without a gap.
+
+    Args:
+        blocks: sizes in frames of the blocks that the source hands over; None: 20 ms in real
+            time, 100 ms at full speed.
     """
 
     def __init__(
         self,
         job: StreamJob,
         form: Format,
-        blocks: Iterator[int],
+        blocks: Iterator[int] | None,
         send: Callable[[m.Tick], None],
         *,
         realtime: bool,
     ) -> None:
         self.job = job
         self.accepted: m.Accepted | None = None
+        self.error: UserError | None = None
         self._source = FileSource(job.source.removeprefix("file:"))
+        self._source.check_channel(job.channel)
         self._form = form
-        self._blocks = blocks
+        block_s = REALTIME_BLOCK_S if realtime else FULL_SPEED_BLOCK_S
+        self._blocks = blocks or itertools.repeat(round(block_s * self._source.rate))
         self._realtime = realtime
         ring = RingWriter.attach(job.ring)
+        self._room = ring.capacity // 2
         skip = ring.index
-        self._fed = 0
         if skip and self._source.rate == form.rate and self._source.seekable:
             self._source.seek(skip)
             skip = 0
         self.pump = Pump(
             job.name, ring, self._source.rate, form, send, channel=job.channel, skip=skip
         )
-        self._began = time.monotonic()
-        if realtime:
-            self._catch_up(skip)
-            self._began = time.monotonic()
-            self._fed = 0
-            self.pump.anchor(ring.index, self._began, time.time())
-
-    def _catch_up(self, samples: int) -> None:
+        self._next = next(self._blocks)
+        self._fed = 0
         # What an earlier process has written takes no time now.
-        while samples and self._fed * self._form.rate < samples * self._source.rate:
-            self._feed(self._source.rate)
+        while self.pump.skip and not self.pump.ended:
+            self._feed(CATCH_UP_FRAMES)
+        self._began = time.monotonic()
+        self._fed = 0
+        self.pump.anchor(ring.index, self._began, time.time() if realtime else None)
 
     @property
-    def open(self) -> m.Open:
-        form = self._form
-        return m.Open(
-            self.job.name,
-            self.pump.ring.run,
-            self.job.source,
-            form.rate,
-            form.window,
-            form.hop,
-        )
+    def state(self) -> str:
+        return "ended" if self.pump.ended else "live"
 
-    @property
-    def done(self) -> bool:
-        """Every result of this stream was accepted, the end included."""
-        return self.accepted is not None and self.accepted.ended
+    def due(self, now: float) -> float:
+        if self.pump.ended:
+            return POLL_S
+        if self._realtime:
+            # A block is there when its last sample is.
+            return self._began + (self._fed + self._next) / self._source.rate - now
+        return 0.0 if self._has_credit() else POLL_S
+
+    def turn(self, now: float) -> None:
+        while not self.pump.ended and self.due(now) <= 0.0:
+            self._feed(self._next)
+            self._next = next(self._blocks)
+            if not self._realtime:
+                return
+
+    def finish(self) -> None:
+        if not self.pump.ended:
+            self.pump.finish()
+            self._source.close()
+
+    def _has_credit(self) -> bool:
+        # The ring never waits, so at full speed the file does: half a ring ahead at most.
+        if self.accepted is None:
+            return False
+        return self.pump.position < self.accepted.next * self._form.hop + self._room
+
+    def _feed(self, frames: int) -> None:
+        try:
+            block = self._source.read(frames)
+        except UserError as error:
+            # What came before the damage is still delivered; the error ends the process then.
+            self.error = error
+            self.finish()
+            return
+        self._fed += len(block)
+        if len(block):
+            self.pump.feed(block)
+        if len(block) < frames:
+            self.finish()
+
+
+class CaptureService:
+    """The loop around the streams of one process.
+
+    Args:
+        make_streams: called with the function that takes every tick.
+        alone: nobody supervises; without a hub that answers, the end of the source is the end.
+    """
+
+    def __init__(
+        self,
+        make_streams: Callable[[Callable[[m.Tick], None]], list[Stream]],
+        form: Format,
+        *,
+        features: str,
+        hub: str,
+        stage: str = "capture",
+        alone: bool = False,
+        watch: Callable[[list[Stream]], None] | None = None,
+    ) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._features = connect(self._context, features, "features")
+        self._hub = connect(self._context, hub, "hub")
+        self._hub_endpoint = hub
+        self._heart = Heart(stage, self._hub)
+        self._form = form
+        self._alone = alone
+        self._watch = watch
+        self._repeat_due = 0.0
+        try:
+            self._streams = {s.job.name: s for s in make_streams(self._tick)}
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+
+    def run(self, stop: Stop) -> int:
+        """Feed until every source has ended and its results are accepted, or until told to stop.
+
+        Raises:
+            UserError: a source was damaged; everything before that was delivered.
+        """
+        self._heart.state = "ready"
+        self._beat(now=True)
+        log.info("ready: %s", ", ".join(s.job.source for s in self._streams.values()))
+        began = time.monotonic()
+        deadline = None
+        try:
+            while not self._over(deadline):
+                self._wait()
+                now = time.monotonic()
+                if stop.requested and deadline is None:
+                    deadline = now + DRAIN_S
+                    for stream in self._streams.values():
+                        stream.finish()
+                for stream in self._streams.values():
+                    stream.turn(now)
+                self._repeat(now, began)
+                self._beat()
+                if self._watch is not None:
+                    self._watch(list(self._streams.values()))
+            self._beat(now=True)
+        finally:
+            self._context.destroy(linger=200)
+        for stream in self._streams.values():
+            if stream.error is not None:
+                raise stream.error
+        return 0
+
+    def _over(self, deadline: float | None) -> bool:
+        streams = self._streams.values()
+        if not all(s.pump.ended for s in streams):
+            return False
+        if deadline is not None and time.monotonic() > deadline:
+            return True
+        if self._alone and not any(s.accepted for s in streams):
+            return True
+        return all(s.accepted is not None and s.accepted.ended for s in streams)
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        wait = max(0.0, min([POLL_S, *(s.due(now) for s in self._streams.values())]))
+        # Rounded up: a poll that ends just before a block is due would only spin.
+        if self._hub.poll(int(wait * 1000.0 + 0.999)):
+            self._receive()
+
+    def _receive(self) -> None:
+        for _ in range(100):
+            try:
+                frame = self._hub.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                message = m.decode(frame)
+            except m.ProtocolError as error:
+                self._heart.counters["capture_malformed"] += 1
+                log.warning("refused a message: %s", error)
+                continue
+            if isinstance(message, m.Accepted):
+                stream = self._streams.get(message.stream)
+                if stream is not None and message.run == stream.pump.ring.run:
+                    stream.accepted = message
+
+    def _tick(self, tick: m.Tick) -> None:
+        self._heart.count += 1
+        if not send(self._features, tick):
+            # features does not read; the next tick says all that this one said.
+            self._heart.counters["capture_ticks_unsent"] += 1
+
+    def _repeat(self, now: float, began: float) -> None:
+        if now < self._repeat_due:
+            return
+        self._repeat_due = now + REPEAT_S
+        for stream in self._streams.values():
+            pump, form = stream.pump, self._form
+            if stream.accepted is None:
+                opened = m.Open(
+                    stream=stream.job.name,
+                    run=pump.ring.run,
+                    source=stream.job.source,
+                    rate=form.rate,
+                    window=form.window,
+                    hop=form.hop,
+                )
+                send(self._hub, opened)
+                if self._alone and now - began > WAITING_S and not pump.position:
+                    log.warning("waiting for infer at %s", self._hub_endpoint)
+                    began = now
+            # Also without news: a features process just restarted knows nothing else.
+            pump.tick(now=pump.ended)
+
+    def _beat(self, *, now: bool = False) -> None:
+        statuses = []
+        for stream in self._streams.values():
+            gaps = stream.pump.ring.gaps()
+            statuses.append(
+                m.SourceStatus(
+                    stream=stream.job.name,
+                    state=stream.state,
+                    position=stream.pump.position,
+                    level_db=stream.pump.level_db,
+                    gaps=len(gaps),
+                    lost=stream.pump.ring.lost,
+                )
+            )
+        self._heart.beat(statuses, now=now)
+
+
+def open_streams(
+    jobs: list[StreamJob],
+    form: Format,
+    send: Callable[[m.Tick], None],
+    *,
+    realtime: bool,
+    block_frames: int | None = None,
+) -> list[Stream]:
+    """The streams of one process from their jobs.
+
+    Args:
+        block_frames: frames per block; None: 20 ms in real time, 100 ms at full speed.
+
+    Raises:
+        UserError: a source cannot be opened.
+    """
+    streams: list[Stream] = []
+    for job in jobs:
+        blocks = itertools.repeat(block_frames) if block_frames else None
+        streams.append(FileStream(job, form, blocks, send, realtime=realtime))
+    return streams

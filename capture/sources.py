@@ -73,6 +73,13 @@ class FileSource:
             raise self._damaged(f"{self.frames - self._read} frames are missing")
         return block
 
+    def check_channel(self, channel: int | None) -> None:
+        """Raises UserError where the file has no such channel."""
+        if channel is not None and channel >= self.channels:
+            raise UserError(
+                f"{self.path}: has no channel {channel}; allowed: 0 to {self.channels - 1}"
+            )
+
     def close(self) -> None:
         self._file.close()
 

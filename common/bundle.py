@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "default"
+"""The bundle that comes with the pipeline."""
 FORMAT = 1
 MANIFEST = "bundle.toml"
 LAYOUTS = ("frames,dims,1", "frames,dims", "dims,frames", "dims,frames,1", "dims")

@@ -12,8 +12,8 @@ import enum
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import zmq
@@ -27,6 +27,8 @@ log = logging.getLogger("hub")
 POLL_MS = 100
 SUBSCRIBER_HIGH_WATER_MARK = 1000
 """Messages kept per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
+NEWS = 1000
+"""Messages kept for a view in this process that has not looked yet."""
 
 
 class Verdict(enum.Enum):
@@ -120,8 +122,7 @@ class Hub(threading.Thread):
         self.ledger = Ledger()
         self.beats: dict[str, Beat] = {}
         self.sources: dict[str, m.SourceStatus] = {}
-        self.latest: dict[str, m.Result] = {}
-        self.utterances: dict[str, m.Utterance] = {}
+        self.news: deque[m.Result | m.Utterance] = deque(maxlen=NEWS)
         self.counters: Counter[str] = Counter()
         self.failure: BaseException | None = None
         self._info = info
@@ -152,6 +153,11 @@ class Hub(threading.Thread):
         return socket
 
     # Called from other threads ----------------------------------------------------------
+
+    def take_news(self) -> Iterator[m.Result | m.Utterance]:
+        """The results and utterances published since the last call."""
+        while self.news:
+            yield self.news.popleft()
 
     def health_changed(self) -> None:
         """Publish `health` at the next turn instead of at the next second."""
@@ -228,7 +234,6 @@ class Hub(threading.Thread):
 
     def _open(self, identity: bytes, message: m.Open) -> None:
         if self.ledger.open(message):
-            self.latest.pop(message.stream, None)
             self._publish(self._info(message))
             stream = self.ledger.streams[message.stream]
             for listener in self._listeners.values():
@@ -246,10 +251,8 @@ class Hub(threading.Thread):
             self._send(identity, stream.resume())
             return
         if verdict is Verdict.ACCEPTED:
-            if message.result is not None:
-                self._publish(_completed(message.result, message.captured))
-            for utterance in message.utterances:
-                self._publish(utterance)
+            for public in message.messages:
+                self._publish(_completed(public, message.captured))
         self._send(identity, stream.accepted())
         if source := self._sources.get(message.stream):
             self._send(source, stream.accepted())
@@ -258,6 +261,9 @@ class Hub(threading.Thread):
         previous = self.beats.get(message.stage)
         if previous is None or previous.heartbeat.state != message.state:
             self.health_changed()
+        if previous is not None and previous.heartbeat.pid != message.pid:
+            # A fresh process counts from zero; what its predecessor counted stays counted.
+            self.counters.update(previous.heartbeat.counters)
         self.beats[message.stage] = Beat(message, time.monotonic())
         for status in message.streams:
             known = self.sources.get(status.stream)
@@ -268,10 +274,8 @@ class Hub(threading.Thread):
     def _publish(self, message: m.Result | m.Utterance | m.Info | m.Health) -> None:
         topic, payload = m.encode_public(message)
         self._last_values[topic] = payload
-        if isinstance(message, m.Result):
-            self.latest[message.stream] = message
-        elif isinstance(message, m.Utterance):
-            self.utterances[message.stream] = message
+        if isinstance(message, m.Result | m.Utterance):
+            self.news.append(message)
         self._public.send_multipart([topic, payload])
 
     def _replay(self, subscription: bytes) -> None:
@@ -290,8 +294,8 @@ class Hub(threading.Thread):
             self.counters["hub_unsent"] += 1
 
 
-def _completed(result: m.Result, captured: float) -> m.Result:
-    if result.timing_ms is None:
-        return result
+def _completed(message: m.Result | m.Utterance, captured: float) -> m.Result | m.Utterance:
+    if isinstance(message, m.Utterance) or message.timing_ms is None:
+        return message
     total = (time.monotonic() - captured) * 1000.0
-    return dataclasses.replace(result, timing_ms={**result.timing_ms, "total": total})
+    return dataclasses.replace(message, timing_ms={**message.timing_ms, "total": total})

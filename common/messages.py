@@ -248,6 +248,11 @@ class Submit(Message):
     decision: dict[str, Any]
     captured: float
 
+    @property
+    def messages(self) -> list[Result | Utterance]:
+        """What subscribers get of it, in this order."""
+        return [*([self.result] if self.result else []), *self.utterances]
+
 
 @dataclasses.dataclass(frozen=True)
 class Accepted(Message):

@@ -42,6 +42,11 @@ def alone_folder() -> Path:
     return _owned(base_folder() / "alone")
 
 
+def alone_endpoint(name: str) -> str:
+    """The endpoint `hub` or `features` of stages started by hand."""
+    return f"ipc://{alone_folder()}/{name}"
+
+
 def reclaim_folders() -> list[str]:
     """Remove the folders of processes that are gone; returns their names."""
     removed = []

@@ -15,10 +15,11 @@ import zmq
 
 from common import messages as m
 from common.bundle import Bundle
+from common.errors import UserError
+from common.levels import SILENCE_DBFS
 from common.ring import RingReader
 from common.sockets import configure, endpoint_error
 from common.stage import Heart, Stop
-from features.levels import SILENCE_DBFS
 from features.windows import Analyzer, AnalyzerFactory, Grid, Samples, missing_samples
 
 log = logging.getLogger("features")
@@ -38,6 +39,7 @@ class Stream:
     client: bytes = b""
     next: int = 0
     ended: bool = False
+    refused: str = ""
 
     def follow(self, want: m.Want, client: bytes) -> None:
         """Take the newest want; a new session starts where it says."""
@@ -147,7 +149,10 @@ class FeaturesService:
         k = stream.next
         there = self._grid.total if tick.ended else self._grid.complete
         if k < there(tick.position):
-            window = self._window(stream, tick, k)
+            ring = self._ring(stream, tick)
+            if ring is None:
+                return False
+            window = self._window(stream, tick, ring, k)
         elif tick.ended and not stream.ended:
             window = self._end(stream, tick, k)
             stream.ended = True
@@ -159,10 +164,9 @@ class FeaturesService:
         self._send(stream, window)
         return True
 
-    def _window(self, stream: Stream, tick: m.Tick, k: int) -> m.Window:
+    def _window(self, stream: Stream, tick: m.Tick, ring: RingReader, k: int) -> m.Window:
         start, end = self._grid.start(k), self._grid.end(k)
         missing = missing_samples(tick.gaps, start, end)
-        ring = self._ring(stream, tick)
         after_gap = self._after_long_gap(tick, k, ring.capacity)
         if after_gap > k:
             end = self._grid.end(after_gap - 1)
@@ -199,6 +203,7 @@ class FeaturesService:
 
     def _after_long_gap(self, tick: m.Tick, k: int, capacity: int) -> int:
         """`k`, or the first window behind the gap, longer than the ring, that voids window k."""
+
         def voided() -> bool:
             span = self._grid.start(k), self._grid.end(k)
             return self._grid.is_gap(missing_samples([[a, b]], *span))
@@ -244,6 +249,8 @@ class FeaturesService:
         assert stream.want is not None
         after_anchor = (end - tick.anchor_index) / self._bundle.spec.sample_rate
         unix = tick.anchor_unix
+        # Where time means nothing a window is as old as its analysis.
+        captured = time.monotonic() if unix is None else tick.anchor_monotonic + after_anchor
         return m.Window(
             stream=stream.name,
             run=tick.run,
@@ -256,16 +263,22 @@ class FeaturesService:
             clipped=clipped,
             lost=lost,
             skipped=skipped,
-            captured=tick.anchor_monotonic + after_anchor,
+            captured=captured,
             time=None if unix is None else unix + after_anchor,
             features_ms=features_ms,
             gate=gate or [],
             features=features,
         )
 
-    def _ring(self, stream: Stream, tick: m.Tick) -> RingReader:
-        if stream.ring is None:
-            stream.ring = RingReader.attach(tick.ring)
+    def _ring(self, stream: Stream, tick: m.Tick) -> RingReader | None:
+        if stream.ring is None and tick.ring != stream.refused:
+            try:
+                stream.ring = RingReader.attach(tick.ring)
+            except UserError as error:
+                # A tick from a stranger or from a past life; the next good one mends it.
+                stream.refused = tick.ring
+                self._heart.counters["features_rings_refused"] += 1
+                log.warning("stream %s: %s", stream.name, error)
         return stream.ring
 
     def _send(self, stream: Stream, message: m.Message) -> None:

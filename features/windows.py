@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from common.bundle import Bundle
 from common.errors import UserError
+from common.levels import clipped_fraction, rms_dbfs
 from common.spec import FeatureSpec
 from features.core import Banks, Core, make_core, normalize
 from features.gate import Gate, make_gate
-from features.levels import clipped_fraction, rms_dbfs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,13 +146,18 @@ def load_analyzers(bundle: Bundle) -> AnalyzerFactory:
         UserError: arrays do not fit the spec, or this machine computes other features.
     """
     spec = bundle.spec
-    mean, std = _stats(bundle)
+    mean, std = load_statistics(bundle)
     core = make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
     _self_test(bundle, core)
     return lambda: Analyzer(spec, core, mean, std)
 
 
-def _stats(bundle: Bundle) -> tuple[Samples, Samples]:
+def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:
+    """Mean and standard deviation, (dims,) or (n_frames, dims), of a bundle's `stats.npz`.
+
+    Raises:
+        UserError: an array is missing, of another shape, or not finite.
+    """
     arrays = bundle.arrays("stats.npz")
     path = bundle.path / "stats.npz"
     spec = bundle.spec
@@ -179,8 +184,9 @@ def _self_test(bundle: Bundle, core: Core) -> None:
         if key not in golden or golden[key].shape != shape:
             raise UserError(f"{path}: {key} must have shape {shape}, as the feature spec says")
     features = core.extract(golden["audio"].astype(np.float32))
-    if not np.allclose(features, golden["features"], rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
-        worst = float(np.max(np.abs(features - golden["features"])))
+    expected = golden["features"].astype(np.float32)
+    if not np.allclose(features, expected, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+        worst = float(np.max(np.abs(features - expected)))
         raise UserError(
             f"{path}: this machine computes other features (off by {worst:.3g}, allowed "
             f"{GOLDEN_TOLERANCE:g}); the bundle was made with another spec or is damaged"

@@ -65,9 +65,13 @@ class Session:
 
 
 def submission(
-    window: m.Window, state: State, model: Model, bundle: Bundle
+    window: m.Window, state: State, model: Model, bundle: Bundle, *, timed: bool = True
 ) -> tuple[m.Submit, State]:
-    """What the hub is told of one window, and the state behind it. Pure but for the clock."""
+    """What the hub is told of one window, and the state behind it. Pure but for the clock.
+
+    Args:
+        timed: whether the result says what it took; offline it does not.
+    """
     began = time.perf_counter()
     if window.kind == "end":
         result, utterances, state = None, finish(state, window, bundle), State()
@@ -76,9 +80,10 @@ def submission(
         if window.kind == "speech":
             probabilities = calibrate(model.predict(_matrix(window, bundle)), bundle)
         result, utterances, state = decide(state, window, probabilities, bundle)
-        milliseconds = (time.perf_counter() - began) * 1000.0
-        timing = {"features": window.features_ms, "infer": milliseconds}
-        result = dataclasses.replace(result, timing_ms=timing)
+        if timed:
+            milliseconds = (time.perf_counter() - began) * 1000.0
+            timing = {"features": window.features_ms, "infer": milliseconds}
+            result = dataclasses.replace(result, timing_ms=timing)
     submit = m.Submit(
         stream=window.stream,
         run=window.run,

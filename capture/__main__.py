@@ -1,0 +1,112 @@
+"""`python -m capture`: sound from a source into the ring, alone or under the supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.bundle import DEFAULT_BUNDLE
+from common.stage import Stop, base_parser, read_job, run
+
+DESCRIPTION = """\
+Plays a sound file into a shared-memory ring, at the pace of time or as fast as results are
+accepted, and shows its level. With `python -m features` and `python -m infer` in two other
+terminals it is a whole pipeline; they find each other by themselves, or by the flags."""
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = base_parser("capture", DESCRIPTION)
+    flags.add_argument("--source", metavar="SOURCE", help="file:PATH")
+    flags.add_argument("--speed", choices=("realtime", "max"), default="realtime")
+    flags.add_argument("--stream", default="main", metavar="NAME", help="default: main")
+    flags.add_argument("--channel", type=int, metavar="N", help="one channel; default: all, mixed")
+    flags.add_argument("--block", type=int, metavar="FRAMES", help="default: 20 ms")
+    flags.add_argument(
+        "--bundle", type=Path, default=DEFAULT_BUNDLE, help="whose rate and window to use"
+    )
+    flags.add_argument("--ring-seconds", type=float, default=30.0, metavar="S", help="default: 30")
+    flags.add_argument("--features", metavar="ENDPOINT", help="where features listens")
+    flags.add_argument("--hub", metavar="ENDPOINT", help="where infer listens for us")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    return supervised(read_job()) if arguments.supervised else alone(arguments)
+
+
+def supervised(job: dict[str, Any]) -> int:
+    """Capture as the supervisor's job says."""
+    from capture.pump import Format
+    from capture.service import CaptureService, StreamJob, open_streams
+
+    stop = Stop()
+    form = Format(job["rate"], job["window"], job["hop"])
+    return CaptureService(
+        lambda send: open_streams(
+            [StreamJob(**row) for row in job["streams"]],
+            form,
+            send,
+            realtime=job["speed"] == "realtime",
+            block_frames=job["block_frames"],
+        ),
+        form,
+        features=job["features"],
+        hub=job["hub"],
+        stage=job["stage"],
+    ).run(stop)
+
+
+def alone(arguments: argparse.Namespace) -> int:
+    """Capture by hand: an own ring, a level meter, a hub only if one is there."""
+    from capture.meter import LevelMeter
+    from capture.pump import Format
+    from capture.service import CaptureService, StreamJob, open_streams
+    from common.bundle import load_bundle
+    from common.config import check_source, check_stream
+    from common.errors import UserError
+    from common.ring import create_ring, reclaim_segments
+    from common.runtime import alone_endpoint
+
+    if arguments.source is None:
+        raise UserError("--source is missing; for example --source file:examples/demo.flac")
+    check_source(arguments.source)
+    check_stream(arguments.stream)
+    if arguments.block is not None and not 1 <= arguments.block <= 96000:
+        raise UserError(f"--block {arguments.block} must be 1 to 96000 (frames)")
+    spec = load_bundle(arguments.bundle).spec
+    form = Format(spec.sample_rate, spec.window, spec.hop)
+    if not 2.0 * spec.window_s + 2.0 <= arguments.ring_seconds <= 3600.0:
+        least = 2.0 * spec.window_s + 2.0
+        raise UserError(f"--ring-seconds {arguments.ring_seconds:g} must be {least:g} to 3600")
+    stop = Stop()
+    reclaim_segments()
+    with create_ring(
+        arguments.stream,
+        sample_rate=form.rate,
+        capacity=round(arguments.ring_seconds * form.rate),
+        run=secrets.token_hex(8),
+    ) as ring:
+        job = StreamJob(arguments.stream, arguments.source, ring.name, arguments.channel)
+        with LevelMeter(enabled=sys.stderr.isatty()) as meter:
+            return CaptureService(
+                lambda send: open_streams(
+                    [job],
+                    form,
+                    send,
+                    realtime=arguments.speed == "realtime",
+                    block_frames=arguments.block,
+                ),
+                form,
+                features=arguments.features or alone_endpoint("features"),
+                hub=arguments.hub or alone_endpoint("hub"),
+                alone=True,
+                watch=meter.show,
+            ).run(stop)
+
+
+if __name__ == "__main__":
+    options = parser().parse_args()
+    run("capture", lambda: main(options), options.profile)

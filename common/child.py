@@ -1,0 +1,80 @@
+"""One stage as a child process: started, listened to, told to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.stage import ONE_BLAS_THREAD
+
+ROOT = Path(__file__).resolve().parent.parent
+LINE_LIMIT = 2000
+
+
+class Child:
+    """`python -m MODULE --supervised`, its job on standard input, its stderr line by line.
+
+    Must be started from a thread that lives as long as the child may: the kernel ends the
+    child with the thread that made it.
+
+    Args:
+        write: takes every line that the child writes to stderr, from another thread.
+    """
+
+    def __init__(
+        self, module: str, arguments: list[str], job: dict[str, Any], write: Callable[[str], None]
+    ) -> None:
+        self._write = write
+        self._last = ""
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, "--supervised", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
+        )
+        self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
+        self._reader.start()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job).encode())
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died at once; `exit_code` tells
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._process.poll()
+
+    def last_words(self) -> str | None:
+        """The last line a child that is gone wrote to stderr."""
+        self._reader.join(timeout=1.0)
+        return self._last or None
+
+    def terminate(self) -> None:
+        """Ask it to end in order."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it now, even if it is stopped."""
+        self._process.kill()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
+                line = raw.decode("utf-8", "replace").rstrip()
+                if line:
+                    self._last = line
+                    self._write(line)

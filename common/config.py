@@ -1,0 +1,207 @@
+"""The configuration: one TOML file, environment variables over it, flags over both.
+
+`SEP_RESULTS=…` sets `results`, `SEP_RING__SECONDS=…` sets `ring.seconds`. A mistake is one
+line that names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import pydantic_settings
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from common.bundle import DEFAULT_BUNDLE
+from common.errors import UserError
+from common.spec import read_toml
+
+STREAM_NAME = r"[a-z0-9_-]{1,40}"
+ENV_PREFIX = "SEP_"
+FROM_FILE = "__from_file__"
+ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]+)"
+SOURCES = "file:PATH"
+DEFAULT_STREAM = "main"
+
+
+def check_stream(name: str) -> str:
+    """Raises UserError where `name` cannot be a stream's name."""
+    if not re.fullmatch(STREAM_NAME, name):
+        raise UserError(f"stream name {name!r} must be 1 to 40 of a-z, 0-9, _ and -")
+    return name
+
+
+def check_source(source: str) -> str:
+    """Raises UserError where `source` is of no known kind."""
+    kind, _, rest = source.partition(":")
+    if kind == "file" and rest:
+        return source
+    raise UserError(f"source {source!r} is not known; allowed: {SOURCES}")
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Raises UserError where `endpoint` cannot be bound."""
+    if not re.fullmatch(ENDPOINT, endpoint):
+        raise UserError(
+            f"endpoint {endpoint!r} is malformed; allowed: tcp://ADDRESS:PORT or ipc://PATH"
+        )
+    if endpoint.startswith("tcp://") and int(endpoint.rpartition(":")[2]) > 65535:
+        raise UserError(f"endpoint {endpoint!r}: the port must be 0 to 65535")
+    return endpoint
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RingConfig(_Table):
+    """[ring]"""
+
+    seconds: float = Field(default=30.0, ge=2.5, le=3600.0, description="sound that the ring holds")
+
+
+class CaptureConfig(_Table):
+    """[capture]"""
+
+    block_frames: int | None = Field(
+        default=None,
+        ge=1,
+        le=96000,
+        description="frames per block; unset: 20 ms, at full speed 100 ms",
+    )
+
+
+class StreamConfig(_Table):
+    """[[stream]]"""
+
+    name: str = Field(DEFAULT_STREAM, description="part of the topics; 1 to 40 of a-z 0-9 _ -")
+    source: str = Field(..., description=SOURCES)
+    channel: int | None = Field(
+        default=None,
+        ge=0,
+        le=63,
+        description="one channel of the source; unset: all of them, mixed",
+    )
+
+    _name = field_validator("name")(lambda value: _checked(check_stream, value))
+    _source = field_validator("source")(lambda value: _checked(check_source, value))
+
+
+class Config(pydantic_settings.BaseSettings):
+    """Everything a user can set."""
+
+    model_config = pydantic_settings.SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__"
+    )
+
+    bundle: Path = Field(DEFAULT_BUNDLE, description="folder of the model bundle")
+    runtime: Literal["auto", "litert", "tflite"] = Field(
+        "auto", description="TFLite runtime; auto: the first that is installed"
+    )
+    results: str = Field("tcp://127.0.0.1:5555", description="endpoint that subscribers connect to")
+    speed: Literal["realtime", "max"] = Field(
+        "realtime", description="pace of file sources; max: as fast as results are accepted"
+    )
+    ring: RingConfig = RingConfig()
+    capture: CaptureConfig = CaptureConfig()
+    stream: tuple[StreamConfig, ...] = Field((), max_length=64, description="one row a stream")
+
+    _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Config:
+        names = [stream.name for stream in self.stream]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two streams are named {name!r}; names must differ")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
+        """Flags over environment over file; pydantic-settings merges them deeply."""
+        assert isinstance(init_settings, pydantic_settings.InitSettingsSource)
+        flags = dict(init_settings.init_kwargs)
+        table = flags.pop(FROM_FILE, {})
+        return (
+            pydantic_settings.InitSettingsSource(settings_cls, flags),
+            env_settings,
+            pydantic_settings.InitSettingsSource(settings_cls, table),
+        )
+
+
+def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
+    """The effective configuration.
+
+    Args:
+        path: TOML file, or None.
+        flags: what the command line sets, by key.
+
+    Raises:
+        UserError: one line naming the key, the value and what is allowed.
+    """
+    table = read_toml(path) if path is not None else {}
+    where = f"{path}: " if path is not None else ""
+    for name in os.environ:
+        key = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
+        if name.startswith(ENV_PREFIX) and key not in Config.model_fields:
+            raise UserError(f"environment variable {name}: {_unknown(key)}")
+    try:
+        values: dict[str, Any] = {**flags, FROM_FILE: table}
+        return Config(**values)
+    except pydantic_settings.SettingsError as error:
+        raise UserError(f"environment: {str(error).splitlines()[0]}") from None
+    except pydantic.ValidationError as error:
+        raise UserError(where + _line(error)) from None
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as a file that gives it again; what is unset is left out."""
+    import tomli_w
+
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _checked(check: Callable[[str], str], value: str) -> str:
+    try:
+        return check(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+def _unknown(key: str) -> str:
+    return f"{key} is not a key; allowed: {', '.join(Config.model_fields)}"
+
+
+def _line(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model = _model_at(first["loc"][:-1])
+        return f"{key} is not a key; allowed: {', '.join(model.model_fields)}"
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Input should be ")
+    return f"{key} = {first['input']!r} must be {message}"
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    tables: dict[str, type[BaseModel]] = {
+        "ring": RingConfig,
+        "capture": CaptureConfig,
+        "stream": StreamConfig,
+    }
+    return tables[str(location[0])] if location else Config

@@ -1,0 +1,88 @@
+"""What `health` and `info` say, made from heartbeats and from what the supervisor knows."""
+
+from __future__ import annotations
+
+import time
+
+from common import messages as m
+from common.bundle import Bundle
+from common.hub import Beat, Hub
+
+FINE = ("ready", "done")
+FINE_SOURCES = ("live", "ended")
+
+
+def stream_info(opened: m.Open, bundle: Bundle) -> m.Info:
+    """The `info` of a stream that capture has opened."""
+    return m.Info(
+        stream=opened.stream,
+        run=opened.run,
+        labels=list(bundle.labels),
+        window=opened.window,
+        hop=opened.hop,
+        rate=opened.rate,
+        bundle=bundle.id,
+        source=opened.source,
+    )
+
+
+def stage_health(
+    name: str,
+    beat: Beat | None,
+    *,
+    state: str | None = None,
+    pid: int | None = None,
+    restarts: int = 0,
+    reason: str | None = None,
+) -> m.StageHealth:
+    """One stage's row; `state` and `pid` as the supervisor sees them, else as the stage says."""
+    heart = beat.heartbeat if beat else None
+    return m.StageHealth(
+        name=name,
+        pid=pid if pid is not None else heart.pid if heart else 0,
+        state=state or (heart.state if heart else "starting"),
+        restarts=restarts,
+        heartbeat_age_s=round(time.monotonic() - beat.received, 3) if beat else None,
+        rate_hz=heart.rate_hz if heart else 0.0,
+        lag_ms=heart.lag_ms if heart else None,
+        drops=heart.drops if heart else 0,
+        cpu_percent=heart.cpu_percent if heart else 0.0,
+        rss_mb=heart.rss_mb if heart else 0.0,
+        reason=reason,
+    )
+
+
+def pipeline_health(hub: Hub, stages: list[m.StageHealth]) -> m.Health:
+    """The whole of it: `ok` where every stage is ready and every source gives sound."""
+    streams = []
+    for name, stream in list(hub.ledger.streams.items()):
+        source = hub.sources.get(name)
+        streams.append(
+            m.StreamHealth(
+                name=name,
+                run=stream.opened.run,
+                state=source.state if source else "starting",
+                position=source.position if source else 0,
+                level_db=source.level_db if source else None,
+                gaps=source.gaps if source else 0,
+                lost=source.lost if source else 0,
+            )
+        )
+    fine = all(s.state in FINE for s in stages) and all(s.state in FINE_SOURCES for s in streams)
+    starting = "starting" in [s.state for s in stages] + [s.state for s in streams]
+    counters = dict(hub.counters)
+    for beat in list(hub.beats.values()):
+        for name, count in beat.heartbeat.counters.items():
+            counters[name] = counters.get(name, 0) + count
+    return m.Health(
+        time=time.time(),
+        state="ok" if fine else "starting" if starting else "degraded",
+        stages=stages,
+        streams=streams,
+        counters=counters,
+    )
+
+
+def observe(hub: Hub) -> m.Health:
+    """`health` where nobody supervises: what the stages say of themselves."""
+    return pipeline_health(hub, [stage_health(name, hub.beats[name]) for name in list(hub.beats)])

@@ -1,0 +1,164 @@
+"""What a person sees of a running pipeline: live lines on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import types
+from collections.abc import Iterable
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from common.messages import Health, Result, Utterance
+
+log = logging.getLogger("results")
+
+FLOOR_DB = -70.0
+COLOURS = {"silence": "bright_black", "gap": "red", "uncertain": "yellow"}
+
+
+class View(Protocol):
+    """Shows news and health; entered before the first and left after the last."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None: ...
+
+    def write(self, line: str) -> None:
+        """A line of somebody's log."""
+        ...
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
+        """What came since the last call, and how all is now."""
+        ...
+
+
+def make_view() -> View:
+    """Live lines where stderr is a terminal, else plain ones."""
+    return LiveView() if sys.stderr.isatty() else PlainView()
+
+
+class PlainView:
+    """Changes of the label, and utterances, as log lines."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        sys.stderr.flush()
+
+    def write(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:  # noqa: ARG002
+        for message in news:
+            if isinstance(message, Utterance):
+                log.info(utterance_line(message))
+            elif (label := message.emotion or message.state) != self._labels.get(message.stream):
+                self._labels[message.stream] = label
+                at = message.end / message.rate
+                log.info("%s  %7.1f s  %s%s", message.stream, at, label, _sure(message))
+
+
+class LiveView:
+    """One live line a stream below the utterances and log lines as they come."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._latest: dict[str, Result] = {}
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def write(self, line: str) -> None:
+        self._console.print(Text(line, "bright_black"))
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
+        for message in news:
+            if isinstance(message, Utterance):
+                self._console.print(Text(utterance_line(message), _colour(message.emotion)))
+            else:
+                self._latest[message.stream] = message
+        self._live.update(self._table(health), refresh=True)
+
+    def _table(self, health: Health) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for stream in health.streams:
+            result = self._latest.get(stream.name)
+            label = (result.emotion or result.state) if result else stream.state
+            confidence = (result.confidence if result else None) or 0.0
+            level = FLOOR_DB if stream.level_db is None else max(FLOOR_DB, stream.level_db)
+            table.add_row(
+                Text(stream.name, "bold"),
+                Text(f"{label:<10}", f"bold {_colour(label)}"),
+                ProgressBar(1.0, confidence, width=20, complete_style=_colour(label)),
+                f"{confidence:4.0%}" if confidence else "    ",
+                ProgressBar(-FLOOR_DB, level - FLOOR_DB, width=12, complete_style="green"),
+                f"{level:5.0f} dBFS",
+                _lag(result),
+                Text("" if health.state == "ok" else _trouble(health), "bold red"),
+            )
+        if not health.streams:
+            table.add_row(Text(_trouble(health) or health.state, "bright_black"))
+        return table
+
+
+def utterance_line(message: Utterance) -> str:
+    """One utterance in words, with its span in seconds since the start of the stream."""
+    start, end = message.start / message.rate, message.end / message.rate
+    sure = f"{message.emotion} {message.confidence:.0%}"
+    return f"{message.stream}  {start:7.1f} to {end:.1f} s  utterance: {sure}"
+
+
+def _sure(result: Result) -> str:
+    if result.confidence is None:
+        return f" ({result.rms_db:.0f} dBFS)"
+    return f" {result.confidence:.0%}" + (f" ({result.reason})" if result.reason else "")
+
+
+def _lag(result: Result | None) -> str:
+    if result is None or result.time is None or result.timing_ms is None:
+        return ""
+    return f"lag {result.timing_ms['total']:.0f} ms"
+
+
+def _colour(label: str) -> str:
+    return COLOURS.get(label, "cyan")
+
+
+def _trouble(health: Health) -> str:
+    for stage in health.stages:
+        if stage.state not in ("ready", "done"):
+            return f"{stage.name} {stage.state}" + (f": {stage.reason}" if stage.reason else "")
+    for stream in health.streams:
+        if stream.state not in ("live", "ended"):
+            return f"{stream.name} {stream.state}"
+    return ""

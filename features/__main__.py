@@ -1,0 +1,78 @@
+"""`python -m features`: windows of sound to features, of a file or as a stage of the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.bundle import DEFAULT_BUNDLE
+from common.stage import Stop, base_parser, read_job, run
+
+DESCRIPTION = """\
+With FILE: computes the features of every window of a recording, and ends. Without: the
+features stage of a pipeline, which waits for `python -m capture` and `python -m infer`."""
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = base_parser("features", DESCRIPTION)
+    flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
+    which = flags.add_mutually_exclusive_group()
+    which.add_argument("--bundle", type=Path, help="default: models/default")
+    which.add_argument("--spec", type=Path, help="a TOML file with a [features] table; needs FILE")
+    flags.add_argument("--out", type=Path, metavar="F.npz", help="write the arrays")
+    flags.add_argument("--timings", action="store_true", help="median and p99 of every step")
+    flags.add_argument("--bind", metavar="ENDPOINT", help="where to listen for capture and infer")
+    flags.add_argument("--hub", metavar="ENDPOINT", help="where infer listens for heartbeats")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    from common.errors import UserError
+
+    if arguments.file is not None:
+        from features.offline import report
+
+        return report(
+            arguments.file,
+            bundle=arguments.bundle,
+            spec=arguments.spec,
+            out=arguments.out,
+            timings=arguments.timings,
+        )
+    if arguments.spec is not None or arguments.out is not None or arguments.timings:
+        raise UserError("--spec, --out and --timings need a FILE")
+    if arguments.supervised:
+        job = read_job()
+        return serve(Path(job["bundle"]), job["bind"], job["hub"], job["stage"])
+    from common.runtime import alone_endpoint
+
+    return serve(
+        arguments.bundle or DEFAULT_BUNDLE,
+        arguments.bind or alone_endpoint("features"),
+        arguments.hub or alone_endpoint("hub"),
+    )
+
+
+def serve(path: Path, bind: str, hub: str, stage: str = "features") -> int:
+    """The running stage."""
+    import zmq
+
+    from common.bundle import load_bundle
+    from common.sockets import connect
+    from features.service import FeaturesService
+    from features.windows import load_analyzers
+
+    stop = Stop()
+    bundle = load_bundle(path)
+    analyzers = load_analyzers(bundle)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        socket = connect(context, hub, "hub")
+        return FeaturesService(bundle, analyzers, bind, socket, context, stage).run(stop)
+    finally:
+        context.destroy(linger=200)
+
+
+if __name__ == "__main__":
+    options = parser().parse_args()
+    run("features", lambda: main(options), options.profile)

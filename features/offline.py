@@ -1,0 +1,123 @@
+"""A whole recording through gate and feature core, every window of it, and how long each took."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capture.offline import read_recording
+from common.bundle import DEFAULT_BUNDLE, load_bundle
+from common.errors import UserError
+from common.levels import rms_dbfs
+from common.spec import FeatureSpec, load_spec
+from features.core import Banks, Core, make_core, normalize
+from features.gate import make_gate
+from features.windows import Grid, Samples, load_statistics, windows_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysed:
+    """One row per window, silent ones computed too.
+
+    Attributes:
+        features: float32, (windows, spec.n_frames, spec.dims), before normalization.
+        normalized: the same after it; None without statistics.
+        start: first sample of each window.
+        rms_db: RMS dBFS of each window.
+        speech: what the voice gate says.
+        seconds: step → time that each window took in it.
+    """
+
+    features: Samples
+    normalized: Samples | None
+    start: NDArray[np.int64]
+    rms_db: NDArray[np.float64]
+    speech: NDArray[np.bool_]
+    seconds: dict[str, NDArray[np.float64]]
+
+    def save(self, path: Path) -> None:
+        """Write an npz with every array but the times.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        arrays = {
+            "features": self.features,
+            "start": self.start,
+            "rms_db": self.rms_db,
+            "speech": self.speech,
+        }
+        if self.normalized is not None:
+            arrays["normalized"] = self.normalized
+        try:
+            with path.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def analyse(
+    samples: Samples, spec: FeatureSpec, core: Core, statistics: tuple[Samples, Samples] | None
+) -> Analysed:
+    """Every window of a recording at the spec's rate, shape (samples,)."""
+    gate = make_gate(spec)
+    features, normalized, starts, levels, speech = [], [], [], [], []
+    seconds: dict[str, list[float]] = {"gate": [], "features": [], "normalize": []}
+    grid = Grid(spec.window, spec.hop)
+    for k, window in windows_of(samples, grid):
+        began = time.perf_counter()
+        speech.append(gate.step(window))
+        gated = time.perf_counter()
+        row = core.extract(window)
+        extracted = time.perf_counter()
+        features.append(row.copy())
+        if statistics is not None:
+            normal_began = time.perf_counter()
+            normalized.append(normalize(row, *statistics, spec.eps))
+            seconds["normalize"].append(time.perf_counter() - normal_began)
+        seconds["gate"].append(gated - began)
+        seconds["features"].append(extracted - gated)
+        starts.append(grid.start(k))
+        levels.append(rms_dbfs(window))
+    return Analysed(
+        features=np.stack(features),
+        normalized=np.stack(normalized) if normalized else None,
+        start=np.array(starts, np.int64),
+        rms_db=np.array(levels, np.float64),
+        speech=np.array(speech, np.bool_),
+        seconds={step: np.array(times) for step, times in seconds.items() if times},
+    )
+
+
+def report(
+    file: str, *, bundle: Path | None, spec: Path | None, out: Path | None, timings: bool
+) -> int:
+    """`python -m features FILE`: what is in the file, the arrays, the times; an exit code.
+
+    Raises:
+        UserError: the file, the bundle or the spec is missing or wrong.
+    """
+    statistics = None
+    if spec is not None:
+        features_spec = load_spec(spec)
+        banks = Banks.from_librosa(features_spec)
+    else:
+        loaded = load_bundle(bundle or DEFAULT_BUNDLE)
+        features_spec, statistics = loaded.spec, load_statistics(loaded)
+        banks = Banks.from_arrays(features_spec, loaded.arrays("banks.npz"))
+    samples = read_recording(file, features_spec.sample_rate)
+    analysed = analyse(samples, features_spec, make_core(features_spec, banks), statistics)
+    if out is not None:
+        analysed.save(out)
+    windows, frames, dims = analysed.features.shape
+    print(f"{windows} windows of {frames} frames x {dims}, {int(analysed.speech.sum())} speech")
+    if timings:
+        print(f"{'step':<12}{'median ms':>10}{'p99 ms':>10}")
+        for step, seconds in analysed.seconds.items():
+            median, p99 = (float(np.percentile(seconds, q)) * 1000.0 for q in (50, 99))
+            print(f"{step:<12}{median:>10.3f}{p99:>10.3f}")
+    return 0

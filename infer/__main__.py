@@ -1,0 +1,88 @@
+"""`python -m infer`: features to emotions, of a file or as a stage of the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.bundle import DEFAULT_BUNDLE
+from common.stage import Stop, base_parser, read_job, run
+
+DESCRIPTION = """\
+With FILE: prints the results of every window of a recording and its utterances, and ends.
+Without: the infer stage of a pipeline; started by hand it also serves the results endpoint."""
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = base_parser("infer", DESCRIPTION)
+    flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
+    flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
+    flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
+    flags.add_argument("--features", metavar="ENDPOINT", help="where features listens")
+    flags.add_argument("--hub", metavar="ENDPOINT", help="where to listen for capture and features")
+    flags.add_argument(
+        "--results",
+        metavar="ENDPOINT",
+        default="tcp://127.0.0.1:5555",
+        help="where to serve subscribers; default: tcp://127.0.0.1:5555",
+    )
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    from common.errors import UserError
+
+    if arguments.file is not None:
+        from infer.offline import report
+
+        return report(arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json)
+    if arguments.json:
+        raise UserError("--json needs a FILE")
+    if arguments.supervised:
+        job = read_job()
+        return serve(Path(job["bundle"]), job["runtime"], job["hub"], job["features"], job["stage"])
+    return alone(arguments)
+
+
+def serve(path: Path, runtime: str, hub: str, features: str, stage: str = "infer") -> int:
+    """The running stage."""
+    from common.bundle import load_bundle
+    from infer.model import Model
+    from infer.service import InferService
+
+    stop = Stop()
+    bundle = load_bundle(path)
+    return InferService(bundle, Model(bundle, runtime), hub, features, stage).run(stop)
+
+
+def alone(arguments: argparse.Namespace) -> int:
+    """The stage started by hand: it serves the results endpoint itself."""
+    from common.bundle import load_bundle
+    from common.health import observe, stream_info
+    from common.hub import Hub
+    from common.runtime import alone_endpoint
+
+    bundle = load_bundle(arguments.bundle)
+    endpoint = arguments.hub or alone_endpoint("hub")
+    hub = Hub(
+        arguments.results,
+        endpoint,
+        info=lambda opened: stream_info(opened, bundle),
+        health=observe,
+    )
+    hub.start()
+    try:
+        return serve(
+            arguments.bundle,
+            arguments.runtime,
+            endpoint,
+            arguments.features or alone_endpoint("features"),
+        )
+    finally:
+        hub.stop()
+
+
+if __name__ == "__main__":
+    options = parser().parse_args()
+    run("infer", lambda: main(options), options.profile)

@@ -1,0 +1,110 @@
+"""A whole recording to results and utterances: the very maps that the live socket gives."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from capture.offline import read_recording
+from common import messages as m
+from common.bundle import Bundle, load_bundle
+from features.windows import AnalyzerFactory, Grid, Samples, load_analyzers, windows_of
+from infer.decision import State
+from infer.model import Model
+from infer.service import submission
+
+STREAM = "main"
+RUN = "offline"
+
+
+def results_of(
+    samples: Samples,
+    bundle: Bundle,
+    analyzers: AnalyzerFactory,
+    model: Model,
+    *,
+    stream: str = STREAM,
+) -> Iterator[m.Result | m.Utterance]:
+    """Everything a subscriber gets for a recording at the bundle's rate, in its order.
+
+    Args:
+        samples: float32, shape (samples,).
+    """
+    analyzer = analyzers()
+    grid = Grid(bundle.spec.window, bundle.spec.hop)
+    state = State()
+    end = m.Window(
+        stream=stream,
+        run=RUN,
+        session=RUN,
+        seq=grid.total(len(samples)),
+        start=grid.start(grid.total(len(samples))),
+        end=len(samples),
+        kind="end",
+        rms_db=0.0,
+        clipped=0.0,
+        lost=0,
+        skipped=0,
+        captured=0.0,
+        time=None,
+        features_ms=0.0,
+        gate=[],
+        features=None,
+    )
+    for k, window in windows_of(samples, grid):
+        analysis = analyzer.analyze(window)
+        analysed = m.Window(
+            stream=stream,
+            run=RUN,
+            session=RUN,
+            seq=k,
+            start=grid.start(k),
+            end=grid.end(k),
+            kind=analysis.kind,
+            rms_db=analysis.rms_db,
+            clipped=analysis.clipped,
+            lost=0,
+            skipped=0,
+            captured=0.0,
+            time=None,
+            features_ms=0.0,
+            gate=analysis.gate,
+            features=None if analysis.features is None else analysis.features.tobytes(),
+        )
+        submit, state = submission(analysed, state, model, bundle, timed=False)
+        yield from submit.messages
+    submit, _ = submission(end, state, model, bundle, timed=False)
+    yield from submit.messages
+
+
+def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
+    """`python -m infer FILE`: one line per result and utterance; an exit code.
+
+    Raises:
+        UserError: the file or the bundle is missing or wrong.
+    """
+    bundle = load_bundle(path)
+    analyzers = load_analyzers(bundle)
+    model = Model(bundle, runtime)
+    samples = read_recording(file, bundle.spec.sample_rate)
+    for message in results_of(samples, bundle, analyzers, model):
+        if as_json:
+            mark = {"utterance": True} if isinstance(message, m.Utterance) else {}
+            print(json.dumps({**m.to_json_map(message), **mark}, allow_nan=False))
+        else:
+            print(_line(message))
+    sys.stdout.flush()
+    return 0
+
+
+def _line(message: m.Result | m.Utterance) -> str:
+    span = f"{message.start / message.rate:8.2f} to {message.end / message.rate:7.2f} s"
+    if isinstance(message, m.Utterance):
+        return f"{span}  = {message.emotion} {message.confidence:.0%} ({message.windows} windows)"
+    if message.confidence is None:
+        return f"{span}  {message.state:<10} {message.rms_db:6.1f} dBFS"
+    doubt = f" ({message.reason})" if message.reason else ""
+    level = f"{message.rms_db:6.1f} dBFS"
+    return f"{span}  {message.emotion:<10} {level}  {message.confidence:.0%}{doubt}"

@@ -1,0 +1,379 @@
+#!/usr/bin/env python3
+"""The pipeline: rings, results hub and the processes capture, features and infer.
+
+`python supervisor.py` starts them, watches them, restarts them and says how they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import faulthandler
+import logging
+import os
+import queue
+import secrets
+import shutil
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from common.bundle import Bundle, load_bundle
+from common.child import Child
+from common.config import DEFAULT_STREAM, Config, load_config, to_toml
+from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
+from common.health import pipeline_health, stage_health, stream_info
+from common.hub import Hub
+from common.messages import Health
+from common.ring import create_ring, reclaim_segments
+from common.runtime import own_folder, reclaim_folders
+from common.stage import LOG_FORMAT, Parser
+from common.supervision import Action, Policy, State, Supervision
+from common.terminal import View, make_view
+
+log = logging.getLogger("supervisor")
+
+TURN_S = 0.05
+SHOW_S = 0.1
+DRAIN_S = 6.0
+"""So long may capture take to see its last results accepted before it is killed."""
+END_S = 3.0
+"""So long may features and infer take to end before they are killed."""
+QUIET_START_S = 10.0
+"""Log lines wait for a good start, so that a user's mistake is the only line; but not longer."""
+STAGES = ("capture", "features", "infer")
+
+
+@dataclasses.dataclass
+class Stage:
+    """A row of the process table: what runs, with what job, and how it is."""
+
+    name: str
+    module: str
+    arguments: list[str]
+    job: dict[str, Any]
+    supervision: Supervision
+    child: Child | None = None
+    beaten: float = 0.0
+
+    @property
+    def running(self) -> bool:
+        return self.child is not None
+
+
+class Pipeline:
+    """Everything that runs, from start to end. Use from the main thread."""
+
+    def __init__(self, config: Config, bundle: Bundle, profiles: dict[str, str]) -> None:
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._held: list[str] | None = []
+        self._began = time.monotonic()
+        self._show_due = 0.0
+        self._stops = 0
+        self._failed: Stage | None = None
+        self._resources = ExitStack()
+        self._log_to_queue()
+        with ExitStack() as undo:
+            undo.push(self._resources)
+            folder = own_folder()
+            self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
+            rings = self._create_rings(config, bundle)
+            stages = f"ipc://{folder}/hub"
+            self.hub = Hub(
+                config.results,
+                stages,
+                info=lambda opened: stream_info(opened, bundle),
+                health=lambda _: self.health(),
+            )
+            self._resources.callback(self.hub.stop)
+            self.stages = _table(
+                config, bundle, rings, hub=stages, features=f"ipc://{folder}/features"
+            )
+            undo.pop_all()
+        for stage in self.stages:
+            if stage.module in profiles:
+                stage.arguments += ["--profile", profiles[stage.module]]
+
+    def _create_rings(self, config: Config, bundle: Bundle) -> dict[str, str]:
+        run = secrets.token_hex(8)
+        rings = {}
+        for stream in config.stream:
+            ring = create_ring(
+                stream.name,
+                sample_rate=bundle.spec.sample_rate,
+                capacity=round(config.ring.seconds * bundle.spec.sample_rate),
+                run=run,
+            )
+            rings[stream.name] = self._resources.enter_context(ring).name
+        return rings
+
+    # The life of the whole --------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run until the sources end, a signal comes, or a stage cannot be kept alive."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._stop)
+        self.hub.start()
+        try:
+            with make_view() as view:
+                self._until(view, lambda: self._finished(self._captures()))
+                self._end(view, self._captures(), DRAIN_S)
+                self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
+                return self._verdict(view)
+        finally:
+            for stage in self.stages:
+                if stage.child is not None:
+                    stage.child.kill()
+            self._resources.close()
+
+    def health(self) -> Health:
+        """How all is; also called by the hub's thread."""
+        rows = []
+        for stage in self.stages:
+            supervision, child = stage.supervision, stage.child
+            rows.append(
+                stage_health(
+                    stage.name,
+                    self.hub.beats.get(stage.name),
+                    state=supervision.state.value,
+                    pid=child.pid if child else 0,
+                    restarts=supervision.restarts,
+                    reason=supervision.reason,
+                )
+            )
+        return pipeline_health(self.hub, rows)
+
+    def _captures(self) -> list[Stage]:
+        return [stage for stage in self.stages if stage.module == "capture"]
+
+    def _finished(self, stages: list[Stage]) -> bool:
+        return bool(self._stops) or all(stage.supervision.over for stage in stages)
+
+    def _until(self, view: View, finished: Any) -> None:
+        while not (finished() or self._failed or self.hub.failure):
+            self._turn(view)
+            time.sleep(TURN_S)
+        self._turn(view)
+
+    def _end(self, view: View, stages: list[Stage], limit: float) -> None:
+        """Tell stages to end, and see to it."""
+        for stage in stages:
+            stage.supervision.stop()
+            if stage.child is not None:
+                stage.child.terminate()
+        deadline = time.monotonic() + limit
+        impatient = self._stops
+        while any(stage.running for stage in stages):
+            if time.monotonic() > deadline or self._failed or self._stops > impatient + 1:
+                for stage in stages:
+                    if stage.child is not None:
+                        stage.child.kill()
+            self._turn(view)
+            time.sleep(TURN_S)
+
+    def _verdict(self, view: View) -> int:
+        failed = self._failed
+        if failed is not None and failed.supervision.exit_code == EXIT_USER:
+            if self._held is not None:
+                self._held = None  # nothing else is of use now
+                view.write(failed.supervision.reason or f"{failed.name}: exit code 2")
+            return EXIT_USER
+        if failed is not None:
+            log.error("%s cannot be kept alive: %s", failed.name, failed.supervision.reason)
+        if self.hub.failure is not None:
+            log.error("the results hub failed: %r", self.hub.failure)
+        self._release(view)
+        return EXIT_FAULT if failed is not None or self.hub.failure is not None else EXIT_OK
+
+    def _stop(self, _signum: int, _frame: object) -> None:
+        self._stops += 1
+
+    # One turn ---------------------------------------------------------------------------
+
+    def _turn(self, view: View) -> None:
+        now = time.monotonic()
+        before = [stage.supervision.state for stage in self.stages]
+        for stage in self.stages:
+            self._look_after(stage, now)
+        after = [stage.supervision.state for stage in self.stages]
+        if before != after:
+            self.hub.health_changed()
+        started = all(state in (State.READY, State.DONE) for state in after)
+        if started or now - self._began > QUIET_START_S:
+            self._release(view)
+        if self._held is None and now >= self._show_due:
+            self._show_due = now + SHOW_S
+            view.show(self.hub.take_news(), self.health())
+
+    def _look_after(self, stage: Stage, now: float) -> None:
+        supervision, child = stage.supervision, stage.child
+        if child is not None and (code := child.exit_code()) is not None:
+            stage.child = None
+            was = supervision.state
+            supervision.exited(now, code, child.last_words())
+            if supervision.state is State.WAITING:
+                log.warning("%s died while %s: %s", stage.name, was.value, supervision.reason)
+            elif supervision.state is State.FAILED:
+                self._failed = stage
+            return
+        beat = self.hub.beats.get(stage.name)
+        if child is not None and beat is not None and beat.heartbeat.pid == child.pid:
+            if supervision.state is State.STARTING and supervision.restarts:
+                log.info("%s is back", stage.name)
+            supervision.beat(beat.received, ready=beat.heartbeat.state == "ready")
+        match supervision.act(now):
+            case Action.START:
+                supervision.started(now)
+                stage.child = Child(stage.module, stage.arguments, stage.job, self._lines.put)
+            case Action.KILL:
+                assert child is not None
+                log.warning("%s hangs: %s", stage.name, supervision.reason)
+                child.kill()
+
+    # Lines ------------------------------------------------------------------------------
+
+    def _log_to_queue(self) -> None:
+        handler = logging.StreamHandler(_QueueStream(self._lines))
+        handler.setFormatter(logging.Formatter(LOG_FORMAT, "%H:%M:%S"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+    def _release(self, view: View) -> None:
+        """Hand held and new lines to the view."""
+        lines, self._held = self._held or [], None
+        while not self._lines.empty():
+            lines.append(self._lines.get())
+        for line in lines:
+            view.write(line)
+
+
+class _QueueStream:
+    def __init__(self, lines: queue.SimpleQueue[str]) -> None:
+        self._lines = lines
+
+    def write(self, text: str) -> None:
+        if line := text.rstrip("\n"):
+            self._lines.put(line)
+
+    def flush(self) -> None:
+        pass
+
+
+def _table(
+    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, features: str
+) -> list[Stage]:
+    """The process table. All files share one capture process."""
+    now = time.monotonic()
+    common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
+    path = str(config.bundle)
+    capture = {
+        "streams": [
+            {
+                "name": stream.name,
+                "source": stream.source,
+                "ring": rings[stream.name],
+                "channel": stream.channel,
+            }
+            for stream in config.stream
+        ],
+        "rate": bundle.spec.sample_rate,
+        "window": bundle.spec.window,
+        "hop": bundle.spec.hop,
+        "speed": config.speed,
+        "block_frames": config.capture.block_frames,
+    }
+    # Only files come to an end; then nobody waits for a stage that dies again and again.
+    kept = Policy(quick_limit=10)
+    rows = (
+        ("features", {"bundle": path, "bind": features}, kept),
+        ("infer", {"bundle": path, "runtime": config.runtime}, kept),
+        ("capture", capture, dataclasses.replace(kept, delay_limit=2.0)),
+    )
+    return [
+        Stage(name, name, [], {**common, **job, "stage": name}, Supervision(policy, now))
+        for name, job, policy in rows
+    ]
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = Parser(prog="python supervisor.py", description=__doc__)
+    flags.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see docs")
+    flags.add_argument(
+        "--source", action="append", metavar="SOURCE", help="file:PATH; may be given several times"
+    )
+    flags.add_argument("--bundle", metavar="DIR", help="model bundle; default: models/default")
+    flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
+    flags.add_argument("--speed", choices=("realtime", "max"), help="pace of file sources")
+    flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime")
+    flags.add_argument(
+        "--profile",
+        action="append",
+        default=[],
+        metavar="STAGE=OUT",
+        help=f"write a cProfile file of a stage ({', '.join(STAGES)}) at its end",
+    )
+    flags.add_argument("--print-config", action="store_true", help="show what is effective, end")
+    return flags
+
+
+def configure(arguments: argparse.Namespace) -> Config:
+    """The configuration with the command line over it.
+
+    Raises:
+        UserError: a mistake in either.
+    """
+    flags = {
+        key: value
+        for key in ("bundle", "results", "speed", "runtime")
+        if (value := getattr(arguments, key)) is not None
+    }
+    if arguments.source:
+        flags["stream"] = [
+            {"name": DEFAULT_STREAM + (f"-{n}" if n > 1 else ""), "source": source}
+            for n, source in enumerate(arguments.source, 1)
+        ]
+    return load_config(arguments.config, flags)
+
+
+def profiles_of(pairs: list[str]) -> dict[str, str]:
+    """STAGE=OUT pairs as a table.
+
+    Raises:
+        UserError: no such stage, or no file.
+    """
+    table = {}
+    for pair in pairs:
+        stage, _, out = pair.partition("=")
+        if stage not in STAGES or not out:
+            raise UserError(f"--profile {pair!r} must be STAGE=OUT; stages: {', '.join(STAGES)}")
+        table[stage] = out
+    return table
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    config = configure(arguments)
+    profiles = profiles_of(arguments.profile)
+    if arguments.print_config:
+        print(to_toml(config), end="")
+        return EXIT_OK
+    if not config.stream:
+        raise UserError("no source; give one with --source file:PATH or a [[stream]] row")
+    bundle = load_bundle(config.bundle)
+    if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
+        raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
+    for gone in (*reclaim_segments(), *reclaim_folders()):
+        log.info("removed %s, left by a process that is gone", gone)
+    return Pipeline(config, bundle, profiles).run()
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    try:
+        code = main()
+    except UserError as error:
+        print(f"supervisor: {error}", file=sys.stderr)
+        code = EXIT_USER
+    sys.exit(code)
