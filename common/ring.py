@@ -26,14 +26,14 @@ segments of dead owners are found without opening one. It holds a header of 4096
         96  2 i64  writer: pid, start time; 0, 0: none
        112  i64    generation: how many writers there have been
        120  i64    write index: the absolute index behind the last sample
-       128  i64    which of the two anchors holds
+       128  i64    which of the two anchors is in use
        136  2 x    anchor: i64 index, f64 CLOCK_MONOTONIC, f64 unix time
        184  2 x    gap table: i64 until, i64 lost, i64 count, 64 spans of i64 a, i64 b
 
 A writer may be killed between any two stores. So what is larger than one store exists twice,
 the copy not in use is written, and one store makes it the one in use: for an anchor that of
-its number, for a gap table that of the write index. The table that holds is the one with the
-greatest `until` not beyond the write index.
+its number, for a gap table that of the write index. The table in use is the one with the
+greatest `until` not beyond the write index, and each is written with a greater one.
 """
 
 from __future__ import annotations
@@ -432,7 +432,6 @@ class RingWriter(_Ring):
         self.lost += n
         self._table = 1 - self._table
         until = _TABLES[self._table]
-        self._words[until] = -1
         bounds = [bound for span in self._gaps for bound in span]
         for at, value in enumerate((self.lost, len(self._gaps), *bounds), until + 1):
             self._words[at] = value
