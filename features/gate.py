@@ -182,8 +182,9 @@ class AdaptiveGate:
         """Mean square of every frame inside the band; the last frame ends with the window."""
         frames = samples[len(samples) - self._frames * self._frame :].reshape(-1, self._frame)
         spectrum = np.fft.rfft(frames * self._taper)[:, self._bins]
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        return power.sum(axis=1, dtype=np.float64) * self._scale
+        squares = np.square(spectrum.real) + np.square(spectrum.imag)
+        power: NDArray[np.float64] = self._scale * squares.sum(axis=1, dtype=np.float64)
+        return power
 
     def _floor(self, levels: NDArray[np.float64]) -> float:
         """Update and return the noise floor.
