@@ -20,7 +20,7 @@ import zmq
 
 from common import messages as m
 from common.errors import UserError
-from common.sockets import configure, endpoint_error
+from common.sockets import bind, configure, remove_file
 
 log = logging.getLogger("hub")
 
@@ -133,11 +133,13 @@ class Hub(threading.Thread):
         self._sources: dict[str, bytes] = {}
         self._stopping = threading.Event()
         self._context = zmq.Context()
+        self._endpoints: list[str] = []
         try:
             self._public = self._bind(zmq.XPUB, results, "results")
             self._stages = self._bind(zmq.ROUTER, stages, "hub")
         except UserError:
             self._context.destroy(linger=0)
+            self._remove_files()
             raise
         self._public.setsockopt(zmq.XPUB_VERBOSE, 1)
         self.endpoint: str = self._public.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -146,10 +148,8 @@ class Hub(threading.Thread):
         socket = self._context.socket(kind)
         configure(socket)
         socket.setsockopt(zmq.SNDHWM, SUBSCRIBER_HIGH_WATER_MARK)
-        try:
-            socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            raise endpoint_error(name, endpoint, error) from None
+        bind(socket, endpoint, name)
+        self._endpoints.append(endpoint)
         return socket
 
     # Called from other threads ----------------------------------------------------------
@@ -168,6 +168,8 @@ class Hub(threading.Thread):
         self._stopping.set()
         if self.is_alive():
             self.join(timeout=5)
+        elif not self._context.closed:
+            self._close()  # it was never started
 
     # The thread -------------------------------------------------------------------------
 
@@ -182,10 +184,18 @@ class Hub(threading.Thread):
         except BaseException as error:  # the supervisor sees `failure` and ends
             self.failure = error
         finally:
-            # Give the last results a moment to leave; a dead subscriber cannot hold us.
-            self._public.close(linger=500)
-            self._stages.close(linger=0)
-            self._context.term()
+            self._close()
+
+    def _close(self) -> None:
+        # Give the last results a moment to leave; a dead subscriber cannot hold us.
+        self._public.close(linger=500)
+        self._stages.close(linger=0)
+        self._context.term()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        for endpoint in self._endpoints:
+            remove_file(endpoint)
 
     def _turn(self, ready: dict[Any, int]) -> None:
         if self._public in ready:

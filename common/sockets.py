@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -24,6 +25,40 @@ def connect(context: zmq.Context[Any], endpoint: str, name: str) -> zmq.Socket[b
         socket.close()
         raise endpoint_error(name, endpoint, error) from None
     return socket
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str, name: str) -> None:
+    """Bind a socket where nobody else is.
+
+    Raises:
+        UserError: the endpoint is malformed or taken.
+    """
+    path = endpoint.removeprefix("ipc://")
+    if path != endpoint and _answers(path):
+        # libzmq would take the file away from its owner without a word.
+        raise endpoint_error(name, endpoint, zmq.ZMQError(zmq.EADDRINUSE))
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise endpoint_error(name, endpoint, error) from None
+
+
+def remove_file(endpoint: str) -> None:
+    """Remove the file of a closed ipc endpoint, which libzmq leaves behind."""
+    path = endpoint.removeprefix("ipc://")
+    if path != endpoint:
+        Path(path).unlink(missing_ok=True)
+
+
+def _answers(path: str) -> bool:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def configure(socket: zmq.Socket[bytes]) -> None:

@@ -18,7 +18,7 @@ from common.bundle import Bundle
 from common.errors import UserError
 from common.levels import SILENCE_DBFS
 from common.ring import RingReader
-from common.sockets import configure, endpoint_error
+from common.sockets import bind, configure, remove_file
 from common.stage import Heart, Stop
 from features.windows import Analyzer, AnalyzerFactory, Grid, Samples, missing_samples
 
@@ -65,7 +65,7 @@ class FeaturesService:
         self,
         bundle: Bundle,
         analyzers: AnalyzerFactory,
-        bind: str,
+        endpoint: str,
         hub: zmq.Socket[bytes],
         context: zmq.Context[zmq.Socket[bytes]],
         stage: str = "features",
@@ -78,10 +78,8 @@ class FeaturesService:
         self._heart = Heart(stage, hub)
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         configure(self._socket)
-        try:
-            self._socket.bind(bind)
-        except zmq.ZMQError as error:
-            raise endpoint_error("features", bind, error) from None
+        bind(self._socket, endpoint, "features")
+        self._endpoint = endpoint
 
     def run(self, stop: Stop) -> int:
         """Serve until told to stop."""
@@ -98,6 +96,8 @@ class FeaturesService:
             self._heart.beat()
         for stream in self._streams.values():
             stream.detach()
+        self._socket.close()
+        remove_file(self._endpoint)
         return 0
 
     # What comes in ----------------------------------------------------------------------

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -110,8 +114,9 @@ def _load(bundle: Bundle, runtime: str) -> Any:
         _load_in_child(str(path), module, path.name)
     interpreter_class = importlib.import_module(module).Interpreter
     try:
-        interpreter = interpreter_class(model_path=str(path), num_threads=1)
-        interpreter.allocate_tensors()
+        with _without_greeting():
+            interpreter = interpreter_class(model_path=str(path), num_threads=1)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"{path}: cannot be loaded by {RUNTIMES[runtime][1]} "
@@ -119,6 +124,25 @@ def _load(bundle: Bundle, runtime: str) -> Any:
             "this runtime does not have"
         ) from None
     return interpreter
+
+
+@contextlib.contextmanager
+def _without_greeting() -> Iterator[None]:
+    # TFLite's C++ side tells stderr at every load that it has made a delegate. Of what it
+    # says, only lines that are not INFO are passed on.
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            said.seek(0)
+            for line in said:
+                if not line.startswith(b"INFO:"):
+                    os.write(2, line)
 
 
 def _load_in_child(path: str, module: str, name: str) -> None:
