@@ -1,0 +1,1 @@
+"""Training and honest evaluation: corpora in, a model bundle with figures out."""

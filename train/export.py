@@ -1,0 +1,53 @@
+"""Keras to TFLite: float32 and int8 weights, both loadable by both runtimes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+AGREEMENT = 1e-4
+"""A float32 export may differ from Keras by so much in a probability."""
+
+
+def shipped(model: Any, head: str = "label") -> Any:
+    """The part of a training model that is shipped: fixed batch of 1, one head, probabilities."""
+    import keras
+
+    inputs = keras.Input(model.input_shape[1:], batch_size=1)
+    scores = model(inputs, training=False)
+    scores = scores[head] if isinstance(scores, dict) else scores
+    return keras.Model(inputs, keras.layers.Softmax()(scores))
+
+
+def to_tflite(model: Any, *, quantized: bool = False) -> bytes:
+    """A Keras model with a fixed batch of 1 as TFLite, float32 in and out.
+
+    `quantized` stores the weights as 8-bit integers ("dynamic range").
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if quantized:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        # tflite-runtime 2.14 does not know per-channel weights of dense layers.
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    return bytes(converter.convert())
+
+
+def disagreement(model: Any, flat: bytes, x: NDArray[np.float32]) -> float:
+    """Largest difference in any probability between Keras and TFLite on inputs (n, …)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=flat, num_threads=1)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    sink = interpreter.get_output_details()[0]["index"]
+    worst = 0.0
+    for example in x:
+        interpreter.set_tensor(source, example[np.newaxis])
+        interpreter.invoke()
+        expected = np.asarray(model(example[np.newaxis], training=False))
+        worst = max(worst, float(np.abs(interpreter.get_tensor(sink) - expected).max()))
+    return worst

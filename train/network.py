@@ -1,0 +1,61 @@
+"""The networks: small enough for an edge box, all in layers that both TFLite runtimes have."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a network looks like.
+
+    Attributes:
+        channels: of the convolutions over time and frequency.
+        hidden: of the convolution over time behind them.
+        dropout: before the last layer.
+        recurrent: a GRU over time in place of the last convolution's pooling.
+        centre: subtract the window's mean over time from every band first (channel-invariant).
+    """
+
+    channels: tuple[int, ...] = (16, 32, 48, 64)
+    hidden: int = 64
+    dropout: float = 0.3
+    recurrent: bool = False
+    centre: bool = False
+
+
+def build(network: Network, frames: int, dims: int, heads: dict[str, int]) -> Any:
+    """A Keras model (batch, frames, dims, 1) → one vector of raw scores per head.
+
+    Args:
+        heads: name → size; `label` is the one that is shipped.
+    """
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input((frames, dims, 1))
+    if network.centre:
+        x = layers.Subtract()([x, layers.AveragePooling2D((frames, 1))(x)])
+    for i, channels in enumerate(network.channels):
+        x = layers.Conv2D(
+            channels,
+            5 if i == 0 else 3,
+            strides=(2 if i < 2 else 1, 2),
+            padding="same",
+            use_bias=False,
+        )(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.ReLU()(x)
+        x = layers.SpatialDropout2D(0.1)(x)
+    x = layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]))(x)
+    if network.recurrent:
+        x = layers.Conv1D(network.hidden, 1, activation="relu")(x)
+        x = layers.GRU(network.hidden, return_sequences=True)(x)
+    else:
+        x = layers.Conv1D(network.hidden, 3, padding="same", activation="relu")(x)
+    x = layers.Concatenate()([layers.GlobalAveragePooling1D()(x), layers.GlobalMaxPooling1D()(x)])
+    x = layers.Dropout(network.dropout)(x)
+    return keras.Model(
+        inputs, {name: layers.Dense(size, name=name)(x) for name, size in heads.items()}
+    )
