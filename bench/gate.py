@@ -36,7 +36,6 @@ FAINT_DBFS = -75.0
 SNRS_DB = (20.0, 10.0)
 NOISE_LEVELS_DBFS = (-70.0, -50.0, -30.0, -10.0)
 NOISE_S = 600.0
-SETTLE_S = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +220,9 @@ def measure_noise(spec: FeatureSpec, rng: np.random.Generator) -> None:
         "hum 50 Hz": lambda: harmonics(length, 50.0, 20, rate),
         "tone 440 Hz": lambda: harmonics(length, 440.0, 2, rate),
     }
-    print(f"| {NOISE_S:.0f} s of | " + " | ".join(f"{x:.0f} dBFS" for x in NOISE_LEVELS_DBFS))
+    print(
+        f"| {NOISE_S:.0f} s of | " + " | ".join(f"{x:.0f} dBFS" for x in NOISE_LEVELS_DBFS) + " |"
+    )
     print("|---" * (1 + len(NOISE_LEVELS_DBFS)) + "|")
     for name, make in kinds.items():
         noise = make()

@@ -23,8 +23,6 @@ BAND_HZ = (150.0, 4000.0)
 """Where speech has its power; rumble and mains hum lie below, much of the hiss above."""
 SPEECH_DBFS = -70.0
 """Frames below this are never speech, however quiet the room."""
-FLOOR_DBFS = -80.0
-"""The noise floor is never estimated below this."""
 FLOOR_QUANTILE = 0.1
 FLOOR_S = 3.0
 """The floor is the minimum over this time, the longest that louder noise takes for speech."""
@@ -162,7 +160,7 @@ class AdaptiveGate:
 
     def step(self, samples: Samples) -> bool:
         power = self._band_power(samples)
-        levels = 10.0 * np.log10(power + 10.0 ** (FLOOR_DBFS / 10.0))
+        levels = 10.0 * np.log10(np.maximum(power, 10.0 ** (SILENCE_DBFS / 10.0)))
         margin = self._margin - (HYSTERESIS_DB if self._state is not State.CLOSED else 0.0)
         threshold = max(SPEECH_DBFS, self._floor(levels[power > 0.0]) + margin)
         above = levels >= threshold
@@ -174,8 +172,6 @@ class AdaptiveGate:
         else:
             self._quiet += self._hop
         self._state = transition(self._state, active=active, quiet=self._quiet, hold=self._hold)
-        if self._state is State.CLOSED:
-            self._quiet = 0
         return self._state is not State.CLOSED
 
     def _band_power(self, samples: Samples) -> NDArray[np.float64]:

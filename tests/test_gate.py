@@ -100,11 +100,25 @@ def test_closed_on_digital_silence() -> None:
 
 
 @pytest.mark.parametrize("background", [-200.0, -65.0])
-def test_closed_on_clicks(background: float) -> None:
+@pytest.mark.parametrize("every", [1600, 4700])
+def test_closed_on_clicks(background: float, every: int) -> None:
     sound = noise(20, background)
-    for i, at in enumerate(np.arange(RATE, len(sound) - 100, 4700)):
+    for i, at in enumerate(np.arange(RATE, len(sound) - 100, every)):
         sound[at : at + 40] += 0.9 * (-1) ** i
     assert not opened(SPEC, sound).any()
+
+
+@pytest.mark.parametrize(("seconds", "speech"), [(0.12, False), (0.22, True)])
+def test_a_sound_must_last(seconds: float, speech: bool) -> None:
+    for start in np.arange(0.2, 0.7, 0.037):
+        window = noise(1.0, -60.0)
+        window[round(start * RATE) : round((start + seconds) * RATE)] *= gain(30.0)
+        assert make_gate(SPEC).step(window) is speech
+
+
+def test_closed_on_what_no_room_is_quiet_enough_to_hear() -> None:
+    samples, _, _ = with_pauses(-85.0)
+    assert not opened(SPEC, samples).any()
 
 
 def test_missing_samples_do_not_open_the_gate_in_noise() -> None:
