@@ -176,10 +176,14 @@ class Pipeline:
 
     def _verdict(self, view: View) -> int:
         failed = self._failed
-        if failed is not None and failed.supervision.exit_code == EXIT_USER:
-            if self._held is not None:
-                self._held = None  # nothing else is of use now
-                view.write(failed.supervision.reason or f"{failed.name}: exit code 2")
+        mistake = failed is not None and failed.supervision.exit_code == EXIT_USER
+        if mistake and failed is not None and self._held is not None:
+            # Nothing has begun, so nothing else is of use.
+            view.write(failed.supervision.reason or f"{failed.name}: exit code {EXIT_USER}")
+            return EXIT_USER
+        self._release(view)
+        view.show(self.hub.take_news(), self.health())
+        if mistake:
             return EXIT_USER
         if failed is not None:
             log.error("%s cannot be kept alive: %s", failed.name, failed.supervision.reason)

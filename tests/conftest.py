@@ -169,7 +169,7 @@ def leftovers() -> set[str]:
 def foreign(segment: str) -> bool:
     """Whether a segment belongs to a living process that is none of this test run."""
     owner = ProcessIdentity.parse(segment.removeprefix("sep.").rpartition(".")[0])
-    return owner is not None and owner.alive() and owner.pid != os.getpid()
+    return owner is None or (owner.alive() and owner.pid != os.getpid())
 
 
 def stage_processes() -> set[int]:
