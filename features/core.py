@@ -162,7 +162,7 @@ class FastCore:
         self._banks = banks
         frames, bins = spec.natural_frames, 1 + spec.n_fft // 2
         # librosa's STFT is centred: half a frame of zeros before and behind, written once.
-        padded = np.zeros(spec.window + spec.n_fft)
+        padded = np.zeros(spec.window + spec.n_fft, np.float32)
         self._samples = padded[spec.n_fft // 2 :][: spec.window]
         framed = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)
         self._framed = framed[:: spec.hop_length]
@@ -247,16 +247,17 @@ class TuningEstimator:
         slope = above - below
         half = slope.astype(np.float64) / 2
         curve = (above + below) - 2.0 * here.astype(np.float64)
-        shift = np.zeros_like(here)
         inside = np.abs(half) < np.abs(curve)
-        np.divide(-half, curve, out=shift, where=inside, casting="same_kind")
+        shift = np.divide(-half, curve, out=np.zeros(len(index)), where=inside).astype(np.float32)
         height = here + 0.5 * (slope / 2) * shift
         pitch = (index % power.shape[1] + shift) * self._rate / self._n_fft
-        strong = pitch[height >= np.median(height)].astype(np.float32)
+        ordered = np.sort(height)
+        median = (ordered[(len(index) - 1) // 2] + ordered[len(index) // 2]) / 2
+        strong = pitch[height >= median].astype(np.float32)
         residual = np.mod(N_CHROMA * np.log2(strong / (440.0 / 16)), 1.0)
-        residual[residual >= 0.5] -= 1.0
-        edge = np.searchsorted(TUNING_EDGES, residual, side="right") - 1
-        return int(np.argmax(np.bincount(edge, minlength=1)))
+        residual -= residual >= 0.5
+        edge = TUNING_EDGES.searchsorted(residual, side="right") - 1
+        return int(np.bincount(edge, minlength=1).argmax())
 
 
 def _searched(spec: FeatureSpec) -> NDArray[np.intp]:
