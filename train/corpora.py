@@ -1,7 +1,7 @@
 """Corpora of emotional speech as lists of clips, and the checks that keep a split honest.
 
 A reader per public file layout turns a folder into `Clip`s; `read_manifest` does so for any
-`manifest.csv`. Which of a corpus's emotions count as which label is declared in `LABEL_SETS`.
+`manifest.csv`. Which emotions count as which label is declared in `LABEL_SETS` and `MERGED`.
 """
 
 from __future__ import annotations
@@ -23,26 +23,19 @@ from common.errors import UserError
 
 Samples = NDArray[np.float32]
 
-LABEL_SETS: dict[str, dict[str, str]] = {
-    "four": {
-        "angry": "angry",
-        "happy": "happy",
-        "neutral": "neutral",
-        "calm": "neutral",
-        "sad": "sad",
-    },
-    "seven": {
-        "angry": "angry",
-        "boredom": "boredom",
-        "disgust": "disgust",
-        "fear": "fear",
-        "happy": "happy",
-        "neutral": "neutral",
-        "calm": "neutral",
-        "sad": "sad",
-    },
+LABEL_SETS: dict[str, tuple[str, ...]] = {
+    "four": ("angry", "happy", "neutral", "sad"),
+    "seven": ("angry", "boredom", "disgust", "fear", "happy", "neutral", "sad"),
 }
-"""Label set → corpus emotion → label. Emotions that are not named are dropped and counted."""
+MERGED = {"calm": "neutral", "excited": "happy"}
+"""Corpus emotion → the label it counts as where it is no label itself."""
+
+
+def mapping(labels: Iterable[str]) -> dict[str, str]:
+    """Corpus emotion → label. Emotions that are not named are dropped and counted."""
+    names = set(labels)
+    merged = {e: label for e, label in MERGED.items() if label in names and e not in names}
+    return {name: name for name in names} | merged
 
 
 @dataclasses.dataclass(frozen=True)

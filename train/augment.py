@@ -1,0 +1,170 @@
+"""What a room, a small microphone and a cheap amplifier do to speech, simulated and seeded."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from scipy import signal
+
+Samples = NDArray[np.float32]
+Generator = np.random.Generator
+
+TARGET_DBFS = (-55.0, -15.0)
+"""Levels of speech after the gain: 40 dB apart."""
+SNR_DB = (0.0, 30.0)
+PAD_S = 1.2
+"""Up to so much room tone before and behind a clip, as at the edges of live speech."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Odds:
+    """How often each step is taken."""
+
+    speed: float = 0.5
+    pitch: float = 0.15
+    room: float = 0.4
+    band: float = 0.35
+    noise: float = 0.7
+    overdrive: float = 0.1
+
+
+def augment(
+    samples: Samples,
+    speech: NDArray[np.bool_],
+    rate: int,
+    rng: Generator,
+    odds: Odds | None = None,
+) -> tuple[Samples, NDArray[np.bool_]]:
+    """One simulated recording of a clip: 16-bit, at a random level, with room tone around it.
+
+    Args:
+        samples: clean speech (n,) in [-1, 1].
+        speech: which of its samples are speech; may be a little shorter.
+        rate: Hz.
+        rng: the only source of randomness.
+
+    Returns:
+        samples (m,), float32, on the grid of 16-bit integers, and which of them are speech (m,).
+    """
+    odds = odds or Odds()
+    x = samples.astype(np.float64)
+    if rng.random() < odds.speed:
+        x = change_speed(x, rate, rng.uniform(0.88, 1.12))
+    if rng.random() < odds.pitch:
+        x = shift_pitch(x, rate, rng.uniform(-2.0, 2.0))
+    stretched = np.round(np.linspace(0, len(speech) - 1, len(x))).astype(int)
+    before, behind = rng.integers(0, round(PAD_S * rate), size=2)
+    x = np.concatenate([np.zeros(before), x, np.zeros(behind)])
+    speech = np.concatenate([np.zeros(before, bool), speech[stretched], np.zeros(behind, bool)])
+    if rng.random() < odds.room:
+        x = reverberate(x, rate, rng)
+    level = speech_dbfs(x)
+    noisy = rng.random() < odds.noise
+    snr = rng.uniform(*SNR_DB) if noisy else rng.uniform(35.0, 60.0)
+    x = x + coloured_noise(len(x), rate, rng) * 10 ** ((level - snr) / 20)
+    if rng.random() < odds.band:
+        x = limit_band(x, rate, rng)
+    x = x * 10 ** ((rng.uniform(*TARGET_DBFS) - speech_dbfs(x)) / 20)
+    if rng.random() < odds.overdrive:
+        x = x / np.quantile(np.abs(x), rng.uniform(0.97, 0.999))
+    return quantize(x), speech
+
+
+def quantize(x: NDArray[np.float64]) -> Samples:
+    """Clip to full scale and round to 16 bits, as a converter does."""
+    return (np.round(np.clip(x, -1.0, 32767 / 32768) * 32768) / 32768).astype(np.float32)
+
+
+def speech_dbfs(x: NDArray[np.floating]) -> float:
+    """Level of the loud parts: RMS over the 20 ms-ish frames within 20 dB of the loudest."""
+    frames = x[: len(x) // 320 * 320].reshape(-1, 320) if len(x) >= 320 else x[np.newaxis]
+    power = np.mean(frames.astype(np.float64) ** 2, axis=1)
+    loud = power[power >= power.max() * 1e-2]
+    return float(10 * np.log10(max(float(loud.mean()), 1e-10)))
+
+
+def change_speed(x: NDArray[np.float64], rate: int, factor: float) -> NDArray[np.float64]:
+    """Faster and higher by `factor`, as a tape: tempo and pitch together."""
+    return np.asarray(soxr.resample(x, rate * factor, rate, quality="MQ"), dtype=np.float64)
+
+
+def shift_pitch(x: NDArray[np.float64], rate: int, semitones: float) -> NDArray[np.float64]:
+    """Higher by `semitones` at the same tempo (phase vocoder, then resampling)."""
+    from librosa.effects import time_stretch
+
+    factor = 2.0 ** (semitones / 12)
+    stretched = time_stretch(x, rate=1 / factor, n_fft=1024)
+    return change_speed(stretched, rate, factor)
+
+
+def reverberate(x: NDArray[np.float64], rate: int, rng: Generator) -> NDArray[np.float64]:
+    """Convolve with a simulated room: direct sound, six early reflections, a diffuse tail.
+
+    The tail is noise that decays by 60 dB in RT60 (Polack's statistical model).
+    """
+    rt60 = rng.uniform(0.15, 0.8)
+    length = round(rt60 * rate)
+    t = np.arange(length) / rate
+    room = rng.standard_normal(length) * 10 ** (-3 * t / rt60)
+    room[: round(0.004 * rate)] = 0.0
+    room /= np.sqrt(np.sum(room**2))
+    room *= 10 ** (-rng.uniform(0.0, 12.0) / 20)
+    room[0] = 1.0
+    at = rng.integers(round(0.001 * rate), round(0.03 * rate), size=6)
+    np.add.at(room, at, rng.uniform(-0.4, 0.4, size=6))
+    return np.asarray(signal.fftconvolve(x, room)[: len(x)])
+
+
+def coloured_noise(n: int, rate: int, rng: Generator) -> NDArray[np.float64]:
+    """Noise (n,) of RMS 1: power falling as 1/f^a with a in 0..2, at times with mains hum.
+
+    Half of it swells and fades slowly, as fans, traffic and far rooms do.
+    """
+    spectrum = rng.standard_normal(n // 2 + 1) + 1j * rng.standard_normal(n // 2 + 1)
+    f = np.fft.rfftfreq(n, 1 / rate)
+    spectrum *= np.maximum(f, 30.0) ** (-rng.uniform(0.0, 2.0) / 2)
+    noise = np.fft.irfft(spectrum, n)
+    noise /= np.sqrt(np.mean(noise**2)) + 1e-12
+    t = np.arange(n) / rate
+    if rng.random() < 0.5:
+        noise *= 1 + 0.7 * np.sin(2 * np.pi * (rng.uniform(0.1, 4.0) * t + rng.random()))
+    if rng.random() < 0.3:
+        base = rng.choice([50.0, 60.0])
+        for k in range(1, 6):
+            noise += rng.uniform(0, 1.0) / k * np.sin(2 * np.pi * (base * k * t + rng.random()))
+    return np.asarray(noise / (np.sqrt(np.mean(noise**2)) + 1e-12))
+
+
+def limit_band(x: NDArray[np.float64], rate: int, rng: Generator) -> NDArray[np.float64]:
+    """A telephone (300-3400 Hz), or a small microphone: less bass, less treble, a resonance."""
+    if rng.random() < 0.35:
+        return telephone(x, rate)
+    low = signal.butter(rng.integers(1, 3), rng.uniform(60, 300), "high", fs=rate, output="sos")
+    high = signal.butter(2, rng.uniform(3500, 0.47 * rate), "low", fs=rate, output="sos")
+    y = signal.sosfilt(high, signal.sosfilt(low, x))
+    peak_b, peak_a = signal.iirpeak(rng.uniform(1000, 4500), rng.uniform(1.0, 4.0), fs=rate)
+    return np.asarray(y + rng.uniform(0, 1.5) * signal.lfilter(peak_b, peak_a, y))
+
+
+def telephone(x: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
+    """The band of a telephone, 300-3400 Hz."""
+    sos = signal.butter(4, (300, 3400), "band", fs=rate, output="sos")
+    return np.asarray(signal.sosfilt(sos, x))
+
+
+def mask_spectrogram(x: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+    """SpecAugment (Park et al., 2019) on a batch (n, frames, dims), in place.
+
+    One band and one stretch of time of each example are set to 0, the mean after normalization.
+    """
+    n, frames, dims = x.shape
+    for size, axis in ((dims // 5, 2), (frames // 6, 1)):
+        width = rng.integers(0, size + 1, size=n)
+        start = rng.integers(0, x.shape[axis] - width + 1)
+        index = np.arange(x.shape[axis])
+        hit = (index >= start[:, None]) & (index < (start + width)[:, None])
+        x *= ~(hit[:, None, :] if axis == 2 else hit[:, :, None])
+    return x

@@ -1,0 +1,106 @@
+"""Temperatures and abstention thresholds, chosen on speakers that the model has not seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from common.bundle import Bundle
+from train.listen import Heard, Judged, judge
+from train.metrics import threshold_at
+
+COVERAGE = 0.8
+"""Share of windows, and of utterances, that shall get a label."""
+
+Vector = NDArray[np.float64]
+
+
+def nll(
+    probabilities: Vector, truth: NDArray[np.int64], weight: Vector, temperature: float
+) -> float:
+    """Weighted negative log-likelihood of probabilities (n, labels) at a temperature."""
+    scores = np.log(np.maximum(probabilities, 1e-12)) / temperature
+    scores -= scores.max(axis=1, keepdims=True)
+    chosen = scores[np.arange(len(truth)), truth] - np.log(np.exp(scores).sum(axis=1))
+    return float(-np.average(chosen, weights=weight))
+
+
+def fit_temperature(probabilities: Vector, truth: NDArray[np.int64], weight: Vector) -> float:
+    """The temperature of least likelihood loss (Guo et al., 2017), 0.2 to 10."""
+    found = minimize_scalar(
+        lambda log_t: nll(probabilities, truth, weight, float(np.exp(log_t))),
+        bounds=(np.log(0.2), np.log(10.0)),
+        method="bounded",
+    )
+    return round(float(np.exp(found.x)), 4)
+
+
+def even(corpora: NDArray[np.str_]) -> Vector:
+    """Weights that let every corpus count the same."""
+    names, index, counts = np.unique(corpora, return_inverse=True, return_counts=True)
+    return np.asarray(len(corpora) / len(names) / counts[index])
+
+
+def calibrated(
+    bundle: Bundle,
+    heard: Sequence[Heard],
+    outputs: Sequence[NDArray[np.float32]],
+    truth: NDArray[np.int64],
+    corpora: NDArray[np.str_],
+    coverage: float = COVERAGE,
+) -> Bundle:
+    """The bundle with temperatures and thresholds for these clips.
+
+    First the temperature of single windows, then with it those of the smoothed windows and of
+    the utterances, then the thresholds. Every corpus counts the same.
+
+    Args:
+        outputs: raw model outputs per clip, (speech windows, labels), probabilities.
+        truth: label index per clip.
+        corpora: corpus name per clip.
+    """
+    sizes = [len(o) for o in outputs]
+    window_truth = np.repeat(truth, sizes)
+    window_weight = np.repeat(even(corpora) / np.maximum(sizes, 1), sizes)
+    stacked = np.concatenate(outputs).astype(np.float64)
+    bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
+    judged = _judge(bundle, heard, outputs)
+    smoothed = np.concatenate([j.smoothed for j in judged])
+    said = np.array([j.probabilities for j in judged])
+    bundle = _with(
+        bundle,
+        smoothed_temperature=fit_temperature(smoothed, window_truth, window_weight),
+        utterance_temperature=fit_temperature(said, truth, even(corpora)),
+    )
+    judged = _judge(bundle, heard, outputs)
+    smoothed = np.concatenate([j.smoothed for j in judged])
+    said = np.array([j.probabilities for j in judged])
+    return dataclasses.replace(
+        bundle,
+        decision=dataclasses.replace(
+            bundle.decision,
+            min_confidence=_threshold(smoothed, window_truth, coverage),
+            min_utterance_confidence=_threshold(said, truth, coverage),
+        ),
+    )
+
+
+def _threshold(probabilities: Vector, truth: NDArray[np.int64], coverage: float) -> float:
+    right = probabilities.argmax(axis=1) == truth
+    return round(threshold_at(right, probabilities.max(axis=1), coverage), 4)
+
+
+def _with(bundle: Bundle, **values: float) -> Bundle:
+    return dataclasses.replace(
+        bundle, calibration=dataclasses.replace(bundle.calibration, **values)
+    )
+
+
+def _judge(
+    bundle: Bundle, heard: Sequence[Heard], outputs: Sequence[NDArray[np.float32]]
+) -> list[Judged]:
+    return [judge(h, o, bundle) for h, o in zip(heard, outputs, strict=True)]

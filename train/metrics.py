@@ -1,0 +1,114 @@
+"""Figures of merit from labels and probabilities; every one a fraction of 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+Vector = NDArray[np.float64]
+
+BINS = 10
+RESAMPLES = 1000
+
+
+def confusion(truth: Labels, said: Labels, n: int) -> NDArray[np.int64]:
+    """Counts (truth, said), (n, n)."""
+    return np.bincount(truth * n + said, minlength=n * n).reshape(n, n)
+
+
+def recall(table: NDArray[np.int64]) -> Vector:
+    """Recall of each label that occurs."""
+    totals = table.sum(axis=1)
+    return np.asarray(np.diag(table)[totals > 0] / totals[totals > 0])
+
+
+def uar(truth: Labels, said: Labels, n: int) -> float:
+    """Unweighted average recall over the labels that occur."""
+    return float(recall(confusion(truth, said, n)).mean())
+
+
+def uar_interval(
+    truth: Labels, said: Labels, n: int, groups: NDArray[Any] | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the UAR (Efron, 1979).
+
+    Args:
+        groups: resampled as wholes, e.g. the clips of windows; without, every item by itself.
+    """
+    rng = np.random.default_rng(seed)
+    groups = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    # One table per group: a resample is then a sum of tables.
+    tables = np.zeros((int(groups.max()) + 1, n, n), np.int64)
+    np.add.at(tables, (groups, truth, said), 1)
+    drawn = []
+    for _ in range(RESAMPLES):
+        counts = np.bincount(rng.integers(len(tables), size=len(tables)), minlength=len(tables))
+        drawn.append(float(recall(np.tensordot(counts, tables, 1)).mean()))
+    return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
+
+
+def calibration_bins(
+    right: NDArray[np.bool_], confidence: Vector
+) -> list[tuple[float, float, int]]:
+    """(mean confidence, accuracy, count) of ten bins of equal mass, lowest first."""
+    order = np.argsort(confidence, kind="stable")
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    return [(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
+
+
+def ece(right: NDArray[np.bool_], confidence: Vector) -> float:
+    """Expected calibration error over ten bins of equal mass."""
+    bins = calibration_bins(right, confidence)
+    return sum(n * abs(c - a) for c, a, n in bins) / max(1, sum(n for _, _, n in bins))
+
+
+def risk_coverage(right: NDArray[np.bool_], confidence: Vector) -> tuple[Vector, Vector, Vector]:
+    """Coverage, error among the covered, and the threshold, as the threshold falls."""
+    order = np.argsort(-confidence, kind="stable")
+    n = np.arange(1, len(order) + 1)
+    return n / len(order), np.cumsum(~right[order]) / n, confidence[order]
+
+
+def risk_at(right: NDArray[np.bool_], confidence: Vector, coverage: float) -> float:
+    """Error among the surest `coverage` of all."""
+    share, risk, _ = risk_coverage(right, confidence)
+    return float(risk[min(len(risk) - 1, int(np.searchsorted(share, coverage)))])
+
+
+def threshold_at(right: NDArray[np.bool_], confidence: Vector, coverage: float) -> float:
+    """The confidence that `coverage` of all reach."""
+    share, _, threshold = risk_coverage(right, confidence)
+    return float(threshold[min(len(threshold) - 1, int(np.searchsorted(share, coverage)))])
+
+
+def figures(
+    truth: Labels,
+    probabilities: Vector,
+    sure: NDArray[np.bool_],
+    n: int,
+    groups: NDArray[Any] | None = None,
+) -> dict[str, Any]:
+    """The map U of `evaluate --json`.
+
+    Args:
+        truth: label indices, (items,).
+        probabilities: (items, n).
+        sure: items that were not `uncertain`, (items,).
+        groups: see `uar_interval`.
+    """
+    if len(truth) == 0:
+        return {"n": 0}
+    said = probabilities.argmax(axis=1)
+    right = said == truth
+    return {
+        "uar": uar(truth, said, n),
+        "uar_ci": list(uar_interval(truth, said, n, groups)),
+        "accuracy": float(right.mean()),
+        "ece": ece(right, probabilities.max(axis=1)),
+        "coverage": float(sure.mean()),
+        "confusion": confusion(truth, said, n).tolist(),
+        "n": len(truth),
+    }
