@@ -602,7 +602,7 @@ while True:
         dice = random.Random(2)
         out = np.zeros(length, np.float32)
         safe = overwritten = 0
-        while reader.index < start + 20 * capacity or safe < 2000 or overwritten < 100:
+        while reader.index < start + 20 * capacity or safe < 1000 or overwritten < 20:
             announced = reader.index
             oldest = announced - capacity + rate // 2
             # Behind the head by all that may be on its way, or at the brink of the writer.
@@ -648,6 +648,24 @@ def killed_after(bytecodes: int, call: Callable[..., object], *args: object) -> 
     finally:
         sys.settrace(before)
     return False
+
+
+def test_samples_are_there_as_far_as_the_index_went_wherever_their_writer_was_killed() -> None:
+    killed, bytecodes, ends = True, 0, set()
+    while killed:
+        with ring(rate=16, capacity=40, start_index=35) as owner:
+            with RingWriter.attach(owner.name) as writer:
+                writer.write(samples(35, 65))
+                killed = killed_after(bytecodes, writer.write, samples(65, 75))
+            with RingReader.attach(owner.name) as reader:
+                end = reader.index
+                first = max(35, end - 32)
+                out = np.zeros(end - first, np.float32)
+                assert reader.read(first, out, end)
+                np.testing.assert_array_equal(out, samples(first, end))
+                ends.add(end)
+        bytecodes += 1
+    assert ends == {65, 69, 73, 75}
 
 
 def test_a_gap_holds_as_far_as_the_index_went_wherever_its_writer_was_killed() -> None:
