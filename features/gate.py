@@ -25,7 +25,7 @@ SPEECH_DBFS = -70.0
 """Frames below this are never speech, however quiet the room."""
 FLOOR_QUANTILE = 0.1
 FLOOR_S = 3.0
-"""The floor is the minimum over this time, the longest that louder noise takes for speech."""
+"""The floor is the minimum over this time; for about so long, louder noise passes for speech."""
 BLOCK_S = 0.5
 HYSTERESIS_DB = 3.0
 RUN = 3
