@@ -98,8 +98,6 @@ class RingOwner:
         with contextlib.suppress(FileNotFoundError):
             (FOLDER / self.name).unlink()
 
-    close = unlink
-
     def __enter__(self) -> Self:
         return self
 
