@@ -1,0 +1,47 @@
+#!/bin/sh
+# System packages and the virtual environment, on Debian, Ubuntu and Raspberry Pi OS.
+# Usage: deploy/setup.sh [run|dev] ; `dev` adds what the tests need.
+set -eu
+cd "$(dirname "$0")/.."
+kind=${1:-run}
+
+packages="libportaudio2 python3-venv"
+if [ "$kind" = dev ]; then
+    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins"
+fi
+missing=""
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" ||
+        missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: install$missing with this system's package manager, then run again" >&2
+        exit 2
+    fi
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "setup: installing$missing"
+    # Never at the price of something else that is installed, such as PipeWire.
+    $sudo apt-get update -qq
+    # shellcheck disable=SC2086
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
+        --no-install-recommends $missing >/dev/null
+fi
+
+python=""
+for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "setup: needs Python 3.11 or newer; set PYTHON=/path/to/python3.x" >&2
+    exit 2
+fi
+
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+extras=""
+[ "$kind" = dev ] && extras="[dev]"
+.venv/bin/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".$extras"
