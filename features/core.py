@@ -1,4 +1,4 @@
-"""The feature core: librosa's MFCC, chroma and mel of a window, at a tenth of their cost.
+"""The feature core: librosa's MFCC, chroma and mel of a window, several times faster.
 
 One STFT serves all three, the filter banks come ready from the bundle, and neither librosa
 nor numba is imported. Every step does librosa's arithmetic in librosa's order and precision

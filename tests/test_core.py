@@ -201,6 +201,22 @@ def test_the_tuning_is_the_one_librosa_estimates(
     assert TUNING_EDGES[found] == tuning
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 10_000),
+    levels=st.integers(2, 5),
+    density=st.sampled_from([0.0003, 0.001, 0.01, 1.0]),
+)
+def test_ties_are_resolved_like_librosa_does(seed: int, levels: int, density: float) -> None:
+    """Few peaks, plateaus and equal heights, which real sound hardly has."""
+    rng = np.random.default_rng(seed)
+    shape = ORIGINAL.natural_frames, 1 + ORIGINAL.n_fft // 2
+    peaks = rng.integers(0, levels, shape) * (rng.random(shape) < density)
+    power = peaks.astype(np.float32)
+    tuning = librosa.estimate_tuning(S=power.T, sr=ORIGINAL.sample_rate)
+    assert TUNING_EDGES[TuningEstimator(ORIGINAL).estimate(power)] == tuning
+
+
 @pytest.mark.parametrize(
     "uncovered",
     [
