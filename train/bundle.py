@@ -70,7 +70,7 @@ def write_bundle(
         audio=golden_audio.astype(np.float32),
         features=features,
         normalized=normalized,
-        probabilities=run_tflite(model, normalized, layout),
+        probabilities=run_tflite_all(model, normalized[np.newaxis], layout)[0],
     )
     table: dict[str, Any] = {
         "format": FORMAT,
@@ -130,15 +130,17 @@ def _check(path: Path) -> Bundle:
     return bundle
 
 
-def run_tflite(model: bytes, normalized: Samples, layout: str) -> Samples:
-    """The raw output (labels,) of a TFLite model for normalized features (frames, dims)."""
+def run_tflite_all(model: bytes, normalized: Samples, layout: str) -> Samples:
+    """Raw outputs (n, labels) of a TFLite model for normalized features (n, frames, dims)."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=1)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(
-        interpreter.get_input_details()[0]["index"], shape_input(normalized, layout)
-    )
-    interpreter.invoke()
-    output: Samples = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
-    return output
+    source = interpreter.get_input_details()[0]["index"]
+    sink = interpreter.get_output_details()[0]["index"]
+    found = []
+    for features in normalized:
+        interpreter.set_tensor(source, shape_input(features, layout))
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(sink)[0].copy())
+    return np.array(found, np.float32)

@@ -173,7 +173,7 @@ def summarize(
 
 
 def hear_subset(
-    sounds: Sequence[Samples], chosen: NDArray[np.int64], spec: FeatureSpec
+    sounds: Mapping[int, Samples] | Sequence[Samples], chosen: NDArray[np.int64], spec: FeatureSpec
 ) -> dict[int, Heard]:
     """What the live code hears of the chosen clips."""
     from train.listen import hear_all

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-AGREEMENT = 1e-4
-"""A float32 export may differ from Keras by so much in a probability."""
-
 
 def shipped(model: Any, head: str = "label") -> Any:
     """The part of a training model that is shipped: fixed batch of 1, one head, probabilities."""
@@ -34,20 +28,3 @@ def to_tflite(model: Any, *, quantized: bool = False) -> bytes:
         # tflite-runtime 2.14 does not know per-channel weights of dense layers.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     return bytes(converter.convert())
-
-
-def disagreement(model: Any, flat: bytes, x: NDArray[np.float32]) -> float:
-    """Largest difference in any probability between Keras and TFLite on inputs (n, …)."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=flat, num_threads=1)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
-    sink = interpreter.get_output_details()[0]["index"]
-    worst = 0.0
-    for example in x:
-        interpreter.set_tensor(source, example[np.newaxis])
-        interpreter.invoke()
-        expected = np.asarray(model(example[np.newaxis], training=False))
-        worst = max(worst, float(np.abs(interpreter.get_tensor(sink) - expected).max()))
-    return worst

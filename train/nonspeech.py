@@ -140,7 +140,7 @@ def _recorded(
     used = []
     at = 0
     while at < n:
-        path = files[rng.integers(len(files))]
+        path = files[int(rng.integers(len(files)))]
         sound = _excerpt(path, rate, (n - at) / rate, rng)
         length = min(len(sound), n - at)
         x[at : at + length] = sound[:length]

@@ -1,0 +1,213 @@
+"""Train, evaluate and calibrate: `python -m train COMMAND --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from common.errors import EXIT_OK, EXIT_USER, UserError  # noqa: E402
+from train.corpora import READERS, Clip, read_corpus, read_manifest  # noqa: E402
+
+HERE = Path(__file__).parent
+REPO = HERE.parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one line and exit code 2."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        code: int = parsed.run(parsed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    fit = commands.add_parser("fit", help="train on corpora, end in a bundle")
+    _add_data(fit)
+    _add_job(fit)
+    fit.add_argument("--name", required=True, help="name of the bundle")
+    fit.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle's folder")
+    fit.add_argument("--figures", type=Path, metavar="JSON", help="of crossval, for the card")
+    fit.add_argument("--export", choices=("auto", "float32", "quantized"), default="auto")
+    fit.add_argument("--golden", type=Path, metavar="FILE", help="sound for the self-test")
+    fit.set_defaults(run=_fit)
+
+    crossval = commands.add_parser("crossval", help="speaker-independent figures of a recipe")
+    _add_data(crossval)
+    _add_job(crossval)
+    crossval.add_argument("--json", type=Path, metavar="OUT", required=True)
+    crossval.add_argument("--sweep", action="store_true", help="the robustness sweep too")
+    crossval.add_argument("--no-leak", action="store_true", help="leave the random split out")
+    crossval.add_argument("--events", type=Path, metavar="DIR", help="sounds: false events too")
+    crossval.set_defaults(run=_crossval)
+
+    evaluate = commands.add_parser("evaluate", help="figures of a bundle on any manifest")
+    _add_data(evaluate)
+    evaluate.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--json", type=Path, metavar="OUT")
+    evaluate.add_argument("--report", type=Path, metavar="DIR", help="HTML page and plots")
+    evaluate.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="CSV of clips")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="its paths are relative to this")
+    parser.add_argument(
+        "--corpus",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help=f"a corpus in its public layout, as often as you like: {', '.join(READERS)}",
+    )
+    parser.add_argument("--only", metavar="A,B", help="of the manifest, take these corpora alone")
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe", type=Path, default=HERE / "recipes" / "default.toml", metavar="FILE"
+    )
+    parser.add_argument("--work", type=Path, default=Path("work"), metavar="DIR", help="caches")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    parser.add_argument("--teacher", type=Path, metavar="DIR", help="a Whisper model, CTranslate2")
+    parser.add_argument("--noise", type=Path, metavar="DIR", help="sounds without speech")
+
+
+def _clips(parsed: argparse.Namespace) -> list[Clip]:
+    clips: list[Clip] = []
+    if parsed.manifest:
+        clips += read_manifest(parsed.manifest, parsed.root)
+        if parsed.only:
+            clips = [c for c in clips if c.corpus in parsed.only.split(",")]
+    for argument in parsed.corpus:
+        name, _, folder = argument.partition("=")
+        clips += read_corpus(name, Path(folder))
+    if not clips:
+        raise UserError("no clips: name some with --manifest FILE or --corpus NAME=DIR")
+    return clips
+
+
+def _job(parsed: argparse.Namespace) -> Any:
+    from train.fit import threads
+    from train.job import load_plan, prepare
+
+    plan = load_plan(parsed.recipe)
+    clips = _clips(parsed)
+    threads(parsed.threads)
+    return prepare(
+        plan,
+        clips,
+        parsed.work,
+        seed=parsed.seed,
+        teacher_model=parsed.teacher,
+        noise_files=parsed.noise,
+    )
+
+
+def _command(arguments: Sequence[str] | None = None) -> str:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return "python -m train " + shlex.join(given)
+
+
+def _fit(parsed: argparse.Namespace) -> int:
+    from train.build import build_bundle
+    from train.corpora import load
+    from train.study import fold_figures, run_folds
+
+    job = _job(parsed)
+    folds = run_folds(job, job.hear(), folds=parsed.folds)
+    command = figures_command = _command()
+    figures = fold_figures(job, folds)
+    if parsed.figures:
+        figures = json.loads(parsed.figures.read_text())
+        figures_command = figures.get("command", command)
+    spec = job.plan.spec
+    clip = Clip(parsed.golden or REPO / "examples" / "demo.flac", "", "", "", "", "golden")
+    samples = load(clip, spec.sample_rate)
+    # The loudest window: the self-test shall hear speech.
+    starts = range(0, max(1, len(samples) - spec.window), spec.hop)
+    start = max(starts, key=lambda s: float((samples[s : s + spec.window] ** 2).sum()))
+    bundle = build_bundle(
+        job,
+        folds,
+        figures,
+        parsed.out,
+        name=parsed.name,
+        command=command,
+        figures_command=figures_command,
+        golden=samples[start : start + spec.window],
+        chosen=parsed.export,
+    )
+    print(f"wrote {bundle.path}: {bundle.id}")
+    return EXIT_OK
+
+
+def _crossval(parsed: argparse.Namespace) -> int:
+    from train.evaluate import table, write_json
+    from train.study import (
+        calibrated_bundle,
+        corpus_figures,
+        event_figures,
+        fold_figures,
+        leak_figures,
+        run_folds,
+    )
+
+    job = _job(parsed)
+    heard = job.hear()
+    folds = run_folds(job, heard, sweep=parsed.sweep, folds=parsed.folds)
+    figures: dict[str, Any] = {"command": _command(), **fold_figures(job, folds)}
+    print("new speakers", table(figures["folds"]), sep="\n")
+    bundle = calibrated_bundle(job, folds)
+    if len(set(job.corpus.tolist())) > 1:
+        figures["leave_one_corpus_out"] = corpus_figures(job, heard, bundle)
+        print("new corpora", table(figures["leave_one_corpus_out"]), sep="\n")
+    if not parsed.no_leak:
+        figures["random_split"] = leak_figures(job, heard, bundle)
+        print("random split, speakers leak", table(figures["random_split"]), sep="\n")
+    if parsed.events:
+        figures["false_events"] = event_figures(job, folds, bundle, parsed.events)
+        print("false events per hour", figures["false_events"]["per_hour"])
+    write_json(parsed.json, figures)
+    return EXIT_OK
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from train.evaluate import evaluate, table, write_json
+    from train.report import write_report
+
+    evaluation = evaluate(parsed.bundle, _clips(parsed), parsed.runtime)
+    figures = evaluation.figures()
+    print(table(figures))
+    if evaluation.dropped:
+        print("left out, no such label:", json.dumps(evaluation.dropped))
+    if parsed.json:
+        write_json(parsed.json, figures)
+    if parsed.report:
+        page = write_report(parsed.report, f"{parsed.bundle.name} evaluated", evaluation)
+        print(f"report: {page}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,132 @@
+"""The model card: what a bundle is, what it was measured at, and what it must not be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LICENCES = {
+    "CC-BY-NC-SA-4.0": (
+        "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International\n"
+        "https://creativecommons.org/licenses/by-nc-sa/4.0/legalcode\n\n"
+        "The model in this folder was trained on RAVDESS (Livingstone and Russo, 2018) and nEMO\n"
+        "(Christop, 2024), both under this licence, and on EMO-DB (Burkhardt et al., 2005, CC0).\n"
+        "You may use and change it for purposes that are not commercial, if you name these\n"
+        "sources and pass what you make of it on under the same licence.\n"
+    ),
+    "CC0-1.0": (
+        "Creative Commons CC0 1.0 Universal\n"
+        "https://creativecommons.org/publicdomain/zero/1.0/legalcode\n\n"
+        "The model in this folder was trained on EMO-DB (Burkhardt et al., 2005, CC0) alone. To\n"
+        "the extent the law allows, all rights in it are waived: use it for anything.\n"
+    ),
+}
+"""SPDX name → text of LICENSE, for the shipped bundles."""
+
+PURPOSE = """\
+## What it is for
+
+It labels windows of speech with acted emotions' names, on a small computer, as they are heard.
+What it hears is how a voice *sounds*; what somebody feels it cannot know. It was trained on actors
+reading fixed sentences in a studio: real, mixed, mild or foreign emotion is harder, and people
+agree among themselves on such labels less than half of the time (CREMA-D: 41 %).
+
+**Not for** decisions about people: hiring, grading, policing, medical or insurance use, lie or
+intent detection, or watching people who have not agreed. In the European Union emotion
+recognition at work and in schools is forbidden (AI Act, Article 5(1)(f)).
+"""
+
+
+def model_card(
+    name: str,
+    labels: Sequence[str],
+    *,
+    licence: str,
+    facts: Mapping[str, str],
+    figures: Mapping[str, Any],
+    command: str,
+) -> str:
+    """The text of MODEL_CARD.md.
+
+    Args:
+        facts: short name → sentence: window, features, network, training data, ….
+        figures: as `crossval` writes them; only the parts that are there are shown.
+        command: that made the figures.
+    """
+    parts = [
+        f"# Model card: {name}",
+        f"Labels: {', '.join(labels)}. Licence: {licence or 'not stated'}.",
+        "\n".join(f"- **{key}:** {value}" for key, value in facts.items()),
+        PURPOSE,
+        "## Figures",
+        "Per cent, of clips whose speakers the measured model never heard, through the gate, "
+        "smoothing and aggregation that run live; 95 % bootstrap intervals over clips. Acted "
+        "studio speech: expect less on your own. Made by:",
+        f"    {command}",
+        figures_text(figures),
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def figures_text(figures: Mapping[str, Any]) -> str:
+    """The figures of `crossval` as Markdown."""
+    parts = []
+    if "folds" in figures:
+        parts += ["**New speakers, known corpora** (5 speaker-independent folds)"]
+        parts += [_table(figures["folds"])]
+    if "leave_one_corpus_out" in figures:
+        result = figures["leave_one_corpus_out"]
+        mean = sum(e["utterance"]["uar"] for e in result["corpora"].values())
+        mean /= len(result["corpora"])
+        parts += [
+            f"**New corpora and languages** (leave one corpus out; mean UAR {100 * mean:.1f})",
+            _table(result, overall=False),
+        ]
+    if "random_split" in figures:
+        parts += [
+            "**What a random split would have said** (speakers on both sides: not to be believed, "
+            "shown so that the leak can be seen)",
+            _table(figures["random_split"], overall=False),
+        ]
+    if "robustness" in figures:
+        rows = [
+            f"| {name} | {100 * r['uar']:.1f} | {100 * (r['uar'] - r['clean']):+.1f} |"
+            for name, r in figures["robustness"].items()
+        ]
+        parts += [
+            "**Robustness** (UAR over all corpora, and the change against the clean clips)",
+            "\n".join(["| condition | UAR | change |", "|---|---|---|", *rows]),
+        ]
+    if "risk" in figures:
+        risk = figures["risk"]
+        parts += [
+            f"**Abstention:** {100 * risk['full']:.1f} % of the utterances are wrong if all get a "
+            f"label, {100 * risk['at_70']:.1f} % if the surest 70 % do."
+        ]
+    if "false_events" in figures:
+        events = figures["false_events"]
+        kinds = ", ".join(f"{k} {n}" for k, n in events["by_kind"].items())
+        parts += [
+            f"**False events:** {events['per_hour']:.1f} an hour (utterances labelled neither "
+            f"neutral nor uncertain) in {events['hours']:.1f} h of noise, hum, clicks, tones, "
+            f"music, system sounds and silence; by kind: {kinds}."
+        ]
+    return "\n\n".join(parts)
+
+
+def _table(result: Mapping[str, Any], *, overall: bool = True) -> str:
+    rows = [
+        "| corpus | clips | UAR | accuracy | ECE | given a label |",
+        "|---|---|---|---|---|---|",
+    ]
+    entries = list(result["corpora"].items())
+    if overall:
+        entries.append(("all", result["overall"]))
+    for name, each in entries:
+        u = each["utterance"]
+        low, high = u["uar_ci"]
+        rows.append(
+            f"| {name} | {u['n']} | {100 * u['uar']:.1f} ({100 * low:.1f}–{100 * high:.1f}) | "
+            f"{100 * u['accuracy']:.1f} | {100 * u['ece']:.1f} | {100 * u['coverage']:.0f} |"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,196 @@
+"""What a recipe file and a corpus become before training: clips, examples, splits, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import UserError
+from common.spec import FeatureSpec, read_toml
+from train import nonspeech, teacher
+from train.corpora import Clip, Samples, check_sounds
+from train.crossval import Outputs, hear_subset, key_of, plain_bundle, run_split
+from train.dataset import load_all, render
+from train.fit import Fitted, Material, Recipe, fit
+from train.listen import Heard
+from train.network import Network
+from train.splits import Split
+
+log = logging.getLogger("train")
+
+NOISE_S = 5400.0
+"""Length of the mix from which examples without speech are taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A recipe file: what features, what network, how trained, under which licence."""
+
+    spec: FeatureSpec
+    recipe: Recipe
+    licence: str
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a recipe: `labels`, `licence`, [features], [recipe] and [network].
+
+    Raises:
+        UserError: the file is missing, or has an unknown key or a value of the wrong type.
+    """
+    table = read_toml(path)
+    if unknown := sorted(set(table) - {"labels", "licence", "features", "recipe", "network"}):
+        raise UserError(f"{path}: {unknown[0]} is not a key of a recipe")
+    network = _fields(Network, table.get("network", {}), f"{path}: network")
+    values = _fields(Recipe, table.get("recipe", {}), f"{path}: recipe")
+    recipe = Recipe(**{**values, "network": Network(**network)})
+    labels = table.get("labels", recipe.labels)
+    spec = FeatureSpec.from_table(table.get("features", {}), str(path))
+    return Plan(spec, dataclasses.replace(recipe, labels=labels), table.get("licence", ""))
+
+
+def _fields(
+    cls: type[Recipe] | type[Network], table: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in defaults or key == "network":
+            raise UserError(f"{where}.{key} is not a key; allowed: {', '.join(defaults)}")
+        wanted = type(defaults[key])
+        found = tuple(value) if wanted is tuple and isinstance(value, list) else value
+        if wanted is float and type(found) is int:
+            found = float(found)
+        if type(found) is not wanted:
+            raise UserError(f"{where}.{key} = {value!r} must be {wanted.__name__}")
+        values[key] = found
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything that training and cross-validation of one plan need.
+
+    Attributes:
+        plan: the recipe file.
+        material: clips and their examples.
+        sounds: samples of every clip.
+        truth: label index per clip, -1 for other emotions.
+        corpus, speaker: per clip.
+        work: folder of caches, checkpoints and outputs.
+        seed: of everything random.
+    """
+
+    plan: Plan
+    material: Material
+    sounds: Sequence[Samples]
+    work: Path
+    seed: int
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        return self.material.truth(self.plan.recipe)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.material.label_names(self.plan.recipe)
+
+    @property
+    def labelled(self) -> NDArray[np.int64]:
+        """Clips whose emotion is a label."""
+        return np.flatnonzero(self.truth >= 0)
+
+    @property
+    def corpus(self) -> NDArray[np.str_]:
+        return np.array([c.corpus for c in self.material.clips])
+
+    @property
+    def speaker(self) -> NDArray[np.str_]:
+        return np.array([c.speaker for c in self.material.clips])
+
+    def soft(self, train: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """The teacher's probabilities for training clips, where the recipe distils."""
+        embeddings = self.material.embeddings
+        if not self.plan.recipe.distil or embeddings is None:
+            return None
+        return teacher.soft_labels(embeddings, self.truth, self.speaker, train, len(self.labels))
+
+    def run(
+        self, split: Split, heard: Mapping[str, Mapping[int, Heard]], seed: int | None = None
+    ) -> dict[str, Outputs]:
+        """Train and listen; see `run_split`."""
+        return run_split(
+            self.material,
+            split,
+            self.plan.recipe,
+            heard,
+            self.work,
+            self.seed if seed is None else seed,
+            self.soft(split.train),
+        )
+
+    def model(self, split: Split) -> Fitted:
+        """The model of one side of a split, trained or taken from its checkpoint."""
+        folder = self.work / key_of(self.material, self.plan.recipe, self.seed)
+        return fit(
+            self.material,
+            split.train,
+            self.plan.recipe,
+            seed=self.seed,
+            checkpoint=folder / f"{split.name}.npz",
+            soft=self.soft(split.train),
+        )
+
+    def hear(self, clips: NDArray[np.int64] | None = None) -> dict[int, Heard]:
+        """What the live code hears of the labelled clips, as they were recorded."""
+        chosen = self.labelled if clips is None else clips
+        return hear_subset(self.sounds, chosen, self.plan.spec)
+
+
+def prepare(
+    plan: Plan,
+    clips: Sequence[Clip],
+    work: Path,
+    *,
+    seed: int = 0,
+    workers: int = 2,
+    teacher_model: Path | None = None,
+    noise_files: Path | None = None,
+) -> Job:
+    """Read, check and render all clips.
+
+    Args:
+        teacher_model: see `train.teacher`; needed where the recipe has a teacher.
+        noise_files: folder of real sounds without speech, where the recipe has noise.
+
+    Raises:
+        UserError: a bad clip, a duplicate, or a part of the recipe that has no data.
+    """
+    recipe, rate = plan.recipe, plan.spec.sample_rate
+    sounds = load_all(clips, rate, workers)
+    check_sounds(clips, sounds)
+    cache = work / "cache"
+    examples = [
+        render(clips, sounds, plan.spec, copy, cache, seed=seed, workers=workers)
+        for copy in range(recipe.copies + 1)
+    ]
+    embeddings = None
+    if recipe.teacher or recipe.distil:
+        if teacher_model is None:
+            raise UserError("the recipe has a teacher: name its folder with --teacher DIR")
+        embeddings = teacher.embed(clips, sounds, teacher_model, cache)
+    noise = None
+    if recipe.noise:
+        files = nonspeech.sound_files(noise_files) if noise_files else []
+        noise = nonspeech.examples(plan.spec, NOISE_S, seed + 100, files)
+    return Job(plan, Material(plan.spec, clips, examples, embeddings, noise), sounds, work, seed)
+
+
+def blank_bundle(job: Job) -> Any:
+    """An uncalibrated bundle of the job's spec and labels, for `judge`."""
+    return plain_bundle(job.plan.spec, job.labels)

@@ -1,0 +1,195 @@
+"""The whole of `crossval`: folds, corpora left out, the random split's leak, robustness."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.bundle import Bundle
+from train import nonspeech
+from train.augment import coloured_noise, quantize, reverberate, speech_dbfs, telephone
+from train.corpora import Samples
+from train.crossval import (
+    Outputs,
+    calibrate_on,
+    cross_calibrated,
+    hear_subset,
+    judge_all,
+    summarize,
+)
+from train.job import Job, blank_bundle
+from train.listen import Heard, Judged
+from train.metrics import risk_at, uar
+from train.splits import Split, leave_corpus_out, random_folds, speaker_folds
+
+log = logging.getLogger("train")
+
+SWEEP_SHARE = 4
+"""The robustness sweep listens to every fourth clip, drawn by seed."""
+
+Change = Callable[[NDArray[np.float64], int, np.random.Generator], NDArray[np.float64]]
+
+
+def at_snr(snr_db: float) -> Change:
+    """Coloured noise below the speech by so many dB."""
+
+    def change(x: NDArray[np.float64], rate: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        return x + coloured_noise(len(x), rate, rng) * 10 ** ((speech_dbfs(x) - snr_db) / 20)
+
+    return change
+
+
+def at_level(dbfs: float) -> Change:
+    """The whole clip at an RMS level, lower if it would clip."""
+
+    def change(
+        x: NDArray[np.float64], _rate: int, _rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        gain = 10 ** (dbfs / 20) / (float(np.sqrt(np.mean(x**2))) + 1e-12)
+        return np.asarray(x * min(gain, 0.99 / float(np.abs(x).max())))
+
+    return change
+
+
+CONDITIONS: dict[str, Change] = {
+    "noise, 20 dB SNR": at_snr(20.0),
+    "noise, 10 dB SNR": at_snr(10.0),
+    "noise, 5 dB SNR": at_snr(5.0),
+    "noise, 0 dB SNR": at_snr(0.0),
+    "level -20 dBFS": at_level(-20.0),
+    "level -35 dBFS": at_level(-35.0),
+    "level -45 dBFS": at_level(-45.0),
+    "level -55 dBFS": at_level(-55.0),
+    "telephone band": lambda x, rate, _rng: telephone(x, rate),
+    "reverberation": reverberate,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Folds:
+    """Outputs of the fold models on clips of speakers they never heard, under each condition."""
+
+    splits: list[Split]
+    outputs: list[dict[str, Outputs]]
+    heard: dict[str, dict[int, Heard]]
+
+    @property
+    def clean(self) -> list[Outputs]:
+        return [o["clean"] for o in self.outputs]
+
+
+def run_folds(job: Job, heard: dict[int, Heard], *, sweep: bool = False, folds: int = 5) -> Folds:
+    """Train the speaker-independent folds, or take them from the work folder."""
+    conditions = {"clean": heard}
+    if sweep:
+        rng = np.random.default_rng(job.seed)
+        clips = job.labelled
+        chosen = np.sort(rng.choice(clips, max(1, len(clips) // SWEEP_SHARE), replace=False))
+        for name, change in CONDITIONS.items():
+            log.info("hearing: %s", name)
+            conditions[name] = hear_subset(
+                {int(i): _changed(job.sounds[i], job, change, int(i)) for i in chosen},
+                chosen,
+                job.plan.spec,
+            )
+    splits = speaker_folds(job.material.clips, folds)
+    return Folds(splits, [job.run(split, conditions) for split in splits], conditions)
+
+
+def _changed(samples: Samples, job: Job, change: Change, number: int) -> Samples:
+    rng = np.random.default_rng([job.seed, number])
+    return quantize(change(samples.astype(np.float64), job.plan.spec.sample_rate, rng))
+
+
+def calibrated_bundle(job: Job, folds: Folds) -> Bundle:
+    """Temperatures and thresholds from all folds: every clip judged by a model that had not
+    heard its speaker."""
+    outputs = {i: o for fold in folds.clean for i, o in fold.items()}
+    heard = folds.heard["clean"]
+    return calibrate_on(blank_bundle(job), outputs, heard, job.truth, job.corpus)
+
+
+def fold_figures(job: Job, folds: Folds) -> dict[str, Any]:
+    """Figures on new speakers: `folds`, `risk` and, where it was heard, `robustness`.
+
+    A fold's temperatures and thresholds come from the other folds.
+    """
+    bundle, heard = blank_bundle(job), folds.heard
+    judged = cross_calibrated(bundle, folds.clean, heard["clean"], job.truth, job.corpus)
+    n = len(job.labels)
+    found: dict[str, Any] = {
+        "folds": summarize(judged, job.truth, job.corpus, n),
+        "risk": _risk(job, judged),
+    }
+    bundle = calibrated_bundle(job, folds)
+    conditions = [c for c in heard if c != "clean"]
+    if conditions:
+        found["robustness"] = {c: _robustness(job, folds, bundle, judged, c) for c in conditions}
+    return found
+
+
+def _risk(job: Job, judged: dict[int, Judged]) -> dict[str, float]:
+    clips = sorted(judged)
+    said = np.array([judged[i].probabilities for i in clips])
+    right = said.argmax(axis=1) == job.truth[clips]
+    confidence = said.max(axis=1)
+    return {"full": float(1 - right.mean()), "at_70": risk_at(right, confidence, 0.7)}
+
+
+def _robustness(
+    job: Job, folds: Folds, bundle: Bundle, clean: dict[int, Judged], condition: str
+) -> dict[str, float]:
+    heard = folds.heard[condition]
+    outputs = {i: o for fold in folds.outputs for i, o in fold[condition].items()}
+    judged = judge_all(bundle, heard, outputs)
+    clips = sorted(judged)
+
+    def mean_uar(by: dict[int, Judged]) -> float:
+        said = np.array([by[i].probabilities for i in clips]).argmax(axis=1)
+        corpus, truth = job.corpus[clips], job.truth[clips]
+        names = sorted(set(corpus.tolist()))
+        each = [uar(truth[corpus == c], said[corpus == c], len(job.labels)) for c in names]
+        return float(np.mean(each))
+
+    return {
+        "uar": mean_uar(judged),
+        "clean": mean_uar(clean),
+        "unheard": float(np.mean([heard[i].forced for i in clips])),
+    }
+
+
+def corpus_figures(job: Job, heard: dict[int, Heard], bundle: Bundle) -> dict[str, Any]:
+    """Figures on corpora that the model never heard, with the folds' calibration."""
+    judged: dict[int, Judged] = {}
+    for split in leave_corpus_out(job.material.clips):
+        judged |= judge_all(bundle, heard, job.run(split, {"clean": heard})["clean"])
+    return summarize(judged, job.truth, job.corpus, len(job.labels))
+
+
+def leak_figures(
+    job: Job, heard: dict[int, Heard], bundle: Bundle, folds: int = 1
+) -> dict[str, Any]:
+    """Figures of a random split, speakers on both sides: too good to be true."""
+    judged: dict[int, Judged] = {}
+    for split in random_folds(job.material.clips, seed=job.seed)[:folds]:
+        judged |= judge_all(bundle, heard, job.run(split, {"clean": heard})["clean"])
+    return summarize(judged, job.truth, job.corpus, len(job.labels))
+
+
+EVENTS_S = 7200.0
+EVENTS_SEED = 1
+
+
+def event_figures(job: Job, folds: Folds, bundle: Bundle, sounds: Path) -> dict[str, Any]:
+    """False events of the first fold's model on a seeded mix of non-speech."""
+    files = nonspeech.sound_files(sounds)
+    samples, parts = nonspeech.mix(job.plan.spec.sample_rate, EVENTS_S, EVENTS_SEED, files)
+    heard = nonspeech.hear_mix(samples, job.plan.spec)
+    outputs = job.model(folds.splits[0]).outputs(heard.x)
+    return nonspeech.false_events(heard, outputs, bundle, parts)
