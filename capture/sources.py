@@ -95,13 +95,17 @@ def to_mono(block: Samples, channel: int | None) -> Samples:
     """One channel of a block (frames, channels), or the mean of all: (frames,).
 
     Channels are summed one after the other, so a sample's bits do not depend on the block.
+    What is not finite (float files may hold it) becomes silence or full scale.
     """
     if channel is not None:
-        return block[:, channel]
-    if block.shape[1] == 1:
-        return block[:, 0]
-    mono = block[:, 0].copy()
-    for other in range(1, block.shape[1]):
-        mono += block[:, other]
-    mono /= np.float32(block.shape[1])
+        mono = block[:, channel]
+    else:
+        mono = block[:, 0]
+        if block.shape[1] > 1:
+            mono = mono.copy()
+            for other in range(1, block.shape[1]):
+                mono += block[:, other]
+            mono /= np.float32(block.shape[1])
+    if not np.isfinite(mono).all():
+        mono = np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0)
     return mono

@@ -53,7 +53,8 @@ class FeatureSpec:
     @property
     def natural_frames(self) -> int:
         """Frames of a centred STFT over one window, before `frames` trims or fills them."""
-        return 1 + self.window // self.hop_length
+        padded = self.window + 2 * (self.n_fft // 2)
+        return 1 + (padded - self.n_fft) // self.hop_length
 
     @property
     def n_frames(self) -> int:
