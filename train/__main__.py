@@ -58,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     crossval.add_argument("--events", type=Path, metavar="DIR", help="sounds: false events too")
     crossval.set_defaults(run=_crossval)
 
+    explore = commands.add_parser("explore", help="the table of what was tried")
+    _add_data(explore)
+    _add_job(explore)
+    explore.add_argument("--rows", metavar="A,B", help="these alone")
+    explore.add_argument("--json", type=Path, metavar="OUT", required=True)
+    explore.set_defaults(run=_explore)
+
     evaluate = commands.add_parser("evaluate", help="figures of a bundle on any manifest")
     _add_data(evaluate)
     evaluate.add_argument("--bundle", type=Path, required=True, metavar="DIR")
@@ -189,6 +196,36 @@ def _crossval(parsed: argparse.Namespace) -> int:
         figures["false_events"] = event_figures(job, folds, bundle, parsed.events)
         print("false events per hour", figures["false_events"]["per_hour"])
     write_json(parsed.json, figures)
+    return EXIT_OK
+
+
+def _explore(parsed: argparse.Namespace) -> int:
+    from train.evaluate import write_json
+    from train.explore import ROWS, plan_of, run_row, table
+    from train.fit import threads
+    from train.job import load_plan, prepare
+
+    threads(parsed.threads)
+    clips, base = _clips(parsed), load_plan(parsed.recipe)
+    rows: dict[str, Any] = json.loads(parsed.json.read_text()) if parsed.json.is_file() else {}
+    for name in parsed.rows.split(",") if parsed.rows else ROWS:
+        if name not in ROWS:
+            raise UserError(f"{name}: no such row; known: {'; '.join(ROWS)}")
+        if name in rows:
+            continue
+        rows[name] = run_row(
+            prepare(
+                plan_of(base, ROWS[name]),
+                clips,
+                parsed.work,
+                seed=parsed.seed,
+                teacher_model=parsed.teacher,
+                noise_files=parsed.noise,
+            )
+        )
+        write_json(parsed.json, rows)
+        print(table({name: rows[name]}), flush=True)
+    print(table(rows))
     return EXIT_OK
 
 

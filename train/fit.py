@@ -186,7 +186,7 @@ def fit(
     variables = [*model.variables, *optimizer.variables]
     begin = _restore(checkpoint, variables)
     onehot = np.eye(len(labels), dtype=np.float32)
-    total = 0.0
+    total, counted = 0.0, 0
     for number in range(begin, recipe.steps):
         rng = np.random.default_rng([seed, number])
         x, clip = draw(rng)
@@ -210,12 +210,10 @@ def fit(
             emotion[clip],
             none if embeddings is None else embeddings[clip],
         )
-        total += float(loss)
+        total, counted = total + float(loss), counted + 1
         if (number + 1) % CHECKPOINT_STEPS == 0 or number + 1 == recipe.steps:
-            log.info(
-                "%s: step %d, loss %.3f", checkpoint.stem, number + 1, total / CHECKPOINT_STEPS
-            )
-            total = 0.0
+            log.info("%s: step %d, loss %.3f", checkpoint.stem, number + 1, total / counted)
+            total, counted = 0.0, 0
             _save(checkpoint, number + 1, variables)
     return Fitted(model, mean, std, spec.eps)
 

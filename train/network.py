@@ -14,6 +14,7 @@ class Network:
         channels: of the convolutions over time and frequency.
         hidden: of the convolution over time behind them.
         dropout: before the last layer.
+        channel_dropout: of whole channels behind every convolution.
         recurrent: a GRU over time in place of the last convolution's pooling.
         centre: subtract the window's mean over time from every band first (channel-invariant).
     """
@@ -21,6 +22,7 @@ class Network:
     channels: tuple[int, ...] = (16, 32, 48, 64)
     hidden: int = 64
     dropout: float = 0.3
+    channel_dropout: float = 0.1
     recurrent: bool = False
     centre: bool = False
 
@@ -47,7 +49,7 @@ def build(network: Network, frames: int, dims: int, heads: dict[str, int]) -> An
         )(x)
         x = layers.BatchNormalization()(x)
         x = layers.ReLU()(x)
-        x = layers.SpatialDropout2D(0.1)(x)
+        x = layers.SpatialDropout2D(network.channel_dropout)(x)
     x = layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]))(x)
     if network.recurrent:
         x = layers.Conv1D(network.hidden, 1, activation="relu")(x)

@@ -1,0 +1,109 @@
+"""What was tried: one row per idea, each at speaker-independent folds and corpora left out.
+
+The rows share a short training, so that they can be compared with each other and run in an
+hour on two cores; the shipped recipes train longer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from train.crossval import judge_all, summarize
+from train.fit import Recipe
+from train.job import Job, Plan, blank_bundle
+from train.listen import Judged
+from train.network import Network
+from train.splits import leave_corpus_out, speaker_folds
+
+log = logging.getLogger("train")
+
+BASE_SPEC: dict[str, Any] = {
+    "window_s": 2.0,
+    "n_fft": 1024,
+    "hop_length": 640,
+    "n_mfcc": 0,
+    "chroma": False,
+    "chroma_tuning": 0.0,
+    "n_mels": 64,
+    "mel": "db_max",
+    "gate": "adaptive",
+}
+BASE_RECIPE: dict[str, Any] = {
+    "copies": 2,
+    "batch": 32,
+    "steps": 1600,
+    "channel_dropout": 0.05,
+}
+MFCC = {"n_mels": 0, "n_mfcc": 40}
+
+ROWS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "distilled": {"distil": 0.5},
+    "teacher's embedding": {"teacher": 0.3},
+    "both": {"distil": 0.5, "teacher": 0.3},
+    "window 1.0 s": {"window_s": 1.0},
+    "window 3.0 s": {"window_s": 3.0},
+    "corpus-balanced": {"balance": 0.0},
+    "not balanced": {"balance": 1.0},
+    "level not removed": {"mel": "db"},
+    "channel-invariant": {"centre": True},
+    "finer frames": {"n_fft": 512, "hop_length": 320},
+    "40 mels": {"n_mels": 40},
+    "40 MFCC": MFCC,
+    "MFCC, chroma, 15 mels": {"n_mfcc": 40, "chroma": True, "n_mels": 15},
+    "no augmentation": {"copies": 0, "masking": False},
+    "no emotion head": {"emotion_head": 0.0},
+    "larger network": {"channels": (24, 48, 64, 96), "hidden": 96},
+    "no channel dropout": {"channel_dropout": 0.0},
+    "smaller network": {"channels": (8, 16, 24, 32), "hidden": 32},
+    "GRU": {"recurrent": True},
+    "without-speech examples": {"noise": 0.1},
+}
+"""Name → what differs from the base, in the words of the spec, the recipe and the network."""
+
+
+def plan_of(base: Plan, changes: Mapping[str, Any]) -> Plan:
+    """The base plan with a row's changes."""
+
+    def pick(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+
+    every = {**BASE_SPEC, **BASE_RECIPE, **changes}
+    spec = dataclasses.replace(base.spec, **pick(type(base.spec), every))
+    network = Network(**pick(Network, every))
+    recipe = Recipe(**{**pick(Recipe, every), "labels": base.recipe.labels, "network": network})
+    return dataclasses.replace(base, spec=spec, recipe=recipe)
+
+
+def run_row(job: Job) -> dict[str, Any]:
+    """UAR per corpus on new speakers and on corpora never heard, utterance level."""
+    heard = job.hear()
+    bundle = blank_bundle(job)
+    clips = job.material.clips
+    found: dict[str, Any] = {}
+    for key, splits in (("folds", speaker_folds(clips)), ("unheard", leave_corpus_out(clips))):
+        judged: dict[int, Judged] = {}
+        for split in splits:
+            judged |= judge_all(bundle, heard, job.run(split, {"clean": heard})["clean"])
+        result = summarize(judged, job.truth, job.corpus, len(job.labels))
+        found[key] = {name: e["utterance"]["uar"] for name, e in result["corpora"].items()}
+    return found
+
+
+def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The rows as Markdown, UAR in per cent."""
+    corpora = list(next(iter(rows.values()))["folds"])
+    short = [*(f"{c}" for c in corpora), "mean", *(f"{c}, unheard" for c in corpora), "mean"]
+    lines = ["| tried | " + " | ".join(short) + " |", "|---" * (len(short) + 1) + "|"]
+    for name, row in rows.items():
+        cells = []
+        for key in ("folds", "unheard"):
+            values = [row[key][c] for c in corpora]
+            cells += [f"{100 * v:.1f}" for v in [*values, float(np.mean(values))]]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
