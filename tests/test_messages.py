@@ -1,0 +1,158 @@
+"""The protocol: what is encoded comes back, and any bytes are a message or a ProtocolError."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import messages as m
+
+ALL = (*m.PUBLIC.values(), *m.INTERNAL.values())
+
+
+def messages(kind: type[m.Message]) -> st.SearchStrategy[m.Message]:
+    """Any message of one kind, from its annotations."""
+    hints = typing.get_type_hints(kind)
+    return st.builds(kind, **{f.name: values(hints[f.name]) for f in dataclasses.fields(kind)})
+
+
+def values(hint: Any) -> st.SearchStrategy[Any]:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is list:
+        return st.lists(values(arguments[0]), max_size=4)
+    if origin is dict:
+        return st.dictionaries(st.text(max_size=8), values(arguments[1]), max_size=4)
+    if type(None) in arguments:
+        return st.none() | values(next(a for a in arguments if a is not type(None)))
+    if isinstance(hint, type) and issubclass(hint, m.Message):
+        return messages(hint)
+    plain: dict[Any, st.SearchStrategy[Any]] = {
+        int: st.integers(-(2**63), 2**64 - 1),
+        float: st.floats(allow_nan=False, allow_infinity=False),
+        str: st.text(max_size=20),
+        bool: st.booleans(),
+        bytes: st.binary(max_size=50),
+        Any: st.integers(-5, 5) | st.text(max_size=5) | st.none(),
+    }
+    return plain[hint]
+
+
+@given(st.sampled_from(list(m.INTERNAL.values())).flatmap(messages))
+def test_internal_messages_come_back(message: m.Message) -> None:
+    assert m.decode(m.encode(message)) == message
+
+
+@given(st.sampled_from(list(m.PUBLIC.values())).flatmap(messages), st.booleans())
+def test_public_messages_come_back(message: Any, replayed: bool) -> None:
+    topic, payload = m.encode_public(message)
+    if replayed:
+        payload = m.mark_replay(payload)
+    assert m.decode_public(topic, payload) == (message, replayed)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_message_or_refused(frame: bytes) -> None:
+    for decode in (m.decode, lambda raw: m.decode_public(b"result/main", raw)):
+        with contextlib.suppress(m.ProtocolError):
+            decode(frame)
+
+
+@given(st.sampled_from(ALL).flatmap(messages), st.data())
+def test_mutated_messages_are_messages_or_refused(message: Any, data: st.DataObject) -> None:
+    public = type(message) in m.PUBLIC.values()
+    frame = bytearray(m.encode_public(message)[1] if public else m.encode(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(frame) - 1))
+        frame[at] = data.draw(st.integers(0, 255))
+    cut = bytes(frame[: data.draw(st.integers(0, len(frame)))])
+    try:
+        if public:
+            m.decode_public(message.topic.encode(), cut)
+        else:
+            m.decode(cut)
+    except m.ProtocolError:
+        pass
+
+
+@given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists))
+def test_any_msgpack_is_a_message_or_refused(content: Any) -> None:
+    with pytest.raises(m.ProtocolError):
+        m.decode(msgpack.packb(content))
+
+
+HELLO = {"t": "Hello", "stage": "infer", "stream": "main"}
+
+
+def test_unknown_keys_are_ignored() -> None:
+    assert m.decode(msgpack.packb({**HELLO, "new": [1]})) == m.Hello("infer", "main")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({**HELLO, "t": "Goodbye"}, "Goodbye"),
+        ({**HELLO, "t": 5}, "unknown"),
+        ({"t": "Hello", "stage": "infer"}, "Hello without stream"),
+        ({**HELLO, "stream": 7}, "Hello.stream"),
+        ({**HELLO, "stream": "x" * (m.MAX_TEXT + 1)}, "bounds"),
+        ({**HELLO, "more": list(range(m.MAX_ITEMS + 1))}, "bounds"),
+        ({**HELLO, 3: 4}, "bounds"),
+    ],
+)
+def test_what_is_wrong_is_said(table: dict[Any, Any], words: str) -> None:
+    with pytest.raises(m.ProtocolError, match=words):
+        m.decode(msgpack.packb(table))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_are_finite(number: float) -> None:
+    sent = m.Sent("main", "s", 1)
+    table = {"t": "Heartbeat", **dataclasses.asdict(heartbeat(rate_hz=number))}
+    with pytest.raises(m.ProtocolError, match="finite"):
+        m.decode(msgpack.packb(table))
+    assert m.decode(m.encode(sent)) == sent
+
+
+def heartbeat(rate_hz: float) -> m.Heartbeat:
+    return m.Heartbeat("infer", 1, "ready", 0, rate_hz, None, 0, 0.0, 0.0, [], {})
+
+
+def test_a_frame_too_long_is_not_looked_at() -> None:
+    with pytest.raises(m.ProtocolError, match="limit"):
+        m.decode(b"\x00" * (m.MAX_FRAME + 1))
+
+
+def test_a_higher_version_is_refused_and_says_what_to_do() -> None:
+    topic, payload = m.encode_public(m.Info("main", "r", [], 1, 1, 1, "b", "s"))
+    newer = msgpack.packb({**msgpack.unpackb(payload), "v": m.VERSION + 1})
+    with pytest.raises(m.ProtocolError, match="update this client"):
+        m.decode_public(topic, newer)
+
+
+@pytest.mark.parametrize("version", [None, "1", 0, True])
+def test_a_message_without_a_version_is_refused(version: object) -> None:
+    topic, payload = m.encode_public(m.Info("main", "r", [], 1, 1, 1, "b", "s"))
+    table = msgpack.unpackb(payload)
+    table["v"] = version
+    with pytest.raises(m.ProtocolError, match="version"):
+        m.decode_public(topic, msgpack.packb(table))
+
+
+def test_an_unknown_topic_is_refused() -> None:
+    with pytest.raises(m.ProtocolError, match="topic"):
+        m.decode_public(b"weather/main", b"\x80")
+
+
+@pytest.mark.parametrize("skipped", [0, 1, 120])
+def test_the_next_window_follows_those_skipped(skipped: int) -> None:
+    window = m.Window(
+        "main", "r", "s", 7, 0, 1, "gap", 0.0, 0.0, 0, skipped, 0.0, None, 0.0, [], None
+    )
+    assert window.next_seq == 7 + max(1, skipped)

@@ -1,0 +1,174 @@
+"""Every transition of a stage's state machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.supervision import Action, Policy, State, Supervision
+
+POLICY = Policy(quick_limit=10)
+
+
+def waiting(policy: Policy = POLICY) -> Supervision:
+    return Supervision(policy, 0.0, jitter=lambda: 1.0)
+
+
+def ready(policy: Policy = POLICY, at: float = 1.0) -> Supervision:
+    stage = waiting(policy)
+    assert stage.act(0.0) is Action.START
+    stage.started(0.0)
+    stage.beat(at, ready=True)
+    return stage
+
+
+def died(stage: Supervision, now: float, code: int = -9) -> None:
+    stage.exited(now, code, "last words")
+
+
+def test_it_starts_at_once() -> None:
+    stage = waiting()
+    assert stage.state is State.WAITING
+    assert stage.act(0.0) is Action.START
+    stage.started(0.0)
+    assert stage.state is State.STARTING
+    assert stage.act(0.1) is None
+    assert stage.restarts == 0
+
+
+def test_a_beat_alone_is_not_ready() -> None:
+    stage = waiting()
+    stage.started(0.0)
+    stage.beat(1.0, ready=False)
+    assert stage.state is State.STARTING
+    stage.beat(1.5, ready=True)
+    assert stage.state is State.READY
+
+
+def test_the_first_restart_is_immediate() -> None:
+    stage = ready()
+    died(stage, 2.0)
+    assert stage.state is State.WAITING
+    assert stage.reason == "killed by signal 9: last words"
+    assert stage.act(2.0) is Action.START
+    stage.started(2.0)
+    assert stage.restarts == 1
+
+
+def test_the_delay_grows_only_while_it_dies_quickly() -> None:
+    stage, now, delays = ready(Policy(delay_limit=4.0)), 2.0, []
+    for _ in range(8):
+        died(stage, now)
+        waited = next(d / 2 for d in range(100) if stage.act(now + d / 2) is Action.START)
+        delays.append(waited)
+        now += waited
+        stage.started(now)
+        stage.beat(now, ready=True)
+        now += 1.0
+    assert delays == [0.0, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
+    stage.beat(now + 10.0, ready=True)
+    died(stage, now + 10.0)
+    assert stage.act(now + 10.0) is Action.START
+
+
+def test_delays_are_jittered() -> None:
+    stage = Supervision(POLICY, 0.0, jitter=lambda: 1.2)
+    for now in (0.0, 1.0):
+        stage.started(now)
+        stage.beat(now, ready=True)
+        died(stage, now)
+    assert stage.act(1.0 + 0.59) is None
+    assert stage.act(1.0 + 0.6) is Action.START
+
+
+def test_months_of_quick_deaths_do_no_harm() -> None:
+    stage, now = ready(Policy(quick_limit=None)), 1.0
+    for _ in range(5000):
+        died(stage, now)
+        now += 31.0
+        assert stage.act(now) is Action.START
+        stage.started(now)
+        stage.beat(now, ready=True)
+    assert stage.state is State.READY
+
+
+def test_a_start_that_never_becomes_ready_is_killed() -> None:
+    stage = waiting()
+    stage.started(0.0)
+    assert stage.act(30.0) is None
+    assert stage.act(30.1) is Action.KILL
+    assert stage.act(30.2) is None  # once is enough
+    died(stage, 30.3)
+    assert stage.state is State.WAITING
+    assert stage.reason == "not ready within 30 s"
+
+
+def test_a_stage_without_a_heartbeat_is_killed_and_started_again() -> None:
+    stage = ready(at=1.0)
+    assert stage.act(3.5) is None
+    assert stage.act(3.6) is Action.KILL
+    died(stage, 3.7)
+    assert stage.reason == "no heartbeat for 2.6 s"
+    assert stage.act(3.7) is Action.START
+
+
+def test_never_ready_three_times_is_given_up() -> None:
+    stage, now = waiting(), 0.0
+    for _ in range(POLICY.never_ready_limit):
+        while stage.act(now) is not Action.START:
+            now += 0.5
+        stage.started(now)
+        died(stage, now, code=1)
+    assert stage.state is State.FAILED
+    assert stage.over
+    assert stage.reason == "exit code 1: last words"
+
+
+def test_ten_quick_deaths_are_given_up_where_the_policy_says_so() -> None:
+    stage, now = ready(), 1.0
+    for _ in range(10):
+        assert stage.state in (State.READY, State.WAITING)
+        stage.started(now)
+        stage.beat(now, ready=True)
+        died(stage, now)
+    assert stage.state is State.FAILED
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_the_users_mistake_is_not_repeated(was_ready: bool) -> None:
+    stage = ready() if was_ready else waiting()
+    died(stage, 2.0, code=2)
+    assert stage.state is State.FAILED
+    assert stage.exit_code == 2
+    assert stage.reason == "last words"
+
+
+def test_work_that_is_over_is_done() -> None:
+    stage = ready()
+    died(stage, 9.0, code=0)
+    assert stage.state is State.DONE
+    assert stage.over
+    assert stage.act(10.0) is None
+
+
+def test_a_stop_makes_every_death_the_wanted_one() -> None:
+    stage = ready()
+    stage.stop()
+    assert stage.state is State.STOPPING
+    assert stage.act(100.0) is None
+    died(stage, 100.0)
+    assert stage.state is State.DONE
+
+
+def test_a_stop_while_waiting_is_the_end() -> None:
+    stage = ready()
+    died(stage, 2.0)
+    stage.stop()
+    assert stage.state is State.DONE
+    assert stage.act(3.0) is None
+
+
+def test_a_stop_does_not_undo_a_failure() -> None:
+    stage = ready()
+    died(stage, 2.0, code=2)
+    stage.stop()
+    assert stage.state is State.FAILED
