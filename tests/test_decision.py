@@ -1,0 +1,198 @@
+"""From probabilities to a label: smoothing, hysteresis, abstention, utterances, checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.bundle import Bundle, Calibration, Decision
+from common.messages import Result, Utterance, Window
+from common.spec import FeatureSpec
+from infer.decision import MAX_UTTERANCE_S, State, calibrate, decide, finish
+
+LABELS = ("angry", "happy", "neutral")
+
+
+def bundle(output: str = "probabilities", temperature: float = 1.0, **decision: Any) -> Bundle:
+    chosen = Decision(**{"smoothing": 0.5, "hysteresis": 0.0, **decision})
+    spec = FeatureSpec()
+    calibration = Calibration(temperature=temperature)
+    return Bundle(Path(), "test", "0" * 64, LABELS, spec, "dims", output, calibration, chosen)
+
+
+def window(seq: int, kind: str = "speech", **other: Any) -> Window:
+    spec = FeatureSpec()
+    plain = Window(
+        stream="main",
+        run="r",
+        session="s",
+        seq=seq,
+        start=seq * spec.hop,
+        end=seq * spec.hop + spec.window,
+        kind=kind,
+        rms_db=-30.0,
+        clipped=0.0,
+        lost=0,
+        skipped=0,
+        captured=0.0,
+        time=None,
+        features_ms=0.0,
+        gate=[],
+        features=None,
+    )
+    return dataclasses.replace(plain, **other)
+
+
+def run(steps: list[tuple[str, list[float] | None]], using: Bundle) -> list[Result | Utterance]:
+    """Everything said about a sequence of (kind, probabilities)."""
+    state, said = State(), []
+    for seq, (kind, probabilities) in enumerate(steps):
+        vector = None if probabilities is None else np.array(probabilities)
+        result, utterances, state = decide(state, window(seq, kind), vector, using)
+        said += [result, *utterances]
+    return [*said, *finish(state, window(len(steps), "end"), using)]
+
+
+SURE = ("speech", [0.1, 0.8, 0.1])
+OTHER = ("speech", [0.8, 0.1, 0.1])
+SILENT = ("silence", None)
+
+
+def test_smoothing_is_exponential_over_speech_windows_only() -> None:
+    said = run([SURE, SILENT, OTHER], bundle(smoothing=0.25))
+    third = said[2]
+    assert isinstance(third, Result)
+    assert third.smoothed is not None
+    assert third.smoothed["angry"] == pytest.approx(0.25 * 0.8 + 0.75 * 0.1)
+    assert third.probabilities == {"angry": 0.8, "happy": 0.1, "neutral": 0.1}
+    assert third.confidence == max(third.smoothed.values())
+
+
+def test_two_silent_windows_forget_the_past() -> None:
+    said = run([SURE, SILENT, SILENT, OTHER], bundle())
+    last = [one for one in said if isinstance(one, Result)][-1]
+    assert last.smoothed == last.probabilities
+
+
+def test_hysteresis_holds_a_label_until_another_leads_clearly() -> None:
+    close = ("speech", [0.48, 0.42, 0.10])
+    steps = [SURE, close, close, close]
+    results = [r for r in run(steps, bundle(smoothing=1.0)) if isinstance(r, Result)]
+    assert [r.emotion for r in results] == ["happy", "angry", "angry", "angry"]
+    held = run(steps, bundle(smoothing=1.0, hysteresis=0.1))
+    results = [r for r in held if isinstance(r, Result)]
+    assert [r.emotion for r in results] == ["happy"] * 4
+    assert results[1].confidence == pytest.approx(0.42)  # that of the label it gives
+
+
+@pytest.mark.parametrize(
+    ("reason", "decision", "other"),
+    [
+        ("clipped", {"clipped_fraction": 0.05}, {"clipped": 0.06}),
+        ("too_quiet", {"too_quiet_dbfs": -60.0}, {"rms_db": -61.0}),
+        ("too_short", {"min_windows": 2}, {}),
+        ("low_margin", {"min_confidence": 0.9}, {}),
+    ],
+)
+def test_doubt_has_a_reason(reason: str, decision: dict[str, Any], other: dict[str, Any]) -> None:
+    probabilities = np.array(SURE[1])
+    using = bundle(**decision)
+    result, _, _ = decide(State(), window(0, **other), probabilities, using)
+    assert (result.emotion, result.reason) == ("uncertain", reason)
+    assert result.confidence == pytest.approx(0.8)  # of the top label
+    sure, _, _ = decide(State(), window(0), probabilities, bundle())
+    assert (sure.emotion, sure.reason) == ("happy", None)
+
+
+def test_a_model_that_gives_no_numbers_is_uncertain_and_changes_nothing() -> None:
+    _, _, before = decide(State(), window(0), np.array(SURE[1]), bundle())
+    broken = calibrate(np.array([np.nan, 0.5, 0.5], np.float32), bundle())
+    result, utterances, state = decide(before, window(1), broken, bundle())
+    assert (result.emotion, result.reason) == ("uncertain", "model_error")
+    assert result.confidence is None
+    assert not utterances
+    assert state == before
+
+
+@pytest.mark.parametrize(
+    ("steps", "seqs"),
+    [
+        ([SURE, SURE, SILENT, SILENT], [1]),
+        ([SURE, SILENT, SURE, SILENT, SILENT], [2]),
+        ([SURE, ("gap", None), SURE], [0, 2]),
+        ([SURE, SURE], [1]),
+        ([SILENT, SILENT], []),
+    ],
+)
+def test_an_utterance_ends(steps: list[tuple[str, list[float] | None]], seqs: list[int]) -> None:
+    utterances = [one for one in run(steps, bundle()) if isinstance(one, Utterance)]
+    assert [one.seq for one in utterances] == seqs
+    for one in utterances:
+        assert one.emotion == "happy"
+        assert one.end == one.seq * 8000 + 16000
+
+
+def test_a_long_utterance_is_told_in_parts() -> None:
+    parts = [one for one in run([SURE] * 150, bundle()) if isinstance(one, Utterance)]
+    assert len(parts) == 3
+    assert all(one.end - one.start <= MAX_UTTERANCE_S * one.rate for one in parts)
+    assert sum(one.windows for one in parts) == 150
+
+
+def test_an_utterance_is_the_mean_of_its_windows() -> None:
+    said = run([SURE, OTHER, OTHER], bundle())
+    (one,) = [u for u in said if isinstance(u, Utterance)]
+    assert one.windows == 3
+    assert one.probabilities["angry"] == pytest.approx((0.1 + 0.8 + 0.8) / 3)
+    assert one.emotion == "angry"
+
+
+@pytest.mark.parametrize(("temperature", "sharper"), [(0.5, True), (1.0, None), (2.0, False)])
+def test_temperature_scales_confidence(temperature: float, sharper: bool | None) -> None:
+    output = np.array([0.2, 0.7, 0.1], np.float32)
+    calibrated = calibrate(output, bundle(temperature=temperature))
+    assert calibrated is not None
+    assert calibrated.sum() == pytest.approx(1.0)
+    if sharper is None:
+        assert calibrated == pytest.approx(output)
+    else:
+        assert (calibrated.max() > output.max()) == sharper
+
+
+def test_logits_become_probabilities() -> None:
+    logits = np.array([1.0, 3.0, 0.5], np.float32)
+    calibrated = calibrate(logits, bundle(output="logits"))
+    assert calibrated == pytest.approx(np.exp(logits) / np.exp(logits).sum())
+
+
+vectors = st.lists(st.floats(0.001, 1.0), min_size=3, max_size=3).map(
+    lambda raw: (np.array(raw) / np.sum(raw)).tolist()
+)
+step = st.tuples(st.just("speech"), vectors) | st.sampled_from(
+    [SILENT, ("gap", None), ("speech", None)]
+)
+
+
+@given(st.lists(step, max_size=80), st.integers(0, 80))
+def test_going_on_from_a_checkpoint_is_going_on(
+    steps: list[tuple[str, list[float] | None]], cut: int
+) -> None:
+    using = bundle(hysteresis=0.05, min_confidence=0.4)
+    state = State()
+    said: list[Any] = []
+    for seq, (kind, probabilities) in enumerate(steps):
+        if seq == cut:
+            state = State.from_map(msgpack.unpackb(msgpack.packb(state.to_map())))
+        vector = None if probabilities is None else np.array(probabilities)
+        result, utterances, state = decide(state, window(seq, kind), vector, using)
+        said += [result, *utterances]
+    said += finish(state, window(len(steps), "end"), using)
+    assert said == run(steps, using)
+    assert len([one for one in said if isinstance(one, Result)]) == len(steps)

@@ -1,0 +1,214 @@
+"""The results hub: in order, once, with the checkpoint; and its sockets."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import messages as m
+from common.errors import UserError
+from common.health import observe
+from common.hub import SUBSCRIBER_HIGH_WATER_MARK, Hub, Ledger, Verdict
+from common.sockets import connect
+from tests.conftest import Subscriber, fresh_endpoint, wait_until
+
+OPEN = m.Open("main", "run", "file:x", 16000, 16000, 8000)
+
+
+def submit(seq: int, *, skipped: int = 0, ended: bool = False, run: str = "run") -> m.Submit:
+    result = m.Result(
+        stream="main",
+        run=run,
+        seq=seq,
+        start=seq * 8000,
+        end=seq * 8000 + 16000,
+        rate=16000,
+        time=None,
+        state="gap" if skipped else "silence",
+        emotion=None,
+        confidence=None,
+        probabilities=None,
+        smoothed=None,
+        reason=None,
+        rms_db=-100.0,
+        lost=0,
+        skipped=skipped,
+        timing_ms={"features": 1.0, "infer": 1.0},
+        bundle="b",
+    )
+    checkpoint = [float(seq)]
+    return m.Submit(
+        "main", run, seq, None if ended else result, [], ended, checkpoint, {"at": seq}, 0.0
+    )
+
+
+@given(st.lists(st.integers(0, 12), max_size=120))
+def test_any_order_of_submits_is_accepted_in_order_and_once(seqs: list[int]) -> None:
+    ledger = Ledger()
+    assert ledger.open(OPEN)
+    accepted = [seq for seq in seqs if ledger.submit(submit(seq)) is Verdict.ACCEPTED]
+    assert accepted == list(range(len(accepted)))
+    stream = ledger.streams["main"]
+    assert stream.next == len(accepted)
+    if accepted:
+        assert stream.resume() == m.Resume(
+            "main", "run", len(accepted), False, [float(accepted[-1])], {"at": accepted[-1]}
+        )
+
+
+def test_the_ledger_says_why_not() -> None:
+    ledger = Ledger()
+    assert ledger.submit(submit(0)) is Verdict.UNKNOWN
+    ledger.open(OPEN)
+    assert not ledger.open(OPEN)
+    assert ledger.submit(submit(1)) is Verdict.OUT_OF_ORDER
+    assert ledger.submit(submit(0, run="other")) is Verdict.UNKNOWN
+    assert ledger.submit(submit(0, skipped=5)) is Verdict.ACCEPTED
+    assert ledger.submit(submit(4)) is Verdict.DUPLICATE
+    assert ledger.submit(submit(5, ended=True)) is Verdict.ACCEPTED
+    assert ledger.streams["main"].ended
+    assert ledger.submit(submit(5)) is Verdict.DUPLICATE
+
+
+def test_a_new_run_starts_anew() -> None:
+    ledger = Ledger()
+    ledger.open(OPEN)
+    ledger.submit(submit(0))
+    assert ledger.open(dataclasses.replace(OPEN, run="later"))
+    assert ledger.streams["main"].next == 0
+
+
+class Rig:
+    """A hub and a stage that talks to it."""
+
+    def __init__(self) -> None:
+        self.results, self.stages = fresh_endpoint(), fresh_endpoint()
+        self.hub = Hub(
+            self.results,
+            self.stages,
+            info=lambda o: m.Info(o.stream, o.run, ["a"], o.window, o.hop, o.rate, "b", o.source),
+            health=observe,
+        )
+        self.hub.start()
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.stage = connect(self.context, self.stages, "hub")
+
+    def send(self, message: m.Message) -> None:
+        self.stage.send(m.encode(message))
+
+    def answer(self) -> m.Message:
+        assert self.stage.poll(10_000)
+        return m.decode(self.stage.recv())
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+        self.hub.stop()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    one = Rig()
+    yield one
+    one.close()
+    for endpoint in (one.results, one.stages):
+        assert not Path(endpoint.removeprefix("ipc://")).exists()
+
+
+def test_every_message_is_answered(rig: Rig) -> None:
+    rig.send(OPEN)
+    assert rig.answer() == m.Accepted("main", "run", 0, False)
+    rig.send(m.Hello("infer", ""))
+    assert rig.answer() == m.Resume("main", "run", 0, False, [], {})
+    rig.send(submit(0))
+    # As infer and as the one who opened the stream.
+    assert [rig.answer(), rig.answer()] == [m.Accepted("main", "run", 1, False)] * 2
+    rig.send(submit(7))
+    assert rig.answer() == m.Resume("main", "run", 1, False, [0.0], {"at": 0})
+
+
+def test_a_new_stream_is_told_to_those_who_said_hello(rig: Rig) -> None:
+    rig.send(m.Hello("infer", ""))
+    rig.send(OPEN)
+    assert {type(rig.answer()), type(rig.answer())} == {m.Resume, m.Accepted}
+
+
+def test_rubbish_is_counted_and_nothing_else(rig: Rig) -> None:
+    for frame in (b"", b"rubbish", b"\x81\xa1t\xa5Hello", m.encode(m.Sent("main", "s", 1))):
+        rig.stage.send(frame)
+    rig.stage.send_multipart([b"a", b"b", b"c"])
+    wait_until(lambda: rig.hub.counters["hub_malformed"] == 5, "five refusals")
+    rig.send(OPEN)
+    assert rig.answer() == m.Accepted("main", "run", 0, False)
+
+
+def test_a_new_subscriber_gets_the_last_values(rig: Rig) -> None:
+    first = Subscriber(rig.results)
+    rig.send(OPEN)
+    for seq in range(3):
+        rig.send(submit(seq))
+    first.wait_for(lambda received: len(received.fresh(m.Result)) == 3)
+    late = Subscriber(rig.results)
+    late.wait_for(
+        lambda r: {type(x) for x, replay, _ in r.messages if replay} >= {m.Result, m.Info}
+    )
+    replays = [x for x, replay, _ in late.finish().messages if replay and isinstance(x, m.Result)]
+    assert [result.seq for result in replays] == [2]
+    seen = first.finish()
+    assert [result.seq for result in seen.fresh(m.Result)] == [0, 1, 2]
+
+
+def test_a_change_of_state_is_told_at_once(rig: Rig) -> None:
+    subscriber = Subscriber(rig.results)
+    beat = m.Heartbeat("infer", 1, "starting", 0, 0.0, None, 0, 0.0, 0.0, [], {})
+    rig.send(beat)
+    told = state_told(subscriber)
+    wait_until(lambda: told() == "starting", "the first state")
+    rig.send(dataclasses.replace(beat, state="ready"))
+    wait_until(lambda: told() == "ready", "the new state")
+    subscriber.finish()
+
+
+def state_told(subscriber: Subscriber) -> Callable[[], str | None]:
+    def told() -> str | None:
+        rows = [row for h in subscriber.received.fresh(m.Health) for row in h.stages]
+        return rows[-1].state if rows else None
+
+    return told
+
+
+def test_counters_of_a_dead_process_stay_counted(rig: Rig) -> None:
+    beat = m.Heartbeat("infer", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {"lost": 2})
+    rig.send(beat)
+    rig.send(dataclasses.replace(beat, pid=2, counters={"lost": 3}))
+    wait_until(lambda: observe(rig.hub).counters.get("lost") == 5, "the sum")
+
+
+def test_one_who_never_reads_hinders_nobody(rig: Rig) -> None:
+    lazy: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
+    lazy.setsockopt(zmq.RCVHWM, 1)
+    lazy.setsockopt(zmq.SUBSCRIBE, b"")
+    lazy.connect(rig.results)
+    eager = Subscriber(rig.results)
+    time.sleep(0.3)  # both are subscribed
+    rig.send(OPEN)
+    count = 3 * SUBSCRIBER_HIGH_WATER_MARK
+    for seq in range(count):
+        rig.send(submit(seq))
+        rig.answer()
+    eager.wait_for(lambda received: len(received.fresh(m.Result)) == count)
+    assert [r.seq for r in eager.finish().fresh(m.Result)] == list(range(count))
+
+
+def test_a_taken_endpoint_is_refused_and_stays_its_owners(rig: Rig) -> None:
+    with pytest.raises(UserError, match="in use"):
+        Hub(rig.results, fresh_endpoint(), info=lambda _: None, health=observe)  # type: ignore
+    rig.send(OPEN)
+    assert rig.answer() == m.Accepted("main", "run", 0, False)
