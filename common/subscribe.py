@@ -1,0 +1,113 @@
+"""Prints what a running pipeline publishes: results, utterances, and on stderr how fresh they are.
+
+With --json every message is one object a line, `topic` first, replays and health included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from common import messages as m
+from common.client import DEFAULT_ENDPOINT, Event, NewerProtocolError, Results
+from common.errors import EXIT_OK, EXIT_USER
+from common.stage import Parser
+
+TURN_S = 0.25
+
+
+def main() -> int:
+    """Print until Ctrl-C, or until nobody reads; an exit code."""
+    parser = Parser(
+        prog="python -m common.subscribe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    flags = parser.parse_args()
+    try:
+        results = Results(flags.endpoint, flags.stream)
+    except ValueError as error:
+        _say(str(error))
+        return EXIT_USER
+    with results:
+        try:
+            _follow(results, _json_line if flags.json else _line)
+        except NewerProtocolError as error:
+            _say(str(error))
+            return EXIT_USER
+        except KeyboardInterrupt:
+            return EXIT_OK
+        except BrokenPipeError:
+            # Python flushes stdout again at exit; that must not meet the closed pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_OK
+
+
+def _follow(results: Results, line_of: Callable[[Event], str | None]) -> NoReturn:
+    told, lost = None, 0
+    while True:
+        event = results.receive(TURN_S)
+        status = results.status()
+        if (news := (status.state, status.reason)) != told:
+            told = news
+            _say(status.state.value + (f": {status.reason}" if status.reason else ""))
+        if results.lost.total() > lost:
+            _say(f"{results.lost.total() - lost} windows lost on the way here")
+            lost = results.lost.total()
+        if event is not None and (line := line_of(event)) is not None:
+            print(line, flush=True)
+        elif _unread():
+            raise BrokenPipeError
+
+
+def _unread() -> bool:
+    """Whether stdout is a pipe that nobody reads any more; without a write none would tell."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
+
+
+def _say(line: str) -> None:
+    print(f"subscribe: {line}", file=sys.stderr, flush=True)
+
+
+def _json_line(event: Event) -> str:
+    stream = "" if isinstance(event.message, m.Health) else f"/{event.message.stream}"
+    table = {
+        "topic": f"{event.message.topic}{stream}",
+        **m.to_json_map(event.message),
+        **({"replay": True} if event.replay else {}),
+    }
+    return json.dumps(table, ensure_ascii=False, allow_nan=False)
+
+
+def _line(event: Event) -> str | None:
+    """One message for people; None where it is nothing new, or told on stderr."""
+    match event.message:
+        case m.Info() as info:
+            window, hop = info.window / info.rate, info.hop / info.rate
+            grid = f"{window:g} s every {hop:g} s"
+            return f"{info.stream}  {info.source}, {grid}, {info.bundle}: {', '.join(info.labels)}"
+        case m.Utterance() as said if not event.replay:
+            span = f"{said.start / said.rate:8.1f} to {said.end / said.rate:.1f} s"
+            return f"{said.stream}  {span}  utterance: {said.emotion} {said.confidence:.0%}"
+        case m.Result() as result if not event.replay:
+            sure = "" if result.confidence is None else f"{result.confidence:.0%}"
+            doubt = f" ({result.reason})" if result.reason else ""
+            return (
+                f"{result.stream}  {result.end / result.rate:8.1f} s  "
+                f"{result.emotion or result.state:<10} {sure:>4}  {result.rms_db:4.0f} dBFS{doubt}"
+            )
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

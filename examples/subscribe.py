@@ -1,0 +1,19 @@
+"""A whole subscriber in plain pyzmq: python examples/subscribe.py [ENDPOINT [STREAM]]"""
+
+import sys
+
+import msgpack
+import zmq
+
+endpoint, stream = sys.argv[1:] + ["tcp://127.0.0.1:5555", "main"][len(sys.argv) - 1 :]
+socket = zmq.Context().socket(zmq.SUB)
+socket.connect(endpoint)
+socket.subscribe(f"result/{stream}")
+while True:
+    topic, payload = socket.recv_multipart()
+    if topic != f"result/{stream}".encode():
+        continue  # a subscription is a prefix: main gets main-2 as well
+    result = msgpack.unpackb(payload)
+    if result["v"] != 1:
+        sys.exit(f"protocol version {result['v']}; this program knows 1")
+    print(result["seq"], result["state"], result["emotion"], result["confidence"], flush=True)
