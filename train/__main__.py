@@ -17,6 +17,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from common.errors import EXIT_OK, EXIT_USER, UserError  # noqa: E402
+from common.spec import FeatureSpec, load_spec  # noqa: E402
 from train.corpora import READERS, Clip, read_corpus, read_manifest  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -64,6 +65,22 @@ def _parser() -> argparse.ArgumentParser:
     explore.add_argument("--rows", metavar="A,B", help="these alone")
     explore.add_argument("--json", type=Path, metavar="OUT", required=True)
     explore.set_defaults(run=_explore)
+
+    calibrate = commands.add_parser("calibrate", help="fit gate and thresholds to your room")
+    calibrate.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    calibrate.add_argument(
+        "--recording", type=Path, required=True, metavar="FILE", help="the room, nobody speaking"
+    )
+    calibrate.set_defaults(run=_calibrate)
+
+    bundle = commands.add_parser("bundle", help="make a bundle of a model that you have")
+    bundle.add_argument("--model", type=Path, nargs="+", required=True, metavar="FILE")
+    bundle.add_argument("--spec", type=Path, required=True, metavar="FILE", help="[features]")
+    bundle.add_argument("--labels", required=True, metavar="A,B,C")
+    bundle.add_argument("--stats", type=Path, nargs=2, metavar=("MEAN.npy", "STD.npy"))
+    bundle.add_argument("--quantized", action="store_true", help="8-bit weights")
+    bundle.add_argument("--out", type=Path, required=True, metavar="DIR")
+    bundle.set_defaults(run=_bundle)
 
     evaluate = commands.add_parser("evaluate", help="figures of a bundle on any manifest")
     _add_data(evaluate)
@@ -138,7 +155,6 @@ def _command(arguments: Sequence[str] | None = None) -> str:
 
 def _fit(parsed: argparse.Namespace) -> int:
     from train.build import build_bundle
-    from train.corpora import load
     from train.study import fold_figures, run_folds
 
     job = _job(parsed)
@@ -148,12 +164,6 @@ def _fit(parsed: argparse.Namespace) -> int:
     if parsed.figures:
         figures = json.loads(parsed.figures.read_text())
         figures_command = figures.get("command", command)
-    spec = job.plan.spec
-    clip = Clip(parsed.golden or REPO / "examples" / "demo.flac", "", "", "", "", "golden")
-    samples = load(clip, spec.sample_rate)
-    # The loudest window: the self-test shall hear speech.
-    starts = range(0, max(1, len(samples) - spec.window), spec.hop)
-    start = max(starts, key=lambda s: float((samples[s : s + spec.window] ** 2).sum()))
     bundle = build_bundle(
         job,
         folds,
@@ -162,10 +172,49 @@ def _fit(parsed: argparse.Namespace) -> int:
         name=parsed.name,
         command=command,
         figures_command=figures_command,
-        golden=samples[start : start + spec.window],
+        golden=_golden(job.plan.spec, parsed.golden),
         chosen=parsed.export,
     )
     print(f"wrote {bundle.path}: {bundle.id}")
+    return EXIT_OK
+
+
+def _golden(spec: FeatureSpec, path: Path | None = None) -> Any:
+    """The loudest window of a recording: the self-test shall hear speech."""
+    from train.corpora import load
+
+    clip = Clip(path or REPO / "examples" / "demo.flac", "", "", "", "", "golden")
+    samples = load(clip, spec.sample_rate)
+    starts = range(0, max(1, len(samples) - spec.window), spec.hop)
+    start = max(starts, key=lambda s: float((samples[s : s + spec.window] ** 2).sum()))
+    return samples[start : start + spec.window]
+
+
+def _calibrate(parsed: argparse.Namespace) -> int:
+    from train.site import calibrate
+
+    site = calibrate(parsed.bundle, parsed.recording)
+    print(f"{site.key} = {site.value:g}: {100 * site.passing:.1f} % of the room passes the gate")
+    print(f"min_confidence = {site.min_confidence:g}")
+    print(f"min_utterance_confidence = {site.min_utterance_confidence:g}")
+    print(f"utterances with an emotion: {site.false_before} before, {site.false_after} now")
+    return EXIT_OK
+
+
+def _bundle(parsed: argparse.Namespace) -> int:
+    from train.convert import bundle_model
+
+    spec = load_spec(parsed.spec)
+    bundle = bundle_model(
+        parsed.model,
+        spec,
+        tuple(parsed.labels.split(",")),
+        parsed.out,
+        _golden(spec),
+        stats=tuple(parsed.stats) if parsed.stats else None,
+        quantized=parsed.quantized,
+    )
+    print(f"wrote {bundle.path}: {bundle.id}, input {bundle.layout}, output {bundle.output}")
     return EXIT_OK
 
 

@@ -168,3 +168,25 @@ def mask_spectrogram(x: NDArray[np.float32], rng: Generator) -> NDArray[np.float
         hit = (index >= start[:, None]) & (index < (start + width)[:, None])
         x *= ~(hit[:, None, :] if axis == 2 else hit[:, :, None])
     return x
+
+
+def warp_spectrogram(x: NDArray[np.float32], most: float, rng: Generator) -> NDArray[np.float32]:
+    """Another speaker at another pace, on a batch (n, frames, dims) of log-mel windows.
+
+    Frequency is stretched by up to `most` about the lowest band (as vocal tract length
+    perturbation does, Jaitly and Hinton, 2013) and shifted by up to two bands; time is stretched
+    by up to `most` about the middle. Linear interpolation; what lies outside is repeated.
+    """
+    n, frames, dims = x.shape
+    scale = np.exp(rng.uniform(-most, most, size=(2, n, 1)))
+    band = np.arange(dims) * scale[0] + rng.uniform(-2.0, 2.0, size=(n, 1))
+    time = (np.arange(frames) - frames / 2) * scale[1] + frames / 2
+    for axis, position in ((2, band), (1, time)):
+        size = x.shape[axis]
+        position = np.clip(position, 0, size - 1.001)
+        low = position.astype(np.int64)
+        share = (position - low).astype(np.float32)
+        low, share = (np.expand_dims(a, 3 - axis) for a in (low, share))
+        below = np.take_along_axis(x, low, axis)
+        x = below + share * (np.take_along_axis(x, low + 1, axis) - below)
+    return x

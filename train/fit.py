@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from common.spec import FeatureSpec
 from features.core import normalize
-from train.augment import mask_spectrogram
+from train.augment import mask_spectrogram, warp_spectrogram
 from train.corpora import LABEL_SETS, Clip, Samples, mapping
 from train.dataset import Examples, Statistics
 from train.network import Network, build
@@ -40,6 +40,10 @@ class Recipe:
         emotion_head: weight of a second head that learns all the corpora's emotions.
         teacher: weight of a head that learns the teacher's embedding of the clip.
         distil: share of the teacher's probabilities in the targets.
+        masking: SpecAugment on every batch.
+        warp: how far speakers and paces are stretched on every batch, 0 for not at all; log-mel
+            features alone.
+        mixup: alpha of mixup (Zhang et al., 2018), 0 for none.
         noise: share of windows without speech, for which every label is equally (un)likely.
     """
 
@@ -56,6 +60,8 @@ class Recipe:
     distil: float = 0.0
     noise: float = 0.0
     masking: bool = True
+    warp: float = 0.0
+    mixup: float = 0.0
     network: Network = dataclasses.field(default_factory=Network)
 
 
@@ -131,10 +137,12 @@ def fit(
     seed: int,
     checkpoint: Path,
     soft: NDArray[np.float32] | None = None,
+    stop: int | None = None,
 ) -> Fitted:
     """Train on the clips `train`; goes on from `checkpoint` where that exists.
 
     Args:
+        stop: end behind this step for now; the next call goes on there.
         soft: the teacher's probabilities per clip, (clips, labels), where `recipe.distil`.
 
     Raises:
@@ -187,9 +195,12 @@ def fit(
     begin = _restore(checkpoint, variables)
     onehot = np.eye(len(labels), dtype=np.float32)
     total, counted = 0.0, 0
-    for number in range(begin, recipe.steps):
+    end = recipe.steps if stop is None else min(stop, recipe.steps)
+    for number in range(begin, end):
         rng = np.random.default_rng([seed, number])
         x, clip = draw(rng)
+        if recipe.warp:
+            x = warp_spectrogram(x, recipe.warp, rng)
         if recipe.masking:
             x = mask_spectrogram(x, rng)
         speech = clip >= 0
@@ -201,6 +212,14 @@ def fit(
             mixed = (1 - recipe.distil) * target + recipe.distil * np.nan_to_num(soft[clip])
             target = np.where(known, mixed, target)
         target[~speech] = 1 / len(labels)
+        if recipe.mixup:
+            other = rng.permutation(len(x))
+            # Only labelled windows are mixed, and the first of a pair keeps the larger share.
+            share = np.float32(max(part := rng.beta(recipe.mixup, recipe.mixup), 1 - part))
+            both = (has_label * has_label[other])[:, np.newaxis]
+            keep = 1 - (1 - share) * both
+            x = keep[..., np.newaxis] * x + (1 - keep[..., np.newaxis]) * x[other]
+            target = keep * target + (1 - keep) * target[other]
         none = np.zeros((len(clip), 1), np.float32)
         loss = step(
             x[..., np.newaxis],
@@ -211,7 +230,7 @@ def fit(
             none if embeddings is None else embeddings[clip],
         )
         total, counted = total + float(loss), counted + 1
-        if (number + 1) % CHECKPOINT_STEPS == 0 or number + 1 == recipe.steps:
+        if (number + 1) % CHECKPOINT_STEPS == 0 or number + 1 == end:
             log.info("%s: step %d, loss %.3f", checkpoint.stem, number + 1, total / counted)
             total, counted = 0.0, 0
             _save(checkpoint, number + 1, variables)

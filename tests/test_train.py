@@ -1,0 +1,299 @@
+"""Corpora, splits, metrics, calibration and augmentation: what needs no TensorFlow."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from common.spec import FeatureSpec
+from train.augment import Odds, augment, quantize, speech_dbfs
+from train.calibration import fit_temperature, nll
+from train.convert import layout_for
+from train.corpora import (
+    LABEL_SETS,
+    Clip,
+    check_sounds,
+    check_split,
+    mapping,
+    read_corpus,
+    read_manifest,
+    select,
+)
+from train.dataset import Statistics, active
+from train.metrics import ece, figures, risk_at, risk_coverage, threshold_at, uar
+from train.nonspeech import mix
+from train.splits import hold_out_speakers, leave_corpus_out, random_folds, speaker_folds
+
+RATE = 16000
+
+
+def clip(speaker: str, corpus: str = "A", emotion: str = "sad", number: int = 0) -> Clip:
+    name = f"{corpus}/{speaker}-{emotion}-{number}.wav"
+    return Clip(Path(name), corpus, f"{corpus}_{speaker}", "", emotion, name)
+
+
+# --- splits --------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ABC"), st.integers(0, 12), st.sampled_from(["sad", "happy"])),
+        min_size=10,
+        max_size=80,
+    ),
+    st.integers(0, 1000),
+)
+def test_no_speaker_and_no_clip_crosses_any_split(rows: list[tuple[str, int, str]], seed: int):
+    clips = [clip(str(s), corpus, emotion, i) for i, (corpus, s, emotion) in enumerate(rows)]
+    splits = speaker_folds(clips, seed=seed) + leave_corpus_out(clips)
+    for split in splits:
+        sides = [{clips[i].speaker for i in side} for side in (split.train, split.test)]
+        assert not sides[0] & sides[1]
+        assert sorted([*split.train, *split.test]) == list(range(len(clips)))
+    folds = [i for split in speaker_folds(clips, seed=seed) for i in split.test]
+    assert sorted(folds) == list(range(len(clips)))
+
+
+def test_the_random_split_leaks_and_the_check_says_so():
+    clips = [clip(str(i % 4), number=i) for i in range(40)]
+    split = random_folds(clips)[0]
+    with pytest.raises(UserError, match="speakers on both sides of the split: A_0"):
+        check_split([clips[i] for i in split.train], [clips[i] for i in split.test])
+
+
+def test_the_same_file_under_two_speakers_is_found():
+    one, other = clip("1"), clip("1")
+    other = Clip(other.path, "A", "A_2", "", "sad", "again")
+    with pytest.raises(UserError, match="clips on both sides"):
+        check_split([one], [other])
+
+
+def test_held_out_speakers_are_training_speakers_of_their_own():
+    clips = [clip(str(i % 12), number=i) for i in range(60)]
+    train = speaker_folds(clips)[0].train
+    inner, held_out = hold_out_speakers(clips, train)
+    assert {clips[i].speaker for i in inner}.isdisjoint(clips[i].speaker for i in held_out)
+    assert sorted([*inner, *held_out]) == sorted(train)
+
+
+# --- corpora -------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "ravdess": ("Actor_02/03-01-05-02-01-01-02.wav", "RAVDESS_02", "female", "angry"),
+    "emodb": ("wav/03a01Fa.wav", "EMODB_03", "male", "happy"),
+    "nemo": ("samples/SB0_sadness_12.wav", "NEMO_SB0", "", "sad"),
+    "cremad": ("AudioWAV/1001_DFA_ANG_XX.wav", "CREMAD_1001", "male", "angry"),
+    "tess": ("OAF_Fear/OAF_back_ps.wav", "TESS_OAF", "female", "surprise"),
+    "savee": ("AudioData/DC/sa01.wav", "SAVEE_DC", "male", "sad"),
+    "urdu": ("Angry/SF1_F10_A010.wav", "URDU_SF1", "female", "angry"),
+    "iemocap": (
+        "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M001.wav",
+        "IEMOCAP_Ses01M",
+        "male",
+        "excited",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_public_layouts(name: str, tmp_path: Path):
+    file, speaker, gender, emotion = LAYOUTS[name]
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    (tmp_path / "Actor_02" if name == "ravdess" else tmp_path).joinpath("notes.txt").touch()
+    if name == "cremad":
+        (tmp_path / "VideoDemographics.csv").write_text("ActorID,Age,Sex\n1001,51,Male\n")
+    if name == "iemocap":
+        labels = tmp_path / "Session1/dialog/EmoEvaluation"
+        labels.mkdir(parents=True)
+        (labels / "Ses01F_impro01.txt").write_text(
+            "% [START - END] TURN_NAME EMOTION [V, A, D]\n"
+            "[6.2 - 8.2]\tSes01F_impro01_M001\texc\t[2.5, 2.5, 2.5]\nC-E2:\tNeutral;\n"
+        )
+    (found,) = read_corpus(name, tmp_path)
+    assert (found.speaker, found.gender, found.emotion) == (speaker, gender, emotion)
+    assert found.path == tmp_path / file
+
+
+def test_a_folder_without_the_corpus_is_an_error(tmp_path: Path):
+    with pytest.raises(UserError, match="has no file of tess"):
+        read_corpus("tess", tmp_path)
+    with pytest.raises(UserError, match="no such corpus"):
+        read_corpus("nowhere", tmp_path)
+
+
+def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_manifest(tmp_path: Path):
+    row = {"path": "x/1.wav", "corpus": "X", "speaker": "X_1", "emotion": "Calm"}
+    (found,) = read_manifest(write_manifest(tmp_path / "m.csv", [row]), tmp_path / "root")
+    assert found.path == tmp_path / "root" / "x" / "1.wav"
+    assert found.emotion == "calm"
+    with pytest.raises(UserError, match="line 2 has no speaker"):
+        read_manifest(write_manifest(tmp_path / "m.csv", [row | {"speaker": ""}]))
+    del row["speaker"]
+    with pytest.raises(UserError, match="has no column speaker"):
+        read_manifest(write_manifest(tmp_path / "m.csv", [row]))
+    with pytest.raises(UserError, match="no such file"):
+        read_manifest(tmp_path / "none.csv")
+
+
+def test_labels_outside_the_set_are_dropped_and_counted():
+    clips = [clip("1", emotion=e) for e in ("calm", "excited", "fear", "fear", "sad")]
+    kept, dropped = select(clips, mapping(LABEL_SETS["four"]))
+    assert [c.emotion for c in kept] == ["neutral", "happy", "sad"]
+    assert dropped == {"A:fear": 2}
+    assert mapping(["calm", "neutral"])["calm"] == "calm"
+
+
+def test_duplicates_and_silent_clips_are_errors():
+    sound = np.sin(np.arange(100, dtype=np.float32))
+    with pytest.raises(UserError, match=r"sad-1\.wav and A/1-sad-0\.wav: the same samples twice"):
+        check_sounds([clip("1"), clip("1", number=1)], [sound, sound.copy()])
+    with pytest.raises(UserError, match="has no sound"):
+        check_sounds([clip("1")], [np.zeros(100, np.float32)])
+
+
+# --- metrics and calibration ---------------------------------------------------------------
+
+
+def test_uar_counts_every_label_alike():
+    truth, said = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 0, 0])
+    assert uar(truth, said, 2) == 0.5
+    assert uar(truth, truth, 3) == 1.0
+
+
+def test_ece_of_honest_and_of_boastful_confidence():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1.0, 20000)
+    right = rng.random(20000) < confidence
+    assert ece(right, confidence) < 0.015
+    assert ece(right, np.minimum(1, confidence + 0.2)) > 0.1
+
+
+def test_risk_falls_as_the_unsure_are_left_out():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1.0, 5000)
+    right = rng.random(5000) < confidence
+    coverage, risk, _ = risk_coverage(right, confidence)
+    assert coverage[-1] == 1.0
+    assert risk[-1] == pytest.approx(1 - right.mean())
+    assert risk_at(right, confidence, 0.7) < risk[-1] - 0.05
+    threshold = threshold_at(right, confidence, 0.7)
+    assert np.mean(confidence >= threshold) == pytest.approx(0.7, abs=0.01)
+
+
+def test_figures_have_exactly_the_promised_keys():
+    probabilities = np.eye(2)[[0, 1, 1, 0]] * 0.8 + 0.1
+    found = figures(np.array([0, 1, 0, 0]), probabilities, np.array([1, 1, 0, 1], bool), 2)
+    assert set(found) == {"uar", "uar_ci", "accuracy", "ece", "coverage", "confusion", "n"}
+    assert found["confusion"] == [[2, 1], [0, 1]]
+    assert found["uar"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["coverage"] == 0.75
+    low, high = found["uar_ci"]
+    assert low <= found["uar"] <= high
+
+
+def test_temperature_undoes_overconfidence():
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((4000, 3)) * 2
+    odds = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    truth = np.array([rng.choice(3, p=p) for p in odds])
+    boastful = odds**3 / (odds**3).sum(axis=1, keepdims=True)
+    even = np.ones(4000)
+    found = fit_temperature(boastful, truth, even)
+    assert found == pytest.approx(3.0, rel=0.1)
+    assert nll(boastful, truth, even, found) < nll(boastful, truth, even, 1.0)
+
+
+# --- examples ------------------------------------------------------------------------------
+
+
+def speech_like(seconds: float = 1.5) -> np.ndarray:
+    t = np.arange(round(seconds * RATE)) / RATE
+    tone = sum(np.sin(2 * np.pi * 140 * k * t) / k for k in range(1, 12))
+    return (0.1 * tone * np.clip(np.sin(2 * np.pi * 3 * t), 0, 1)).astype(np.float32)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_augmented_speech_is_16_bit_in_range_and_seeded(seed: int):
+    clean = speech_like()
+    speech = np.repeat(active(clean, RATE), RATE // 50)
+    odds = Odds(speed=1.0, pitch=0.0, room=1.0, band=0.5, noise=1.0, overdrive=0.3)
+    x, mask = augment(clean, speech, RATE, np.random.default_rng(seed), odds)
+    again, _ = augment(clean, speech, RATE, np.random.default_rng(seed), odds)
+    assert np.array_equal(x, again)
+    assert x.dtype == np.float32
+    assert len(x) == len(mask)
+    assert x.min() >= -1
+    assert x.max() <= 32767 / 32768
+    assert np.array_equal(x, quantize(x.astype(np.float64)))
+    assert np.count_nonzero(mask) > 0.8 * np.count_nonzero(speech) / 1.12
+
+
+def test_levels_spread_over_forty_decibels():
+    clean = speech_like()
+    speech = np.repeat(active(clean, RATE), RATE // 50)
+    quiet = Odds(speed=0, pitch=0, room=0, band=0, noise=0, overdrive=0)
+    levels = [
+        speech_dbfs(augment(clean, speech, RATE, np.random.default_rng(i), quiet)[0])
+        for i in range(80)
+    ]
+    assert max(levels) - min(levels) > 35
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 99))
+def test_streaming_statistics_equal_those_of_the_whole(sizes: list[int], seed: int):
+    rng = np.random.default_rng(seed)
+    parts = [rng.normal(50, 3, (n, 4)) for n in sizes]
+    statistics = Statistics(4)
+    for part in parts:
+        statistics.add(part)
+    mean, std = statistics.result()
+    whole = np.concatenate(parts)
+    if len(whole):
+        np.testing.assert_allclose(mean, whole.mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(std, whole.std(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_the_mix_is_seeded_and_its_parts_cover_it(tmp_path: Path):
+    sf.write(tmp_path / "song.wav", speech_like(4.0), RATE)
+    one, parts = mix(RATE, 300.0, 5, [tmp_path / "song.wav"])
+    other, _ = mix(RATE, 300.0, 5, [tmp_path / "song.wav"])
+    assert np.array_equal(one, other)
+    assert len(one) == 300 * RATE
+    assert parts[0].start == 0
+    assert parts[-1].end == len(one)
+    assert all(a.end == b.start for a, b in itertools.pairwise(parts))
+    assert {"recorded"} < {p.kind for p in parts}
+    for part in parts:
+        if part.kind == "silence":
+            assert not one[part.start : part.end].any()
+
+
+# --- models that somebody already has ------------------------------------------------------
+
+
+def test_the_layout_follows_from_shape_and_spec():
+    spec = FeatureSpec(window_s=1.0, frames=180, n_mfcc=40, n_mels=56)
+    assert (spec.dims, spec.n_frames) == (108, 180)
+    assert layout_for((108, 180), spec) == "dims,frames"
+    assert layout_for((None, 108), spec) == "frames,dims"
+    assert layout_for((180, 108, 1), spec) == "frames,dims,1"
+    assert layout_for((108,), spec) == "dims"
+    with pytest.raises(UserError, match="the spec gives 180 frames of 108 dims"):
+        layout_for((108, 90), spec)
