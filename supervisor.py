@@ -23,7 +23,7 @@ from typing import Any
 
 from common.bundle import Bundle, load_bundle
 from common.child import Child
-from common.config import DEFAULT_STREAM, Config, load_config, to_toml
+from common.config import DEFAULT_STREAM, Config, StreamConfig, load_config, to_toml
 from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
@@ -268,11 +268,47 @@ class _QueueStream:
 def _table(
     config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, features: str
 ) -> list[Stage]:
-    """The process table. All files share one capture process."""
+    """The process table."""
     now = time.monotonic()
     common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
     path = str(config.bundle)
-    capture = {
+    # Only files come to an end; then nobody waits for a stage that dies again and again.
+    only_files = all(stream.source.startswith("file:") for stream in config.stream)
+    policy = Policy(quick_limit=10 if only_files else None)
+    rows = [
+        ("features", {"bundle": path, "bind": features}, policy),
+        ("infer", {"bundle": path, "runtime": config.runtime}, policy),
+    ]
+    patient = dataclasses.replace(policy, delay_limit=2.0)
+    for name, streams in _captures(config).items():
+        rows.append((name, _capture_job(config, bundle, rings, streams), patient))
+    return [
+        Stage(
+            name=name,
+            module=name.partition("/")[0],
+            arguments=[],
+            job={**common, **job, "stage": name},
+            supervision=Supervision(policy, now),
+        )
+        for name, job, policy in rows
+    ]
+
+
+def _captures(config: Config) -> dict[str, list[StreamConfig]]:
+    """Capture processes by name: one for all files, one for each device."""
+    groups: dict[str, list[StreamConfig]] = {}
+    for stream in config.stream:
+        kind = stream.source.partition(":")[0]
+        groups.setdefault("file" if kind == "file" else stream.source, []).append(stream)
+    if len(groups) == 1:
+        return {"capture": next(iter(groups.values()))}
+    return {f"capture/{streams[0].name}": streams for streams in groups.values()}
+
+
+def _capture_job(
+    config: Config, bundle: Bundle, rings: dict[str, str], streams: list[StreamConfig]
+) -> dict[str, Any]:
+    return {
         "streams": [
             {
                 "name": stream.name,
@@ -280,32 +316,26 @@ def _table(
                 "ring": rings[stream.name],
                 "channel": stream.channel,
             }
-            for stream in config.stream
+            for stream in streams
         ],
         "rate": bundle.spec.sample_rate,
         "window": bundle.spec.window,
         "hop": bundle.spec.hop,
-        "speed": config.speed,
-        "block_frames": config.capture.block_frames,
+        "opening": {
+            "realtime": config.speed == "realtime",
+            **config.capture.model_dump(),
+        },
     }
-    # Only files come to an end; then nobody waits for a stage that dies again and again.
-    kept = Policy(quick_limit=10)
-    rows = (
-        ("features", {"bundle": path, "bind": features}, kept),
-        ("infer", {"bundle": path, "runtime": config.runtime}, kept),
-        ("capture", capture, dataclasses.replace(kept, delay_limit=2.0)),
-    )
-    return [
-        Stage(name, name, [], {**common, **job, "stage": name}, Supervision(policy, now))
-        for name, job, policy in rows
-    ]
 
 
 def parser() -> argparse.ArgumentParser:
     flags = Parser(prog="python supervisor.py", description=__doc__)
     flags.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see docs")
     flags.add_argument(
-        "--source", action="append", metavar="SOURCE", help="file:PATH; may be given several times"
+        "--source",
+        action="append",
+        metavar="SOURCE",
+        help="mic (default), mic:NAME or file:PATH; repeatable",
     )
     flags.add_argument("--bundle", metavar="DIR", help="model bundle; default: models/default")
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
@@ -363,8 +393,6 @@ def main() -> int:
     if arguments.print_config:
         print(to_toml(config), end="")
         return EXIT_OK
-    if not config.stream:
-        raise UserError("no source; give one with --source file:PATH or a [[stream]] row")
     bundle = load_bundle(config.bundle)
     if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")

@@ -19,11 +19,17 @@ terminals it is a whole pipeline; they find each other by themselves, or by the 
 
 def parser() -> argparse.ArgumentParser:
     flags = base_parser("capture", DESCRIPTION)
-    flags.add_argument("--source", metavar="SOURCE", help="file:PATH")
+    flags.add_argument("--source", metavar="SOURCE", help="mic, mic:NAME or file:PATH")
+    flags.add_argument("--list-devices", action="store_true", help="what can be listened to")
+    flags.add_argument("--seconds", type=float, metavar="S", help="listen to a device for so long")
+    flags.add_argument("--record", metavar="OUT.wav", help="write what a device gives")
     flags.add_argument("--speed", choices=("realtime", "max"), default="realtime")
     flags.add_argument("--stream", default="main", metavar="NAME", help="default: main")
     flags.add_argument("--channel", type=int, metavar="N", help="one channel; default: all, mixed")
     flags.add_argument("--block", type=int, metavar="FRAMES", help="default: 20 ms")
+    flags.add_argument(
+        "--latency", type=latency, default="high", help="of a device: seconds, low or high"
+    )
     flags.add_argument(
         "--bundle", type=Path, default=DEFAULT_BUNDLE, help="whose rate and window to use"
     )
@@ -33,25 +39,40 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+def latency(text: str) -> float | str:
+    """PortAudio's latency as a flag; raises ValueError."""
+    return text if text in ("low", "high") else float(text)
+
+
+def list_devices() -> int:
+    """`--list-devices`: one line per input device, the default one marked."""
+    from capture.device import input_devices
+
+    devices = input_devices()
+    for device in devices:
+        print(f"{'*' if device.default else ' '} mic:{device.name}  {device}")
+    if not devices:
+        print("no input device", file=sys.stderr)
+    return 0 if devices else 1
+
+
 def main(arguments: argparse.Namespace) -> int:
+    if arguments.list_devices:
+        return list_devices()
     return supervised(read_job()) if arguments.supervised else alone(arguments)
 
 
 def supervised(job: dict[str, Any]) -> int:
     """Capture as the supervisor's job says."""
     from capture.pump import Format
-    from capture.service import CaptureService, StreamJob, open_streams
+    from capture.service import CaptureService, Opening, StreamJob, open_streams
 
     stop = Stop()
     form = Format(job["rate"], job["window"], job["hop"])
+    jobs = [StreamJob(**row) for row in job["streams"]]
+    opening = Opening(**job["opening"])
     return CaptureService(
-        lambda send: open_streams(
-            [StreamJob(**row) for row in job["streams"]],
-            form,
-            send,
-            realtime=job["speed"] == "realtime",
-            block_frames=job["block_frames"],
-        ),
+        lambda send: open_streams(jobs, form, send, opening),
         form,
         features=job["features"],
         hub=job["hub"],
@@ -63,7 +84,7 @@ def alone(arguments: argparse.Namespace) -> int:
     """Capture by hand: an own ring, a level meter, a hub only if one is there."""
     from capture.meter import LevelMeter
     from capture.pump import Format
-    from capture.service import CaptureService, StreamJob, open_streams
+    from capture.service import CaptureService, Opening, StreamJob, open_streams
     from common.bundle import load_bundle
     from common.config import check_source, check_stream
     from common.errors import UserError
@@ -90,15 +111,16 @@ def alone(arguments: argparse.Namespace) -> int:
         run=secrets.token_hex(8),
     ) as ring:
         job = StreamJob(arguments.stream, arguments.source, ring.name, arguments.channel)
+        opening = Opening(
+            realtime=arguments.speed == "realtime",
+            block_frames=arguments.block,
+            latency=arguments.latency,
+            record=arguments.record,
+            seconds=arguments.seconds,
+        )
         with LevelMeter(enabled=sys.stderr.isatty()) as meter:
             return CaptureService(
-                lambda send: open_streams(
-                    [job],
-                    form,
-                    send,
-                    realtime=arguments.speed == "realtime",
-                    block_frames=arguments.block,
-                ),
+                lambda send: open_streams([job], form, send, opening),
                 form,
                 features=arguments.features or alone_endpoint("features"),
                 hub=arguments.hub or alone_endpoint("hub"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -61,13 +62,17 @@ class Pump:
         self._send = send
         self._channel = channel
         self.skip = skip
-        self._resampler = None
-        if source_rate != form.rate:
-            import soxr
-
-            self._resampler = soxr.ResampleStream(source_rate, form.rate, 1, dtype="float32")
+        self._source_rate = source_rate
+        self._resampler = self._new_resampler()
         self._unix: float | None = None
         self._ticked = 0.0
+
+    def _new_resampler(self) -> Any:
+        if self._source_rate == self._form.rate:
+            return None
+        import soxr
+
+        return soxr.ResampleStream(self._source_rate, self._form.rate, 1, dtype="float32")
 
     @property
     def position(self) -> int:
@@ -89,10 +94,21 @@ class Pump:
         self._write(samples)
         self.tick()
 
-    def finish(self, *, flush: bool = True) -> None:
-        """The source has ended: write what the resampler still holds and say so."""
-        if flush and self._resampler is not None:
+    def flush(self) -> None:
+        """Write what the resampler still holds; what comes next does not join on to it."""
+        if self._resampler is not None:
             self._write(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._resampler = self._new_resampler()
+
+    def gap(self, samples: int) -> None:
+        """`samples`, at the stream's rate, are missing here."""
+        if samples > 0:
+            self.ring.gap(samples)
+            self.tick(now=True)
+
+    def finish(self) -> None:
+        """The source has ended: write what the resampler still holds and say so."""
+        self.flush()
         self.ended = True
         self.tick(now=True)
 

@@ -65,6 +65,11 @@ class Stream(Protocol):
         ...
 
     @property
+    def wakeup(self) -> int | None:
+        """A file descriptor that is readable when there is something to do before it is due."""
+        ...
+
+    @property
     def state(self) -> str: ...
 
 
@@ -113,6 +118,10 @@ class FileStream:
         self._began = time.monotonic()
         self._fed = 0
         self.pump.anchor(ring.index, self._began, time.time() if realtime else None)
+
+    @property
+    def wakeup(self) -> int | None:
+        return None
 
     @property
     def state(self) -> str:
@@ -240,7 +249,11 @@ class CaptureService:
         now = time.monotonic()
         wait = max(0.0, min([POLL_S, *(s.due(now) for s in self._streams.values())]))
         # Rounded up: a poll that ends just before a block is due would only spin.
-        if self._hub.poll(int(wait * 1000.0 + 0.999)):
+        poller = zmq.Poller()
+        poller.register(self._hub, zmq.POLLIN)
+        for wakeup in {s.wakeup for s in self._streams.values()} - {None}:
+            poller.register(wakeup, zmq.POLLIN)
+        if self._hub in dict(poller.poll(int(wait * 1000.0 + 0.999))):
             self._receive()
 
     def _receive(self) -> None:
@@ -305,24 +318,46 @@ class CaptureService:
         self._heart.beat(statuses, now=now)
 
 
-def open_streams(
-    jobs: list[StreamJob],
-    form: Format,
-    send: Callable[[m.Tick], None],
-    *,
-    realtime: bool,
-    block_frames: int | None = None,
-) -> list[Stream]:
-    """The streams of one process from their jobs.
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How sources are opened.
 
-    Args:
-        block_frames: frames per block; None: 20 ms in real time, 100 ms at full speed.
+    Attributes:
+        realtime: the pace of files.
+        block_frames: frames per block; None: `block_ms`, and for files 20 ms in real time,
+            100 ms at full speed.
+        latency: of devices, in seconds, or PortAudio's `low` and `high`.
+        wait_for_device: an absent device is waited for.
+        record: sound file that takes what a device gives.
+        seconds: a device is listened to for so long.
+    """
+
+    realtime: bool = True
+    block_frames: int | None = None
+    block_ms: float = 20.0
+    latency: float | str = "high"
+    wait_for_device: bool = False
+    record: str | None = None
+    seconds: float | None = None
+
+
+def open_streams(
+    jobs: list[StreamJob], form: Format, send: Callable[[m.Tick], None], opening: Opening
+) -> list[Stream]:
+    """The streams of one process from their jobs: files, or the streams of one device.
 
     Raises:
         UserError: a source cannot be opened.
+        DeviceError: a device that is waited for is not there.
     """
+    if jobs[0].source.startswith("mic"):
+        from capture.live import LiveDevice, LiveStream
+
+        device = LiveDevice(jobs, form, send, opening)
+        return [LiveStream(j, device, p) for j, p in zip(jobs, device.pumps, strict=True)]
     streams: list[Stream] = []
     for job in jobs:
-        blocks = itertools.repeat(block_frames) if block_frames else None
-        streams.append(FileStream(job, form, blocks, send, realtime=realtime))
+        frames = opening.block_frames
+        blocks = itertools.repeat(frames) if frames else None
+        streams.append(FileStream(job, form, blocks, send, realtime=opening.realtime))
     return streams

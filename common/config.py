@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pydantic_settings
@@ -24,7 +24,7 @@ STREAM_NAME = r"[a-z0-9_-]{1,40}"
 ENV_PREFIX = "SEP_"
 FROM_FILE = "__from_file__"
 ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]+)"
-SOURCES = "file:PATH"
+SOURCES = "mic, mic:NAME or file:PATH"
 DEFAULT_STREAM = "main"
 
 
@@ -38,7 +38,7 @@ def check_stream(name: str) -> str:
 def check_source(source: str) -> str:
     """Raises UserError where `source` is of no known kind."""
     kind, _, rest = source.partition(":")
-    if kind == "file" and rest:
+    if source == "mic" or (kind in ("file", "mic") and rest):
         return source
     raise UserError(f"source {source!r} is not known; allowed: {SOURCES}")
 
@@ -71,7 +71,16 @@ class CaptureConfig(_Table):
         default=None,
         ge=1,
         le=96000,
-        description="frames per block; unset: 20 ms, at full speed 100 ms",
+        description="frames per block; unset: block_ms, and for files at full speed 100 ms",
+    )
+    block_ms: float = Field(
+        default=20.0, ge=1.0, le=1000.0, description="length of a device's blocks"
+    )
+    latency: Literal["low", "high"] | Annotated[float, Field(gt=0.0, le=5.0)] = Field(
+        default="high", description="of a device: PortAudio's low or high, or seconds"
+    )
+    wait_for_device: bool = Field(
+        default=False, description="whether an absent device is waited for"
     )
 
 
@@ -133,6 +142,7 @@ class Config(pydantic_settings.BaseSettings):
         assert isinstance(init_settings, pydantic_settings.InitSettingsSource)
         flags = dict(init_settings.init_kwargs)
         table = flags.pop(FROM_FILE, {})
+        table.setdefault("stream", [{"source": "mic"}])
         return (
             pydantic_settings.InitSettingsSource(settings_cls, flags),
             env_settings,

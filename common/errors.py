@@ -7,6 +7,12 @@ EXIT_FAULT = 1
 """Something broke that the user did not cause."""
 EXIT_USER = 2
 """The user's mistake: configuration, file, model, device. Restarting does not help."""
+EXIT_DEVICE = 3
+"""A source is not there, or no longer: a fresh process may find it again."""
+
+
+class DeviceError(Exception):
+    """A source is not there or has gone; its text is one line."""
 
 
 class UserError(Exception):

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import zmq
 
 from common import messages as m
-from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
+from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, DeviceError, UserError
 from common.sockets import send
 
 BEAT_S = 0.5
@@ -91,6 +91,9 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         code = EXIT_USER
+    except DeviceError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        code = EXIT_DEVICE
     except (KeyboardInterrupt, BrokenPipeError):
         code = EXIT_OK
     finally:

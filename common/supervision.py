@@ -14,7 +14,7 @@ import enum
 import random
 from collections.abc import Callable
 
-from common.errors import EXIT_OK, EXIT_USER
+from common.errors import EXIT_DEVICE, EXIT_OK, EXIT_USER
 
 
 class State(enum.Enum):
@@ -82,6 +82,7 @@ class Supervision:
         self._ever_ready = False
         self._starts = 0
         self._quick_deaths = 0
+        self._absences = 0
         self._killing = False
 
     @property
@@ -142,7 +143,9 @@ class Supervision:
             return
         lived = self.state is State.READY and now - self._since >= self._policy.quick
         self._quick_deaths = 0 if lived else self._quick_deaths + 1
-        if self._hopeless():
+        self._absences += code == EXIT_DEVICE
+        # A device may come back after days; nothing else is waited for without end.
+        if code != EXIT_DEVICE and self._hopeless():
             self.state = State.FAILED
             return
         self.state = State.WAITING
@@ -150,7 +153,7 @@ class Supervision:
 
     def _hopeless(self) -> bool:
         if not self._ever_ready:
-            return self._starts >= self._policy.never_ready_limit
+            return self._starts - self._absences >= self._policy.never_ready_limit
         limit = self._policy.quick_limit
         return limit is not None and self._quick_deaths >= limit
 

@@ -1,0 +1,207 @@
+"""A microphone on its way into the rings of the streams that it feeds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from capture.device import MIX_CHANNELS, Microphone, NoDeviceError, find_device
+from capture.pump import Format, Pump
+from capture.recorder import Recorder
+from capture.sources import Samples
+from capture.watch import SourceState, SourceWatch
+from common import messages as m
+from common.errors import EXIT_DEVICE, DeviceError, UserError
+from common.ring import RingWriter
+
+if TYPE_CHECKING:
+    from capture.service import Opening, StreamJob
+
+log = logging.getLogger("capture")
+
+ANCHOR_S = 1.0
+"""The sample clock is tied to the monotonic one so often: devices drift."""
+WEDGED_S = 2.0
+"""Closing a lost device may hang; after so long the process ends without it."""
+
+
+class LiveDevice:
+    """One open device, its sample clock, and the pumps behind it.
+
+    Raises:
+        UserError: the device is not there or lacks a channel.
+    """
+
+    def __init__(
+        self,
+        jobs: list[StreamJob],
+        form: Format,
+        send: Callable[[m.Tick], None],
+        opening: Opening,
+    ) -> None:
+        rings = [RingWriter.attach(job.ring) for job in jobs]
+        # What was there once is waited for: it was no mistake.
+        wait = opening.wait_for_device or any(ring.anchor[1] for ring in rings)
+        try:
+            device = find_device(jobs[0].source.partition(":")[2])
+        except NoDeviceError as error:
+            raise DeviceError(f"waiting: {error}") if wait else error from None
+        asked = [job.channel for job in jobs if job.channel is not None]
+        channels = max(asked) + 1 if asked else min(MIX_CHANNELS, device.channels)
+        if channels > device.channels:
+            raise UserError(f"{device} has no channel {channels - 1}")
+        block_s = opening.block_ms / 1000.0
+        frames = opening.block_frames or max(1, round(block_s * device.rate))
+        self.ended = False
+        self._rings = rings
+        self.microphone = Microphone(
+            device, channels=channels, block_frames=frames, latency=opening.latency
+        )
+        log.info("listening to %s", device)
+        rate = self.microphone.rate
+        self.pumps = [
+            Pump(job.name, ring, rate, form, send, channel=job.channel)
+            for job, ring in zip(jobs, self._rings, strict=True)
+        ]
+        self.watch = SourceWatch(time.monotonic(), rate, frames / rate)
+        self._rate = rate
+        self._form_rate = form.rate
+        self._recorder = Recorder(opening.record, rate, channels) if opening.record else None
+        self._limit = None if opening.seconds is None else round(opening.seconds * rate)
+        self._frames = 0
+        self._base = [0] * len(self.pumps)
+        self._anchored: tuple[int, float] | None = None
+        self._best: tuple[float, int, float] | None = None
+        self._anchor_due = 0.0
+
+    def turn(self, now: float) -> None:
+        """Feed what has come; look whether the device still lives."""
+        if self.ended:
+            return
+        for block in self.microphone.blocks():
+            frames = len(block.samples)
+            if self._anchored is None:
+                self._begin(block.time, frames)
+            missing = block.lost + (self._overrun(block.time, frames + block.lost) * block.xrun)
+            if missing:
+                self._missing(missing)
+            if self._limit is not None and self._frames + frames >= self._limit:
+                self._take(block.samples[: self._limit - self._frames], block.time)
+                self.finish()
+                return
+            self._take(block.samples, block.time)
+        self._check(now)
+
+    def finish(self) -> None:
+        """The end, wanted by the user."""
+        if not self.ended:
+            self.ended = True
+            for pump in self.pumps:
+                pump.finish()
+            if self._recorder is not None:
+                self._recorder.close()
+            self._let_go()
+
+    def _take(self, samples: Samples, heard: float) -> None:
+        self._frames += len(samples)
+        self.watch.heard(heard, samples)
+        if self._recorder is not None:
+            self._recorder.write(samples)
+        for pump in self.pumps:
+            pump.feed(samples)
+        self._anchor(heard)
+
+    def _begin(self, heard: float, frames: int) -> None:
+        """Where time says a restarted source should be; a fresh one begins at its ring's index."""
+        for at, (pump, ring) in enumerate(zip(self.pumps, self._rings, strict=True)):
+            index, monotonic, _ = ring.anchor
+            if monotonic:
+                first = index + (heard - monotonic) * self._form_rate
+                first -= frames * self._form_rate / self._rate
+                pump.gap(max(0, round(first) - ring.index))
+            self._base[at] = ring.index
+        self._anchored = (0, heard - frames / self._rate)
+
+    def _overrun(self, heard: float, frames: int) -> int:
+        """Frames that PortAudio has lost before a block: what the clock says is missing."""
+        assert self._anchored is not None
+        then_frames, then = self._anchored
+        expected = (heard - then) * self._rate
+        short = round(expected - (self._frames + frames - then_frames))
+        return short if short > frames else 0
+
+    def _missing(self, frames: int) -> None:
+        log.warning("%d frames were lost", frames)
+        for at, pump in enumerate(self.pumps):
+            self._frames_to(at, pump, frames)
+        self._frames += frames
+
+    def _frames_to(self, at: int, pump: Pump, frames: int) -> None:
+        pump.flush()
+        target = self._base[at] + round((self._frames + frames) * self._form_rate / self._rate)
+        pump.gap(max(0, target - pump.position))
+
+    def _anchor(self, heard: float) -> None:
+        """Tie the clocks by the least delayed block of the last second."""
+        early = heard - self._frames / self._rate
+        if self._best is None or early < self._best[0]:
+            self._best = (early, self._frames, heard)
+        if heard >= self._anchor_due:
+            self._anchor_due = heard + ANCHOR_S
+            _, frames, moment = self._best
+            self._best = None
+            self._anchored = (frames, moment)
+            unix = time.time() - (time.monotonic() - moment)
+            for base, pump in zip(self._base, self.pumps, strict=True):
+                index = base + round(frames * self._form_rate / self._rate)
+                pump.anchor(index, moment, unix)
+
+    def _check(self, now: float) -> None:
+        before = self.watch.state
+        self.watch.check(now, active=self.microphone.active)
+        state = self.watch.state
+        if state is not before:
+            log.warning("source %s: %s", state.value, self.watch.reason)
+        if state is SourceState.LOST:
+            # PortAudio's list of devices is frozen in this process: a fresh one must try.
+            self._let_go()
+            raise DeviceError(f"the microphone is lost: {self.watch.reason}")
+
+    def _let_go(self) -> None:
+        timer = threading.Timer(WEDGED_S, lambda: os._exit(EXIT_DEVICE))
+        timer.daemon = True
+        timer.start()
+        self.microphone.close()
+        timer.cancel()
+
+
+class LiveStream:
+    """One of the streams that a device feeds, as the service's loop sees it."""
+
+    def __init__(self, job: StreamJob, device: LiveDevice, pump: Pump) -> None:
+        self.job = job
+        self.pump = pump
+        self.accepted: m.Accepted | None = None
+        self.error: UserError | None = None
+        self._device = device
+
+    @property
+    def wakeup(self) -> int | None:
+        return None if self._device.ended else self._device.microphone.wakeup
+
+    @property
+    def state(self) -> str:
+        return "ended" if self.pump.ended else self._device.watch.state.value
+
+    def due(self, now: float) -> float:  # noqa: ARG002
+        return 0.1
+
+    def turn(self, now: float) -> None:
+        self._device.turn(now)
+
+    def finish(self) -> None:
+        self._device.finish()
