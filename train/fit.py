@@ -174,7 +174,7 @@ def fit(
     )
     optimizer.build(model.trainable_variables)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def step(
         x: Any, target: Any, has_label: Any, has_emotion: Any, emotion: Any, embedded: Any
     ) -> Any:
@@ -215,7 +215,8 @@ def fit(
         if recipe.mixup:
             other = rng.permutation(len(x))
             # Only labelled windows are mixed, and the first of a pair keeps the larger share.
-            share = np.float32(max(part := rng.beta(recipe.mixup, recipe.mixup), 1 - part))
+            part = rng.beta(recipe.mixup, recipe.mixup)
+            share = np.float32(max(part, 1 - part))
             both = (has_label * has_label[other])[:, np.newaxis]
             keep = 1 - (1 - share) * both
             x = keep[..., np.newaxis] * x + (1 - keep[..., np.newaxis]) * x[other]
