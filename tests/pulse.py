@@ -58,8 +58,10 @@ class VirtualMicrophone:
             "XDG_RUNTIME_DIR": str(self._folder),
         }
         self._daemon = subprocess.Popen(
-            ["pulseaudio", "-n", "-F", str(script), "--exit-idle-time=-1", "--daemonize=no"]
-            + ["--disable-shm", "--log-level=error"],
+            [
+                *("pulseaudio", "-n", "-F", str(script), "--exit-idle-time=-1"),
+                *("--daemonize=no", "--disable-shm", "--log-level=error"),
+            ],
             env=environment,
             stderr=subprocess.DEVNULL,
         )
