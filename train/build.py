@@ -135,6 +135,11 @@ def build_bundle(
         "Calibration": "temperatures and thresholds from the folds' speakers, each heard only by "
         "a model that had not been trained on them",
     }
+    if recipe.noise:
+        facts["Without speech"] = (
+            f"{100 * recipe.noise:g} % of every batch is noise, hum, clicks and tones (and, where "
+            "`--noise` was given, music and sounds), for which every label is equally likely"
+        )
     card = model_card(
         name,
         job.labels,
