@@ -30,7 +30,7 @@ from train.corpora import (
 from train.dataset import Statistics, active
 from train.metrics import ece, figures, risk_at, risk_coverage, threshold_at, uar
 from train.nonspeech import mix
-from train.splits import hold_out_speakers, leave_corpus_out, random_folds, speaker_folds
+from train.splits import leave_corpus_out, random_folds, speaker_folds
 
 RATE = 16000
 
@@ -74,14 +74,6 @@ def test_the_same_file_under_two_speakers_is_found():
     other = Clip(other.path, "A", "A_2", "", "sad", "again")
     with pytest.raises(UserError, match="clips on both sides"):
         check_split([one], [other])
-
-
-def test_held_out_speakers_are_training_speakers_of_their_own():
-    clips = [clip(str(i % 12), number=i) for i in range(60)]
-    train = speaker_folds(clips)[0].train
-    inner, held_out = hold_out_speakers(clips, train)
-    assert {clips[i].speaker for i in inner}.isdisjoint(clips[i].speaker for i in held_out)
-    assert sorted([*inner, *held_out]) == sorted(train)
 
 
 # --- corpora -------------------------------------------------------------------------------

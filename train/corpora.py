@@ -47,7 +47,7 @@ class Clip:
         corpus: name of its corpus, e.g. `EMODB`.
         speaker: unique over all corpora, e.g. `EMODB_03`.
         gender: `male`, `female` or empty where it is not known.
-        emotion: in the words of `EMOTIONS`.
+        emotion: the corpus's own, as one lower-case word: `angry`, `calm`, `fear`, …; or its label.
         name: the file's path within its corpus or manifest, for messages.
     """
 
@@ -59,10 +59,6 @@ class Clip:
     name: str
 
 
-EMOTIONS = (
-    *("angry", "boredom", "calm", "disgust", "excited", "fear", "frustrated", "happy"),
-    *("neutral", "sad", "surprise", "other"),
-)
 MANIFEST_COLUMNS = ("path", "corpus", "speaker", "emotion")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bundle import Bundle
 from common.errors import UserError
 from common.spec import FeatureSpec, read_toml
 from train import nonspeech, teacher
@@ -191,6 +192,6 @@ def prepare(
     return Job(plan, Material(plan.spec, clips, examples, embeddings, noise), sounds, work, seed)
 
 
-def blank_bundle(job: Job) -> Any:
+def blank_bundle(job: Job) -> Bundle:
     """An uncalibrated bundle of the job's spec and labels, for `judge`."""
     return plain_bundle(job.plan.spec, job.labels)

@@ -57,9 +57,3 @@ def random_folds(clips: Sequence[Clip], folds: int = FOLDS, seed: int = 0) -> li
     return [
         Split(f"random{k}", np.flatnonzero(of != k), np.flatnonzero(of == k)) for k in range(folds)
     ]
-
-
-def hold_out_speakers(clips: Sequence[Clip], train: Index, seed: int = 0) -> tuple[Index, Index]:
-    """Part of the training speakers, about a sixth of each corpus, for early stopping."""
-    inner = speaker_folds([clips[i] for i in train], folds=6, seed=seed + 1)[0]
-    return train[inner.train], train[inner.test]
