@@ -56,8 +56,8 @@ class Stage:
     arguments: list[str]
     job: dict[str, Any]
     supervision: Supervision
+    inherit: tuple[int, ...] = ()
     child: Child | None = None
-    beaten: float = 0.0
 
     @property
     def running(self) -> bool:
@@ -231,7 +231,9 @@ class Pipeline:
         match supervision.act(now):
             case Action.START:
                 supervision.started(now)
-                stage.child = Child(stage.module, stage.arguments, stage.job, self._lines.put)
+                stage.child = Child(
+                    stage.module, stage.arguments, stage.job, self._lines.put, stage.inherit
+                )
             case Action.KILL:
                 assert child is not None
                 log.warning("%s hangs: %s", stage.name, supervision.reason)
@@ -275,13 +277,15 @@ def _table(
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith("file:") for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None)
-    rows = [
-        ("features", {"bundle": path, "bind": features}, policy),
-        ("infer", {"bundle": path, "runtime": config.runtime}, policy),
+    rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
+        ("features", {"bundle": path, "bind": features}, policy, ()),
+        ("infer", {"bundle": path, "runtime": config.runtime}, policy, ()),
     ]
     patient = dataclasses.replace(policy, delay_limit=2.0)
     for name, streams in _captures(config).items():
-        rows.append((name, _capture_job(config, bundle, rings, streams), patient))
+        # A child's own standard input carries its job.
+        pipe = (os.dup(0),) if streams[0].source.startswith("stdin:") else ()
+        rows.append((name, _capture_job(config, bundle, rings, streams, pipe), patient, pipe))
     return [
         Stage(
             name=name,
@@ -289,8 +293,9 @@ def _table(
             arguments=[],
             job={**common, **job, "stage": name},
             supervision=Supervision(policy, now),
+            inherit=inherit,
         )
-        for name, job, policy in rows
+        for name, job, policy, inherit in rows
     ]
 
 
@@ -306,7 +311,11 @@ def _captures(config: Config) -> dict[str, list[StreamConfig]]:
 
 
 def _capture_job(
-    config: Config, bundle: Bundle, rings: dict[str, str], streams: list[StreamConfig]
+    config: Config,
+    bundle: Bundle,
+    rings: dict[str, str],
+    streams: list[StreamConfig],
+    pipe: tuple[int, ...],
 ) -> dict[str, Any]:
     return {
         "streams": [
@@ -323,6 +332,7 @@ def _capture_job(
         "hop": bundle.spec.hop,
         "opening": {
             "realtime": config.speed == "realtime",
+            "stdin": pipe[0] if pipe else 0,
             **config.capture.model_dump(),
         },
     }
@@ -335,7 +345,7 @@ def parser() -> argparse.ArgumentParser:
         "--source",
         action="append",
         metavar="SOURCE",
-        help="mic (default), mic:NAME or file:PATH; repeatable",
+        help="mic (default), mic:NAME, file:PATH or stdin:RATE[:CHANNELS]; repeatable",
     )
     flags.add_argument("--bundle", metavar="DIR", help="model bundle; default: models/default")
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")

@@ -19,7 +19,9 @@ terminals it is a whole pipeline; they find each other by themselves, or by the 
 
 def parser() -> argparse.ArgumentParser:
     flags = base_parser("capture", DESCRIPTION)
-    flags.add_argument("--source", metavar="SOURCE", help="mic, mic:NAME or file:PATH")
+    flags.add_argument(
+        "--source", metavar="SOURCE", help="mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS]"
+    )
     flags.add_argument("--list-devices", action="store_true", help="what can be listened to")
     flags.add_argument("--seconds", type=float, metavar="S", help="listen to a device for so long")
     flags.add_argument("--record", metavar="OUT.wav", help="write what a device gives")
@@ -117,6 +119,7 @@ def alone(arguments: argparse.Namespace) -> int:
             latency=arguments.latency,
             record=arguments.record,
             seconds=arguments.seconds,
+            alone=True,
         )
         with LevelMeter(enabled=sys.stderr.isatty()) as meter:
             return CaptureService(

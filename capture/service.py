@@ -330,6 +330,8 @@ class Opening:
         wait_for_device: an absent device is waited for.
         record: sound file that takes what a device gives.
         seconds: a device is listened to for so long.
+        stdin: descriptor that `stdin:…` reads from.
+        alone: nobody may be there to accept results.
     """
 
     realtime: bool = True
@@ -339,6 +341,8 @@ class Opening:
     wait_for_device: bool = False
     record: str | None = None
     seconds: float | None = None
+    stdin: int = 0
+    alone: bool = False
 
 
 def open_streams(
@@ -355,6 +359,10 @@ def open_streams(
 
         device = LiveDevice(jobs, form, send, opening)
         return [LiveStream(j, device, p) for j, p in zip(jobs, device.pumps, strict=True)]
+    if jobs[0].source.startswith("stdin"):
+        from capture.stdin import StdinStream
+
+        return [StdinStream(job, form, send, opening, opening.stdin) for job in jobs[:1]]
     streams: list[Stream] = []
     for job in jobs:
         frames = opening.block_frames

@@ -25,10 +25,16 @@ class Child:
 
     Args:
         write: takes every line that the child writes to stderr, from another thread.
+        inherit: descriptors that the child gets as they are.
     """
 
     def __init__(
-        self, module: str, arguments: list[str], job: dict[str, Any], write: Callable[[str], None]
+        self,
+        module: str,
+        arguments: list[str],
+        job: dict[str, Any],
+        write: Callable[[str], None],
+        inherit: tuple[int, ...] = (),
     ) -> None:
         self._write = write
         self._last = ""
@@ -38,6 +44,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            pass_fds=inherit,
             env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
         )
         self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)

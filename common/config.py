@@ -24,7 +24,8 @@ STREAM_NAME = r"[a-z0-9_-]{1,40}"
 ENV_PREFIX = "SEP_"
 FROM_FILE = "__from_file__"
 ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]+)"
-SOURCES = "mic, mic:NAME or file:PATH"
+SOURCES = "mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS]"
+STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
 DEFAULT_STREAM = "main"
 
 
@@ -39,6 +40,8 @@ def check_source(source: str) -> str:
     """Raises UserError where `source` is of no known kind."""
     kind, _, rest = source.partition(":")
     if source == "mic" or (kind in ("file", "mic") and rest):
+        return source
+    if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
         return source
     raise UserError(f"source {source!r} is not known; allowed: {SOURCES}")
 
@@ -124,6 +127,8 @@ class Config(pydantic_settings.BaseSettings):
     @model_validator(mode="after")
     def _names_differ(self) -> Config:
         names = [stream.name for stream in self.stream]
+        if sum(stream.source.startswith("stdin:") for stream in self.stream) > 1:
+            raise ValueError("only one stream can read standard input")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two streams are named {name!r}; names must differ")

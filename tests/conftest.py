@@ -144,7 +144,7 @@ class Running:
 
 def fresh_endpoint() -> str:
     """An ipc endpoint nobody uses; the socket file is gone when its binder closes it."""
-    return f"ipc://{tempfile.gettempdir()}/sep-test-{secrets.token_hex(6)}"
+    return f"ipc://{os.environ['XDG_RUNTIME_DIR']}/test-{secrets.token_hex(6)}"
 
 
 def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE_S) -> None:
@@ -162,7 +162,7 @@ def leftovers() -> set[str]:
     base = Path(os.environ["XDG_RUNTIME_DIR"]) / "sep"
     if base.is_dir():
         found |= {path.name for path in base.iterdir() if path.name != "alone"}
-    found |= {path.name for path in Path(tempfile.gettempdir()).glob("sep-test-*")}
+    found |= {path.name for path in base.parent.glob("test-*")}
     return found | {f"process {p}" for p in stage_processes()}
 
 
