@@ -128,7 +128,7 @@ class Hub(threading.Thread):
         self._info = info
         self._health = health
         self._health_due = 0.0
-        self._last_values: dict[bytes, bytes] = {}
+        self._last_values: dict[bytes, m.Public] = {}
         self._listeners: dict[str, bytes] = {}
         self._sources: dict[str, bytes] = {}
         self._stopping = threading.Event()
@@ -281,9 +281,9 @@ class Hub(threading.Thread):
                 self.health_changed()
             self.sources[status.stream] = status
 
-    def _publish(self, message: m.Result | m.Utterance | m.Info | m.Health) -> None:
+    def _publish(self, message: m.Public) -> None:
         topic, payload = m.encode_public(message)
-        self._last_values[topic] = payload
+        self._last_values[topic] = message
         if isinstance(message, m.Result | m.Utterance):
             self.news.append(message)
         self._public.send_multipart([topic, payload])
@@ -292,9 +292,9 @@ class Hub(threading.Thread):
         # XPUB delivers b"\x01" + prefix for every new subscription.
         if subscription[:1] != b"\x01":
             return
-        for topic, payload in self._last_values.items():
+        for topic, message in self._last_values.items():
             if topic.startswith(subscription[1:]):
-                self._public.send_multipart([topic, m.mark_replay(payload)])
+                self._public.send_multipart(m.encode_public(message, replay=True))
 
     def _send(self, identity: bytes, message: m.Message) -> None:
         try:

@@ -13,7 +13,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgpack
 
@@ -24,6 +24,8 @@ MAX_FRAME = 4 << 20
 """Longest frame in bytes that a decoder looks at, and the limit set on every socket."""
 MAX_ITEMS = 4096
 MAX_TEXT = 4096
+MAX_INT = 2**53
+"""Largest magnitude of an integer: JSON's readers hold it exactly, and sums do not overflow."""
 
 M = TypeVar("M", bound="Message")
 Check = Callable[[Any], Any]
@@ -149,6 +151,9 @@ class Health(Message):
     counters: dict[str, int]
 
     topic: ClassVar[str] = "health"
+
+
+Public: TypeAlias = Result | Utterance | Info | Health
 
 
 # --- between stages ---------------------------------------------------------------------
@@ -358,15 +363,15 @@ def decode(frame: bytes) -> Message:
     return _build(cls, table)
 
 
-def encode_public(message: Result | Utterance | Info | Health) -> tuple[bytes, bytes]:
-    """Topic and payload of a public message."""
+def encode_public(message: Public, *, replay: bool = False) -> tuple[bytes, bytes]:
+    """Topic and payload of a public message.
+
+    Args:
+        replay: add `replay: true`, as a new subscriber gets the last message of a topic.
+    """
     stream = "" if isinstance(message, Health) else f"/{message.stream}"
-    return f"{message.topic}{stream}".encode(), _pack({"v": VERSION, **_plain(message)})
-
-
-def mark_replay(payload: bytes) -> bytes:
-    """The same payload with `replay: true`, as a new subscriber gets the last message."""
-    return _pack({**_unpack(payload), "replay": True})
+    mark = {"replay": True} if replay else {}
+    return f"{message.topic}{stream}".encode(), _pack({"v": VERSION, **_plain(message), **mark})
 
 
 def decode_public(topic: bytes, payload: bytes) -> tuple[Message, bool]:
@@ -475,6 +480,8 @@ def _check_for(hint: Any) -> Check:
         return lambda value: _build(hint, _typed(value, dict))
     if hint is float:
         return _finite
+    if hint is int:
+        return _whole
     return lambda value: _typed(value, hint)
 
 
@@ -482,6 +489,13 @@ def _typed(value: Any, expected: type) -> Any:
     if type(value) is not expected:
         raise ProtocolError(f"{type(value).__name__} where {expected.__name__} belongs")
     return value
+
+
+def _whole(value: Any) -> int:
+    number: int = _typed(value, int)
+    if abs(number) > MAX_INT:
+        raise ProtocolError("an integer beyond 2**53")
+    return number
 
 
 def _finite(value: Any) -> float:

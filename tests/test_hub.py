@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from common import messages as m
 from common.errors import UserError
-from common.health import observe
+from common.health import observe, stage_health
 from common.hub import SUBSCRIBER_HIGH_WATER_MARK, Hub, Ledger, Verdict
 from common.sockets import connect
 from tests.conftest import Subscriber, fresh_endpoint, wait_until
@@ -64,6 +64,26 @@ def test_any_order_of_submits_is_accepted_in_order_and_once(seqs: list[int]) -> 
         )
 
 
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=60), st.integers(2, 4))
+def test_restarts_and_long_gaps_leave_no_hole(moves: list[tuple[int, bool]], width: int) -> None:
+    """Stages that die anywhere go on from the checkpoint; what they sent arrives again, late."""
+    ledger = Ledger()
+    ledger.open(OPEN)
+    covered: list[int] = []
+    sent: list[m.Submit] = []
+    for chance, gap in moves:
+        start = ledger.streams["main"].resume()  # restarted
+        for seq in range(start.next, start.next + 1 + chance % 3):
+            skipped = width if gap and seq == start.next else 0
+            sent.append(submit(seq, skipped=skipped))
+            if ledger.submit(sent[-1]) is Verdict.ACCEPTED:
+                covered += range(seq, seq + max(1, skipped))
+                assert ledger.streams["main"].decision == {"at": seq}
+        assert ledger.submit(sent[chance % len(sent)]) is Verdict.DUPLICATE
+        assert ledger.submit(submit(len(covered) + 1 + chance)) is Verdict.OUT_OF_ORDER
+        assert covered == list(range(ledger.streams["main"].next))
+
+
 def test_the_ledger_says_why_not() -> None:
     ledger = Ledger()
     assert ledger.submit(submit(0)) is Verdict.UNKNOWN
@@ -89,13 +109,13 @@ def test_a_new_run_starts_anew() -> None:
 class Rig:
     """A hub and a stage that talks to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, health: Callable[[Hub], m.Health] = observe) -> None:
         self.results, self.stages = fresh_endpoint(), fresh_endpoint()
         self.hub = Hub(
             self.results,
             self.stages,
             info=lambda o: m.Info(o.stream, o.run, ["a"], o.window, o.hop, o.rate, "b", o.source),
-            health=observe,
+            health=health,
         )
         self.hub.start()
         self.context: zmq.Context[Any] = zmq.Context()
@@ -147,6 +167,38 @@ def test_rubbish_is_counted_and_nothing_else(rig: Rig) -> None:
     wait_until(lambda: rig.hub.counters["hub_malformed"] == 5, "five refusals")
     rig.send(OPEN)
     assert rig.answer() == m.Accepted("main", "run", 0, False)
+
+
+@pytest.mark.parametrize("skipped", [2**53 + 1, 2**63])
+def test_numbers_without_bounds_are_refused(rig: Rig, skipped: int) -> None:
+    rig.send(OPEN)
+    rig.answer()
+    rig.send(submit(0, skipped=skipped))
+    wait_until(lambda: rig.hub.counters["hub_malformed"] == 1, "a refusal")
+    rig.send(submit(0))
+    assert rig.answer() == m.Accepted("main", "run", 1, False)
+    assert rig.hub.failure is None
+
+
+def test_whatever_was_published_is_replayed() -> None:
+    """Also what a decoder would refuse, as a reason made of a stage's endless last words."""
+    words = "x" * (m.MAX_TEXT + 1)
+
+    def health(hub: Hub) -> m.Health:
+        row = stage_health("features", None, reason=words)
+        return dataclasses.replace(observe(hub), stages=[row])
+
+    rig = Rig(health)
+    try:
+        for _ in range(2):  # the first hears it, the second has it replayed
+            listener: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
+            listener.setsockopt(zmq.RCVTIMEO, 10_000)
+            listener.setsockopt(zmq.SUBSCRIBE, b"health")
+            listener.connect(rig.results)
+            assert words.encode() in listener.recv_multipart()[1]
+        assert rig.hub.failure is None
+    finally:
+        rig.close()
 
 
 def test_a_new_subscriber_gets_the_last_values(rig: Rig) -> None:

@@ -8,6 +8,7 @@ import typing
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     if isinstance(hint, type) and issubclass(hint, m.Message):
         return messages(hint)
     plain: dict[Any, st.SearchStrategy[Any]] = {
-        int: st.integers(-(2**63), 2**64 - 1),
+        int: st.integers(-m.MAX_INT, m.MAX_INT),
         float: st.floats(allow_nan=False, allow_infinity=False),
         str: st.text(max_size=20),
         bool: st.booleans(),
@@ -51,10 +52,7 @@ def test_internal_messages_come_back(message: m.Message) -> None:
 
 @given(st.sampled_from(list(m.PUBLIC.values())).flatmap(messages), st.booleans())
 def test_public_messages_come_back(message: Any, replayed: bool) -> None:
-    topic, payload = m.encode_public(message)
-    if replayed:
-        payload = m.mark_replay(payload)
-    assert m.decode_public(topic, payload) == (message, replayed)
+    assert m.decode_public(*m.encode_public(message, replay=replayed)) == (message, replayed)
 
 
 @given(st.binary(max_size=300))
@@ -81,6 +79,26 @@ def test_mutated_messages_are_messages_or_refused(message: Any, data: st.DataObj
         pass
 
 
+@given(st.sampled_from(ALL).flatmap(messages), st.data())
+def test_what_a_decoder_lets_pass_can_be_sent_on(message: Any, data: st.DataObject) -> None:
+    """The hub passes on what it took, so nothing decoded may fail to encode."""
+    table = m.to_json_map(message)
+    anything = st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=3) | st.none()
+    table[data.draw(st.sampled_from(sorted(table)))] = data.draw(anything)
+    public = type(message) in m.PUBLIC.values()
+    try:
+        if public:
+            taken, _ = m.decode_public(message.topic.encode(), msgpack.packb(table))
+        else:
+            taken = m.decode(msgpack.packb({**table, "t": type(message).__name__}))
+    except m.ProtocolError:
+        return
+    if isinstance(taken, m.Result | m.Window):
+        assert taken.next_seq > taken.seq
+    again: Any = taken
+    assert m.decode_public(*m.encode_public(again))[0] == taken if public else m.encode(taken)
+
+
 @given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists))
 def test_any_msgpack_is_a_message_or_refused(content: Any) -> None:
     with pytest.raises(m.ProtocolError):
@@ -104,6 +122,12 @@ def test_unknown_keys_are_ignored() -> None:
         ({**HELLO, "stream": "x" * (m.MAX_TEXT + 1)}, "bounds"),
         ({**HELLO, "more": list(range(m.MAX_ITEMS + 1))}, "bounds"),
         ({**HELLO, 3: 4}, "bounds"),
+        ({**HELLO, b"more": 4}, "text keys"),
+        ({**HELLO, "more": msgpack.ExtType(5, b"12")}, "bounds"),
+        ({**HELLO, "more": dict.fromkeys(map(str, range(m.MAX_ITEMS + 1)))}, "bounds"),
+        ({"t": "Sent", "stream": "", "session": "", "next": m.MAX_INT + 1}, "Sent.next: .*2.*53"),
+        ({"t": "Sent", "stream": "", "session": "", "next": 1.0}, "Sent.next: float where int"),
+        ({"t": "Sent", "stream": "", "session": "", "next": True}, "Sent.next: bool where int"),
     ],
 )
 def test_what_is_wrong_is_said(table: dict[Any, Any], words: str) -> None:
@@ -118,6 +142,24 @@ def test_numbers_are_finite(number: float) -> None:
     with pytest.raises(m.ProtocolError, match="finite"):
         m.decode(msgpack.packb(table))
     assert m.decode(m.encode(sent)) == sent
+
+
+@pytest.mark.parametrize("depth", [10, 2000, 200_000])
+def test_depth_is_bounded(depth: int) -> None:
+    nested = b"\x91" * depth + b"\xc0"
+    with pytest.raises(m.ProtocolError):
+        m.decode(nested)
+
+
+@pytest.mark.parametrize("scalar", [np.float32(1), np.int64(1), np.bool_(True)])
+def test_a_numpy_scalar_is_not_sent(scalar: Any) -> None:
+    with pytest.raises(TypeError):
+        m.encode(heartbeat(rate_hz=scalar))
+
+
+def test_a_numpy_float64_is_sent_as_the_float_it_is() -> None:
+    sent = m.encode(heartbeat(rate_hz=np.float64(0.1)))
+    assert sent == m.encode(heartbeat(rate_hz=0.1))
 
 
 def heartbeat(rate_hz: float) -> m.Heartbeat:
