@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup demo run test test-all lint clean
+.PHONY: setup demo run test test-all test-tflite-runtime lint clean
 
 setup: .venv/.run
 
@@ -29,10 +29,20 @@ test: .venv/.dev
 test-all: .venv/.dev
 	$(PYTHON_IN_VENV) -m pytest
 
+.venv-tflite-runtime/.done: $(INPUTS) deploy/constraints-tflite-runtime.txt
+	@deploy/setup.sh tflite-runtime
+	@touch $@
+
+# Inference and the end-to-end tests on the other TFLite runtime, with numpy 1.
+test-tflite-runtime: .venv-tflite-runtime/.done
+	.venv-tflite-runtime/bin/python -m pytest -m "not slow" tests/test_model.py \
+		tests/test_alone.py tests/test_bad_input.py tests/test_pipeline.py \
+		-k "not realtime and not real_time"
+
 lint: .venv/.dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tflite-runtime build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,12 +1,13 @@
 #!/bin/sh
 # System packages and the virtual environment, on Debian, Ubuntu and Raspberry Pi OS.
-# Usage: deploy/setup.sh [run|dev] ; `dev` adds what the tests need.
+# Usage: deploy/setup.sh [run|dev|tflite-runtime]: `dev` adds what the tests need;
+# `tflite-runtime` makes .venv-tflite-runtime with the other runtime, for Python 3.11 only.
 set -eu
 cd "$(dirname "$0")/.."
 kind=${1:-run}
 
 packages="libportaudio2 python3-venv"
-if [ "$kind" = dev ]; then
+if [ "$kind" != run ]; then
     packages="$packages pulseaudio pulseaudio-utils libasound2-plugins"
 fi
 missing=""
@@ -30,15 +31,28 @@ if [ -n "$missing" ]; then
 fi
 
 python=""
+newest=99
+[ "$kind" = tflite-runtime ] && newest=11
 for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if "$candidate" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $newest))" \
+        2>/dev/null; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "setup: needs Python 3.11 or newer; set PYTHON=/path/to/python3.x" >&2
+    echo "setup: needs Python 3.11$([ $newest = 99 ] && echo ' or newer');" \
+        "set PYTHON=/path/to/python3.11" >&2
     exit 2
+fi
+
+if [ "$kind" = tflite-runtime ]; then
+    venv=.venv-tflite-runtime
+    [ -x $venv/bin/python ] || "$python" -m venv $venv
+    $venv/bin/pip install --quiet --disable-pip-version-check \
+        -r deploy/constraints-tflite-runtime.txt
+    $venv/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+    exit 0
 fi
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
