@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import re
 import time
 import types
 from collections import Counter
@@ -23,6 +24,7 @@ import zmq
 from common import messages as m
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
+ENDPOINT = re.compile(r"tcp://[^\s/]+:(\d{1,5})|ipc://\S+")
 GONE_AFTER_S = 3.0
 """`health` comes once a second; after so long without a message nobody is there."""
 STALE_AFTER_S = 2.0
@@ -227,12 +229,13 @@ class Results:
         for topic in self._topics:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         try:
-            if not self.endpoint.startswith(("tcp://", "ipc://")):
-                raise zmq.ZMQError(zmq.EPROTONOSUPPORT)
+            match = ENDPOINT.fullmatch(self.endpoint)
+            if match is None or int(match[1] or 0) > 65535:
+                raise zmq.ZMQError(zmq.EINVAL)
             socket.connect(self.endpoint)
         except zmq.ZMQError as error:
             raise ValueError(
-                f"endpoint {self.endpoint!r} is not usable ({error.strerror}); "
+                f"endpoint {self.endpoint!r} is not usable ({zmq.strerror(error.errno or 0)}); "
                 "allowed: tcp://ADDRESS:PORT or ipc://PATH"
             ) from None
 

@@ -59,9 +59,9 @@ def _follow(results: Results, line_of: Callable[[Event], str | None]) -> NoRetur
         if (news := (status.state, status.reason)) != told:
             told = news
             _say(status.state.value + (f": {status.reason}" if status.reason else ""))
-        if results.lost.total() > lost:
-            _say(f"{results.lost.total() - lost} windows lost on the way here")
-            lost = results.lost.total()
+        if (total := results.lost.total()) > lost:
+            _say(f"lost on the way here: {total - lost} windows")
+            lost = total
         if event is not None and (line := line_of(event)) is not None:
             print(line, flush=True)
         elif _unread():
@@ -94,7 +94,7 @@ def _line(event: Event) -> str | None:
     match event.message:
         case m.Info() as info:
             window, hop = info.window / info.rate, info.hop / info.rate
-            grid = f"{window:g} s every {hop:g} s"
+            grid = f"windows of {window:g} s every {hop:g} s"
             return f"{info.stream}  {info.source}, {grid}, {info.bundle}: {', '.join(info.labels)}"
         case m.Utterance() as said if not event.replay:
             span = f"{said.start / said.rate:8.1f} to {said.end / said.rate:.1f} s"
