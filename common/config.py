@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,7 +49,7 @@ def check_source(source: str) -> str:
 
 def check_endpoint(endpoint: str) -> str:
     """Raises UserError where `endpoint` cannot be bound."""
-    if not re.fullmatch(ENDPOINT, endpoint):
+    if not re.fullmatch(ENDPOINT, endpoint) or not endpoint.isprintable():
         raise UserError(
             f"endpoint {endpoint!r} is malformed; allowed: tcp://ADDRESS:PORT or ipc://PATH"
         )
@@ -166,7 +167,6 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         UserError: one line naming the key, the value and what is allowed.
     """
     table = read_toml(path) if path is not None else {}
-    where = f"{path}: " if path is not None else ""
     for name in os.environ:
         key = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
         if name.startswith(ENV_PREFIX) and key not in Config.model_fields:
@@ -175,9 +175,10 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         values: dict[str, Any] = {**flags, FROM_FILE: table}
         return Config(**values)
     except pydantic_settings.SettingsError as error:
-        raise UserError(f"environment: {str(error).splitlines()[0]}") from None
+        field = str(error).split('"')[1]  # a sentence about pydantic, and the field in quotes
+        raise UserError(f"environment variable {ENV_PREFIX}{field.upper()} must be JSON") from None
     except pydantic.ValidationError as error:
-        raise UserError(where + _line(error)) from None
+        raise UserError(_origin(error, path, flags) + _line(error)) from None
 
 
 def to_toml(config: Config) -> str:
@@ -198,9 +199,31 @@ def _unknown(key: str) -> str:
     return f"{key} is not a key; allowed: {', '.join(Config.model_fields)}"
 
 
+def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str, Any]) -> str:
+    """Where the mistake was made: on the command line, in a variable or in the file."""
+    location = error.errors()[0]["loc"] or ("stream",)
+    if location[0] in flags:
+        return ""
+    for depth in range(len(location), 0, -1):
+        name = ENV_PREFIX + "__".join(map(str, location[:depth])).upper()
+        if name in os.environ:
+            return f"environment variable {name}: "
+    return f"{path}: " if path is not None else ""
+
+
+_ALLOWED = {
+    "model_type": "a table",
+    "tuple_type": "rows of [[stream]]",
+    "too_long": "at most 64 rows",
+    "path_type": "a path",
+}
+"""Pydantic's error types of which it speaks in Python's terms, in the user's."""
+
+
 def _line(error: pydantic.ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    key = key if key.isprintable() else repr(key)
     if first["type"] == "extra_forbidden":
         model = _model_at(first["loc"][:-1])
         return f"{key} is not a key; allowed: {', '.join(model.model_fields)}"
@@ -209,8 +232,8 @@ def _line(error: pydantic.ValidationError) -> str:
         return f"{key}: {message}" if key else message
     if first["type"] == "missing":
         return f"{key} is missing"
-    message = first["msg"].removeprefix("Input should be ")
-    return f"{key} = {first['input']!r} must be {message}"
+    allowed = _ALLOWED.get(first["type"]) or first["msg"].removeprefix("Input should be ")
+    return f"{key} = {reprlib.repr(first['input'])} must be {allowed}"
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -36,12 +36,33 @@ def test_flags_go_over_environment_over_file(
     assert config.runtime == "litert"
 
 
-def test_the_effective_configuration_gives_itself_again(tmp_path: Path) -> None:
-    config = load_config(
-        written(tmp_path, "[[stream]]\nname = 'a'\nsource = 'file:x.wav'\nchannel = 1"), {}
-    )
-    again = load_config(written(tmp_path, to_toml(config)), {})
-    assert again == config
+streams = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.from_regex("[a-z0-9_-]{1,40}", fullmatch=True),
+            "source": st.text("abö '\"\\\t#", min_size=1).map("file:{}".format),
+            "channel": st.none() | st.integers(0, 63),
+        }
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda stream: stream["name"],
+)
+settable = {
+    "results": st.sampled_from(["tcp://*:0", "tcp://[::1]:65535", "ipc:///tmp/ö", "ipc://a"]),
+    "runtime": st.sampled_from(["auto", "litert", "tflite"]),
+    "ring": st.fixed_dictionaries({"seconds": st.floats(2.5, 3600.0)}),
+    "stream": streams,
+}
+
+
+@given(st.fixed_dictionaries({}, optional=settable))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_effective_configuration_gives_itself_again(
+    tmp_path: Path, flags: dict[str, Any]
+) -> None:
+    config = load_config(None, flags)
+    assert load_config(written(tmp_path, to_toml(config)), {}) == config
 
 
 @pytest.mark.parametrize(
@@ -55,6 +76,18 @@ def test_the_effective_configuration_gives_itself_again(tmp_path: Path) -> None:
         ({"stream": [{"source": "file:x", "name": "A"}]}, ["stream.0.name", "'A'", "a-z"]),
         ({"stream": [{"source": "radio"}]}, ["stream.0.source", "'radio'", "file:PATH"]),
         ({"stream": [{"source": "file:x", "volume": 3}]}, ["stream.0.volume", "channel"]),
+        ({"stream": {"source": "file:x"}}, ["stream", "file:x", "rows of [[stream]]"]),
+        ({"stream": [5]}, ["stream.0", "5", "a table"]),
+        ({"stream": [{"source": "file:x", "channel": 64}]}, ["stream.0.channel", "64", "63"]),
+        ({"stream": [{"source": f"file:{n}"} for n in range(65)]}, ["stream", "at most 64 rows"]),
+        ({"ring": 30}, ["ring", "30", "a table"]),
+        ({"ring": {"seconds": float("nan")}}, ["ring.seconds", "nan"]),
+        ({"bundle": 5}, ["bundle", "5", "a path"]),
+        ({"results": "ipc:///tmp/a\0b"}, ["results", "'ipc:///tmp/a\\x00b'", "ipc://PATH"]),
+        ({"results": "ipc:///tmp/\udc80"}, ["results", "udc80", "ipc://PATH"]),
+        ({"results": "127.0.0.1:5555"}, ["results", "'127.0.0.1:5555'", "tcp://ADDRESS:PORT"]),
+        ({"results": "x" * 5000 + "\n"}, ["results", "ipc://PATH"]),
+        ({"a\nb": 1}, ["'a\\nb'", "results"]),
     ],
 )
 def test_a_mistake_names_key_value_and_what_is_allowed(
@@ -71,8 +104,12 @@ def test_a_mistake_names_key_value_and_what_is_allowed(
     ("name", "value", "words"),
     [
         ("SEP_REUSLTS", "x", ["SEP_REUSLTS", "results"]),
-        ("SEP_RING__SECONDS", "1", ["ring.seconds", "2.5"]),
-        ("SEP_STREAM", "{", ["stream"]),
+        ("SEP_RING_SECONDS", "40", ["SEP_RING_SECONDS", "ring"]),
+        ("SEP_RING__SECONDS", "1", ["SEP_RING__SECONDS", "ring.seconds", "2.5"]),
+        ("SEP_RING__SECOND", "40", ["SEP_RING__SECOND", "ring.second", "seconds"]),
+        ("SEP_SPEED", "warp", ["SEP_SPEED", "'warp'", "'max'"]),
+        ("SEP_STREAM", "{", ["SEP_STREAM", "JSON"]),
+        ("SEP_STREAM", '[{"source": "radio"}]', ["SEP_STREAM", "stream.0.source", "file:PATH"]),
     ],
 )
 def test_a_mistake_in_the_environment(
@@ -82,6 +119,24 @@ def test_a_mistake_in_the_environment(
     with pytest.raises(UserError) as caught:
         load_config(None, {})
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_mistake_is_looked_for_where_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = written(tmp_path, "speed = 'max'\n[ring]\nseconds = 40")
+    assert str(good) not in outcome(good, {"speed": "warp"})
+    monkeypatch.setenv("SEP_RING__SECONDS", "long")
+    assert str(good) not in outcome(good, {})
+    monkeypatch.delenv("SEP_RING__SECONDS")
+    monkeypatch.setenv("SEP_SPEED", "realtime")
+    bad = written(tmp_path, "[ring]\nseconds = 'long'")
+    assert outcome(bad, {"runtime": "auto"}).startswith(f"{bad}: ring.seconds = 'long'")
+
+
+@pytest.mark.parametrize("content", ["a = " + "[" * 100_000, "a = " + "9" * 5000])
+def test_a_file_beyond_what_a_parser_takes_is_no_toml(tmp_path: Path, content: str) -> None:
+    assert "is not valid TOML" in outcome(written(tmp_path, content), {})
 
 
 toml_values = st.recursive(
@@ -100,11 +155,15 @@ def outcome(path: Path | None, flags: dict[str, Any]) -> str:
     return ""
 
 
-@given(st.dictionaries(st.sampled_from([*Config.model_fields, "other"]), toml_values))
+@given(
+    st.dictionaries(
+        st.sampled_from([*Config.model_fields, "other"]) | st.text(max_size=4), toml_values
+    )
+)
 def test_any_table_is_a_configuration_or_one_line(table: dict[str, Any]) -> None:
     line = outcome(None, table)
     assert "\n" not in line
-    assert line or "other" not in table
+    assert line or table.keys() <= Config.model_fields.keys()
 
 
 @given(st.binary(max_size=60))
