@@ -46,6 +46,8 @@ class Policy:
         delay, delay_limit: the first delay behind an immediate restart, and the longest.
         never_ready_limit: starts without ever having been ready before it is given up.
         quick_limit: quick deaths in a row before it is given up; None: never.
+        ends: exit 0 means that its work is over; else somebody else told it to end (a SIGTERM
+            of an out-of-memory daemon), and it is restarted.
     """
 
     ready_within: float = 30.0
@@ -55,6 +57,7 @@ class Policy:
     delay_limit: float = 30.0
     never_ready_limit: int = 3
     quick_limit: int | None = None
+    ends: bool = True
 
 
 class Supervision:
@@ -131,7 +134,7 @@ class Supervision:
             last_words: the last line it wrote to stderr.
         """
         self.exit_code = code
-        if self.state is State.STOPPING or code == EXIT_OK:
+        if self.state is State.STOPPING or (code == EXIT_OK and self._policy.ends):
             self.state = State.DONE
             return
         if not self._killing:

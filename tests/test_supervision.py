@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from common.errors import EXIT_DEVICE
 from common.supervision import Action, Policy, State, Supervision
 
 POLICY = Policy(quick_limit=10)
@@ -148,6 +149,95 @@ def test_work_that_is_over_is_done() -> None:
     assert stage.state is State.DONE
     assert stage.over
     assert stage.act(10.0) is None
+
+
+def test_a_stage_without_an_end_of_its_own_is_started_again() -> None:
+    stage = ready(Policy(ends=False))
+    died(stage, 9.0, code=0)
+    assert stage.state is State.WAITING
+    assert stage.reason == "exit code 0: last words"
+    assert stage.act(9.0) is Action.START
+    stage.started(9.0)
+    stage.stop()
+    died(stage, 10.0, code=0)
+    assert stage.state is State.DONE
+
+
+def test_a_restarted_stage_that_hangs_again_is_killed_again() -> None:
+    stage, now = ready(), 1.0
+    for _ in range(3):
+        now += POLICY.beat_within + 0.1
+        assert stage.act(now) is Action.KILL
+        died(stage, now)
+        now += 100.0
+        assert stage.act(now) is Action.START
+        stage.started(now)
+        stage.beat(now, ready=True)
+    assert stage.restarts == 3
+
+
+def test_the_reason_of_a_hang_outlives_the_kill() -> None:
+    stage = ready(at=1.0)
+    stage.act(9.0)
+    died(stage, 9.1, code=-9)
+    assert stage.reason == "no heartbeat for 8.0 s"
+    stage.started(9.2)
+    died(stage, 9.3, code=1)
+    assert stage.reason == "exit code 1: last words"
+
+
+def test_a_death_without_words_says_how_it_died() -> None:
+    stage = ready()
+    stage.exited(2.0, 1, None)
+    assert stage.reason == "exit code 1"
+
+
+def test_one_good_run_forgives_the_quick_deaths_before_it() -> None:
+    stage, now = ready(), 1.0
+    for death in range(50):
+        now += POLICY.quick if death % POLICY.quick_limit == 0 else 0.1  # type: ignore[operator]
+        died(stage, now)
+        assert stage.state is State.WAITING
+        stage.started(now)
+        stage.beat(now, ready=True)
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_a_device_that_is_away_is_waited_for_without_end(was_ready: bool) -> None:
+    policy = Policy(delay_limit=2.0, quick_limit=10)
+    stage, now = (ready(policy) if was_ready else waiting(policy)), 1.0
+    for _ in range(1000):
+        died(stage, now, code=EXIT_DEVICE)
+        assert stage.state is State.WAITING
+        now += policy.delay_limit
+        assert stage.act(now) is Action.START
+        stage.started(now)
+    stage.beat(now, ready=True)
+    assert stage.state is State.READY
+
+
+def test_a_device_that_is_away_counts_for_no_failed_start() -> None:
+    stage = waiting()
+    codes = [EXIT_DEVICE, 1, EXIT_DEVICE, 1, EXIT_DEVICE, 1]
+    for code in codes:
+        assert stage.state is State.WAITING
+        stage.started(0.0)
+        died(stage, 0.0, code=code)
+    assert stage.state is State.FAILED
+
+
+def test_jitter_stays_around_the_delay() -> None:
+    dues = set()
+    for _ in range(50):
+        stage = Supervision(POLICY, 0.0)
+        for _ in range(2):
+            stage.started(0.0)
+            stage.beat(0.0, ready=True)
+            died(stage, 0.0)
+        dues.add(next(ms for ms in range(1000) if stage.act(ms / 1000) is Action.START))
+    assert len(dues) > 10
+    assert min(dues) >= 0.75 * 500
+    assert max(dues) <= 1.25 * 500 + 1
 
 
 def test_a_stop_makes_every_death_the_wanted_one() -> None:
