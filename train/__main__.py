@@ -221,7 +221,6 @@ def _bundle(parsed: argparse.Namespace) -> int:
 def _crossval(parsed: argparse.Namespace) -> int:
     from train.evaluate import table, write_json
     from train.study import (
-        calibrated_bundle,
         corpus_figures,
         event_figures,
         fold_figures,
@@ -230,19 +229,17 @@ def _crossval(parsed: argparse.Namespace) -> int:
     )
 
     job = _job(parsed)
-    heard = job.hear()
-    folds = run_folds(job, heard, sweep=parsed.sweep, folds=parsed.folds)
+    folds = run_folds(job, job.hear(), sweep=parsed.sweep, folds=parsed.folds)
     figures: dict[str, Any] = {"command": _command(), **fold_figures(job, folds)}
     print("new speakers", table(figures["folds"]), sep="\n")
-    bundle = calibrated_bundle(job, folds)
     if len(set(job.corpus.tolist())) > 1:
-        figures["leave_one_corpus_out"] = corpus_figures(job, heard, bundle)
+        figures["leave_one_corpus_out"] = corpus_figures(job, folds)
         print("new corpora", table(figures["leave_one_corpus_out"]), sep="\n")
     if not parsed.no_leak:
-        figures["random_split"] = leak_figures(job, heard, bundle)
+        figures["random_split"] = leak_figures(job, folds)
         print("random split, speakers leak", table(figures["random_split"]), sep="\n")
     if parsed.events:
-        figures["false_events"] = event_figures(job, folds, bundle, parsed.events)
+        figures["false_events"] = event_figures(job, folds, parsed.events)
         print("false events per hour", figures["false_events"]["per_hour"])
     write_json(parsed.json, figures)
     return EXIT_OK

@@ -19,7 +19,7 @@ from train.crossval import key_of
 from train.export import shipped, to_tflite
 from train.fit import Fitted, fit
 from train.job import Job
-from train.study import Folds, calibrated_bundle
+from train.study import Folds, tune
 
 log = logging.getLogger("train")
 
@@ -108,13 +108,13 @@ def build_bundle(
         golden: one window of sound for the self-test.
         chosen: `float32`, `quantized`, or `auto` to choose by agreement.
     """
-    fitted = fit_all(job)
+    tuned = tune(job, folds)
+    fitted = fit_all(job).with_bias(tuned.bias)
     clean = job.material.examples[0]
     rng = np.random.default_rng(job.seed)
     real = clean.x[np.sort(rng.choice(len(clean.x), min(SAMPLE, len(clean.x)), replace=False))]
     exports = export(fitted, real)
     kind = exports.chosen if chosen == "auto" else chosen
-    parameters = calibrated_bundle(job, folds)
     spec, recipe = job.plan.spec, job.plan.recipe
     clips = job.material.clips
     corpora = sorted({c.corpus for c in clips})
@@ -132,8 +132,8 @@ def build_bundle(
         "heard, so the figures below come from models trained without the speakers they were "
         "measured on, by the same recipe",
         "Steps": f"{recipe.steps} of {recipe.batch} windows, fixed beforehand; seed {job.seed}",
-        "Calibration": "temperatures and thresholds from the folds' speakers, each heard only by "
-        "a model that had not been trained on them",
+        "Calibration": "bias of the last layer, temperatures and thresholds from the folds' "
+        "speakers, each heard only by a model that had not been trained on them",
     }
     if recipe.noise:
         facts["Without speech"] = (
@@ -161,8 +161,8 @@ def build_bundle(
         card=card,
         licence=LICENCES.get(job.plan.licence, job.plan.licence + "\n"),
         licence_id=job.plan.licence,
-        calibration=parameters.calibration,
-        decision=parameters.decision,
+        calibration=tuned.bundle.calibration,
+        decision=tuned.bundle.decision,
         provenance={
             "command": command,
             "seed": job.seed,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from train.calibration import Tuned
 from train.crossval import judge_all, summarize
 from train.fit import Recipe
 from train.job import Job, Plan, blank_bundle
@@ -83,13 +84,13 @@ def plan_of(base: Plan, changes: Mapping[str, Any]) -> Plan:
 def run_row(job: Job) -> dict[str, Any]:
     """UAR per corpus on new speakers and on corpora never heard, utterance level."""
     heard = job.hear()
-    bundle = blank_bundle(job)
+    plain = Tuned(blank_bundle(job), np.zeros(len(job.labels)))
     clips = job.material.clips
     found: dict[str, Any] = {}
     for key, splits in (("folds", speaker_folds(clips)), ("unheard", leave_corpus_out(clips))):
         judged: dict[int, Judged] = {}
         for split in splits:
-            judged |= judge_all(bundle, heard, job.run(split, {"clean": heard})["clean"])
+            judged |= judge_all(plain, heard, job.run(split, {"clean": heard})["clean"])
         result = summarize(judged, job.truth, job.corpus, len(job.labels))
         found[key] = {name: e["utterance"]["uar"] for name, e in result["corpora"].items()}
     return found

@@ -105,6 +105,12 @@ class Fitted:
     std: Samples
     eps: float
 
+    def with_bias(self, bias: NDArray[np.float64]) -> Fitted:
+        """The same with `bias` (labels,) added to the scores. Changes the model in place."""
+        layer = self.model.get_layer("label")
+        layer.bias.assign_add(bias.astype(np.float32))
+        return self
+
     def outputs(self, x: NDArray[np.floating], head: str = "label") -> NDArray[np.float32]:
         """Probabilities (n, labels) for features (n, frames, dims) before normalization."""
         import keras
@@ -246,7 +252,7 @@ def _sampler(
 ) -> tuple[Draw, Samples, Samples]:
     """A function that draws normalized windows and their clips (-1: noise), and the statistics.
 
-    Within a corpus every emotion is drawn as often as every other, and every clip of it too;
+    Within a corpus every label is drawn as often as every other, and every clip of it too;
     emotions outside the label set a third as often, for the other heads.
     """
     renderings = material.examples[: recipe.copies + 1]
@@ -264,13 +270,16 @@ def _sampler(
     mean, std = statistics.result()
 
     corpus = np.array([c.corpus for c in material.clips])
-    emotion = np.array([c.emotion for c in material.clips])
+    names = material.label_names(recipe)
+    kind_of = np.array(
+        [names[t] if t >= 0 else c.emotion for t, c in zip(truth, material.clips, strict=True)]
+    )
     weight = np.zeros(len(material.clips))
     for name in sorted(set(corpus[inside])):
         mine = inside & (corpus == name)
-        kinds = sorted(set(emotion[mine]))
+        kinds = sorted(set(kind_of[mine]))
         for kind in kinds:
-            these = mine & (emotion == kind)
+            these = mine & (kind_of == kind)
             weight[these] = mine.sum() ** recipe.balance / len(kinds) / these.sum()
     weight[truth < 0] /= 3
     windows = np.bincount(clip, minlength=len(weight))

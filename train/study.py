@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bundle import Bundle
 from train import nonspeech
 from train.augment import coloured_noise, quantize, reverberate, speech_dbfs, telephone
+from train.calibration import Tuned, biased
 from train.corpora import Samples
 from train.crossval import (
     Outputs,
-    calibrate_on,
     cross_calibrated,
     hear_subset,
     judge_all,
     summarize,
+    tune_on,
 )
 from train.job import Job, blank_bundle
 from train.listen import Heard, Judged
@@ -107,18 +107,18 @@ def _changed(samples: Samples, job: Job, change: Change, number: int) -> Samples
     return quantize(change(samples.astype(np.float64), job.plan.spec.sample_rate, rng))
 
 
-def calibrated_bundle(job: Job, folds: Folds) -> Bundle:
-    """Temperatures and thresholds from all folds: every clip judged by a model that had not
-    heard its speaker."""
-    outputs = {i: o for fold in folds.clean for i, o in fold.items()}
-    heard = folds.heard["clean"]
-    return calibrate_on(blank_bundle(job), outputs, heard, job.truth, job.corpus)
+def tune(job: Job, folds: Folds, without: str = "") -> Tuned:
+    """Bias, temperatures and thresholds from all folds: every clip judged by a model that had
+    not heard its speaker. `without` leaves out a corpus."""
+    corpus = job.corpus
+    outputs = {i: o for fold in folds.clean for i, o in fold.items() if corpus[i] != without}
+    return tune_on(blank_bundle(job), outputs, folds.heard["clean"], job.truth, corpus)
 
 
 def fold_figures(job: Job, folds: Folds) -> dict[str, Any]:
     """Figures on new speakers: `folds`, `risk` and, where it was heard, `robustness`.
 
-    A fold's temperatures and thresholds come from the other folds.
+    A fold's bias, temperatures and thresholds come from the other folds.
     """
     bundle, heard = blank_bundle(job), folds.heard
     judged = cross_calibrated(bundle, folds.clean, heard["clean"], job.truth, job.corpus)
@@ -127,10 +127,10 @@ def fold_figures(job: Job, folds: Folds) -> dict[str, Any]:
         "folds": summarize(judged, job.truth, job.corpus, n),
         "risk": _risk(job, judged),
     }
-    bundle = calibrated_bundle(job, folds)
     conditions = [c for c in heard if c != "clean"]
     if conditions:
-        found["robustness"] = {c: _robustness(job, folds, bundle, judged, c) for c in conditions}
+        tuned = tune(job, folds)
+        found["robustness"] = {c: _robustness(job, folds, tuned, c) for c in conditions}
     return found
 
 
@@ -142,43 +142,42 @@ def _risk(job: Job, judged: dict[int, Judged]) -> dict[str, float]:
     return {"full": float(1 - right.mean()), "at_70": risk_at(right, confidence, 0.7)}
 
 
-def _robustness(
-    job: Job, folds: Folds, bundle: Bundle, clean: dict[int, Judged], condition: str
-) -> dict[str, float]:
-    heard = folds.heard[condition]
-    outputs = {i: o for fold in folds.outputs for i, o in fold[condition].items()}
-    judged = judge_all(bundle, heard, outputs)
-    clips = sorted(judged)
+def _robustness(job: Job, folds: Folds, tuned: Tuned, condition: str) -> dict[str, float]:
+    clips = sorted(folds.heard[condition])
 
-    def mean_uar(by: dict[int, Judged]) -> float:
-        said = np.array([by[i].probabilities for i in clips]).argmax(axis=1)
+    def mean_uar(condition: str) -> float:
+        judged: dict[int, Judged] = {}
+        for fold in folds.outputs:
+            chosen = {i: o for i, o in fold[condition].items() if i in wanted}
+            judged |= judge_all(tuned, folds.heard[condition], chosen)
+        said = np.array([judged[i].probabilities for i in clips]).argmax(axis=1)
         corpus, truth = job.corpus[clips], job.truth[clips]
         names = sorted(set(corpus.tolist()))
         each = [uar(truth[corpus == c], said[corpus == c], len(job.labels)) for c in names]
         return float(np.mean(each))
 
+    wanted = set(clips)
     return {
-        "uar": mean_uar(judged),
-        "clean": mean_uar(clean),
-        "unheard": float(np.mean([heard[i].forced for i in clips])),
+        "uar": mean_uar(condition),
+        "clean": mean_uar("clean"),
+        "unheard": float(np.mean([folds.heard[condition][i].forced for i in clips])),
     }
 
 
-def corpus_figures(job: Job, heard: dict[int, Heard], bundle: Bundle) -> dict[str, Any]:
-    """Figures on corpora that the model never heard, with the folds' calibration."""
+def corpus_figures(job: Job, folds: Folds) -> dict[str, Any]:
+    """Figures on corpora that the model never heard, nor the calibration."""
     judged: dict[int, Judged] = {}
+    heard = folds.heard["clean"]
     for split in leave_corpus_out(job.material.clips):
-        judged |= judge_all(bundle, heard, job.run(split, {"clean": heard})["clean"])
+        tuned = tune(job, folds, without=str(job.corpus[split.test[0]]))
+        judged |= judge_all(tuned, heard, job.run(split, {"clean": heard})["clean"])
     return summarize(judged, job.truth, job.corpus, len(job.labels))
 
 
-def leak_figures(
-    job: Job, heard: dict[int, Heard], bundle: Bundle, folds: int = 1
-) -> dict[str, Any]:
-    """Figures of a random split, speakers on both sides: too good to be true."""
-    judged: dict[int, Judged] = {}
-    for split in random_folds(job.material.clips, seed=job.seed)[:folds]:
-        judged |= judge_all(bundle, heard, job.run(split, {"clean": heard})["clean"])
+def leak_figures(job: Job, folds: Folds) -> dict[str, Any]:
+    """Figures of a random fifth of the clips, speakers on both sides: too good to be true."""
+    split, heard = random_folds(job.material.clips, seed=job.seed)[0], folds.heard["clean"]
+    judged = judge_all(tune(job, folds), heard, job.run(split, {"clean": heard})["clean"])
     return summarize(judged, job.truth, job.corpus, len(job.labels))
 
 
@@ -186,10 +185,11 @@ EVENTS_S = 7200.0
 EVENTS_SEED = 1
 
 
-def event_figures(job: Job, folds: Folds, bundle: Bundle, sounds: Path) -> dict[str, Any]:
+def event_figures(job: Job, folds: Folds, sounds: Path) -> dict[str, Any]:
     """False events of the first fold's model on a seeded mix of non-speech."""
     files = nonspeech.sound_files(sounds)
     samples, parts = nonspeech.mix(job.plan.spec.sample_rate, EVENTS_S, EVENTS_SEED, files)
     heard = nonspeech.hear_mix(samples, job.plan.spec)
-    outputs = job.model(folds.splits[0]).outputs(heard.x)
-    return nonspeech.false_events(heard, outputs, bundle, parts)
+    tuned = tune(job, folds)
+    outputs = biased(job.model(folds.splits[0]).outputs(heard.x), tuned.bias)
+    return nonspeech.false_events(heard, outputs, tuned.bundle, parts)
