@@ -24,10 +24,10 @@ run: setup
 	@$(PYTHON_IN_VENV) supervisor.py
 
 test: .venv/.dev
-	$(PYTHON_IN_VENV) -m pytest -m "not slow"
+	$(PYTHON_IN_VENV) -m pytest -n 4 -m "not slow"
 
 test-all: .venv/.dev
-	$(PYTHON_IN_VENV) -m pytest
+	$(PYTHON_IN_VENV) -m pytest -n 4
 
 .venv-tflite-runtime/.done: $(INPUTS) deploy/constraints-tflite-runtime.txt
 	@deploy/setup.sh tflite-runtime
@@ -35,7 +35,7 @@ test-all: .venv/.dev
 
 # Inference and the end-to-end tests on the other TFLite runtime, with numpy 1.
 test-tflite-runtime: .venv-tflite-runtime/.done
-	.venv-tflite-runtime/bin/python -m pytest -m "not slow" tests/test_model.py \
+	.venv-tflite-runtime/bin/python -m pytest -n 4 -m "not slow" tests/test_model.py \
 		tests/test_alone.py tests/test_bad_input.py tests/test_pipeline.py \
 		-k "not realtime and not real_time"
 
