@@ -42,10 +42,14 @@ class Stream:
     refused: str = ""
 
     def follow(self, want: m.Want, client: bytes) -> None:
-        """Take the newest want; a new session starts where it says."""
+        """Take the newest want; a new session starts where it says.
+
+        Raises:
+            ValueError: its gate is no checkpoint of this stream's; nothing is changed.
+        """
         if self.want is None or want.session != self.want.session:
-            self.next, self.ended = want.next, False
             self.analyzer.resume(want.gate)
+            self.next, self.ended = want.next, False
         self.want, self.client = want, client
 
     def detach(self) -> None:
@@ -112,7 +116,7 @@ class FeaturesService:
                 if len(parts) != 2:
                     raise m.ProtocolError(f"{len(parts)} frames instead of 2")
                 self._handle(parts[0], m.decode(parts[1]))
-            except m.ProtocolError as error:
+            except ValueError as error:  # also a checkpoint that is none
                 self._heart.counters["features_malformed"] += 1
                 if self._heart.counters["features_malformed"] % 100 == 1:
                     log.warning("refused a message: %s", error)
@@ -120,12 +124,15 @@ class FeaturesService:
     def _handle(self, identity: bytes, message: m.Message) -> None:
         match message:
             case m.Tick():
+                if any(len(span) != 2 for span in message.gaps):
+                    raise m.ProtocolError("a gap is not two positions")
                 stream = self._stream(message.stream)
                 if stream.tick is None or stream.tick.run != message.run:
                     stream.detach()
-                    stream.want = None
                 stream.tick = message
             case m.Want():
+                if message.next < 0:
+                    raise m.ProtocolError(f"window {message.next} is before the first")
                 stream = self._stream(message.stream)
                 repeated = stream.want == message
                 stream.follow(message, identity)
@@ -213,7 +220,7 @@ class FeaturesService:
                 k = max(k, (b - self._grid.window) // self._grid.hop)
                 while voided():
                     k += 1
-        return k
+        return min(k, self._grid.total(tick.position)) if tick.ended else k
 
     def _skip(self, stream: Stream, tick: m.Tick, k: int, first: int, lost: int) -> m.Window:
         return self._message(
