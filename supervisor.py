@@ -44,6 +44,10 @@ END_S = 3.0
 """So long may features and infer take to end before they are killed."""
 QUIET_START_S = 10.0
 """Log lines wait for a good start, so that a user's mistake is the only line; but not longer."""
+FILES = ("file", "replay")
+"""Kinds of sources that come to an end by themselves."""
+MODULES = {"record": "capture.taping"}
+"""Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
 
 
@@ -275,12 +279,19 @@ def _table(
     common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
     path = str(config.bundle)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
-    only_files = all(stream.source.startswith("file:") for stream in config.stream)
+    only_files = all(stream.source.startswith(FILES) for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None)
     rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
         ("features", {"bundle": path, "bind": features}, policy, ()),
         ("infer", {"bundle": path, "runtime": config.runtime}, policy, ()),
     ]
+    if config.record is not None:
+        tape = {
+            "folder": str(config.record),
+            "results": config.results,
+            "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
+        }
+        rows.append(("record", tape, policy, ()))
     patient = dataclasses.replace(policy, delay_limit=2.0)
     for name, streams in _captures(config).items():
         # A child's own standard input carries its job.
@@ -289,7 +300,7 @@ def _table(
     return [
         Stage(
             name=name,
-            module=name.partition("/")[0],
+            module=MODULES.get(name, name.partition("/")[0]),
             arguments=[],
             job={**common, **job, "stage": name},
             supervision=Supervision(policy, now),
@@ -304,7 +315,7 @@ def _captures(config: Config) -> dict[str, list[StreamConfig]]:
     groups: dict[str, list[StreamConfig]] = {}
     for stream in config.stream:
         kind = stream.source.partition(":")[0]
-        groups.setdefault("file" if kind == "file" else stream.source, []).append(stream)
+        groups.setdefault("file" if kind in FILES else stream.source, []).append(stream)
     if len(groups) == 1:
         return {"capture": next(iter(groups.values()))}
     return {f"capture/{streams[0].name}": streams for streams in groups.values()}
@@ -345,11 +356,12 @@ def parser() -> argparse.ArgumentParser:
         "--source",
         action="append",
         metavar="SOURCE",
-        help="mic (default), mic:NAME, file:PATH or stdin:RATE[:CHANNELS]; repeatable",
+        help="mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER",
     )
     flags.add_argument("--bundle", metavar="DIR", help="model bundle; default: models/default")
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
     flags.add_argument("--speed", choices=("realtime", "max"), help="pace of file sources")
+    flags.add_argument("--record", metavar="FOLDER", help="write sound and messages there")
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime")
     flags.add_argument(
         "--profile",
@@ -370,7 +382,7 @@ def configure(arguments: argparse.Namespace) -> Config:
     """
     flags = {
         key: value
-        for key in ("bundle", "results", "speed", "runtime")
+        for key in ("bundle", "results", "speed", "runtime", "record")
         if (value := getattr(arguments, key)) is not None
     }
     if arguments.source:

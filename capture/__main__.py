@@ -20,7 +20,9 @@ terminals it is a whole pipeline; they find each other by themselves, or by the 
 def parser() -> argparse.ArgumentParser:
     flags = base_parser("capture", DESCRIPTION)
     flags.add_argument(
-        "--source", metavar="SOURCE", help="mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS]"
+        "--source",
+        metavar="SOURCE",
+        help="mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS] or replay:FOLDER",
     )
     flags.add_argument("--list-devices", action="store_true", help="what can be listened to")
     flags.add_argument("--seconds", type=float, metavar="S", help="listen to a device for so long")

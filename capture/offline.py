@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 
-from capture.sources import FileSource, Samples, to_mono
+from capture.sources import FileSource, Samples, quantize, to_mono
+from capture.tape import open_tape
 
 BLOCK = 1 << 16
 
 
-def read_recording(path: str, rate: int, channel: int | None = None) -> Samples:
-    """The samples of a sound file at `rate` Hz, float32, shape (samples,).
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Sound of a stream from its beginning.
+
+    Attributes:
+        samples: float32, (samples,), at the stream's rate.
+        gaps: spans [a, b) of samples that were missing, zeros here.
+    """
+
+    samples: Samples
+    gaps: list[list[int]]
+
+
+def read_recording(path: str, rate: int, channel: int | None = None) -> Recording:
+    """A sound file, or a folder that `--record` has written, at `rate` Hz.
 
     Args:
         channel: the one to take; None mixes all down.
 
     Raises:
-        UserError: the file is missing, empty, damaged, no sound file, or has no such channel.
+        UserError: it is missing, empty, damaged, no sound, of another rate (a folder), or has
+            no such channel.
     """
+    gaps: list[list[int]] = []
+    if Path(path).is_dir():
+        tape = open_tape(Path(path), rate)
+        path, gaps = str(tape.audio), tape.gaps
     source = FileSource(path)
     source.check_channel(channel)
     blocks = []
@@ -30,4 +52,4 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Samples:
 
         resampler = soxr.ResampleStream(source.rate, rate, 1, dtype="float32")
         samples = resampler.resample_chunk(samples, last=True)
-    return samples
+    return Recording(quantize(samples), gaps)

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from capture.sources import Samples, to_mono
+from capture.sources import Samples, quantize, to_mono
 from common.levels import rms_dbfs
 from common.messages import Tick
 from common.ring import RingWriter
 
 TICK_S = 0.1
 """Between window boundaries, a tick at most so often."""
+
+NOTHING: Samples = np.zeros(0, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +93,13 @@ class Pump:
             self.level_db = rms_dbfs(samples)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples))
-        self._write(samples)
+        self._write(quantize(samples))
         self.tick()
 
     def flush(self) -> None:
         """Write what the resampler still holds; what comes next does not join on to it."""
         if self._resampler is not None:
-            self._write(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._write(quantize(self._resampler.resample_chunk(NOTHING, last=True)))
             self._resampler = self._new_resampler()
 
     def gap(self, samples: int) -> None:

@@ -7,12 +7,14 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import zmq
 
 from capture.pump import Format, Pump
 from capture.sources import FileSource
+from capture.tape import open_tape
 from common import messages as m
 from common.errors import UserError
 from common.ring import RingWriter
@@ -74,7 +76,7 @@ class Stream(Protocol):
 
 
 class FileStream:
-    """One file, in real time or as fast as results are accepted.
+    """One file, or one recording, in real time or as fast as results are accepted.
 
     Reading begins where the ring ends, so a restarted process goes on without a gap.
 
@@ -95,7 +97,12 @@ class FileStream:
         self.job = job
         self.accepted: m.Accepted | None = None
         self.error: UserError | None = None
-        self._source = FileSource(job.source.removeprefix("file:"))
+        kind, _, path = job.source.partition(":")
+        self._gaps: list[list[int]] = []
+        if kind == "replay":
+            tape = open_tape(Path(path), form.rate)
+            path, self._gaps = str(tape.audio), tape.gaps
+        self._source = FileSource(path)
         self._source.check_channel(job.channel)
         self._form = form
         block_s = REALTIME_BLOCK_S if realtime else FULL_SPEED_BLOCK_S
@@ -154,6 +161,16 @@ class FileStream:
         return self.pump.position < self.accepted.next * self._form.hop + self._room
 
     def _feed(self, frames: int) -> None:
+        position = self.pump.position
+        for start, end in self._gaps:  # of a replay, whose frames are the ring's samples
+            if start <= position < end:
+                self._source.seek(end)
+                self.pump.gap(end - position)
+                self._fed += end - position
+                return
+            if position < start:
+                frames = min(frames, start - position)
+                break
         try:
             block = self._source.read(frames)
         except UserError as error:
@@ -164,7 +181,7 @@ class FileStream:
         self._fed += len(block)
         if len(block):
             self.pump.feed(block)
-        if len(block) < frames:
+        if not len(block):
             self.finish()
 
 

@@ -109,3 +109,19 @@ def to_mono(block: Samples, channel: int | None) -> Samples:
     if not np.isfinite(mono).all():
         mono = np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0)
     return mono
+
+
+FULL_SCALE = 1 << 23
+"""Steps of a 24-bit sample from 0 to 1."""
+
+
+def quantize(samples: Samples) -> Samples:
+    """Samples as the nearest 24-bit ones: what a FLAC file holds exactly.
+
+    The ring holds nothing finer, so that a recording of it replays bit for bit. 16-bit and
+    24-bit sound passes as it is.
+    """
+    steps: Samples = np.rint(samples * np.float32(FULL_SCALE))
+    np.clip(steps, -FULL_SCALE, FULL_SCALE - 1, out=steps)
+    steps /= np.float32(FULL_SCALE)
+    return steps

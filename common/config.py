@@ -25,7 +25,7 @@ STREAM_NAME = r"[a-z0-9_-]{1,40}"
 ENV_PREFIX = "SEP_"
 FROM_FILE = "__from_file__"
 ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]+)"
-SOURCES = "mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS]"
+SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
 STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
 DEFAULT_STREAM = "main"
 
@@ -40,7 +40,7 @@ def check_stream(name: str) -> str:
 def check_source(source: str) -> str:
     """Raises UserError where `source` is of no known kind."""
     kind, _, rest = source.partition(":")
-    if source == "mic" or (kind in ("file", "mic") and rest):
+    if source == "mic" or (kind in ("file", "mic", "replay") and rest):
         return source
     if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
         return source
@@ -118,6 +118,9 @@ class Config(pydantic_settings.BaseSettings):
     results: str = Field("tcp://127.0.0.1:5555", description="endpoint that subscribers connect to")
     speed: Literal["realtime", "max"] = Field(
         "realtime", description="pace of file sources; max: as fast as results are accepted"
+    )
+    record: Path | None = Field(
+        None, description="folder that takes sound and messages; unset: nothing is recorded"
     )
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()

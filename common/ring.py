@@ -294,6 +294,20 @@ class _Ring:
         """Absolute index behind the last sample written."""
         return self._words[_INDEX]
 
+    @property
+    def anchor(self) -> tuple[int, float, float]:
+        """Sample index, CLOCK_MONOTONIC and unix time of one moment; times 0.0 if never set."""
+        at = _ANCHORS[self._words[_ANCHOR_IN_USE]]
+        return self._words[at], self._times[at + 1], self._times[at + 2]
+
+    def _read_table(self) -> tuple[int, int, list[tuple[int, int]]]:
+        """Which gap table holds, the lost samples and the spans in it."""
+        ends = [self._words[until] for until in _TABLES]
+        table = max((0, 1), key=lambda i: -1 if ends[i] > self.index else ends[i])
+        _, lost, count, *bounds = self._words[_TABLES[table] : _TABLES[table] + 3 + 2 * MAX_GAPS]
+        bounds = bounds[: 2 * count]
+        return table, lost, list(zip(bounds[::2], bounds[1::2], strict=True))
+
     def close(self) -> None:
         """Detach; does nothing the second time."""
         if not self._closed:
@@ -358,7 +372,9 @@ class RingWriter(_Ring):
         # While the index stands still, no more than this is written.
         self._chunk = self._margin // 2
         self._silence: Samples = np.zeros(self._chunk, np.float32)
-        self._table, self.lost, self._gaps = self._read_gaps()
+        self._table, self.lost, self._gaps = self._read_table()
+        # One that a killed writer left must not hold later.
+        self._words[_TABLES[1 - self._table]] = -1
 
     def _become_writer(self) -> None:
         words = self._words
@@ -374,12 +390,6 @@ class RingWriter(_Ring):
         if not self._closed:
             self._words[_WRITER_PID] = self._words[_WRITER_STARTED] = 0
         super().close()
-
-    @property
-    def anchor(self) -> tuple[int, float, float]:
-        """Sample index, CLOCK_MONOTONIC and unix time of one moment; times 0.0 if never set."""
-        at = _ANCHORS[self._words[_ANCHOR_IN_USE]]
-        return self._words[at], self._times[at + 1], self._times[at + 2]
 
     def set_anchor(self, index: int, monotonic: float, unix: float) -> None:
         """Tie a sample index to both clocks."""
@@ -436,15 +446,6 @@ class RingWriter(_Ring):
         self._words[until] = end
         self._words[_INDEX] = end
 
-    def _read_gaps(self) -> tuple[int, int, list[tuple[int, int]]]:
-        """Which table holds, the lost samples and the spans in it; clears the other one."""
-        ends = [self._words[until] for until in _TABLES]
-        table = max((0, 1), key=lambda i: -1 if ends[i] > self.index else ends[i])
-        self._words[_TABLES[1 - table]] = -1  # one that a killed writer left must not hold later
-        _, lost, count, *bounds = self._words[_TABLES[table] : _TABLES[table] + 3 + 2 * MAX_GAPS]
-        bounds = bounds[: 2 * count]
-        return table, lost, list(zip(bounds[::2], bounds[1::2], strict=True))
-
 
 class RingReader(_Ring):
     """A reader of a ring; the writer does not know of it."""
@@ -472,6 +473,16 @@ class RingReader(_Ring):
         out[:first] = self._samples[slot : slot + first]
         out[first:] = self._samples[: len(out) - first]
         return self._holds(start, announced)
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """Spans [a, b) that the writer has declared missing, in order.
+
+        Asked again until two answers agree: the writer may be at work on the table.
+        """
+        table, then = self._read_table(), None
+        while table != then:
+            table, then = self._read_table(), table
+        return table[2]
 
     def _holds(self, start: int, announced: int) -> bool:
         newest = max(announced, self.index)

@@ -109,7 +109,7 @@ def report(
         loaded = load_bundle(bundle or DEFAULT_BUNDLE)
         features_spec, statistics = loaded.spec, load_statistics(loaded)
         banks = Banks.from_arrays(features_spec, loaded.arrays("banks.npz"))
-    samples = read_recording(file, features_spec.sample_rate)
+    samples = read_recording(file, features_spec.sample_rate).samples
     analysed = analyse(samples, features_spec, make_core(features_spec, banks), statistics)
     if out is not None:
         analysed.save(out)

@@ -7,10 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from capture.offline import read_recording
+from capture.offline import Recording, read_recording
 from common import messages as m
 from common.bundle import Bundle, load_bundle
-from features.windows import AnalyzerFactory, Grid, Samples, load_analyzers, windows_of
+from features.windows import (
+    AnalyzerFactory,
+    Grid,
+    load_analyzers,
+    missing_samples,
+    windows_of,
+)
 from infer.decision import State
 from infer.model import Model
 from infer.service import submission
@@ -20,7 +26,7 @@ RUN = "offline"
 
 
 def results_of(
-    samples: Samples,
+    recording: Recording,
     bundle: Bundle,
     analyzers: AnalyzerFactory,
     model: Model,
@@ -29,9 +35,9 @@ def results_of(
 ) -> Iterator[m.Result | m.Utterance]:
     """Everything a subscriber gets for a recording at the bundle's rate, in its order.
 
-    Args:
-        samples: float32, shape (samples,).
+    A gap is one message per window that it voids, however long it is.
     """
+    samples = recording.samples
     analyzer = analyzers()
     grid = Grid(bundle.spec.window, bundle.spec.hop)
     state = State()
@@ -54,7 +60,8 @@ def results_of(
         features=None,
     )
     for k, window in windows_of(samples, grid):
-        analysis = analyzer.analyze(window)
+        missing = missing_samples(recording.gaps, grid.start(k), grid.end(k))
+        analysis = analyzer.analyze(window, missing=missing)
         analysed = m.Window(
             stream=stream,
             run=RUN,
@@ -65,7 +72,7 @@ def results_of(
             kind=analysis.kind,
             rms_db=analysis.rms_db,
             clipped=analysis.clipped,
-            lost=0,
+            lost=missing,
             skipped=0,
             captured=0.0,
             time=None,
@@ -88,8 +95,8 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
     bundle = load_bundle(path)
     analyzers = load_analyzers(bundle)
     model = Model(bundle, runtime)
-    samples = read_recording(file, bundle.spec.sample_rate)
-    for message in results_of(samples, bundle, analyzers, model):
+    recording = read_recording(file, bundle.spec.sample_rate)
+    for message in results_of(recording, bundle, analyzers, model):
         if as_json:
             mark = {"utterance": True} if isinstance(message, m.Utterance) else {}
             print(json.dumps({**m.to_json_map(message), **mark}, allow_nan=False))

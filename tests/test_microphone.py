@@ -119,8 +119,12 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
         ],
         cwd=ROOT,
         env={**os.environ, **microphone.env},
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    microphone.play(clip(7.0)).wait(PATIENCE_S)
+    assert capture.stderr is not None
+    assert "listening to" in capture.stderr.readline()
+    microphone.play(clip(6.0)).wait(PATIENCE_S)
     assert capture.wait(PATIENCE_S) == 0
     expected = offline(heard)
     subscriber.wait_for(lambda received: len(received.stream()) >= len(expected))
