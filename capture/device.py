@@ -171,6 +171,7 @@ class Microphone:
         self.rate = device.rate
         self.channels = channels
         self.xruns = 0
+        self.dropped = 0
         self.last_callback = time.monotonic()
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         size = round(BUFFER_S * device.rate)
@@ -233,6 +234,7 @@ class Microphone:
         room = self._head + frames - self._tail <= size and self._written - self._read < slots
         if not room:
             self._unplaced += frames
+            self.dropped += frames
             return
         start = self._head % size
         first = min(frames, size - start)

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from capture.device import MIX_CHANNELS, Microphone, NoDeviceError, find_device
 from capture.pump import Format, Pump
 from capture.recorder import Recorder
 from capture.sources import Samples
-from capture.watch import SourceState, SourceWatch
+from capture.watch import REOPEN_AGAIN_S, REOPEN_S, SourceState, SourceWatch
 from common import messages as m
 from common.errors import EXIT_DEVICE, DeviceError, UserError
-from common.ring import RingWriter
+from common.ring import RingReader, RingWriter
 
 if TYPE_CHECKING:
     from capture.service import Opening, StreamJob
@@ -58,6 +60,7 @@ class LiveDevice:
         frames = opening.block_frames or max(1, round(block_s * device.rate))
         self.ended = False
         self._rings = rings
+        self._reopen_after = REOPEN_AGAIN_S if _was_silent(rings[0]) else REOPEN_S
         self.microphone = Microphone(
             device, channels=channels, block_frames=frames, latency=opening.latency
         )
@@ -166,6 +169,10 @@ class LiveDevice:
         state = self.watch.state
         if state is not before:
             log.warning("source %s: %s", state.value, self.watch.reason)
+        silent = self.watch.silent_for(now)
+        if silent > self._reopen_after:
+            self._let_go()
+            raise DeviceError(f"digital silence for {silent:.0f} s, opening the device anew")
         if state is SourceState.LOST:
             # PortAudio's list of devices is frozen in this process: a fresh one must try.
             self._let_go()
@@ -179,6 +186,14 @@ class LiveDevice:
         timer.cancel()
 
 
+def _was_silent(ring: RingWriter) -> bool:
+    """Whether all that an earlier process of this source has heard of late is digital silence."""
+    samples = np.empty(min(ring.index, ring.capacity // 2), np.float32)
+    with RingReader.attach(ring.name) as reader:
+        there = reader.read(ring.index - len(samples), samples, ring.index)
+    return there and bool(len(samples)) and not samples.any()
+
+
 class LiveStream:
     """One of the streams that a device feeds, as the service's loop sees it."""
 
@@ -188,6 +203,11 @@ class LiveStream:
         self.accepted: m.Accepted | None = None
         self.error: UserError | None = None
         self._device = device
+
+    @property
+    def counters(self) -> dict[str, int]:
+        microphone = self._device.microphone
+        return {"capture_xruns": microphone.xruns, "capture_frames_dropped": microphone.dropped}
 
     @property
     def wakeup(self) -> int | None:

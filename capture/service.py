@@ -16,7 +16,7 @@ from capture.pump import Format, Pump
 from capture.sources import FileSource
 from capture.tape import open_tape
 from common import messages as m
-from common.errors import UserError
+from common.errors import DeviceError, UserError
 from common.ring import RingWriter
 from common.sockets import connect, send
 from common.stage import Heart, Stop
@@ -64,6 +64,11 @@ class Stream(Protocol):
 
     def finish(self) -> None:
         """The source is over, or is told to be."""
+        ...
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What went wrong at the source, by name, since this process began."""
         ...
 
     @property
@@ -125,6 +130,10 @@ class FileStream:
         self._began = time.monotonic()
         self._fed = 0
         self.pump.anchor(ring.index, self._began, time.time() if realtime else None)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {}
 
     @property
     def wakeup(self) -> int | None:
@@ -245,6 +254,9 @@ class CaptureService:
                 if self._watch is not None:
                     self._watch(list(self._streams.values()))
             self._beat(now=True)
+        except DeviceError:
+            self._beat(now=True)  # the last thing to say is why
+            raise
         finally:
             self._context.destroy(linger=200)
         for stream in self._streams.values():
@@ -322,6 +334,9 @@ class CaptureService:
         statuses = []
         for stream in self._streams.values():
             gaps = stream.pump.ring.gaps()
+            self._heart.counters.update(
+                {name: n - self._heart.counters[name] for name, n in stream.counters.items()}
+            )
             statuses.append(
                 m.SourceStatus(
                     stream=stream.job.name,

@@ -72,6 +72,10 @@ class StdinStream:
         self._anchor_due = 0.0
 
     @property
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    @property
     def wakeup(self) -> int | None:
         return None if self.pump.ended or not self._has_credit() else self._fd
 

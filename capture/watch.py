@@ -44,7 +44,6 @@ class SourceWatch:
     Args:
         rate: Hz that the device promises.
         block_s: seconds per block.
-        silent_before: seconds of silence that an earlier process of this source has heard.
     """
 
     def __init__(self, now: float, rate: int, block_s: float) -> None:
@@ -60,8 +59,9 @@ class SourceWatch:
 
     def silent_for(self, now: float) -> float:
         """Seconds of digital silence up to now."""
-        silent = self.state is SourceState.SILENT_INPUT and self._constant_since is not None
-        return now - self._constant_since if silent and self._constant_since else 0.0
+        if self.state is not SourceState.SILENT_INPUT or self._constant_since is None:
+            return 0.0
+        return now - self._constant_since
 
     def heard(self, now: float, samples: Samples) -> None:
         """A block came, (frames, channels)."""

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import setproctitle
 import zmq
 
 from common import messages as m
@@ -78,6 +79,7 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     faulthandler.enable()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
+    setproctitle.setproctitle(f"sep {name}")
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     threading.excepthook = _die_with_thread
     profiler = None
