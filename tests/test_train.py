@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from common.spec import FeatureSpec
 from train.augment import Odds, augment, quantize, speech_dbfs
-from train.calibration import biased, fit_bias, fit_temperature, nll
+from train.calibration import fit_temperature, nll
 from train.convert import layout_for
 from train.corpora import (
     LABEL_SETS,
@@ -210,18 +210,6 @@ def test_temperature_undoes_overconfidence():
     found = fit_temperature(boastful, truth, even)
     assert found == pytest.approx(3.0, rel=0.1)
     assert nll(boastful, truth, even, found) < nll(boastful, truth, even, 1.0)
-
-
-def test_the_bias_undoes_wrong_priors():
-    rng = np.random.default_rng(0)
-    scores = rng.standard_normal((6000, 3)) * 2
-    odds = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    truth = np.array([rng.choice(3, p=p) for p in odds])
-    wrong = np.array([1.0, -0.5, -0.5])
-    skewed = biased(odds.astype(np.float32), wrong)
-    found = fit_bias(skewed.astype(np.float64), truth, np.ones(6000))
-    np.testing.assert_allclose(found, -wrong, atol=0.15)
-    np.testing.assert_allclose(biased(skewed, -wrong), odds, atol=1e-5)
 
 
 # --- examples ------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def build_bundle(
         chosen: `float32`, `quantized`, or `auto` to choose by agreement.
     """
     tuned = tune(job, folds)
-    fitted = fit_all(job).with_bias(tuned.bias)
+    fitted = fit_all(job)
     clean = job.material.examples[0]
     rng = np.random.default_rng(job.seed)
     real = clean.x[np.sort(rng.choice(len(clean.x), min(SAMPLE, len(clean.x)), replace=False))]
@@ -132,7 +132,7 @@ def build_bundle(
         "heard, so the figures below come from models trained without the speakers they were "
         "measured on, by the same recipe",
         "Steps": f"{recipe.steps} of {recipe.batch} windows, fixed beforehand; seed {job.seed}",
-        "Calibration": "bias of the last layer, temperatures and thresholds from the folds' "
+        "Calibration": "temperatures and thresholds from the folds' "
         "speakers, each heard only by a model that had not been trained on them",
     }
     if recipe.noise:
@@ -161,8 +161,8 @@ def build_bundle(
         card=card,
         licence=LICENCES.get(job.plan.licence, job.plan.licence + "\n"),
         licence_id=job.plan.licence,
-        calibration=tuned.bundle.calibration,
-        decision=tuned.bundle.decision,
+        calibration=tuned.calibration,
+        decision=tuned.decision,
         provenance={
             "command": command,
             "seed": job.seed,

@@ -1,9 +1,4 @@
-"""Priors, temperatures and abstention thresholds, from speakers that the model has not heard.
-
-The bias is added to the scores of the model itself (bias-corrected temperature scaling,
-Alexandari et al., 2020): a network trained on corpora with many calm clips calls the sad calm.
-The temperatures and thresholds go into the bundle.
-"""
+"""Temperatures and abstention thresholds, from speakers that the model has not heard."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 
 from common.bundle import Bundle
 from train.listen import Heard, Judged, judge
@@ -22,50 +17,6 @@ COVERAGE = 0.8
 """Share of windows, and of utterances, that shall get a label."""
 
 Vector = NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuned:
-    """What held-out speakers taught.
-
-    Attributes:
-        bundle: with temperatures and thresholds.
-        bias: to add to the model's scores, (labels,).
-    """
-
-    bundle: Bundle
-    bias: Vector
-
-    def judge(self, heard: Heard, outputs: NDArray[np.float32]) -> Judged:
-        """Decisions on raw model outputs (speech windows, labels)."""
-        return judge(heard, biased(outputs, self.bias), self.bundle)
-
-
-def biased(outputs: NDArray[np.float32], bias: Vector) -> NDArray[np.float32]:
-    """Probabilities (n, labels) as if `bias` had been added to the scores behind them."""
-    raised = np.maximum(outputs.astype(np.float64), 1e-12) * np.exp(bias)
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
-
-
-def fit_bias(probabilities: Vector, truth: NDArray[np.int64], weight: Vector) -> Vector:
-    """The bias, of mean 0, that together with a temperature loses least likelihood."""
-    labels = probabilities.shape[1]
-    scores = np.log(np.maximum(probabilities, 1e-12))
-    onehot = np.eye(labels)[truth]
-    weight = weight / weight.sum()
-
-    def loss(x: Vector) -> tuple[float, Vector]:
-        shifted = x[0] * scores + x[1:]
-        shifted -= shifted.max(axis=1, keepdims=True)
-        said = np.exp(shifted)
-        said /= said.sum(axis=1, keepdims=True)
-        value = -float(weight @ np.log(np.maximum((said * onehot).sum(axis=1), 1e-12)))
-        slope = weight[:, np.newaxis] * (said - onehot)
-        return value, np.concatenate([[(slope * scores).sum()], slope.sum(axis=0)])
-
-    found = minimize(loss, np.concatenate([[1.0], np.zeros(labels)]), jac=True, method="L-BFGS-B")
-    bias = found.x[1:] / max(float(found.x[0]), 0.1)
-    return np.asarray(np.round(bias - bias.mean(), 4))
 
 
 def nll(
@@ -101,12 +52,11 @@ def calibrated(
     truth: NDArray[np.int64],
     corpora: NDArray[np.str_],
     coverage: float = COVERAGE,
-) -> Tuned:
-    """The bundle with temperatures and thresholds for these clips, and the model's bias.
+) -> Bundle:
+    """The bundle with temperatures and thresholds for these clips.
 
-    First the bias, for which every label of a corpus counts the same; then the temperature of
-    single windows, with it those of the smoothed windows and of the utterances, then the
-    thresholds. Every corpus counts the same.
+    First the temperature of single windows, then with it those of the smoothed windows and of
+    the utterances, then the thresholds. Every corpus counts the same.
 
     Args:
         outputs: raw model outputs per clip, (speech windows, labels), probabilities.
@@ -116,11 +66,6 @@ def calibrated(
     sizes = [len(o) for o in outputs]
     window_truth = np.repeat(truth, sizes)
     window_weight = np.repeat(even(corpora) / np.maximum(sizes, 1), sizes)
-    stacked = np.concatenate(outputs).astype(np.float64)
-    kinds = np.array([f"{c}/{t}" for c, t in zip(corpora, truth, strict=True)])
-    fair = np.repeat(even(kinds) / np.maximum(sizes, 1), sizes)
-    bias = fit_bias(stacked, window_truth, fair)
-    outputs = [biased(o, bias) for o in outputs]
     stacked = np.concatenate(outputs).astype(np.float64)
     bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
     judged = _judge(bundle, heard, outputs)
@@ -139,7 +84,7 @@ def calibrated(
         min_confidence=_threshold(smoothed, window_truth, coverage),
         min_utterance_confidence=_threshold(said, truth, coverage),
     )
-    return Tuned(dataclasses.replace(bundle, decision=decision), bias)
+    return dataclasses.replace(bundle, decision=decision)
 
 
 def _threshold(probabilities: Vector, truth: NDArray[np.int64], coverage: float) -> float:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from common.bundle import Bundle, Calibration, Decision
 from common.spec import FeatureSpec
-from train.calibration import Tuned, calibrated
+from train.calibration import calibrated
 from train.corpora import Samples
 from train.fit import Material, Recipe, fit
-from train.listen import Heard, Judged
+from train.listen import Heard, Judged, judge
 from train.metrics import figures
 from train.splits import Split
 
@@ -106,9 +106,9 @@ def plain_bundle(
     )
 
 
-def judge_all(tuned: Tuned, heard: Mapping[int, Heard], outputs: Outputs) -> dict[int, Judged]:
+def judge_all(bundle: Bundle, heard: Mapping[int, Heard], outputs: Outputs) -> dict[int, Judged]:
     """Every clip's decisions."""
-    return {i: tuned.judge(heard[i], o) for i, o in outputs.items()}
+    return {i: judge(heard[i], o, bundle) for i, o in outputs.items()}
 
 
 def cross_calibrated(
@@ -122,18 +122,18 @@ def cross_calibrated(
     judged: dict[int, Judged] = {}
     for k, fold in enumerate(folds):
         others = {i: o for j, other in enumerate(folds) if j != k for i, o in other.items()}
-        judged |= judge_all(tune_on(bundle, others, heard, truth, corpus), heard, fold)
+        judged |= judge_all(calibrate_on(bundle, others, heard, truth, corpus), heard, fold)
     return judged
 
 
-def tune_on(
+def calibrate_on(
     bundle: Bundle,
     outputs: Outputs,
     heard: Mapping[int, Heard],
     truth: NDArray[np.int64],
     corpus: NDArray[np.str_],
-) -> Tuned:
-    """Bias, temperatures and thresholds fitted on these clips."""
+) -> Bundle:
+    """The bundle with temperatures and thresholds fitted on these clips."""
     clips = list(outputs)
     return calibrated(
         bundle, [heard[i] for i in clips], [outputs[i] for i in clips], truth[clips], corpus[clips]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from train.calibration import Tuned
 from train.crossval import judge_all, summarize
 from train.fit import Recipe
 from train.job import Job, Plan, blank_bundle
@@ -84,7 +83,7 @@ def plan_of(base: Plan, changes: Mapping[str, Any]) -> Plan:
 def run_row(job: Job) -> dict[str, Any]:
     """UAR per corpus on new speakers and on corpora never heard, utterance level."""
     heard = job.hear()
-    plain = Tuned(blank_bundle(job), np.zeros(len(job.labels)))
+    plain = blank_bundle(job)
     clips = job.material.clips
     found: dict[str, Any] = {}
     for key, splits in (("folds", speaker_folds(clips)), ("unheard", leave_corpus_out(clips))):

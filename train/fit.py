@@ -105,12 +105,6 @@ class Fitted:
     std: Samples
     eps: float
 
-    def with_bias(self, bias: NDArray[np.float64]) -> Fitted:
-        """The same with `bias` (labels,) added to the scores. Changes the model in place."""
-        layer = self.model.get_layer("label")
-        layer.bias.assign_add(bias.astype(np.float32))
-        return self
-
     def outputs(self, x: NDArray[np.floating], head: str = "label") -> NDArray[np.float32]:
         """Probabilities (n, labels) for features (n, frames, dims) before normalization."""
         import keras

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bundle import Bundle
 from train import nonspeech
 from train.augment import coloured_noise, quantize, reverberate, speech_dbfs, telephone
-from train.calibration import Tuned, biased
 from train.corpora import Samples
 from train.crossval import (
     Outputs,
+    calibrate_on,
     cross_calibrated,
     hear_subset,
     judge_all,
     summarize,
-    tune_on,
 )
 from train.job import Job, blank_bundle
 from train.listen import Heard, Judged
@@ -107,18 +107,18 @@ def _changed(samples: Samples, job: Job, change: Change, number: int) -> Samples
     return quantize(change(samples.astype(np.float64), job.plan.spec.sample_rate, rng))
 
 
-def tune(job: Job, folds: Folds, without: str = "") -> Tuned:
-    """Bias, temperatures and thresholds from all folds: every clip judged by a model that had
+def tune(job: Job, folds: Folds, without: str = "") -> Bundle:
+    """Temperatures and thresholds from all folds: every clip judged by a model that had
     not heard its speaker. `without` leaves out a corpus."""
     corpus = job.corpus
     outputs = {i: o for fold in folds.clean for i, o in fold.items() if corpus[i] != without}
-    return tune_on(blank_bundle(job), outputs, folds.heard["clean"], job.truth, corpus)
+    return calibrate_on(blank_bundle(job), outputs, folds.heard["clean"], job.truth, corpus)
 
 
 def fold_figures(job: Job, folds: Folds) -> dict[str, Any]:
     """Figures on new speakers: `folds`, `risk` and, where it was heard, `robustness`.
 
-    A fold's bias, temperatures and thresholds come from the other folds.
+    A fold's temperatures and thresholds come from the other folds.
     """
     bundle, heard = blank_bundle(job), folds.heard
     judged = cross_calibrated(bundle, folds.clean, heard["clean"], job.truth, job.corpus)
@@ -142,7 +142,7 @@ def _risk(job: Job, judged: dict[int, Judged]) -> dict[str, float]:
     return {"full": float(1 - right.mean()), "at_70": risk_at(right, confidence, 0.7)}
 
 
-def _robustness(job: Job, folds: Folds, tuned: Tuned, condition: str) -> dict[str, float]:
+def _robustness(job: Job, folds: Folds, tuned: Bundle, condition: str) -> dict[str, float]:
     clips = sorted(folds.heard[condition])
 
     def mean_uar(condition: str) -> float:
@@ -191,5 +191,5 @@ def event_figures(job: Job, folds: Folds, sounds: Path) -> dict[str, Any]:
     samples, parts = nonspeech.mix(job.plan.spec.sample_rate, EVENTS_S, EVENTS_SEED, files)
     heard = nonspeech.hear_mix(samples, job.plan.spec)
     tuned = tune(job, folds)
-    outputs = biased(job.model(folds.splits[0]).outputs(heard.x), tuned.bias)
-    return nonspeech.false_events(heard, outputs, tuned.bundle, parts)
+    outputs = job.model(folds.splits[0]).outputs(heard.x)
+    return nonspeech.false_events(heard, outputs, tuned, parts)
