@@ -20,11 +20,12 @@ from infer.decision import MAX_UTTERANCE_S, State, calibrate, decide, finish
 LABELS = ("angry", "happy", "neutral")
 
 
-def bundle(output: str = "probabilities", temperature: float = 1.0, **decision: Any) -> Bundle:
+def bundle(
+    output: str = "probabilities", calibration: Calibration | None = None, **decision: Any
+) -> Bundle:
     chosen = Decision(**{"smoothing": 0.5, "hysteresis": 0.0, **decision})
-    spec = FeatureSpec()
-    calibration = Calibration(temperature=temperature)
-    return Bundle(Path(), "test", "0" * 64, LABELS, spec, "dims", output, calibration, chosen)
+    temperatures, spec = calibration or Calibration(), FeatureSpec()
+    return Bundle(Path(), "test", "0" * 64, LABELS, spec, "dims", output, temperatures, chosen)
 
 
 def window(seq: int, kind: str = "speech", **other: Any) -> Window:
@@ -92,6 +93,25 @@ def test_hysteresis_holds_a_label_until_another_leads_clearly() -> None:
     assert results[1].confidence == pytest.approx(0.42)  # that of the label it gives
 
 
+def test_hysteresis_gives_way_at_its_very_width() -> None:
+    steps = [("speech", [0.0, 0.75, 0.25]), ("speech", [0.625, 0.375, 0.0])]
+    for width, label in ((0.25, "angry"), (0.2501, "happy")):
+        said = run(steps, bundle(smoothing=1.0, hysteresis=width))
+        assert [r.emotion for r in said if isinstance(r, Result)] == ["happy", label]
+
+
+def test_a_doubtful_window_gives_the_confidence_of_the_top_label() -> None:
+    """Also where hysteresis holds another; and the held one is still held behind it."""
+    steps = [SURE, ("speech", [0.48, 0.42, 0.10]), ("speech", [0.40, 0.50, 0.10])]
+    said = run(steps, bundle(smoothing=1.0, hysteresis=0.1, min_confidence=0.45))
+    results = [r for r in said if isinstance(r, Result)]
+    assert [(r.emotion, r.reason) for r in results[1:]] == [
+        ("uncertain", "low_margin"),
+        ("happy", None),
+    ]
+    assert results[1].confidence == pytest.approx(0.48)
+
+
 @pytest.mark.parametrize(
     ("reason", "decision", "other"),
     [
@@ -109,6 +129,80 @@ def test_doubt_has_a_reason(reason: str, decision: dict[str, Any], other: dict[s
     assert result.confidence == pytest.approx(0.8)  # of the top label
     sure, _, _ = decide(State(), window(0), probabilities, bundle())
     assert (sure.emotion, sure.reason) == ("happy", None)
+
+
+@pytest.mark.parametrize(
+    ("decision", "other"),
+    [
+        ({"clipped_fraction": 0.05}, {"clipped": 0.0499}),
+        ({"clipped_fraction": 0.0}, {"clipped": 1.0}),  # 0 turns it off
+        ({"too_quiet_dbfs": -30.0}, {"rms_db": -30.0}),
+        ({"min_windows": 1}, {}),
+        ({"min_confidence": 0.8}, {}),
+    ],
+)
+def test_at_the_limit_there_is_no_doubt(decision: dict[str, Any], other: dict[str, Any]) -> None:
+    result, _, _ = decide(State(), window(0, **other), np.array(SURE[1]), bundle(**decision))
+    assert (result.emotion, result.reason) == ("happy", None)
+
+
+def test_too_short_ends_with_the_window_that_makes_it_long_enough() -> None:
+    steps = [SURE, SILENT, SURE, SURE, SILENT, SILENT, SURE]
+    said = run(steps, bundle(min_windows=3))
+    reasons = [r.reason for r in said if isinstance(r, Result) and r.state == "speech"]
+    assert reasons == ["too_short", "too_short", None, "too_short"]
+    utterances = [one for one in said if isinstance(one, Utterance)]
+    assert [(one.windows, one.emotion) for one in utterances] == [(3, "happy"), (1, "uncertain")]
+    assert utterances[1].confidence == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("least", "emotion"), [(0.8, "happy"), (0.81, "uncertain")])
+def test_an_utterance_abstains_below_its_own_limit(least: float, emotion: str) -> None:
+    said = run([SURE], bundle(min_utterance_confidence=least))
+    assert [one.emotion for one in said] == ["happy", emotion]
+
+
+def test_a_broken_window_is_speech_for_the_utterance() -> None:
+    broken = ("speech", None)
+    said = run([SURE, SILENT, broken, SILENT, SURE, SILENT, SILENT], bundle())
+    utterances = [one for one in said if isinstance(one, Utterance)]
+    assert [(one.seq, one.windows) for one in utterances] == [(4, 2)]
+
+
+def test_each_temperature_is_applied_where_it_belongs() -> None:
+    steps = [SURE, ("speech", [0.3, 0.4, 0.3])]
+    plain, sharp = (
+        run(steps, bundle(calibration=Calibration(1.0, smoothed, utterance)))
+        for smoothed, utterance in ((1.0, 1.0), (0.5, 0.25))
+    )
+    for before, behind in zip(plain, sharp, strict=True):
+        if isinstance(before, Result):
+            assert isinstance(behind, Result)
+            assert behind.probabilities == before.probabilities
+            # What is fed back is the average itself: the second window is sharpened once.
+            assert before.smoothed is not None
+            assert behind.smoothed == pytest.approx(powered(before.smoothed, 2))
+        else:
+            assert behind.probabilities == pytest.approx(powered(before.probabilities, 4))
+
+
+def powered(probabilities: dict[str, float], exponent: int) -> dict[str, float]:
+    """A temperature of 1/n is the n-th power, normalized."""
+    total = sum(p**exponent for p in probabilities.values())
+    return {label: p**exponent / total for label, p in probabilities.items()}
+
+
+def test_results_say_whose_they_are() -> None:
+    result, _, state = decide(
+        State(), window(3, lost=5, time=7.5), np.array(SURE[1]), box := bundle()
+    )
+    assert (result.stream, result.run, result.seq, result.bundle) == ("main", "r", 3, box.id)
+    assert (result.start, result.end, result.rate) == (24000, 40000, 16000)
+    assert (result.lost, result.time, result.rms_db, result.state) == (5, 7.5, -30.0, "speech")
+    (utterance,) = finish(state, window(9, "end", time=99.0), box)
+    assert (utterance.start, utterance.end, utterance.time) == (24000, 40000, 7.5)
+    gap, _, _ = decide(state, window(4, "gap", skipped=8), None, box)
+    assert (gap.state, gap.skipped, gap.emotion, gap.confidence) == ("gap", 8, None, None)
 
 
 def test_a_model_that_gives_no_numbers_is_uncertain_and_changes_nothing() -> None:
@@ -157,13 +251,26 @@ def test_an_utterance_is_the_mean_of_its_windows() -> None:
 @pytest.mark.parametrize(("temperature", "sharper"), [(0.5, True), (1.0, None), (2.0, False)])
 def test_temperature_scales_confidence(temperature: float, sharper: bool | None) -> None:
     output = np.array([0.2, 0.7, 0.1], np.float32)
-    calibrated = calibrate(output, bundle(temperature=temperature))
+    calibrated = calibrate(output, bundle(calibration=Calibration(temperature)))
     assert calibrated is not None
     assert calibrated.sum() == pytest.approx(1.0)
     if sharper is None:
         assert calibrated == pytest.approx(output)
     else:
         assert (calibrated.max() > output.max()) == sharper
+
+
+@pytest.mark.parametrize("output", ["probabilities", "logits"])
+@pytest.mark.parametrize(
+    "scores", [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-3e38, 3e38, 0.0], [1e-45, 1e-45, 1e-45]]
+)
+def test_extreme_outputs_are_probabilities(output: str, scores: list[float]) -> None:
+    calibrated = calibrate(
+        np.array(scores, np.float32), bundle(output, calibration=Calibration(0.05))
+    )
+    assert calibrated is not None
+    assert np.isfinite(calibrated).all()
+    assert calibrated.sum() == pytest.approx(1.0)
 
 
 def test_logits_become_probabilities() -> None:
@@ -184,7 +291,9 @@ step = st.tuples(st.just("speech"), vectors) | st.sampled_from(
 def test_going_on_from_a_checkpoint_is_going_on(
     steps: list[tuple[str, list[float] | None]], cut: int
 ) -> None:
-    using = bundle(hysteresis=0.05, min_confidence=0.4)
+    using = bundle(
+        calibration=Calibration(0.9, 0.8, 1.1), hysteresis=0.05, min_confidence=0.4, min_windows=2
+    )
     state = State()
     said: list[Any] = []
     for seq, (kind, probabilities) in enumerate(steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,6 +143,13 @@ def rig() -> Iterator[Rig]:
         assert not Path(endpoint.removeprefix("ipc://")).exists()
 
 
+def listening(rig: Rig) -> Subscriber:
+    """A subscriber from whom nothing is withheld any more: it has got its first message."""
+    subscriber = Subscriber(rig.results)
+    subscriber.wait_for(lambda received: bool(received.messages))
+    return subscriber
+
+
 def test_every_message_is_answered(rig: Rig) -> None:
     rig.send(OPEN)
     assert rig.answer() == m.Accepted("main", "run", 0, False)
@@ -152,6 +160,32 @@ def test_every_message_is_answered(rig: Rig) -> None:
     assert [rig.answer(), rig.answer()] == [m.Accepted("main", "run", 1, False)] * 2
     rig.send(submit(7))
     assert rig.answer() == m.Resume("main", "run", 1, False, [0.0], {"at": 0})
+    rig.send(submit(1, ended=True))
+    assert [rig.answer(), rig.answer()] == [m.Accepted("main", "run", 1, True)] * 2
+
+
+def test_one_stream_may_be_asked_for(rig: Rig) -> None:
+    for name in ("main", "other"):
+        rig.send(dataclasses.replace(OPEN, stream=name))
+        rig.answer()
+    rig.send(m.Hello("infer", "other"))
+    rig.send(OPEN)
+    assert rig.answer() == m.Resume("other", "run", 0, False, [], {})
+    assert rig.answer() == m.Accepted("main", "run", 0, False)
+    rig.send(m.Hello("infer", ""))
+    assert {rig.answer().stream, rig.answer().stream} == {"main", "other"}  # type: ignore
+
+
+def test_a_result_says_how_long_it_took_from_its_last_sample(rig: Rig) -> None:
+    subscriber = listening(rig)
+    rig.send(OPEN)
+    captured = time.monotonic()
+    rig.send(dataclasses.replace(submit(0), captured=captured))
+    subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    (result,) = subscriber.finish().fresh(m.Result)
+    taken = (time.monotonic() - captured) * 1000.0
+    assert 0.0 < result.timing_ms["total"] < taken
+    assert result.timing_ms["features"] == result.timing_ms["infer"] == 1.0
 
 
 def test_a_new_stream_is_told_to_those_who_said_hello(rig: Rig) -> None:
@@ -202,12 +236,12 @@ def test_whatever_was_published_is_replayed() -> None:
 
 
 def test_a_new_subscriber_gets_the_last_values(rig: Rig) -> None:
-    first = Subscriber(rig.results)
+    first = listening(rig)
     rig.send(OPEN)
     for seq in range(3):
         rig.send(submit(seq))
     first.wait_for(lambda received: len(received.fresh(m.Result)) == 3)
-    late = Subscriber(rig.results)
+    late = listening(rig)
     late.wait_for(
         lambda r: {type(x) for x, replay, _ in r.messages if replay} >= {m.Result, m.Info}
     )
@@ -217,23 +251,40 @@ def test_a_new_subscriber_gets_the_last_values(rig: Rig) -> None:
     assert [result.seq for result in seen.fresh(m.Result)] == [0, 1, 2]
 
 
-def test_a_change_of_state_is_told_at_once(rig: Rig) -> None:
-    subscriber = Subscriber(rig.results)
-    beat = m.Heartbeat("infer", 1, "starting", 0, 0.0, None, 0, 0.0, 0.0, [], {})
-    rig.send(beat)
-    told = state_told(subscriber)
-    wait_until(lambda: told() == "starting", "the first state")
-    rig.send(dataclasses.replace(beat, state="ready"))
-    wait_until(lambda: told() == "ready", "the new state")
-    subscriber.finish()
+def test_only_what_was_subscribed_is_replayed(rig: Rig) -> None:
+    for name in ("main", "other"):
+        rig.send(dataclasses.replace(OPEN, stream=name))
+        rig.answer()
+    eager = listening(rig)
+    eager.wait_for(lambda received: len(received.messages) >= 3)
+    picky: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
+    picky.setsockopt(zmq.SUBSCRIBE, b"info/other")
+    picky.connect(rig.results)
+    assert picky.poll(10_000)
+    replays = [x for x, replay, _ in eager.finish().messages if replay]
+    # Its own subscription; the other one's replays reach it as well.
+    assert [x.stream for x in replays if isinstance(x, m.Info)].count("main") == 1
 
 
-def state_told(subscriber: Subscriber) -> Callable[[], str | None]:
-    def told() -> str | None:
-        rows = [row for h in subscriber.received.fresh(m.Health) for row in h.stages]
-        return rows[-1].state if rows else None
+@pytest.mark.parametrize("whose", ["stage", "source"])
+def test_a_change_of_state_is_told_before_the_next_second(rig: Rig, whose: str) -> None:
+    subscriber = listening(rig)
+    rig.send(OPEN)
+    for turn in range(6):
+        state = ("ready", "stalled")[turn % 2]
+        stage, source = (state, "live") if whose == "stage" else ("ready", state)
+        status = m.SourceStatus("main", source, 0, None, 0, 0)
+        rig.send(m.Heartbeat("infer", 1, stage, turn, 0.0, None, 0, 0.0, 0.0, [status], {}))
+        wait_until(lambda wanted=(stage, source): told(subscriber) == wanted, "the new state")
+    times = [h.time for h in subscriber.finish().fresh(m.Health) if h.stages and h.streams]
+    # Without a change they are a second apart, or more on a busy machine.
+    assert min(b - a for a, b in itertools.pairwise(times)) < 0.9
 
-    return told
+
+def told(subscriber: Subscriber) -> tuple[str, str] | None:
+    """The newest state of the stage and of the source."""
+    healths = [h for h in subscriber.received.fresh(m.Health) if h.stages and h.streams]
+    return (healths[-1].stages[0].state, healths[-1].streams[0].state) if healths else None
 
 
 def test_counters_of_a_dead_process_stay_counted(rig: Rig) -> None:
@@ -248,8 +299,8 @@ def test_one_who_never_reads_hinders_nobody(rig: Rig) -> None:
     lazy.setsockopt(zmq.RCVHWM, 1)
     lazy.setsockopt(zmq.SUBSCRIBE, b"")
     lazy.connect(rig.results)
-    eager = Subscriber(rig.results)
-    time.sleep(0.3)  # both are subscribed
+    eager = listening(rig)
+    assert lazy.poll(10_000)  # it is subscribed
     rig.send(OPEN)
     count = 3 * SUBSCRIBER_HIGH_WATER_MARK
     for seq in range(count):

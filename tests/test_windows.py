@@ -176,10 +176,7 @@ class Rig:
     """A features service in a thread, with the test as capture, infer and hub."""
 
     def __init__(self) -> None:
-        self.ring: RingOwner = create_ring(
-            "main", sample_rate=SPEC.sample_rate, capacity=CAPACITY, run=secrets.token_hex(8)
-        )
-        self.writer = RingWriter.attach(self.ring.name)
+        self.begin()
         self.endpoint, hub = fresh_endpoint(), fresh_endpoint()
         self.context: zmq.Context[Any] = zmq.Context()
         self.hub = self.context.socket(zmq.ROUTER)
@@ -193,6 +190,17 @@ class Rig:
         self.capture = connect(self.context, self.endpoint, "features")
         self.infer = connect(self.context, self.endpoint, "features")
         self.hub_file = Path(hub.removeprefix("ipc://"))
+
+    def begin(self) -> None:
+        """A run with its ring."""
+        self.ring: RingOwner = create_ring(
+            "main", sample_rate=SPEC.sample_rate, capacity=CAPACITY, run=secrets.token_hex(8)
+        )
+        self.writer = RingWriter.attach(self.ring.name)
+
+    def end(self) -> None:
+        self.writer.close()
+        self.ring.unlink()
 
     def tick(self, *, ended: bool = False) -> None:
         self.send_tick(position=self.writer.index, ended=ended)
@@ -250,8 +258,7 @@ class Rig:
         self.switch.requested = True
         self.thread.join(20)
         assert not self.thread.is_alive()
-        self.writer.close()
-        self.ring.unlink()
+        self.end()
         self.context.destroy(linger=0)
         self.hub_file.unlink()
         assert not Path(self.endpoint.removeprefix("ipc://")).exists()
@@ -332,8 +339,9 @@ def test_no_more_is_sent_than_is_wanted(rig: Rig, demo: tuple[Samples, int]) -> 
     rig.tick()
     rig.want(0, 3)
     assert [window.seq for window in rig.take(3)] == [0, 1, 2]
-    rig.want(0, 3)
-    assert rig.answer() == m.Sent("main", "s", 3)  # and so nothing else lies between
+    for _ in range(3):  # whatever else it may have sent would lie between the answers
+        rig.want(0, 3)
+        assert rig.answer() == m.Sent("main", "s", 3)
     rig.want(2, 5)
     assert [window.seq for window in rig.take(2)] == [3, 4]
 
@@ -376,7 +384,7 @@ def test_less_than_a_tenth_missing_is_analysed_and_more_is_a_gap(
 
 
 def test_what_was_overwritten_is_declared_and_counted(rig: Rig, demo: tuple[Samples, int]) -> None:
-    samples = speech(demo, 1e9)[: 3 * CAPACITY]
+    samples = speech(demo, 1e9)[: 3 * CAPACITY - 777]
     for at in range(0, len(samples), SPEC.hop):
         rig.writer.write(samples[at : at + SPEC.hop])
     rig.tick(ended=True)
@@ -450,10 +458,17 @@ def test_a_stream_that_ends_in_a_long_gap_has_no_windows_behind_its_end(
 def test_a_source_shorter_than_a_window_is_filled_with_silence(
     rig: Rig, demo: tuple[Samples, int]
 ) -> None:
-    samples = speech(demo, 1e9)[2 * SPEC.window :][: SPEC.window // 2]
+    sound = speech(demo, 1e9)[2 * SPEC.window :]
+    rig.writer.write(sound[: SPEC.window])
+    rig.tick()
+    rig.want(0, 10)
+    rig.take(1)  # nothing of it may be left in the next one
+    rig.end()
+    rig.begin()
+    samples = sound[: SPEC.window // 2]
     rig.writer.write(samples)
     rig.tick(ended=True)
-    rig.want(0, 10)
+    rig.want(0, 10, session="t")
     window, end = rig.take_all()
     assert heard([window]) == analyzed(samples)
     assert (window.start, window.end) == (0, SPEC.window)
@@ -498,12 +513,8 @@ def test_a_new_run_starts_anew(rig: Rig, demo: tuple[Samples, int]) -> None:
     rig.tick()
     rig.want(0, 100)
     first = rig.take(3)
-    rig.writer.close()
-    rig.ring.unlink()
-    rig.ring = create_ring(
-        "main", sample_rate=SPEC.sample_rate, capacity=CAPACITY, run=secrets.token_hex(8)
-    )
-    rig.writer = RingWriter.attach(rig.ring.name)
+    rig.end()
+    rig.begin()
     rig.writer.write(samples)
     rig.tick()
     rig.want(0, 100, session="t")
