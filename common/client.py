@@ -38,8 +38,6 @@ box that lost its power never says goodbye, and TCP alone would wait for it for 
 FINE_STAGES = ("ready", "done")
 FINE_STREAMS = ("live", "ended")
 
-Public = m.Result | m.Utterance | m.Info | m.Health
-
 
 class NewerProtocolError(m.ProtocolError):
     """The publisher speaks a protocol version that is not known here."""
@@ -49,7 +47,7 @@ class NewerProtocolError(m.ProtocolError):
 class Event:
     """A message as it came; a replay is a last value sent again, of unknown age."""
 
-    message: Public
+    message: m.Public
     replay: bool
 
 
@@ -350,7 +348,7 @@ def _decode(parts: list[bytes]) -> Event:
         if _version(payload) > m.VERSION:
             raise NewerProtocolError(str(error)) from None
         raise
-    assert isinstance(message, Public)
+    assert isinstance(message, m.Public)
     stream = "" if isinstance(message, m.Health) else f"/{message.stream}"
     if topic != f"{message.topic}{stream}".encode():
         raise m.ProtocolError(f"{message.topic}{stream} on another topic")

@@ -114,6 +114,7 @@ def test_topics_states_counters_and_limits_are_those_of_the_code() -> None:
     assert [cell for (cell,) in table("Limits").values()] == [
         f"{m.MAX_FRAME} bytes",
         f"{m.MAX_TEXT} bytes",
+        f"{m.MAX_INT}",
         f"{m.MAX_ITEMS}",
         f"{hub.SUBSCRIBER_HIGH_WATER_MARK}",
     ]
