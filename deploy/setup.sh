@@ -59,3 +59,15 @@ fi
 extras=""
 [ "$kind" = dev ] && extras="[dev]"
 .venv/bin/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".$extras"
+
+if [ "$kind" = dev ]; then
+    # The tests hold the feature core against librosa. What librosa compiles at its first use goes
+    # to a cache that several processes at once can ruin: fill it by one.
+    .venv/bin/python - <<'END'
+import numpy as np
+from common.spec import FeatureSpec
+from features.definition import definition
+
+definition(np.random.default_rng(0).normal(0.0, 0.1, 16000).astype(np.float32), FeatureSpec())
+END
+fi
