@@ -178,6 +178,23 @@ def test_a_higher_version_is_refused_and_says_what_to_do() -> None:
         m.decode_public(topic, newer)
 
 
+@pytest.mark.parametrize(
+    ("mark", "replay"), [(True, True), (False, False), (1, False), ("", False)]
+)
+def test_only_true_marks_a_replay(mark: object, replay: bool) -> None:
+    info = m.Info("main", "r", [], 1, 1, 1, "b", "s")
+    topic, payload = m.encode_public(info)
+    marked = msgpack.packb({**msgpack.unpackb(payload), "replay": mark})
+    assert m.decode_public(topic, marked) == (info, replay)
+
+
+def test_whole_numbers_may_stand_for_floats() -> None:
+    table = msgpack.unpackb(m.encode(heartbeat(rate_hz=2.0)))
+    taken = m.decode(msgpack.packb({**table, "rate_hz": 2}))
+    assert isinstance(taken, m.Heartbeat)
+    assert type(taken.rate_hz) is float
+
+
 @pytest.mark.parametrize("version", [None, "1", 0, True])
 def test_a_message_without_a_version_is_refused(version: object) -> None:
     topic, payload = m.encode_public(m.Info("main", "r", [], 1, 1, 1, "b", "s"))

@@ -192,6 +192,18 @@ def test_a_death_without_words_says_how_it_died() -> None:
     assert stage.reason == "exit code 1"
 
 
+def test_a_slow_start_that_fails_is_a_quick_death_too() -> None:
+    stage, now = ready(), 1.0
+    delays = []
+    for _ in range(4):
+        died(stage, now)
+        delays.append(next(s / 2 for s in range(100) if stage.act(now + s / 2) is Action.START))
+        now += delays[-1]
+        stage.started(now)
+        now += POLICY.ready_within  # longer than `quick`, but never ready
+    assert delays == [0.0, 0.5, 1.0, 2.0]
+
+
 def test_one_good_run_forgives_the_quick_deaths_before_it() -> None:
     stage, now = ready(), 1.0
     for death in range(50):
