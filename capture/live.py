@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -206,8 +207,10 @@ class LiveStream:
 
     @property
     def counters(self) -> dict[str, int]:
-        microphone = self._device.microphone
-        return {"capture_xruns": microphone.xruns, "capture_frames_dropped": microphone.dropped}
+        counters: Counter[str] = Counter()
+        counters["capture_xruns"] = self._device.microphone.xruns
+        counters["capture_frames_dropped"] = self._device.microphone.dropped
+        return counters
 
     @property
     def wakeup(self) -> int | None:

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import setproctitle
 import zmq
 
 from common import messages as m
@@ -79,7 +78,7 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     faulthandler.enable()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
-    setproctitle.setproctitle(f"sep {name}")
+    _set_title(f"sep {name}")
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     threading.excepthook = _die_with_thread
     profiler = None
@@ -105,6 +104,14 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
             print(f"{name}: profile written to {profile}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _set_title(title: str) -> None:
+    # Its environment stays readable to `ps e` and the like.
+    os.environ.setdefault("SPT_NOENV", "1")
+    import setproctitle
+
+    setproctitle.setproctitle(title)
 
 
 def _die_with_thread(args: threading.ExceptHookArgs) -> None:

@@ -128,8 +128,12 @@ class Running:
                 command = child.cmdline()
             except psutil.Error:
                 continue
-            if "-m" in command and child.status() != psutil.STATUS_ZOMBIE:
-                table[command[command.index("-m") + 1]] = child
+            # `python -m STAGE …` until it calls itself `sep STAGE`.
+            words = " ".join(command).split()
+            if len(words) > 1 and words[0] == "sep":
+                table[words[1]] = child
+            elif "-m" in words:
+                table[words[words.index("-m") + 1]] = child
         return table
 
     def ended(self) -> tuple[int, str, Received]:
@@ -171,6 +175,15 @@ def leftovers() -> set[str]:
     return found | {f"process {p}" for p in stage_processes()}
 
 
+def nothing_left_but(before: set[str]) -> None:
+    """Fail where something stays behind for good.
+
+    Another worker's test may have killed its supervisor a moment ago; what that has left goes
+    with the next start.
+    """
+    wait_until(lambda: leftovers() <= before, f"nothing to be left but {before}", 30.0)
+
+
 def foreign(segment: str) -> bool:
     """Whether a segment belongs to a living process that is none of this test run."""
     owner = ProcessIdentity.parse(segment.removeprefix("sep.").rpartition(".")[0])
@@ -183,9 +196,8 @@ def stage_processes() -> set[int]:
     for process in psutil.process_iter(["cmdline", "environ", "status"]):
         command = process.info["cmdline"] or []
         environment = process.info["environ"] or {}
-        if "--supervised" in command and environment.get("XDG_RUNTIME_DIR") == os.environ.get(
-            "XDG_RUNTIME_DIR"
-        ):
+        ours = "--supervised" in command or (command[:1] and command[0].startswith("sep "))
+        if ours and environment.get("XDG_RUNTIME_DIR") == os.environ.get("XDG_RUNTIME_DIR"):
             found.add(process.pid)
     return found
 
@@ -218,7 +230,7 @@ def supervise() -> Iterator[Callable[..., Running]]:
     for one in running:
         one.end()
     if not forced:
-        wait_until(lambda: leftovers() <= before, f"nothing to be left but {before}", 5.0)
+        nothing_left_but(before)
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ from tests.conftest import (
     Subscriber,
     fresh_endpoint,
     leftovers,
+    nothing_left_but,
     offline,
-    wait_until,
 )
 
 Clip = Callable[..., Path]
@@ -86,7 +86,7 @@ def by_hand() -> Iterator[tuple[str, str, Subscriber]]:
         stage.terminate()
         assert finished(stage)[0] == 0
     subscriber.finish()
-    wait_until(lambda: leftovers() <= before, "nothing to be left", 5.0)
+    nothing_left_but(before)
 
 
 def test_three_stages_by_hand_equal_offline(
@@ -138,7 +138,7 @@ def test_capture_alone_ends_with_its_file_and_leaves_nothing(clip: Clip) -> None
     before = leftovers()
     code, _, stderr = finished(module("capture", f"--source=file:{clip(1.0)}"))
     assert code == 0, stderr
-    assert leftovers() <= before
+    nothing_left_but(before)
 
 
 def test_features_offline_writes_every_window(clip: Clip, tmp_path: Path) -> None:

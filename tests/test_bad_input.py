@@ -15,7 +15,15 @@ import pytest
 import soundfile
 import tomli_w
 
-from tests.conftest import BUNDLE, DEMO, PATIENCE_S, ROOT, fresh_endpoint, leftovers
+from tests.conftest import (
+    BUNDLE,
+    DEMO,
+    PATIENCE_S,
+    ROOT,
+    fresh_endpoint,
+    leftovers,
+    nothing_left_but,
+)
 
 Change = Callable[[Path], None]
 
@@ -30,7 +38,7 @@ def refused(*command: str) -> str:
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
     assert done.stdout == ""
-    assert leftovers() <= before
+    nothing_left_but(before)
     return lines[0]
 
 

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import PATIENCE_S, ROOT, Subscriber, fresh_endpoint, leftovers, offline
+from tests.conftest import (
+    PATIENCE_S,
+    ROOT,
+    Subscriber,
+    fresh_endpoint,
+    leftovers,
+    nothing_left_but,
+    offline,
+)
 
 Clip = Callable[..., Path]
 
@@ -37,7 +45,7 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
         at += size
     process.stdin.close()
     assert process.wait(PATIENCE_S) == 0
-    assert leftovers() <= before
+    nothing_left_but(before)
     return subscriber
 
 
