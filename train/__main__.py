@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--name", required=True, help="name of the bundle")
     fit.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle's folder")
     fit.add_argument("--figures", type=Path, metavar="JSON", help="of crossval, for the card")
+    fit.add_argument(
+        "--events", type=Path, metavar="DIR", help="sounds: false events, for the card"
+    )
     fit.add_argument("--export", choices=("auto", "float32", "quantized"), default="auto")
     fit.add_argument("--golden", type=Path, metavar="FILE", help="sound for the self-test")
     fit.set_defaults(run=_fit)
@@ -65,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     explore.add_argument("--rows", metavar="A,B", help="these alone")
     explore.add_argument("--json", type=Path, metavar="OUT", required=True)
     explore.set_defaults(run=_explore)
+
+    events = commands.add_parser("events", help="false events of a bundle on a mix of non-speech")
+    events.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    events.add_argument("--sounds", type=Path, metavar="DIR", help="real music and sounds")
+    events.add_argument("--hours", type=float, default=2.0)
+    events.add_argument("--seed", type=int, default=1)
+    events.add_argument("--json", type=Path, metavar="OUT", help="figures and the mix's parts")
+    events.set_defaults(run=_events)
 
     calibrate = commands.add_parser("calibrate", help="fit gate and thresholds to your room")
     calibrate.add_argument("--bundle", type=Path, required=True, metavar="DIR")
@@ -175,6 +186,11 @@ def _fit(parsed: argparse.Namespace) -> int:
         golden=_golden(job.plan.spec, parsed.golden),
         chosen=parsed.export,
     )
+    if parsed.events:
+        from train.bundle import append_to_card
+        from train.events import summary
+
+        bundle = append_to_card(parsed.out, summary(parsed.out, parsed.events))
     print(f"wrote {bundle.path}: {bundle.id}")
     return EXIT_OK
 
@@ -188,6 +204,22 @@ def _golden(spec: FeatureSpec, path: Path | None = None) -> Any:
     starts = range(0, max(1, len(samples) - spec.window), spec.hop)
     start = max(starts, key=lambda s: float((samples[s : s + spec.window] ** 2).sum()))
     return samples[start : start + spec.window]
+
+
+def _events(parsed: argparse.Namespace) -> int:
+    import dataclasses
+
+    from train.evaluate import write_json
+    from train.events import measure
+
+    found, parts = measure(parsed.bundle, parsed.sounds, 3600 * parsed.hours, parsed.seed)
+    print("min_utterance_confidence  false events per hour")
+    for threshold, events in found.items():
+        print(f"{threshold:>24}  {events['per_hour']:.1f}  {json.dumps(events['by_kind'])}")
+    if parsed.json:
+        listed = [dataclasses.asdict(part) for part in parts]
+        write_json(parsed.json, {"thresholds": found, "parts": listed})
+    return EXIT_OK
 
 
 def _calibrate(parsed: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from common.bundle import FORMAT, MANIFEST, Bundle, Calibration, Decision, load_bundle
-from common.spec import FeatureSpec
+from common.spec import FeatureSpec, read_toml
 from features.core import Banks, make_core, normalize
 from features.windows import load_analyzers
 from infer.model import Model, shape_input
@@ -101,14 +101,21 @@ def _seal(path: Path, table: dict[str, Any]) -> None:
     (path / MANIFEST).write_text(tomli_w.dumps(table))
 
 
+def append_to_card(path: Path, text: str) -> Bundle:
+    """Add a paragraph to a bundle's MODEL_CARD.md, and its new hash to the manifest."""
+    load_bundle(path)
+    card = path / "MODEL_CARD.md"
+    card.write_text(card.read_text() + "\n" + text + "\n")
+    _seal(path, read_toml(path / MANIFEST))
+    return load_bundle(path)
+
+
 def update_bundle(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> Bundle:
     """Change values in the tables of a bundle's manifest, e.g. `{"features": {"gate_dbfs": -50}}`.
 
     Raises:
         UserError: the bundle, or the changed one, is not valid.
     """
-    from common.spec import read_toml
-
     load_bundle(path)
     table = read_toml(path / MANIFEST)
     for key, values in changes.items():

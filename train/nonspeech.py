@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile as sf
@@ -165,7 +166,7 @@ def hear_mix(samples: Samples, spec: FeatureSpec) -> Heard:
 
 def false_events(
     heard: Heard, outputs: NDArray[np.float32], bundle: Bundle, parts: Sequence[Part]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Utterances labelled neither `neutral` nor `uncertain`, per hour and by kind of part."""
     utterances = judge(heard, outputs, bundle).utterances
     hours = parts[-1].end / bundle.spec.sample_rate / 3600
