@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup demo run test test-all test-tflite-runtime lint clean
+.PHONY: setup demo run test test-all test-tflite-runtime test-train lint clean
 
 setup: .venv/.run
 
@@ -39,10 +39,18 @@ test-tflite-runtime: .venv-tflite-runtime/.done
 		tests/test_alone.py tests/test_bad_input.py tests/test_pipeline.py \
 		-k "not realtime and not real_time"
 
+.venv-train/.done: $(INPUTS) deploy/constraints-train.txt
+	@deploy/setup.sh train
+	@touch $@
+
+# Training from end to end on a tiny made-up corpus, with TensorFlow.
+test-train: .venv-train/.done
+	.venv-train/bin/python -m pytest tests/test_train.py tests/test_train_smoke.py
+
 lint: .venv/.dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-tflite-runtime build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tflite-runtime .venv-train build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

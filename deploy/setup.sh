@@ -1,7 +1,8 @@
 #!/bin/sh
 # System packages and the virtual environment, on Debian, Ubuntu and Raspberry Pi OS.
-# Usage: deploy/setup.sh [run|dev|tflite-runtime]: `dev` adds what the tests need;
-# `tflite-runtime` makes .venv-tflite-runtime with the other runtime, for Python 3.11 only.
+# Usage: deploy/setup.sh [run|dev|tflite-runtime|train]: `dev` adds what the tests need;
+# `tflite-runtime` makes .venv-tflite-runtime with the other runtime, for Python 3.11 only;
+# `train` makes .venv-train with TensorFlow.
 set -eu
 cd "$(dirname "$0")/.."
 kind=${1:-run}
@@ -46,12 +47,11 @@ if [ -z "$python" ]; then
     exit 2
 fi
 
-if [ "$kind" = tflite-runtime ]; then
-    venv=.venv-tflite-runtime
-    [ -x $venv/bin/python ] || "$python" -m venv $venv
-    $venv/bin/pip install --quiet --disable-pip-version-check \
-        -r deploy/constraints-tflite-runtime.txt
-    $venv/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+if [ "$kind" = tflite-runtime ] || [ "$kind" = train ]; then
+    venv=.venv-$kind
+    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "deploy/constraints-$kind.txt"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -e .
     exit 0
 fi
 
