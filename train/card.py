@@ -108,8 +108,8 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         kinds = ", ".join(f"{k} {n}" for k, n in events["by_kind"].items())
         parts += [
             f"**False events** (first fold): {events['per_hour']:.1f} an hour (utterances labelled "
-            f"neither neutral nor uncertain) in {events['hours']:.1f} h of noise, hum, clicks, tones, "
-            f"music, system sounds and silence; by kind: {kinds}."
+            f"neither neutral nor uncertain) in {events['hours']:.1f} h of noise, hum, clicks, "
+            f"tones, music, system sounds and silence; by kind: {kinds}."
         ]
     return "\n\n".join(parts)
 
