@@ -47,23 +47,23 @@ if [ -z "$python" ]; then
     exit 2
 fi
 
-if [ "$kind" = tflite-runtime ] || [ "$kind" = train ]; then
-    venv=.venv-$kind
-    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "deploy/constraints-$kind.txt"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -e .
-    exit 0
-fi
+venv=.venv
+[ "$kind" = run ] || [ "$kind" = dev ] || venv=.venv-$kind
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+install="$venv/bin/pip install --quiet --disable-pip-version-check"
+case $kind in
+    run) $install -c deploy/constraints.txt -e . ;;
+    dev) $install -c deploy/constraints.txt -e ".[dev]" ;;
+    *)
+        $install -r "deploy/constraints-$kind.txt"
+        $install --no-deps -e .
+        ;;
+esac
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-extras=""
-[ "$kind" = dev ] && extras="[dev]"
-.venv/bin/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".$extras"
-
-if [ "$kind" = dev ]; then
+if [ "$kind" != run ]; then
     # The tests hold the feature core against librosa. What librosa compiles at its first use goes
     # to a cache that several processes at once can ruin: fill it by one.
-    .venv/bin/python - <<'END'
+    "$venv/bin/python" - <<'END'
 import numpy as np
 from common.spec import FeatureSpec
 from features.definition import definition
