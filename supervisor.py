@@ -280,7 +280,7 @@ def _table(
     path = str(config.bundle)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
-    policy = Policy(quick_limit=10 if only_files else None)
+    policy = Policy(quick_limit=10 if only_files else None, ends=False)
     rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
         ("features", {"bundle": path, "bind": features}, policy, ()),
         ("infer", {"bundle": path, "runtime": config.runtime}, policy, ()),
@@ -292,7 +292,7 @@ def _table(
             "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
         }
         rows.append(("record", tape, policy, ()))
-    patient = dataclasses.replace(policy, delay_limit=2.0)
+    patient = dataclasses.replace(policy, delay_limit=2.0, ends=True)
     for name, streams in _captures(config).items():
         # A child's own standard input carries its job.
         pipe = (os.dup(0),) if streams[0].source.startswith("stdin:") else ()

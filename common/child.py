@@ -15,6 +15,7 @@ from common.stage import ONE_BLAS_THREAD
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE_LIMIT = 2000
+LAST_WORDS = 500
 
 
 class Child:
@@ -83,5 +84,5 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    self._last = line
+                    self._last = line[:LAST_WORDS]
                     self._write(line)

@@ -172,3 +172,16 @@ def test_a_late_subscriber_gets_the_last_values_as_replays(
     late.finish()
     running.process.send_signal(signal.SIGTERM)
     assert running.ended()[0] == 0
+
+
+@pytest.mark.parametrize("stage", ["features", "infer"])
+def test_a_stage_that_was_told_to_end_by_somebody_else_comes_back(
+    supervise: Supervise, clip: Clip, stage: str
+) -> None:
+    path = clip(6.0)
+    running = supervise(f"--source=file:{path}")
+    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.stages()[stage].terminate()
+    code, stderr, received = running.ended()
+    assert code == 0, stderr
+    assert received.stream() == offline(path)
