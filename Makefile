@@ -26,7 +26,7 @@ run: setup
 test: .venv/.dev
 	$(PYTHON_IN_VENV) -m pytest -n 4 -m "not slow"
 
-test-all: .venv/.dev
+test-all: .venv/.dev test-tflite-runtime test-train
 	$(PYTHON_IN_VENV) -m pytest -n 4
 
 .venv-tflite-runtime/.done: $(INPUTS) deploy/constraints-tflite-runtime.txt

@@ -24,7 +24,8 @@ QUIET_BLOCKS = 5
 REOPEN_S = 60.0
 """Silence for so long makes us open the device anew."""
 REOPEN_AGAIN_S = 600.0
-RATE_SPAN_S = 4.0
+RATE_SPAN_S = 10.0
+"""A busy machine holds blocks up by some 100 ms; over so long that is no other rate."""
 RATE_TOLERANCE = 0.05
 
 
@@ -78,6 +79,7 @@ class SourceWatch:
         if low == high and self._constant is None:
             self._constant, self._constant_since = low, now
         self._judge(now)
+        self._check_rate(now)
 
     def check(self, now: float, *, active: bool) -> None:
         """Time has passed, with or without blocks."""
@@ -91,8 +93,6 @@ class SourceWatch:
                 self._lost(f"the device gave nothing for {waited:.1f} s")
         elif waited > self._patience:
             self._lost(f"the device gave nothing for {waited:.1f} s")
-        else:
-            self._check_rate(now)
 
     def _judge(self, now: float) -> None:
         if self.state is SourceState.LOST:
@@ -108,8 +108,9 @@ class SourceWatch:
             self.state, self.reason = SourceState.LIVE, None
 
     def _check_rate(self, now: float) -> None:
+        # At the moment of a block: between blocks there is always a part of one missing.
         span = now - self._span_began
-        if span < RATE_SPAN_S:
+        if self.state is SourceState.LOST or span < RATE_SPAN_S:
             return
         rate = self._span_frames / span
         self._span_began, self._span_frames = now, 0

@@ -40,6 +40,7 @@ def test_a_loaded_machine_loses_no_sample(supervise: Callable[..., Running]) -> 
     last = received.fresh(m.Health)[-1]
     (stream,) = last.streams
     lost = {name: n for name, n in last.counters.items() if n and name != "results_accepted"}
+    print(stderr)
     print(f"{stream.position} samples, {stream.gaps} gaps, {stream.lost} lost, counters {lost}")
     assert (stream.gaps, stream.lost) == (0, 0)
     assert not lost

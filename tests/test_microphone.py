@@ -165,7 +165,8 @@ def test_two_streams_of_one_stereo_device_are_its_channels(
         "[[stream]]\nname = 'right'\nsource = 'mic'\nchannel = 1\n"
     )
     with VirtualMicrophone(rate, 2) as mic:
-        running = supervise("--config", str(config), env=mic.env)
+        tapes = tmp_path / "tapes"
+        running = supervise("--config", str(config), f"--record={tapes}", env=mic.env)
         running.subscriber.wait_for(
             lambda r: bool(r.fresh(m.Result, "left") and r.fresh(m.Result, "right"))
         )
@@ -175,6 +176,9 @@ def test_two_streams_of_one_stereo_device_are_its_channels(
     assert code == 0, stderr
     assert any(result.state == "speech" for result in received.fresh(m.Result, "left"))
     assert all(result.rms_db == -100.0 for result in received.fresh(m.Result, "right"))
+    for name in ("left", "right"):
+        alone = offline(tapes / name)
+        assert received.stream(name) == [{**row, "stream": name} for row in alone]
 
 
 def test_a_killed_capture_declares_its_gap(
@@ -267,3 +271,41 @@ def test_a_lost_device_is_told_and_taken_up_again(supervise: Supervise) -> None:
         assert any(result.state == "gap" for result in received.fresh(m.Result))
     finally:
         mic.__exit__(None, None, None)
+
+
+def test_a_missing_portaudio_names_its_package(tmp_path: Path) -> None:
+    # What sounddevice does at its import where the library is not installed.
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    done = subprocess.run(
+        [sys.executable, "-m", "capture", "--list-devices"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "apt-get install libportaudio2" in line
+
+
+def test_a_capture_that_was_held_up_keeps_time(
+    supervise: Supervise, microphone: VirtualMicrophone
+) -> None:
+    running = supervise("--source=mic", env=microphone.env)
+    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    running.stages()["capture"].suspend()
+    time.sleep(0.7)
+    running.stages()["capture"].resume()
+    seen = running.received.fresh(m.Result)[-1].seq
+    running.subscriber.wait_for(lambda r: r.fresh(m.Result)[-1].seq > seen + 8)
+    running.process.terminate()
+    code, stderr, received = running.ended()
+    assert code == 0, stderr
+    results = received.fresh(m.Result)
+    assert [result.seq for result in results] == list(range(len(results)))
+    first, final = results[0], results[-1]
+    assert first.time is not None
+    assert final.time is not None
+    # Whether the sound server kept the sound or lost it: samples and seconds agree.
+    drift = (final.time - first.time) - (final.end - first.end) / final.rate
+    assert abs(drift) < 0.1

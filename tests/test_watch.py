@@ -104,7 +104,7 @@ def test_silence_behind_a_stuck_value_is_counted_anew() -> None:
 
 @pytest.mark.parametrize(("pace", "lost"), [(1.0, False), (1.03, False), (1.1, True), (0.9, True)])
 def test_frames_are_held_against_the_clock(pace: float, lost: bool) -> None:
-    source = Source().plays(NOISE, 10.0, pace)
+    source = Source().plays(NOISE, 25.0, pace)
     assert (source.state is SourceState.LOST) == lost
 
 

@@ -1,0 +1,52 @@
+"""Seconds from `python supervisor.py` to the first result, and what of it is not the window.
+
+    python -m bench.first_result [RUNS]
+
+The demo clip in real time; the first window is complete one window after capture began.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from common.bundle import DEFAULT_BUNDLE, load_bundle
+from common.child import ROOT
+from common.client import Results
+
+
+def measure() -> float:
+    """Start the pipeline once; seconds to its first result."""
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = f"ipc://{folder}/results"
+        with Results(endpoint, timeout=30.0) as results:
+            began = time.monotonic()
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, str(ROOT / "supervisor.py"), "--results", endpoint),
+                    *("--source", f"file:{ROOT / 'examples' / 'demo.flac'}"),
+                ],
+                stderr=subprocess.DEVNULL,
+            )
+            next(iter(results))
+            seconds = time.monotonic() - began
+            process.terminate()
+            process.wait()
+    return seconds
+
+
+def main() -> None:
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    window = load_bundle(DEFAULT_BUNDLE).spec.window_s
+    measure()  # the machine is warm after this
+    seconds = [measure() for _ in range(runs)]
+    print(f"{runs} starts, window {window:g} s")
+    for name, value in (("median", statistics.median(seconds)), ("longest", max(seconds))):
+        print(f"{name:<8} {value:6.2f} s, {value - window:5.2f} s beyond the window")
+
+
+if __name__ == "__main__":
+    main()
