@@ -6,9 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import soundfile
 
 from common import messages as m
 from tests.conftest import Running
@@ -20,8 +23,14 @@ SECONDS = 300.0
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 120)
 @pytest.mark.skipif(not installed(), reason="needs PulseAudio: deploy/setup.sh dev installs it")
-def test_a_loaded_machine_loses_no_sample(supervise: Callable[..., Running]) -> None:
+def test_a_loaded_machine_loses_no_sample(
+    supervise: Callable[..., Running], tmp_path: Path
+) -> None:
+    # Digital silence for a minute would make capture open the device anew.
+    noise = np.random.default_rng(0).normal(0.0, 0.01, int((SECONDS + 60) * 16000))
+    soundfile.write(tmp_path / "noise.wav", noise, 16000)
     with VirtualMicrophone() as mic:
+        mic.play(tmp_path / "noise.wav")
         running = supervise("--source=mic", env=mic.env)
         running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
         load = [
