@@ -63,10 +63,6 @@ class Stage:
     inherit: tuple[int, ...] = ()
     child: Child | None = None
 
-    @property
-    def running(self) -> bool:
-        return self.child is not None
-
 
 class Pipeline:
     """Everything that runs, from start to end. Use from the main thread."""
@@ -123,7 +119,9 @@ class Pipeline:
         self.hub.start()
         try:
             with make_view() as view:
-                self._until(view, lambda: self._finished(self._captures()))
+                while not self._over():
+                    self._turn(view)
+                    time.sleep(TURN_S)
                 self._end(view, self._captures(), DRAIN_S)
                 self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
                 return self._verdict(view)
@@ -153,14 +151,9 @@ class Pipeline:
     def _captures(self) -> list[Stage]:
         return [stage for stage in self.stages if stage.module == "capture"]
 
-    def _finished(self, stages: list[Stage]) -> bool:
-        return bool(self._stops) or all(stage.supervision.over for stage in stages)
-
-    def _until(self, view: View, finished: Any) -> None:
-        while not (finished() or self._failed or self.hub.failure):
-            self._turn(view)
-            time.sleep(TURN_S)
-        self._turn(view)
+    def _over(self) -> bool:
+        ended = all(stage.supervision.over for stage in self._captures())
+        return ended or bool(self._stops or self._failed or self.hub.failure)
 
     def _end(self, view: View, stages: list[Stage], limit: float) -> None:
         """Tell stages to end, and see to it."""
@@ -170,8 +163,10 @@ class Pipeline:
                 stage.child.terminate()
         deadline = time.monotonic() + limit
         impatient = self._stops
-        while any(stage.running for stage in stages):
-            if time.monotonic() > deadline or self._failed or self._stops > impatient + 1:
+        while any(stage.child is not None for stage in stages):
+            # Where nothing has begun there is nothing to end in order.
+            vain = self._failed is not None and self._held is not None
+            if time.monotonic() > deadline or vain or self._stops > impatient + 1:
                 for stage in stages:
                     if stage.child is not None:
                         stage.child.kill()

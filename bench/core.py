@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from common.bundle import DEFAULT_BUNDLE, load_bundle
 from common.spec import FeatureSpec
 from features.core import Banks, make_core
 from features.definition import definition
@@ -28,17 +29,7 @@ Samples = NDArray[np.float32]
 
 SPEECH = Path(__file__).resolve().parent.parent / "tests" / "data"
 ORIGINAL = FeatureSpec()
-SHIPPED = FeatureSpec(
-    window_s=2.0,
-    hop_length=320,
-    n_fft=512,
-    n_mfcc=0,
-    chroma=False,
-    n_mels=40,
-    mel="db",
-    chroma_tuning=0.0,
-    gate="adaptive",
-)
+SHIPPED = load_bundle(DEFAULT_BUNDLE).spec
 SPECS = {
     "original": ORIGINAL,
     "original, tuning 0": dataclasses.replace(ORIGINAL, chroma_tuning=0.0),

@@ -12,9 +12,9 @@ from common.bundle import DEFAULT_BUNDLE
 from common.stage import Stop, base_parser, read_job, run
 
 DESCRIPTION = """\
-Plays a sound file into a shared-memory ring, at the pace of time or as fast as results are
-accepted, and shows its level. With `python -m features` and `python -m infer` in two other
-terminals it is a whole pipeline; they find each other by themselves, or by the flags."""
+Listens to a device, or plays a sound file, into a shared-memory ring and shows its level.
+With `python -m features` and `python -m infer` in two other terminals it is a whole
+pipeline; they find each other by themselves, or by the flags."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,6 +101,12 @@ def alone(arguments: argparse.Namespace) -> int:
     check_stream(arguments.stream)
     if arguments.block is not None and not 1 <= arguments.block <= 96000:
         raise UserError(f"--block {arguments.block} must be 1 to 96000 (frames)")
+    if arguments.channel is not None and arguments.channel < 0:
+        raise UserError(f"--channel {arguments.channel} must be 0 or more")
+    if arguments.seconds is not None and not arguments.seconds > 0:
+        raise UserError(f"--seconds {arguments.seconds:g} must be more than 0")
+    if not arguments.source.startswith("mic") and (arguments.seconds or arguments.record):
+        raise UserError("--seconds and --record need a device: --source mic or mic:NAME")
     spec = load_bundle(arguments.bundle).spec
     form = Format(spec.sample_rate, spec.window, spec.hop)
     if not 2.0 * spec.window_s + 2.0 <= arguments.ring_seconds <= 3600.0:

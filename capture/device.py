@@ -170,6 +170,7 @@ class Microphone:
         self.device = device
         self.rate = device.rate
         self.channels = channels
+        self.block_frames = block_frames
         self.xruns = 0
         self.dropped = 0
         self.last_callback = time.monotonic()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capture.device import MIX_CHANNELS, Microphone, NoDeviceError, find_device
+from capture.device import MIX_CHANNELS, Microphone, find_device
 from capture.pump import Format, Pump
 from capture.recorder import Recorder
 from capture.sources import Samples
@@ -50,28 +50,19 @@ class LiveDevice:
         # What was there once is waited for: it was no mistake.
         wait = opening.wait_for_device or any(ring.anchor[1] for ring in rings)
         try:
-            device = find_device(jobs[0].source.partition(":")[2])
-        except NoDeviceError as error:
+            self.microphone = _open(jobs, opening)
+        except UserError as error:
             raise DeviceError(f"waiting: {error}") if wait else error from None
-        asked = [job.channel for job in jobs if job.channel is not None]
-        channels = max(asked) + 1 if asked else min(MIX_CHANNELS, device.channels)
-        if channels > device.channels:
-            raise UserError(f"{device} has no channel {channels - 1}")
-        block_s = opening.block_ms / 1000.0
-        frames = opening.block_frames or max(1, round(block_s * device.rate))
+        log.info("listening to %s", self.microphone.device)
         self.ended = False
         self._rings = rings
         self._reopen_after = REOPEN_AGAIN_S if _was_silent(rings[0]) else REOPEN_S
-        self.microphone = Microphone(
-            device, channels=channels, block_frames=frames, latency=opening.latency
-        )
-        log.info("listening to %s", device)
-        rate = self.microphone.rate
+        rate, channels = self.microphone.rate, self.microphone.channels
         self.pumps = [
             Pump(job.name, ring, rate, form, send, channel=job.channel)
             for job, ring in zip(jobs, self._rings, strict=True)
         ]
-        self.watch = SourceWatch(time.monotonic(), rate, frames / rate)
+        self.watch = SourceWatch(time.monotonic(), rate, self.microphone.block_frames / rate)
         self._rate = rate
         self._form_rate = form.rate
         self._recorder = Recorder(opening.record, rate, channels) if opening.record else None
@@ -187,12 +178,26 @@ class LiveDevice:
         timer.cancel()
 
 
+def _open(jobs: list[StreamJob], opening: Opening) -> Microphone:
+    """The device that the jobs share, with as many channels as they ask for."""
+    device = find_device(jobs[0].source.partition(":")[2])
+    asked = [job.channel for job in jobs if job.channel is not None]
+    channels = max(asked) + 1 if asked else min(MIX_CHANNELS, device.channels)
+    if channels > device.channels:
+        raise UserError(f"{device} has no channel {channels - 1}")
+    frames = opening.block_frames or max(1, round(opening.block_ms / 1000.0 * device.rate))
+    return Microphone(device, channels=channels, block_frames=frames, latency=opening.latency)
+
+
 def _was_silent(ring: RingWriter) -> bool:
     """Whether all that an earlier process of this source has heard of late is digital silence."""
-    samples = np.empty(min(ring.index, ring.capacity // 2), np.float32)
+    start = ring.index - min(ring.index, ring.capacity // 2)
+    # What was missing is zeros as well, and says nothing of the source.
+    if start == ring.index or any(end > start for _, end in ring.gaps()):
+        return False
+    samples = np.empty(ring.index - start, np.float32)
     with RingReader.attach(ring.name) as reader:
-        there = reader.read(ring.index - len(samples), samples, ring.index)
-    return there and bool(len(samples)) and not samples.any()
+        return reader.read(start, samples, ring.index) and not samples.any()
 
 
 class LiveStream:

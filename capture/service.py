@@ -29,7 +29,7 @@ REPEAT_S = 0.2
 DRAIN_S = 5.0
 """After a stop, so long may the windows already complete take to be delivered."""
 WAITING_S = 5.0
-"""A stream nobody has opened the door to for so long says what it waits for."""
+"""Alone at full speed and unanswered for so long, it says what it waits for."""
 REALTIME_BLOCK_S = 0.02
 FULL_SPEED_BLOCK_S = 0.1
 CATCH_UP_FRAMES = 65536
@@ -190,7 +190,7 @@ class FileStream:
         self._fed += len(block)
         if len(block):
             self.pump.feed(block)
-        if not len(block):
+        else:
             self.finish()
 
 
@@ -222,6 +222,8 @@ class CaptureService:
         self._alone = alone
         self._watch = watch
         self._repeat_due = 0.0
+        self._began = time.monotonic()
+        self._waiting_told = False
         try:
             self._streams = {s.job.name: s for s in make_streams(self._tick)}
         except BaseException:
@@ -237,7 +239,7 @@ class CaptureService:
         self._heart.state = "ready"
         self._beat(now=True)
         log.info("ready: %s", ", ".join(s.job.source for s in self._streams.values()))
-        began = time.monotonic()
+        self._began = time.monotonic()
         deadline = None
         try:
             while not self._over(deadline):
@@ -249,7 +251,7 @@ class CaptureService:
                         stream.finish()
                 for stream in self._streams.values():
                     stream.turn(now)
-                self._repeat(now, began)
+                self._repeat(now)
                 self._beat()
                 if self._watch is not None:
                     self._watch(list(self._streams.values()))
@@ -308,7 +310,7 @@ class CaptureService:
             # features does not read; the next tick says all that this one said.
             self._heart.counters["capture_ticks_unsent"] += 1
 
-    def _repeat(self, now: float, began: float) -> None:
+    def _repeat(self, now: float) -> None:
         if now < self._repeat_due:
             return
         self._repeat_due = now + REPEAT_S
@@ -324,11 +326,12 @@ class CaptureService:
                     hop=form.hop,
                 )
                 send(self._hub, opened)
-                if self._alone and now - began > WAITING_S and not pump.position:
-                    log.warning("waiting for infer at %s", self._hub_endpoint)
-                    began = now
             # Also without news: a features process just restarted knows nothing else.
             pump.tick(now=pump.ended)
+        if self._alone and now - self._began > WAITING_S and not self._waiting_told:
+            self._waiting_told = True
+            if not any(s.accepted or s.pump.position for s in self._streams.values()):
+                log.warning("waiting for infer at %s", self._hub_endpoint)
 
     def _beat(self, *, now: bool = False) -> None:
         statuses = []

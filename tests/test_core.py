@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from common.bundle import DEFAULT_BUNDLE, load_bundle
 from common.errors import UserError
 from common.spec import FeatureSpec
 from features.core import (
@@ -45,7 +46,8 @@ ORIGINAL = FeatureSpec()
 SPECS = {
     "original": ORIGINAL,
     "in tune, power": dataclasses.replace(ORIGINAL, chroma_tuning=0.0, mel="power"),
-    "shipped": FeatureSpec(
+    "shipped": load_bundle(DEFAULT_BUNDLE).spec,
+    "2 s, log-mel": FeatureSpec(
         window_s=2.0,
         hop_length=320,
         n_fft=512,
