@@ -21,9 +21,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from common.bundle import Bundle, load_bundle
+from common.bundle import Bundle, keep_bundle, load_bundle
 from common.child import Child
-from common.config import DEFAULT_STREAM, Config, StreamConfig, load_config, to_toml
+from common.config import (
+    DEFAULT_STREAM,
+    Config,
+    MetricsConfig,
+    StreamConfig,
+    load_config,
+    to_toml,
+)
 from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
@@ -49,6 +56,8 @@ FILES = ("file", "replay")
 MODULES = {"record": "capture.taping"}
 """Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
+NICE = {"capture": -10, "record": 5}
+"""Nice values, where the system lets us: sound that is not fetched in time is lost."""
 
 
 @dataclasses.dataclass
@@ -74,12 +83,15 @@ class Pipeline:
         self._show_due = 0.0
         self._stops = 0
         self._failed: Stage | None = None
+        self._runs: dict[str, str] = {}
         self._resources = ExitStack()
         self._log_to_queue()
         with ExitStack() as undo:
             undo.push(self._resources)
             folder = own_folder()
             self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._originals = (str(folder / "bundle"), str(config.bundle))
+            bundle = keep_bundle(bundle, folder / "bundle")
             rings = self._create_rings(config, bundle)
             stages = f"ipc://{folder}/hub"
             self.hub = Hub(
@@ -92,10 +104,24 @@ class Pipeline:
             self.stages = _table(
                 config, bundle, rings, hub=stages, features=f"ipc://{folder}/features"
             )
+            self._owners = {
+                row["name"]: stage.name
+                for stage in self._captures()
+                for row in stage.job["streams"]
+            }
+            self.hub.expect([stage.name for stage in self.stages], self._runs)
+            self._serve_metrics(config.metrics)
             undo.pop_all()
         for stage in self.stages:
             if stage.module in profiles:
                 stage.arguments += ["--profile", profiles[stage.module]]
+
+    def _serve_metrics(self, metrics: MetricsConfig) -> None:
+        if metrics.port is not None:
+            from common.metrics import MetricsServer
+
+            server = MetricsServer(metrics.address, metrics.port, self.health)
+            self._resources.callback(server.close)
 
     def _create_rings(self, config: Config, bundle: Bundle) -> dict[str, str]:
         run = secrets.token_hex(8)
@@ -108,6 +134,7 @@ class Pipeline:
                 run=run,
             )
             rings[stream.name] = self._resources.enter_context(ring).name
+            self._runs[stream.name] = run
         return rings
 
     # The life of the whole --------------------------------------------------------------
@@ -146,7 +173,8 @@ class Pipeline:
                     reason=supervision.reason,
                 )
             )
-        return pipeline_health(self.hub, rows)
+        expected = {name: (run, self._owners[name]) for name, run in self._runs.items()}
+        return pipeline_health(self.hub, rows, expected)
 
     def _captures(self) -> list[Stage]:
         return [stage for stage in self.stages if stage.module == "capture"]
@@ -216,7 +244,8 @@ class Pipeline:
         if child is not None and (code := child.exit_code()) is not None:
             stage.child = None
             was = supervision.state
-            supervision.exited(now, code, child.last_words())
+            words = child.last_words()
+            supervision.exited(now, code, words and words.replace(*self._originals))
             if supervision.state is State.WAITING:
                 log.warning("%s died while %s: %s", stage.name, was.value, supervision.reason)
             elif supervision.state is State.FAILED:
@@ -272,7 +301,7 @@ def _table(
     """The process table."""
     now = time.monotonic()
     common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
-    path = str(config.bundle)
+    path = str(bundle.path)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None, ends=False)
@@ -297,7 +326,7 @@ def _table(
             name=name,
             module=MODULES.get(name, name.partition("/")[0]),
             arguments=[],
-            job={**common, **job, "stage": name},
+            job={**common, **job, "stage": name, "nice": NICE.get(name.partition("/")[0], 0)},
             supervision=Supervision(policy, now),
             inherit=inherit,
         )

@@ -88,6 +88,18 @@ class CaptureConfig(_Table):
     )
 
 
+class MetricsConfig(_Table):
+    """[metrics]"""
+
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Prometheus scrapes here; unset: nothing is served",
+    )
+    address: str = Field(default="127.0.0.1", description="address to serve at")
+
+
 class StreamConfig(_Table):
     """[[stream]]"""
 
@@ -124,6 +136,7 @@ class Config(pydantic_settings.BaseSettings):
     )
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
+    metrics: MetricsConfig = MetricsConfig()
     stream: tuple[StreamConfig, ...] = Field((), max_length=64, description="one row a stream")
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
@@ -243,6 +256,7 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     tables: dict[str, type[BaseModel]] = {
         "ring": RingConfig,
         "capture": CaptureConfig,
+        "metrics": MetricsConfig,
         "stream": StreamConfig,
     }
     return tables[str(location[0])] if location else Config

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import zmq
@@ -27,6 +27,8 @@ log = logging.getLogger("hub")
 POLL_MS = 100
 SUBSCRIBER_HIGH_WATER_MARK = 1000
 """Messages kept per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
+MOST_ALONE = 256
+"""Stages, and streams, that a hub keeps in mind where nobody told it what to expect."""
 NEWS = 1000
 """Messages kept for a view in this process that has not looked yet."""
 
@@ -125,6 +127,8 @@ class Hub(threading.Thread):
         self.news: deque[m.Result | m.Utterance] = deque(maxlen=NEWS)
         self.counters: Counter[str] = Counter()
         self.failure: BaseException | None = None
+        self._expected_stages: frozenset[str] | None = None
+        self._expected_runs: Mapping[str, str] | None = None
         self._info = info
         self._health = health
         self._health_due = 0.0
@@ -151,6 +155,10 @@ class Hub(threading.Thread):
         bind(socket, endpoint, name)
         self._endpoints.append(endpoint)
         return socket
+
+    def expect(self, stages: Iterable[str], runs: Mapping[str, str]) -> None:
+        """Hear these stages only, and open only these streams with these runs. Before `start()`."""
+        self._expected_stages, self._expected_runs = frozenset(stages), dict(runs)
 
     # Called from other threads ----------------------------------------------------------
 
@@ -227,6 +235,9 @@ class Hub(threading.Thread):
             if self.counters["hub_malformed"] % 100 == 1:
                 log.warning("refused a message from a stage: %s", error)
             return
+        if self._strange(message):
+            self.counters["hub_strangers"] += 1
+            return
         match message:
             case m.Submit():
                 self._submit(identity, message)
@@ -241,6 +252,19 @@ class Hub(threading.Thread):
                         self._send(identity, stream.resume())
             case _:
                 self.counters["hub_malformed"] += 1
+
+    def _strange(self, message: m.Message) -> bool:
+        """Whether it is of a stage or a stream that nobody started."""
+        match message:
+            case m.Heartbeat() | m.Hello():
+                known, name = self._expected_stages, message.stage
+                return name not in known if known is not None else len(self.beats) > MOST_ALONE
+            case m.Open():
+                runs = self._expected_runs
+                if runs is None:
+                    return len(self.ledger.streams) > MOST_ALONE
+                return runs.get(message.stream) != message.run
+        return False
 
     def _open(self, identity: bytes, message: m.Open) -> None:
         if self.ledger.open(message):

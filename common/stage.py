@@ -7,6 +7,7 @@ what a stage computes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import faulthandler
 import json
@@ -70,6 +71,8 @@ def read_job() -> dict[str, Any]:
     if os.getppid() != job["supervisor_pid"]:
         os._exit(EXIT_FAULT)  # it died before the kernel knew
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    with contextlib.suppress(PermissionError):  # below 0 is not for everybody
+        os.setpriority(os.PRIO_PROCESS, 0, job["nice"])
     return job
 
 

@@ -140,8 +140,9 @@ class Supervision:
         if not self._killing:
             died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self.reason = f"{died}: {last_words}" if last_words else died
-        if code == EXIT_USER:
+        if code in (EXIT_USER, EXIT_DEVICE):
             self.reason = last_words or self.reason
+        if code == EXIT_USER:
             self.state = State.FAILED
             return
         lived = self.state is State.READY and now - self._since >= self._policy.quick

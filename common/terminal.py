@@ -159,6 +159,6 @@ def _trouble(health: Health) -> str:
         if stage.state not in ("ready", "done"):
             return f"{stage.name} {stage.state}" + (f": {stage.reason}" if stage.reason else "")
     for stream in health.streams:
-        if stream.state not in ("live", "ended"):
-            return f"{stream.name} {stream.state}"
+        if stream.state not in ("live", "ended") or stream.reason:
+            return f"{stream.name} {stream.state}" + (f": {stream.reason}" if stream.reason else "")
     return ""
