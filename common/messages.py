@@ -358,7 +358,11 @@ INTERNAL: dict[str, type[Message]] = {
 
 def encode(message: Message) -> bytes:
     """One internal message as one frame."""
-    body = _pack({"t": type(message).__name__, **_plain(message)})
+    return framed(_pack({"t": type(message).__name__, **_plain(message)}))
+
+
+def framed(body: bytes) -> bytes:
+    """A packed map behind its CRC-32."""
     return zlib.crc32(body).to_bytes(CRC_BYTES, "little") + body
 
 
@@ -368,6 +372,8 @@ def decode(frame: bytes) -> Message:
     Raises:
         ProtocolError: the bytes are no internal message of this version.
     """
+    if len(frame) > MAX_FRAME:
+        raise ProtocolError(f"frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
     body = memoryview(frame)[CRC_BYTES:]
     if zlib.crc32(body) != int.from_bytes(frame[:CRC_BYTES], "little"):
         raise ProtocolError("its checksum differs")
