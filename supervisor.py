@@ -316,7 +316,7 @@ def _table(
             "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
         }
         rows.append(("record", tape, policy, ()))
-    patient = dataclasses.replace(policy, delay_limit=2.0, ends=True)
+    patient = dataclasses.replace(policy, delay_limit=1.5, ends=True)
     for name, streams in _captures(config).items():
         # A child's own standard input carries its job.
         pipe = (os.dup(0),) if streams[0].source.startswith("stdin:") else ()

@@ -9,7 +9,7 @@ kind=${1:-run}
 
 packages="libportaudio2 python3-venv"
 if [ "$kind" != run ]; then
-    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins"
+    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev"
 fi
 missing=""
 for package in $packages; do
