@@ -39,7 +39,7 @@ from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
 from common.supervision import Action, Policy, State, Supervision
-from common.terminal import View, make_view
+from common.terminal import Unhurried, leave, make_view
 
 log = logging.getLogger("supervisor")
 
@@ -183,7 +183,7 @@ class Pipeline:
         ended = all(stage.supervision.over for stage in self._captures())
         return ended or bool(self._stops or self._failed or self.hub.failure)
 
-    def _end(self, view: View, stages: list[Stage], limit: float) -> None:
+    def _end(self, view: Unhurried, stages: list[Stage], limit: float) -> None:
         """Tell stages to end, and see to it."""
         for stage in stages:
             stage.supervision.stop()
@@ -201,7 +201,7 @@ class Pipeline:
             self._turn(view)
             time.sleep(TURN_S)
 
-    def _verdict(self, view: View) -> int:
+    def _verdict(self, view: Unhurried) -> int:
         failed = self._failed
         mistake = failed is not None and failed.supervision.exit_code == EXIT_USER
         if mistake and failed is not None and self._held is not None:
@@ -210,6 +210,7 @@ class Pipeline:
             return EXIT_USER
         self._release(view)
         view.show(self.hub.take_news(), self.health())
+        view.settle()
         if mistake:
             return EXIT_USER
         if failed is not None:
@@ -224,7 +225,7 @@ class Pipeline:
 
     # One turn ---------------------------------------------------------------------------
 
-    def _turn(self, view: View) -> None:
+    def _turn(self, view: Unhurried) -> None:
         now = time.monotonic()
         before = [stage.supervision.state for stage in self.stages]
         for stage in self.stages:
@@ -274,13 +275,15 @@ class Pipeline:
         handler.setFormatter(logging.Formatter(LOG_FORMAT, "%H:%M:%S"))
         logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
-    def _release(self, view: View) -> None:
+    def _release(self, view: Unhurried) -> None:
         """Hand held and new lines to the view."""
         lines, self._held = self._held or [], None
         while not self._lines.empty():
             lines.append(self._lines.get())
         for line in lines:
             view.write(line)
+        if view.dropped:
+            self.hub.counters["supervisor_lines_dropped"] = view.dropped
 
 
 class _QueueStream:
@@ -454,4 +457,4 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"supervisor: {error}", file=sys.stderr)
         code = EXIT_USER
-    sys.exit(code)
+    leave(code)

@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "refusals": abuse.refusals,
     "damaged-bundle": abuse.damaged_bundle,
     "slow-subscriber": abuse.slow_subscriber,
+    "unread-stderr": abuse.unread_stderr,
     "fuzz": abuse.fuzz,
     "index": abuse.sample_index,
     "clock": abuse.clock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import random
@@ -144,6 +145,34 @@ def slow_subscriber(scale: Scale) -> list[Row]:
             f"{complete} of {READERS} got every result they were there for; "
             f"supervisor {grown:+.1f} MiB at its peak",
             complete == READERS and in_order(results) and grown < 32.0,
+        )
+    ]
+
+
+def unread_stderr(_scale: Scale) -> list[Row]:
+    """A log that nobody takes: the pipe is full after fifty lines."""
+    with folder() as here:
+        path = speech(here, 900.0)
+        with Scene(f"--source=file:{path}", "--speed=max") as scene:
+            assert scene.running.process.stderr is not None
+            fcntl.fcntl(scene.running.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+            scene.await_results(20)
+            since = time.monotonic()
+            scene.running.stages()["infer"].kill()
+            back, _ = scene.await_health(
+                lambda h: any(s.restarts and s.state == "ready" for s in h.stages),
+                "infer to be back",
+                since,
+            )
+            code = scene.running.process.wait(PATIENCE_S)
+            received = scene.end()
+        equal = received.stream() == offline(path)
+    return [
+        Row(
+            "stderr that nobody reads, infer killed",
+            "results go on, infer is started again",
+            f"exit {code}, {'same' if equal else 'OTHER'} messages, infer back after {back:.2f} s",
+            code == 0 and equal,
         )
     ]
 
