@@ -23,8 +23,10 @@ from common.messages import Health, Result, Utterance
 log = logging.getLogger("results")
 
 FLOOR_DB = -70.0
-HELD_CALLS = 1000
+HELD_CALLS = 200
 """Lines and updates that wait for a terminal that is held up; what comes beyond is dropped."""
+HELD_NEWS = 1000
+"""Messages in those updates."""
 LEAVE_S = 1.0
 SETTLE_S = 2.0
 THREAD = "view"
@@ -70,6 +72,7 @@ class Unhurried:
     def __init__(self, view: View) -> None:
         self.dropped = 0
         self._view = view
+        self._news = 0
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(HELD_CALLS)
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
 
@@ -91,6 +94,12 @@ class Unhurried:
 
     def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
         news = list(news)
+        if self._calls.empty():
+            self._news = 0
+        if self._news + len(news) > HELD_NEWS:
+            self.dropped += 1
+            return
+        self._news += len(news)
         self._put(lambda: self._view.show(news, health))
 
     def settle(self) -> None:
