@@ -71,6 +71,8 @@ class Stage:
     supervision: Supervision
     inherit: tuple[int, ...] = ()
     child: Child | None = None
+    told: str | None = None
+    repeats: int = 0
 
 
 class Pipeline:
@@ -248,7 +250,7 @@ class Pipeline:
             words = child.last_words()
             supervision.exited(now, code, words and words.replace(*self._originals))
             if supervision.state is State.WAITING:
-                log.warning("%s died while %s: %s", stage.name, was.value, supervision.reason)
+                self._tell_death(stage, was)
             elif supervision.state is State.FAILED:
                 self._failed = stage
             return
@@ -267,6 +269,15 @@ class Pipeline:
                 assert child is not None
                 log.warning("%s hangs: %s", stage.name, supervision.reason)
                 child.kill()
+
+    def _tell_death(self, stage: Stage, was: State) -> None:
+        # A microphone may be away for weeks: the same words again are told ever more rarely.
+        reason = stage.supervision.reason
+        stage.repeats = stage.repeats + 1 if reason == stage.told else 1
+        stage.told = reason
+        if stage.repeats & (stage.repeats - 1) == 0:
+            again = f" ({stage.repeats} times)" if stage.repeats > 1 else ""
+            log.warning("%s died while %s: %s%s", stage.name, was.value, reason, again)
 
     # Lines ------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.stage import ONE_BLAS_THREAD
+from common.stage import LAST_WORDS, ONE_BLAS_THREAD
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE_LIMIT = 2000
-LAST_WORDS = 500
+LAST_LENGTH = 500
 
 
 class Child:
@@ -84,5 +84,6 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    self._last = line[:LAST_WORDS]
-                    self._write(line)
+                    self._last = line.removeprefix(LAST_WORDS)[:LAST_LENGTH]
+                    if not line.startswith(LAST_WORDS):
+                        self._write(line)

@@ -106,7 +106,10 @@ def pipeline_health(
         for name, run in runs.items()
     ]
     fine = all(s.state in FINE for s in stages) and all(s.state in FINE_SOURCES for s in streams)
-    starting = "starting" in [s.state for s in stages] + [s.state for s in streams]
+    # What was there before and comes back is no start.
+    starting = any(s.state == "starting" and not s.restarts for s in stages) or any(
+        s.state == SourceState.STARTING.value for s in streams
+    )
     counters = dict(hub.counters)
     for beat in list(hub.beats.values()):
         for name, count in beat.heartbeat.counters.items():

@@ -35,6 +35,8 @@ ONE_BLAS_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
 )
 """Environment to set before numpy is imported: more threads cost CPU and punctuality."""
+LAST_WORDS = "\x1e"
+"""Marks the line with which a supervised process says why it ends; the supervisor passes it on."""
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -93,10 +95,10 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     try:
         code = main()
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _say_why(f"{name}: {error}")
         code = EXIT_USER
     except DeviceError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _say_why(f"{name}: {error}")
         code = EXIT_DEVICE
     except (KeyboardInterrupt, BrokenPipeError):
         code = EXIT_OK
@@ -107,6 +109,11 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
             print(f"{name}: profile written to {profile}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _say_why(reason: str) -> None:
+    supervised = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    print(f"{LAST_WORDS if supervised else ''}{reason}", file=sys.stderr)
 
 
 def _set_title(title: str) -> None:
