@@ -206,14 +206,12 @@ class Pipeline:
     def _verdict(self, view: Unhurried) -> int:
         failed = self._failed
         mistake = failed is not None and failed.supervision.exit_code == EXIT_USER
-        if mistake and failed is not None and self._held is not None:
-            # Nothing has begun, so nothing else is of use.
+        if not mistake or self._held is None:  # else nothing has begun, and nothing is of use
+            self._release(view)
+            view.show(self.hub.take_news(), self.health())
+            view.settle()
+        if failed is not None and mistake:
             view.write(failed.supervision.reason or f"{failed.name}: exit code {EXIT_USER}")
-            return EXIT_USER
-        self._release(view)
-        view.show(self.hub.take_news(), self.health())
-        view.settle()
-        if mistake:
             return EXIT_USER
         if failed is not None:
             log.error("%s cannot be kept alive: %s", failed.name, failed.supervision.reason)
