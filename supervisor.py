@@ -23,7 +23,7 @@ from typing import Any
 
 from common.bundle import Bundle, load_bundle
 from common.child import Child
-from common.config import DEFAULT_STREAM, Config, StreamConfig, load_config, to_toml
+from common.config import DEFAULT_STREAM, MAX_STREAMS, Config, StreamConfig, load_config, to_toml
 from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
@@ -89,9 +89,7 @@ class Pipeline:
                 health=lambda _: self.health(),
             )
             self._resources.callback(self.hub.stop)
-            self.stages = _table(
-                config, bundle, rings, hub=stages, features=f"ipc://{folder}/features"
-            )
+            self.stages = _table(config, bundle, rings, hub=stages, folder=str(folder))
             undo.pop_all()
         for stage in self.stages:
             if stage.module in profiles:
@@ -267,19 +265,30 @@ class _QueueStream:
 
 
 def _table(
-    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, features: str
+    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, folder: str
 ) -> list[Stage]:
     """The process table."""
     now = time.monotonic()
-    common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
+    common = {"supervisor_pid": os.getpid(), "hub": hub}
+    features = _workers("features", config.workers.features, rings)
+    infers = _workers("infer", config.workers.infer, rings)
+    endpoints = {
+        stream: f"ipc://{folder}/{name.replace('/', '.')}"
+        for name, streams in features.items()
+        for stream in streams
+    }
     path = str(config.bundle)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None, ends=False)
     rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
-        ("features", {"bundle": path, "bind": features}, policy, ()),
-        ("infer", {"bundle": path, "runtime": config.runtime}, policy, ()),
+        (name, {"bundle": path, "bind": endpoints[streams[0]]}, policy, ())
+        for name, streams in features.items()
     ]
+    for name, streams in infers.items():
+        theirs = {stream: endpoints[stream] for stream in streams}
+        job = {"bundle": path, "runtime": config.runtime, "features": theirs}
+        rows.append((name, job, policy, ()))
     if config.record is not None:
         tape = {
             "folder": str(config.record),
@@ -288,10 +297,11 @@ def _table(
         }
         rows.append(("record", tape, policy, ()))
     patient = dataclasses.replace(policy, delay_limit=2.0, ends=True)
-    for name, streams in _captures(config).items():
+    for name, sources in _captures(config).items():
         # A child's own standard input carries its job.
-        pipe = (os.dup(0),) if streams[0].source.startswith("stdin:") else ()
-        rows.append((name, _capture_job(config, bundle, rings, streams, pipe), patient, pipe))
+        pipe = (os.dup(0),) if sources[0].source.startswith("stdin:") else ()
+        job = _capture_job(config, bundle, rings, endpoints, sources, pipe)
+        rows.append((name, job, patient, pipe))
     return [
         Stage(
             name=name,
@@ -303,6 +313,15 @@ def _table(
         )
         for name, job, policy, inherit in rows
     ]
+
+
+def _workers(stage: str, count: int, rings: dict[str, str]) -> dict[str, list[str]]:
+    """The workers of a stage by name, and the streams of each: by turns, for good."""
+    streams = list(rings)
+    count = min(count, len(streams))
+    if count == 1:
+        return {stage: streams}
+    return {f"{stage}/{slot}": streams[slot::count] for slot in range(count)}
 
 
 def _captures(config: Config) -> dict[str, list[StreamConfig]]:
@@ -320,16 +339,19 @@ def _capture_job(
     config: Config,
     bundle: Bundle,
     rings: dict[str, str],
+    features: dict[str, str],
     streams: list[StreamConfig],
     pipe: tuple[int, ...],
 ) -> dict[str, Any]:
     return {
+        "features": features[streams[0].name],
         "streams": [
             {
                 "name": stream.name,
                 "source": stream.source,
                 "ring": rings[stream.name],
                 "channel": stream.channel,
+                "features": features[stream.name],
             }
             for stream in streams
         ],
@@ -352,6 +374,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="SOURCE",
         help="mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER",
+    )
+    flags.add_argument(
+        "--streams", type=int, metavar="N", help="so many streams of the one source, as a load"
     )
     flags.add_argument("--bundle", metavar="DIR", help="model bundle; default: models/default")
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
@@ -380,10 +405,17 @@ def configure(arguments: argparse.Namespace) -> Config:
         for key in ("bundle", "results", "speed", "runtime", "record")
         if (value := getattr(arguments, key)) is not None
     }
-    if arguments.source:
+    sources = arguments.source or []
+    if arguments.streams is not None:
+        if len(sources) != 1 or not sources[0].startswith(FILES):
+            raise UserError("--streams needs one --source file:PATH or replay:FOLDER")
+        if not 1 <= arguments.streams <= MAX_STREAMS:
+            raise UserError(f"--streams {arguments.streams} must be 1 to {MAX_STREAMS}")
+        sources = sources * arguments.streams
+    if sources:
         flags["stream"] = [
             {"name": DEFAULT_STREAM + (f"-{n}" if n > 1 else ""), "source": source}
-            for n, source in enumerate(arguments.source, 1)
+            for n, source in enumerate(sources, 1)
         ]
     return load_config(arguments.config, flags)
 

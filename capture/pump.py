@@ -14,7 +14,7 @@ from common.levels import rms_dbfs
 from common.messages import Tick
 from common.ring import RingWriter
 
-TICK_S = 0.1
+TICK_S = 0.2
 """Between window boundaries, a tick at most so often."""
 
 NOTHING: Samples = np.zeros(0, np.float32)
