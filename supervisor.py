@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +37,8 @@ from common.terminal import View, make_view
 
 log = logging.getLogger("supervisor")
 
-TURN_S = 0.05
+TURN_S = 0.25
+"""So often it looks after the stages where nothing wakes it: no line, no death, no new state."""
 SHOW_S = 0.1
 DRAIN_S = 6.0
 """So long may capture take to see its last results accepted before it is killed."""
@@ -69,6 +71,7 @@ class Pipeline:
 
     def __init__(self, config: Config, bundle: Bundle, profiles: dict[str, str]) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._woken = threading.Event()
         self._held: list[str] | None = []
         self._began = time.monotonic()
         self._show_due = 0.0
@@ -88,6 +91,7 @@ class Pipeline:
                 info=lambda opened: stream_info(opened, bundle),
                 health=lambda _: self.health(),
             )
+            self.hub.stage_changed = self._woken.set
             self._resources.callback(self.hub.stop)
             self.stages = _table(config, bundle, rings, hub=stages, folder=str(folder))
             undo.pop_all()
@@ -119,7 +123,7 @@ class Pipeline:
             with make_view() as view:
                 while not self._over():
                     self._turn(view)
-                    time.sleep(TURN_S)
+                    self._pause(view)
                 self._end(view, self._captures(), DRAIN_S)
                 self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
                 return self._verdict(view)
@@ -169,7 +173,11 @@ class Pipeline:
                     if stage.child is not None:
                         stage.child.kill()
             self._turn(view)
-            time.sleep(TURN_S)
+            self._pause(view)
+
+    def _pause(self, view: View) -> None:
+        self._woken.wait(SHOW_S if view.live else TURN_S)
+        self._woken.clear()
 
     def _verdict(self, view: View) -> int:
         failed = self._failed
@@ -191,6 +199,7 @@ class Pipeline:
 
     def _stop(self, _signum: int, _frame: object) -> None:
         self._stops += 1
+        self._woken.set()
 
     # One turn ---------------------------------------------------------------------------
 
@@ -207,12 +216,15 @@ class Pipeline:
             self._release(view)
         if self._held is None and now >= self._show_due:
             self._show_due = now + SHOW_S
-            view.show(self.hub.take_news(), self.health())
+            news = list(self.hub.take_news())
+            if news or view.live:
+                view.show(news, self.health())
 
     def _look_after(self, stage: Stage, now: float) -> None:
         supervision, child = stage.supervision, stage.child
         if child is not None and (code := child.exit_code()) is not None:
             stage.child = None
+            self._woken.set()  # it may have to be started again at once
             was = supervision.state
             supervision.exited(now, code, child.last_words())
             if supervision.state is State.WAITING:
@@ -229,7 +241,12 @@ class Pipeline:
             case Action.START:
                 supervision.started(now)
                 stage.child = Child(
-                    stage.module, stage.arguments, stage.job, self._lines.put, stage.inherit
+                    stage.module,
+                    stage.arguments,
+                    stage.job,
+                    self._line,
+                    stage.inherit,
+                    self._woken.set,
                 )
             case Action.KILL:
                 assert child is not None
@@ -237,6 +254,10 @@ class Pipeline:
                 child.kill()
 
     # Lines ------------------------------------------------------------------------------
+
+    def _line(self, line: str) -> None:
+        self._lines.put(line)
+        self._woken.set()
 
     def _log_to_queue(self) -> None:
         handler = logging.StreamHandler(_QueueStream(self._lines))

@@ -159,21 +159,27 @@ class FileStream:
         if self.pump.ended:
             return POLL_S
         if self._realtime:
-            # A block is there when its last sample is.
-            return self._began + (self._fed + self._next) / self._source.rate - now
+            # A block is there when its last sample is. Those before a window is complete wait
+            # for each other: to be woken costs more than to do the work.
+            frames = max(self._next, self.pump.patience())
+            return self._began + (self._fed + frames) / self._source.rate - now
         return 0.0 if self._has_credit() else POLL_S
 
     def turn(self, now: float) -> None:
-        while not self.pump.ended and self.due(now) <= 0.0:
+        if not self._realtime and not self.pump.ended and self._has_credit():
             self._feed(self._next)
             self._next = next(self._blocks)
-            if not self._realtime:
-                return
+        while self._realtime and not self.pump.ended and self._there(now):
+            self._feed(self._next)
+            self._next = next(self._blocks)
 
     def finish(self) -> None:
         if not self.pump.ended:
             self.pump.finish()
             self._source.close()
+
+    def _there(self, now: float) -> bool:
+        return self._began + (self._fed + self._next) / self._source.rate <= now
 
     def _has_credit(self) -> bool:
         # The ring never waits, so at full speed the file does: half a ring ahead at most.

@@ -27,6 +27,7 @@ class Child:
     Args:
         write: takes every line that the child writes to stderr, from another thread.
         inherit: descriptors that the child gets as they are.
+        ended: called when it is gone, from another thread.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Child:
         job: dict[str, Any],
         write: Callable[[str], None],
         inherit: tuple[int, ...] = (),
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._write = write
+        self._ended = ended
         self._last = ""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -86,3 +89,5 @@ class Child:
                 if line:
                     self._last = line[:LAST_WORDS]
                     self._write(line)
+        self._process.wait()
+        self._ended()

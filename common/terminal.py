@@ -23,7 +23,13 @@ COLOURS = {"silence": "bright_black", "gap": "red", "uncertain": "yellow"}
 
 
 class View(Protocol):
-    """Shows news and health; entered before the first and left after the last."""
+    """Shows news and health; entered before the first and left after the last.
+
+    Attributes:
+        live: whether it changes without news, so that it wants to be shown all the time.
+    """
+
+    live: bool
 
     def __enter__(self) -> View: ...
 
@@ -50,6 +56,8 @@ def make_view() -> View:
 
 class PlainView:
     """Changes of the label, and utterances, as log lines."""
+
+    live = False
 
     def __init__(self) -> None:
         self._labels: dict[str, str] = {}
@@ -80,6 +88,8 @@ class PlainView:
 
 class LiveView:
     """One live line a stream below the utterances and log lines as they come."""
+
+    live = True
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
