@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,7 @@ from common.bundle import Bundle, keep_bundle, load_bundle
 from common.child import Child
 from common.config import (
     DEFAULT_STREAM,
+    MAX_STREAMS,
     Config,
     MetricsConfig,
     StreamConfig,
@@ -43,7 +45,8 @@ from common.terminal import Unhurried, leave, make_view
 
 log = logging.getLogger("supervisor")
 
-TURN_S = 0.05
+TURN_S = 0.25
+"""So often it looks after the stages where nothing wakes it: no line, no death, no new state."""
 SHOW_S = 0.1
 DRAIN_S = 6.0
 """So long may capture take to see its last results accepted before it is killed."""
@@ -80,6 +83,7 @@ class Pipeline:
 
     def __init__(self, config: Config, bundle: Bundle, profiles: dict[str, str]) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._woken = threading.Event()
         self._held: list[str] | None = []
         self._began = time.monotonic()
         self._show_due = 0.0
@@ -102,10 +106,9 @@ class Pipeline:
                 info=lambda opened: stream_info(opened, bundle),
                 health=lambda _: self.health(),
             )
+            self.hub.stage_changed = self._woken.set
             self._resources.callback(self.hub.stop)
-            self.stages = _table(
-                config, bundle, rings, hub=stages, features=f"ipc://{folder}/features"
-            )
+            self.stages = _table(config, bundle, rings, hub=stages, folder=str(folder))
             self._owners = {
                 row["name"]: stage.name
                 for stage in self._captures()
@@ -150,7 +153,7 @@ class Pipeline:
             with make_view() as view:
                 while not self._over():
                     self._turn(view)
-                    time.sleep(TURN_S)
+                    self._pause(view)
                 self._end(view, self._captures(), DRAIN_S)
                 self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
                 return self._verdict(view)
@@ -201,7 +204,11 @@ class Pipeline:
                     if stage.child is not None:
                         stage.child.kill()
             self._turn(view)
-            time.sleep(TURN_S)
+            self._pause(view)
+
+    def _pause(self, view: Unhurried) -> None:
+        self._woken.wait(SHOW_S if view.live else TURN_S)
+        self._woken.clear()
 
     def _verdict(self, view: Unhurried) -> int:
         failed = self._failed
@@ -222,6 +229,7 @@ class Pipeline:
 
     def _stop(self, _signum: int, _frame: object) -> None:
         self._stops += 1
+        self._woken.set()
 
     # One turn ---------------------------------------------------------------------------
 
@@ -238,12 +246,15 @@ class Pipeline:
             self._release(view)
         if self._held is None and now >= self._show_due:
             self._show_due = now + SHOW_S
-            view.show(self.hub.take_news(), self.health())
+            news = list(self.hub.take_news())
+            if news or view.live:
+                view.show(news, self.health())
 
     def _look_after(self, stage: Stage, now: float) -> None:
         supervision, child = stage.supervision, stage.child
         if child is not None and (code := child.exit_code()) is not None:
             stage.child = None
+            self._woken.set()  # it may have to be started again at once
             was = supervision.state
             words = child.last_words()
             supervision.exited(now, code, words and words.replace(*self._originals))
@@ -261,7 +272,12 @@ class Pipeline:
             case Action.START:
                 supervision.started(now)
                 stage.child = Child(
-                    stage.module, stage.arguments, stage.job, self._lines.put, stage.inherit
+                    stage.module,
+                    stage.arguments,
+                    stage.job,
+                    self._line,
+                    stage.inherit,
+                    self._woken.set,
                 )
             case Action.KILL:
                 assert child is not None
@@ -278,6 +294,10 @@ class Pipeline:
             log.warning("%s died while %s: %s%s", stage.name, was.value, reason, again)
 
     # Lines ------------------------------------------------------------------------------
+
+    def _line(self, line: str) -> None:
+        self._lines.put(line)
+        self._woken.set()
 
     def _log_to_queue(self) -> None:
         handler = logging.StreamHandler(_QueueStream(self._lines))
@@ -308,19 +328,30 @@ class _QueueStream:
 
 
 def _table(
-    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, features: str
+    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, folder: str
 ) -> list[Stage]:
     """The process table."""
     now = time.monotonic()
-    common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
+    common = {"supervisor_pid": os.getpid(), "hub": hub}
+    features = _workers("features", config.workers.features, rings)
+    infers = _workers("infer", config.workers.infer, rings)
+    endpoints = {
+        stream: f"ipc://{folder}/{name.replace('/', '.')}"
+        for name, streams in features.items()
+        for stream in streams
+    }
     path = str(bundle.path)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None, ends=False)
     rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
-        ("features", {"bundle": path, "bind": features}, policy, ()),
-        ("infer", {"bundle": path, "runtime": config.runtime}, policy, ()),
+        (name, {"bundle": path, "bind": endpoints[streams[0]]}, policy, ())
+        for name, streams in features.items()
     ]
+    for name, streams in infers.items():
+        theirs = {stream: endpoints[stream] for stream in streams}
+        job = {"bundle": path, "runtime": config.runtime, "features": theirs}
+        rows.append((name, job, policy, ()))
     if config.record is not None:
         tape = {
             "folder": str(config.record),
@@ -329,10 +360,11 @@ def _table(
         }
         rows.append(("record", tape, policy, ()))
     patient = dataclasses.replace(policy, delay_limit=1.5, ends=True)
-    for name, streams in _captures(config).items():
+    for name, sources in _captures(config).items():
         # A child's own standard input carries its job.
-        pipe = (os.dup(0),) if streams[0].source.startswith("stdin:") else ()
-        rows.append((name, _capture_job(config, bundle, rings, streams, pipe), patient, pipe))
+        pipe = (os.dup(0),) if sources[0].source.startswith("stdin:") else ()
+        job = _capture_job(config, bundle, rings, endpoints, sources, pipe)
+        rows.append((name, job, patient, pipe))
     return [
         Stage(
             name=name,
@@ -344,6 +376,15 @@ def _table(
         )
         for name, job, policy, inherit in rows
     ]
+
+
+def _workers(stage: str, count: int, rings: dict[str, str]) -> dict[str, list[str]]:
+    """The workers of a stage by name, and the streams of each: by turns, for good."""
+    streams = list(rings)
+    count = min(count, len(streams))
+    if count == 1:
+        return {stage: streams}
+    return {f"{stage}/{slot}": streams[slot::count] for slot in range(count)}
 
 
 def _captures(config: Config) -> dict[str, list[StreamConfig]]:
@@ -361,16 +402,19 @@ def _capture_job(
     config: Config,
     bundle: Bundle,
     rings: dict[str, str],
+    features: dict[str, str],
     streams: list[StreamConfig],
     pipe: tuple[int, ...],
 ) -> dict[str, Any]:
     return {
+        "features": features[streams[0].name],
         "streams": [
             {
                 "name": stream.name,
                 "source": stream.source,
                 "ring": rings[stream.name],
                 "channel": stream.channel,
+                "features": features[stream.name],
             }
             for stream in streams
         ],
@@ -393,6 +437,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="SOURCE",
         help="mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER",
+    )
+    flags.add_argument(
+        "--streams", type=int, metavar="N", help="so many streams of the one source, as a load"
     )
     flags.add_argument("--bundle", metavar="DIR", help="model bundle; default: models/default")
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
@@ -421,10 +468,17 @@ def configure(arguments: argparse.Namespace) -> Config:
         for key in ("bundle", "results", "speed", "runtime", "record")
         if (value := getattr(arguments, key)) is not None
     }
-    if arguments.source:
+    sources = arguments.source or []
+    if arguments.streams is not None:
+        if len(sources) != 1 or not sources[0].startswith(FILES):
+            raise UserError("--streams needs one --source file:PATH or replay:FOLDER")
+        if not 1 <= arguments.streams <= MAX_STREAMS:
+            raise UserError(f"--streams {arguments.streams} must be 1 to {MAX_STREAMS}")
+        sources = sources * arguments.streams
+    if sources:
         flags["stream"] = [
             {"name": DEFAULT_STREAM + (f"-{n}" if n > 1 else ""), "source": source}
-            for n, source in enumerate(arguments.source, 1)
+            for n, source in enumerate(sources, 1)
         ]
     return load_config(arguments.config, flags)
 

@@ -225,6 +225,7 @@ class Microphone:
         self.xruns = 0
         self.dropped = 0
         self.last_callback = time.monotonic()
+        self._patience = 0
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         size = round(BUFFER_S * device.rate)
         slots = max(64, 2 * size // max(1, min(block_frames, 64)))
@@ -274,6 +275,12 @@ class Microphone:
             self._tail += frames
             self._read += 1
 
+    def wait_for(self, frames: int) -> None:
+        """Set `wakeup` only when so many frames are there: to be woken costs more than them."""
+        self._patience = frames
+        if self._head - self._tail >= frames:  # they came while we were busy
+            os.eventfd_write(self.wakeup, 1)
+
     def close(self) -> None:
         """Let go of the device. A wedged one may never return: have a timer behind it."""
         self._stream.abort(ignore_errors=True)
@@ -303,4 +310,5 @@ class Microphone:
         self._unplaced = 0
         self._head += frames
         self._written += 1
-        os.eventfd_write(self.wakeup, 1)
+        if self._head - self._tail >= self._patience:
+            os.eventfd_write(self.wakeup, 1)

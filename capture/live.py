@@ -94,6 +94,7 @@ class LiveDevice:
                 self.finish()
                 return
             self._take(block.samples, block.time)
+        self.microphone.wait_for(min(pump.patience() for pump in self.pumps))
         self._check(now)
 
     def finish(self) -> None:

@@ -27,6 +27,7 @@ class Child:
     Args:
         write: takes every line that the child writes to stderr, from another thread.
         inherit: descriptors that the child gets as they are.
+        ended: called when it is gone, from another thread.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Child:
         job: dict[str, Any],
         write: Callable[[str], None],
         inherit: tuple[int, ...] = (),
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._write = write
+        self._ended = ended
         self._last = ""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -87,3 +90,5 @@ class Child:
                     self._last = line.removeprefix(LAST_WORDS)[:LAST_LENGTH]
                     if not line.startswith(LAST_WORDS):
                         self._write(line)
+        self._process.wait()
+        self._ended()

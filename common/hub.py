@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -21,10 +22,10 @@ import zmq
 from common import messages as m
 from common.errors import UserError
 from common.sockets import bind, configure, remove_file
+from common.wakeup import Wakeup
 
 log = logging.getLogger("hub")
 
-POLL_MS = 100
 SUBSCRIBER_HIGH_WATER_MARK = 1000
 """Messages kept per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
 MOST_ALONE = 256
@@ -129,13 +130,16 @@ class Hub(threading.Thread):
         self.failure: BaseException | None = None
         self._expected_stages: frozenset[str] | None = None
         self._expected_runs: Mapping[str, str] | None = None
+        self.stage_changed: Callable[[], None] = lambda: None
+        """Called by the hub's thread when a stage says that its state is another."""
         self._info = info
         self._health = health
         self._health_due = 0.0
         self._last_values: dict[bytes, m.Public] = {}
         self._listeners: dict[str, bytes] = {}
         self._sources: dict[str, bytes] = {}
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wakeup = Wakeup()
         self._context = zmq.Context()
         self._endpoints: list[str] = []
         try:
@@ -168,12 +172,14 @@ class Hub(threading.Thread):
             yield self.news.popleft()
 
     def health_changed(self) -> None:
-        """Publish `health` at the next turn instead of at the next second."""
+        """Publish `health` at once instead of at the next second."""
         self._health_due = 0.0
+        self._wakeup.set()
 
     def stop(self) -> None:
         """End the thread after what is queued went out, and close both sockets."""
-        self._stopping.set()
+        self._stopping = True
+        self._wakeup.set()
         if self.is_alive():
             self.join(timeout=5)
         elif not self._context.closed:
@@ -186,8 +192,10 @@ class Hub(threading.Thread):
             poller = zmq.Poller()
             poller.register(self._public, zmq.POLLIN)
             poller.register(self._stages, zmq.POLLIN)
-            while not self._stopping.is_set():
-                self._turn(dict(poller.poll(POLL_MS)))
+            poller.register(self._wakeup, zmq.POLLIN)
+            while not self._stopping:
+                until_health = max(0.0, self._health_due - time.monotonic())
+                self._turn(dict(poller.poll(math.ceil(1000.0 * until_health))))
             self._publish(self._health(self))
         except BaseException as error:  # the supervisor sees `failure` and ends
             self.failure = error
@@ -206,6 +214,8 @@ class Hub(threading.Thread):
             remove_file(endpoint)
 
     def _turn(self, ready: dict[Any, int]) -> None:
+        if self._wakeup.fileno() in ready:
+            self._wakeup.clear()
         if self._public in ready:
             self._replay(self._public.recv())
         if self._stages in ready:
@@ -295,6 +305,7 @@ class Hub(threading.Thread):
         previous = self.beats.get(message.stage)
         if previous is None or previous.heartbeat.state != message.state:
             self.health_changed()
+            self.stage_changed()
         if previous is not None and previous.heartbeat.pid != message.pid:
             # A fresh process counts from zero; what its predecessor counted stays counted.
             self.counters.update(previous.heartbeat.counters)

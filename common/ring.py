@@ -275,6 +275,7 @@ class _Ring:
         self._samples: Samples = np.frombuffer(
             _buffer(segment), "<f4", count=capacity, offset=_HEADER_BYTES
         )
+        self._dtype = self._samples.dtype
         self._closed = False
 
     @classmethod
@@ -403,12 +404,19 @@ class RingWriter(_Ring):
 
     def write(self, samples: Samples) -> None:
         """Append samples, float32 of shape (any,)."""
-        if samples.ndim != 1 or samples.dtype != self._samples.dtype:
+        if samples.ndim != 1 or samples.dtype != self._dtype:
             raise ValueError(f"samples must be float32 (n,), not {samples.dtype} {samples.shape}")
-        for at in range(0, len(samples), self._chunk):
+        n, words = len(samples), self._words
+        index = words[_INDEX]
+        slot = index % self.capacity
+        if n <= self._chunk and slot + n <= self.capacity:  # as nearly always
+            self._samples[slot : slot + n] = samples
+            words[_INDEX] = index + n
+            return
+        for at in range(0, n, self._chunk):
             block = samples[at : at + self._chunk]
             self._put(block)
-            self._words[_INDEX] += len(block)
+            words[_INDEX] += len(block)
 
     def gap(self, n: int) -> None:
         """Append `n` missing samples: zeros, and a span in `gaps()`."""

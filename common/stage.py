@@ -164,11 +164,15 @@ class Heart:
         self._count_then = 0
         self._cpu_then = time.process_time()
 
+    def due(self) -> bool:
+        """Whether it is time for a heartbeat."""
+        return time.monotonic() >= self._due
+
     def beat(self, streams: list[m.SourceStatus] | None = None, *, now: bool = False) -> None:
         """Send a heartbeat if one is due, or at once."""
-        monotonic = time.monotonic()
-        if monotonic < self._due and not now:
+        if not now and not self.due():
             return
+        monotonic = time.monotonic()
         self._due = monotonic + BEAT_S
         elapsed = max(monotonic - self._then, 1e-3)
         cpu = time.process_time()

@@ -34,7 +34,13 @@ COLOURS = {"silence": "bright_black", "gap": "red", "uncertain": "yellow"}
 
 
 class View(Protocol):
-    """Shows news and health; entered before the first and left after the last."""
+    """Shows news and health; entered before the first and left after the last.
+
+    Attributes:
+        live: whether it changes without news, so that it wants to be shown all the time.
+    """
+
+    live: bool
 
     def __enter__(self) -> View: ...
 
@@ -70,6 +76,7 @@ class Unhurried:
     """
 
     def __init__(self, view: View) -> None:
+        self.live = view.live
         self.dropped = 0
         self._view = view
         self._news = 0
@@ -136,6 +143,8 @@ def leave(code: int) -> NoReturn:
 class PlainView:
     """Changes of the label, and utterances, as log lines."""
 
+    live = False
+
     def __init__(self) -> None:
         self._labels: dict[str, str] = {}
 
@@ -168,6 +177,8 @@ class PlainView:
 
 class LiveView:
     """One live line a stream below the utterances and log lines as they come."""
+
+    live = True
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
