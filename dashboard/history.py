@@ -73,7 +73,7 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self._sources: dict[tuple[str, str, str], int] = {}
-        self._unlabelled: set[int] = set()
+        self._labels: dict[int, list[str]] = {}
         self._health: tuple[Any, ...] = ()
         self._health_due = 0.0
         try:
@@ -106,7 +106,7 @@ class Writer:
         Raises:
             sqlite3.Error: none of them was written.
         """
-        before = (dict(self._sources), set(self._unlabelled), self._health, self._health_due)
+        before = (dict(self._sources), dict(self._labels), self._health, self._health_due)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for message, came in messages:
@@ -114,7 +114,7 @@ class Writer:
             self._db.execute("COMMIT")
         except sqlite3.Error:
             # What the transaction had made known is unknown again.
-            self._sources, self._unlabelled, self._health, self._health_due = before
+            self._sources, self._labels, self._health, self._health_due = before
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
@@ -123,16 +123,12 @@ class Writer:
         match message:
             case m.Result() as r:
                 source = self._source(r)
-                if r.smoothed is not None and source in self._unlabelled:
-                    self._unlabelled.discard(source)
-                    labels = json.dumps([*r.smoothed])
-                    self._db.execute("UPDATE source SET labels = ? WHERE id = ?", (labels, source))
                 self._db.execute(
                     "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(source, r.seq, r.time or came, r.start, r.end, r.state, r.emotion),
                         *(r.confidence, r.reason, round(r.rms_db, 2), r.lost, r.skipped),
-                        *(_rounded(r.smoothed), (r.timing_ms or {}).get("total")),
+                        *(self._by_label(source, r.smoothed), (r.timing_ms or {}).get("total")),
                     ),
                 )
             case m.Utterance() as u:
@@ -167,9 +163,19 @@ class Writer:
                 "SELECT id, labels FROM source WHERE stream = ? AND run = ? AND bundle = ?", key
             ).fetchone()
             self._sources[key] = number
-            if labels is None:
-                self._unlabelled.add(number)
+            if labels is not None:
+                self._labels[number] = json.loads(labels)
         return self._sources[key]
+
+    def _by_label(self, source: int, smoothed: dict[str, float] | None) -> str | None:
+        """Probabilities in the order of the source's labels, which the first of them gives."""
+        if smoothed is None:
+            return None
+        if source not in self._labels:
+            self._labels[source] = [*smoothed]
+            labels = json.dumps(self._labels[source])
+            self._db.execute("UPDATE source SET labels = ? WHERE id = ?", (labels, source))
+        return json.dumps([round(smoothed.get(x, 0.0), DIGITS) for x in self._labels[source]])
 
     def purge(self, before: float) -> int:
         """Remove some of what is older than a unix time; how many rows, 0 where none is left.
@@ -191,6 +197,7 @@ class Writer:
                 "AND id NOT IN (SELECT source FROM utterance)"
             )
             self._sources.clear()
+            self._labels.clear()
             self._db.execute("PRAGMA incremental_vacuum")
         return removed
 
@@ -271,18 +278,16 @@ class Reader:
         ).fetchone()
         if count <= limit:
             found = self._db.execute(
-                "SELECT seq, at, (last - first) * 1.0 / rate, state, emotion, confidence, reason, "
-                f"rms_db, lost, smoothed FROM result JOIN source ON id = source WHERE {where} "
-                "ORDER BY at",
+                "SELECT source, seq, at, (last - first) * 1.0 / rate, state, emotion, confidence, "
+                "reason, rms_db, lost, smoothed FROM result JOIN source ON id = source "
+                f"WHERE {where} ORDER BY at",
                 (*numbers, start, end),
             )
-            rows = [[*row[:-1], _by_label(row[-1], labels)] for row in found]
+            names = dict(sources)
+            rows = [[*row[:-1], _aligned(row[-1], names[number], labels)] for number, *row in found]
             return {"labels": labels, "rows": rows, "step": 0.0}
         step = (end - start) / limit
-        means = "".join(
-            f", avg(json_extract(smoothed, '$.' || json_quote({_quoted(label)})))"
-            for label in labels
-        )
+        means = "".join(f", avg({_picked(label, sources)})" for label in labels)
         steps = self._db.execute(
             "SELECT min(seq), cast((at - ?) / ? AS INTEGER) AS step, avg(confidence), avg(rms_db), "
             "sum(lost), sum(state = 'speech'), sum(state = 'gap')"
@@ -348,31 +353,43 @@ class Reader:
             )
         else:
             found = self._db.execute(
-                f"SELECT at AS time, stream, run, bundle, rate, {what}.* "
+                f"SELECT at AS time, stream, run, bundle, rate, labels, {what}.* "
                 f"FROM {what} JOIN source ON id = source "
                 "WHERE stream = ? AND at > ? AND at <= ? ORDER BY at",
                 (stream, start, end),
             )
         names = [column[0] for column in found.description]
-        kept = [n for n, name in enumerate(names) if name not in ("source", "at")]
+        kept = [n for n, name in enumerate(names) if name not in ("labels", "source", "at")]
         yield _line([names[n] for n in kept])
         for row in found:
-            yield _line([row[n] for n in kept])
+            table = dict(zip(names, row, strict=True))
+            if table.get("smoothed") is not None:
+                values = json.loads(table["smoothed"])
+                labelled = dict(zip(json.loads(table["labels"]), values, strict=True))
+                table["smoothed"] = json.dumps(labelled)
+            yield _line([table[names[n]] for n in kept])
 
     def _sources(self, stream: str) -> list[tuple[int, list[str]]]:
         rows = self._db.execute("SELECT id, labels FROM source WHERE stream = ?", (stream,))
         return [(number, json.loads(labels or "[]")) for number, labels in rows]
 
 
-def _by_label(smoothed: str | None, labels: list[str]) -> list[float] | None:
+def _aligned(smoothed: str | None, names: list[str], labels: list[str]) -> list[float] | None:
+    """Probabilities in the order of all labels instead of one source's."""
     if smoothed is None:
         return None
-    table = json.loads(smoothed)
+    table = dict(zip(names, json.loads(smoothed), strict=True))
     return [table.get(label, 0.0) for label in labels]
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _picked(label: str, sources: list[tuple[int, list[str]]]) -> str:
+    """SQL for a label's probability, wherever a source has it among its own."""
+    cases = "".join(
+        f" WHEN {number} THEN json_extract(smoothed, '$[{names.index(label)}]')"
+        for number, names in sources
+        if label in names
+    )
+    return f"CASE source{cases} END"
 
 
 def _line(values: Sequence[Any]) -> str:
