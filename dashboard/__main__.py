@@ -42,6 +42,7 @@ TURN_S = 0.1
 STUCK_S = 2.0
 """A feed that has not come round for so long is stuck; the heart then stops."""
 BACKLOG = 64
+CONNECTIONS = 256
 TOKEN = "SEP_DASHBOARD__TOKEN"
 
 
@@ -85,6 +86,7 @@ async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
+            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=1,
         )
     )
@@ -109,6 +111,8 @@ async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
                 heart.counters["dashboard_viewers_cut"] = pages.counters["dashboard_viewers_cut"]
                 heart.beat()
     finally:
+        # A page that reads nothing is cut off at the end, which is no error.
+        logging.getLogger("uvicorn.error").disabled = True
         pages.close()
         server.should_exit = True
         await serving

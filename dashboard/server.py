@@ -32,8 +32,8 @@ from dashboard.cards import find_card, folders
 from dashboard.history import COLUMNS, Reader
 
 VIEWERS = 64
-QUEUE = 1000
-"""Lines that wait for one page; a page that is further behind is cut off, and greets anew."""
+QUEUE = 1 << 22
+"""Characters that wait for one page; a page further behind is cut off, and is greeted anew."""
 TOGETHER_S = 0.02
 """What comes within this time goes out together."""
 LONGEST_S = 31 * 86400.0
@@ -51,12 +51,16 @@ class Viewer:
     def __init__(self) -> None:
         self.cut = False
         self._lines: list[str] = []
+        self._size = 0
         self._there = asyncio.Event()
 
     def put(self, line: str) -> bool:
         """Queue a line; False where the page is too slow and must be cut off."""
-        self.cut = self.cut or len(self._lines) >= QUEUE
-        if not self.cut:
+        self._size += len(line)
+        self.cut = self.cut or self._size > QUEUE
+        if self.cut:
+            self._lines.clear()
+        else:
             self._lines.append(line)
         self._there.set()
         return not self.cut
@@ -73,7 +77,7 @@ class Viewer:
             await self._there.wait()
             await asyncio.sleep(TOGETHER_S)
             self._there.clear()
-            lines, self._lines = self._lines, []
+            lines, self._lines, self._size = self._lines, [], 0
             if lines:
                 yield "".join(f"data: {line}\n\n" for line in lines)
 
