@@ -5,32 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.browser import free_port
 from tests.conftest import PATIENCE_S, ROOT, wait_until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 TOKEN = "a-token-of-enough-length"
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def answers(port: int) -> bool:
@@ -97,24 +82,6 @@ class Dashboard:
 
 
 @contextmanager
-def browser() -> Iterator[Any]:
-    """A headless Chromium with a profile of its own."""
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory(prefix="sep-browser-") as folder, sync_playwright() as api:
-        launched = api.chromium.launch(
-            executable_path=CHROMIUM,
-            headless=True,
-            args=[*CHROMIUM_FLAGS, f"--disk-cache-dir={folder}"],
-        )
-        try:
-            yield launched
-        finally:
-            launched.close()
-
-
-@contextmanager
 def opened(chromium: Any, url: str, **context: Any) -> Iterator[Any]:
     """A page in a fresh context; at its end nothing must have been complained of."""
     space = chromium.new_context(**context)
@@ -127,13 +94,6 @@ def opened(chromium: Any, url: str, **context: Any) -> Iterator[Any]:
     yield page
     space.close()
     assert complaints == []
-
-
-def seconds(function: Any) -> float:
-    """How long a call takes."""
-    begin = time.monotonic()
-    function()
-    return time.monotonic() - begin
 
 
 STATIC = Path(ROOT, "dashboard", "static")

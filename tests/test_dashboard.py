@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.browser import free_port
 from common import messages as m
 from common.bundle import load_bundle
 from common.client import Event, Freshness, Status
@@ -22,7 +23,7 @@ from dashboard.board import RECENT_ROWS, STREAMS, UTTERANCES, Board
 from dashboard.cards import find_card, folders
 from dashboard.history import Writer
 from tests.conftest import BUNDLE, PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
-from tests.pages import STATIC, TOKEN, Dashboard, answers, free_port, get, greeting
+from tests.pages import STATIC, TOKEN, Dashboard, answers, get, greeting
 from tests.test_client import Publisher, health, result
 from tests.test_history import heard, said
 

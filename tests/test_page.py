@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from bench.browser import CHROMIUM, browser, free_port
 from common import messages as m
 from dashboard.history import Writer
 from tests.conftest import Running, fresh_endpoint, wait_until
-from tests.pages import CHROMIUM, TOKEN, Dashboard, answers, browser, free_port, opened
+from tests.pages import TOKEN, Dashboard, answers, opened
 from tests.test_client import Publisher, health
 from tests.test_dashboard import INFO, live
 from tests.test_history import heard
