@@ -112,7 +112,7 @@ def loads(chromium: Any, url: str) -> None:
         page = space.new_page()
         began = time.monotonic()
         page.goto(url)
-        page.wait_for_function("document.getElementById('pill').dataset.state === 'fresh'")
+        page.locator("#pill[data-state=fresh]").wait_for()
         words.append(time.monotonic() - began)
         found = page.evaluate(PAINT)
         paints.append(found["paint"])
@@ -216,8 +216,8 @@ def shots(chromium: Any, folder: Path) -> None:
                 pages[name] = chromium.new_context(**look).new_page()
                 pages[name].goto(url)
             time.sleep(SHOT_S)
-            ready = "document.getElementById('emotion').dataset.kind === 'speech'"
-            next(iter(pages.values())).wait_for_function(ready)
+            next(iter(pages.values())).locator("#emotion[data-kind=speech]").wait_for()
+            time.sleep(1.0)
             for name, page in pages.items():
                 page.screenshot(path=folder / f"page-{name}.png", full_page=True)
                 print(folder / f"page-{name}.png")

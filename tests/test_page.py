@@ -162,7 +162,7 @@ def test_trouble_is_told_in_words(chromium: Any, publisher: tuple[Publisher, str
 def test_streams_are_tabs(chromium: Any, publisher: tuple[Publisher, str]) -> None:
     with dashboard(publisher) as server, opened(chromium, server.url) as page:
         names = ("main", "hall", "kitchen")
-        rows = [m.StreamHealth(name, "a", "live", 0, None, 0, 0) for name in names]
+        rows = [health(name).streams[0] for name in names]
         publisher[0].send(now(dataclasses.replace(health(), streams=rows)))
         for name in names:
             publisher[0].send(live(0, stream=name))

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common import messages as m
 from common.client import Results
 from common.watch import Screen
 from tests.conftest import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
@@ -56,8 +55,7 @@ def test_many_streams_fit_any_terminal(publisher: tuple[Publisher, str]) -> None
     names = [f"room-{n:02}" for n in range(40)]
     states = ["silent_input" if name == "room-33" else "live" for name in names]
     rows = [
-        m.StreamHealth(name, "a", state, 0, None, 0, 0)
-        for name, state in zip(names, states, strict=True)
+        health(name, source=state).streams[0] for name, state in zip(names, states, strict=True)
     ]
     with Results(publisher[1]) as results:
         screen = Screen(results)

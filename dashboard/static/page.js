@@ -10,6 +10,7 @@ const ROWS = 4000;
 const LISTED = 60;
 const ANNOUNCE_MS = 5000;
 const REFRESH_S = 5;
+const CLIPPED = 0.005; // of the samples of the last second
 const TOUCH = matchMedia("(hover: none)").matches;
 
 const state = {
@@ -162,7 +163,9 @@ function health(message) {
   state.health = message;
   for (const row of message.streams) {
     const one = stream(row.name);
-    if (one.source?.state !== row.state) one.since = now();
+    // Older pipelines do not say since when.
+    if (typeof row.state_s === "number") one.since = message.time - row.state_s;
+    else if (one.source?.state !== row.state) one.since = now();
     one.source = row;
   }
   const known = new Set(message.streams.map((row) => row.name));
@@ -218,7 +221,7 @@ function drawNow(one) {
   $("meter").querySelector(".fill").style.transform = `scaleX(${share.toFixed(4)})`;
   $("meter").setAttribute("aria-valuenow", Math.round(Math.max(FLOOR, level)));
   $("meter").setAttribute("aria-valuetext", `${Math.round(level)} decibels`);
-  const clipped = row[ROW.reason] === "clipped" || /^clipp/.test(one.source?.state ?? "");
+  const clipped = row[ROW.reason] === "clipped" || one.source?.clipped > CLIPPED;
   $("clip").hidden = !clipped;
   drawGate(one, row);
   const title = `${words.plain(label)} · ${one.name}`;
@@ -293,9 +296,8 @@ function drawSource() {
   const row = one?.source;
   if (!one) return;
   const name = words.sourceName(one.info?.source);
-  const given = row?.since;
-  const seconds = given === undefined || given === null ? now() - one.since : given > 1e9 ? now() - given : given;
-  const lines = row ? [words.sourceState(name, row.state, seconds, row.reason)] : [`${name}.`];
+  const lines = row ? [words.sourceState(name, row.state, now() - one.since, row.reason)] : [`${name}.`];
+  if (row?.device) lines.push(`What is heard: ${row.device}.`);
   const rate = one.info?.rate;
   if (row?.gaps || row?.lost) {
     lines.push(`${row.gaps} gaps in the last seconds, ${rate ? words.lasted(row.lost / rate) : `${row.lost} samples`} of sound missing since the start.`);

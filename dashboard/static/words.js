@@ -60,20 +60,21 @@ export function sourceName(source = "") {
 
 const SOURCES = {
   starting: () => "is starting",
-  live: () => "is live",
+  live: (_, why) => (why ? `is live, but ${why}` : "is live"),
   ended: () => "has come to its end",
-  silent_input: (t) => `has been silent for ${t}: nothing but zeros. Is it muted?`,
+  silent_input: (t) => `has been silent for ${t}: nothing but zeros. Is it muted or unplugged?`,
   stuck: (t) => `has given one and the same value for ${t}`,
-  clipped: (t) => `has been too loud for ${t}: turn it down`,
-  clipping: (t) => `has been too loud for ${t}: turn it down`,
-  lost: (t) => `has been away for ${t}; it is looked for`,
-  recovering: () => "is being opened again",
-  failed: () => "cannot be opened",
-  moved: () => "is now another device than before",
+  lost: (t, why) => `has been away for ${t}; it is looked for${bracketed(why)}`,
+  recovering: (t, why) => `is being opened anew since ${t}${bracketed(why)}`,
+  failed: (_, why) => `cannot be opened any more${bracketed(why)}`,
 };
-export function sourceState(name, state, seconds, reason) {
-  const text = SOURCES[state]?.(lasted(seconds)) ?? `is ${plain(state)} since ${lasted(seconds)}`;
-  return `${name} ${text}${reason && state !== "live" ? ` (${plain(reason)})` : ""}.`.replace("?.", "?");
+const bracketed = (why) => (why ? ` (${why})` : "");
+
+/** A source in a sentence; `why` are the pipeline's own words, or nothing. */
+export function sourceState(name, state, seconds, why) {
+  const other = (t) => `is ${plain(state)} since ${t}${bracketed(why)}`;
+  const text = `${name} ${(SOURCES[state] ?? other)(lasted(seconds), why)}`;
+  return /[.?!]$/.test(text) ? text : `${text}.`;
 }
 export const fineSource = (state) => state === "live" || state === "ended";
 export const fineStage = (state) => state === "ready" || state === "done";
