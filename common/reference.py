@@ -116,6 +116,8 @@ def _range(metadata: typing.Iterable[Any]) -> str:
                 return text
     if least and most:
         return f", {least} to {most}"
+    if least.startswith("more"):
+        return f", {least}"
     return f", at least {least}" if least else f", at most {most}" if most else ""
 
 
