@@ -7,6 +7,7 @@ most once a minute. What a voice sounds like is no proof of anything: see docs/P
 """
 
 import argparse
+import contextlib
 import time
 
 from common.client import DEFAULT_ENDPOINT, Freshness, Results
@@ -32,7 +33,7 @@ def tell(about: str, line: str) -> None:
         print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
-with Results(options.endpoint) as results:
+with Results(options.endpoint) as results, contextlib.suppress(KeyboardInterrupt):
     while True:
         event = results.receive(timeout=0.5)
         if event is not None and not event.replay and isinstance(event.message, Utterance):
