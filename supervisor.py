@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import faulthandler
+import importlib.util
 import logging
 import os
 import queue
@@ -36,6 +37,7 @@ from common.config import (
 from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
+from common.listen import DEFAULT_LISTEN, listen_tcp
 from common.messages import Health
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
@@ -56,7 +58,7 @@ QUIET_START_S = 10.0
 """Log lines wait for a good start, so that a user's mistake is the only line; but not longer."""
 FILES = ("file", "replay")
 """Kinds of sources that come to an end by themselves."""
-MODULES = {"record": "capture.taping"}
+MODULES = {"record": "capture.taping", "history": "dashboard.recorder"}
 """Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
 NICE = {"capture": -10, "record": 5}
@@ -108,6 +110,8 @@ class Pipeline:
             )
             self.hub.stage_changed = self._woken.set
             self._resources.callback(self.hub.stop)
+            # Where `results` leaves address or port open, the others must know what came of it.
+            config = config.model_copy(update={"results": self.hub.endpoint})
             self.stages = _table(config, bundle, rings, hub=stages, folder=str(folder))
             self._owners = {
                 row["name"]: stage.name
@@ -359,6 +363,8 @@ def _table(
             "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
         }
         rows.append(("record", tape, policy, ()))
+    for name, job in _extras(config).items():
+        rows.append((name, job, dataclasses.replace(policy, vital=False), ()))
     patient = dataclasses.replace(policy, delay_limit=1.5, ends=True)
     for name, sources in _captures(config).items():
         # A child's own standard input carries its job.
@@ -385,6 +391,22 @@ def _workers(stage: str, count: int, rings: dict[str, str]) -> dict[str, list[st
     if count == 1:
         return {stage: streams}
     return {f"{stage}/{slot}": streams[slot::count] for slot in range(count)}
+
+
+def _extras(config: Config) -> dict[str, dict[str, Any]]:
+    """What looks at the pipeline and is none of it: history and page, where they are wanted."""
+    jobs: dict[str, dict[str, Any]] = {}
+    file = config.history.file and str(config.history.file)
+    if file is not None:
+        jobs["history"] = {"results": config.results, "file": file, "days": config.history.days}
+    if config.dashboard.listen is not None:
+        jobs["dashboard"] = {
+            "results": config.results,
+            "history": file,
+            "bundle": str(config.bundle),
+            **config.dashboard.model_dump(),
+        }
+    return jobs
 
 
 def _captures(config: Config) -> dict[str, list[StreamConfig]]:
@@ -445,6 +467,14 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
     flags.add_argument("--speed", choices=("realtime", "max"), help="pace of file sources")
     flags.add_argument("--record", metavar="FOLDER", help="write sound and messages there")
+    flags.add_argument(
+        "--dashboard",
+        nargs="?",
+        const=DEFAULT_LISTEN,
+        metavar="HOST:PORT",
+        help=f"serve the live page; default: {DEFAULT_LISTEN}",
+    )
+    flags.add_argument("--history", metavar="FILE", help="keep results in this SQLite file")
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime")
     flags.add_argument(
         "--profile",
@@ -468,6 +498,10 @@ def configure(arguments: argparse.Namespace) -> Config:
         for key in ("bundle", "results", "speed", "runtime", "record")
         if (value := getattr(arguments, key)) is not None
     }
+    if arguments.dashboard is not None:
+        flags["dashboard"] = {"listen": arguments.dashboard}
+    if arguments.history is not None:
+        flags["history"] = {"file": arguments.history}
     sources = arguments.source or []
     if arguments.streams is not None:
         if len(sources) != 1 or not sources[0].startswith(FILES):
@@ -508,6 +542,10 @@ def main() -> int:
     bundle = load_bundle(config.bundle)
     if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
+    if config.dashboard.listen is not None:
+        if importlib.util.find_spec("uvicorn") is None:
+            raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
+        listen_tcp(config.dashboard.listen).close()
     for gone in (*reclaim_segments(), *reclaim_folders()):
         log.info("removed %s, left by a process that is gone", gone)
     return Pipeline(config, bundle, profiles).run()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from common.bundle import DEFAULT_BUNDLE
 from common.errors import UserError
+from common.listen import check_listen, check_reach, check_token
 from common.spec import read_toml
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
@@ -108,6 +109,38 @@ class WorkersConfig(_Table):
     infer: int = Field(default=1, ge=1, le=64, description="processes that run the model")
 
 
+class DashboardConfig(_Table):
+    """[dashboard]"""
+
+    listen: str | None = Field(
+        default=None, description="address and port of the live page; unset: there is none"
+    )
+    token: str | None = Field(
+        default=None, description="what a browser must know to see the page; needed beyond loopback"
+    )
+
+    _listen = field_validator("listen")(lambda value: value and _checked(check_listen, value))
+    _token = field_validator("token")(lambda value: value and _checked(check_token, value))
+
+    @model_validator(mode="after")
+    def _open_to_nobody(self) -> DashboardConfig:
+        if self.listen is not None:
+            _checked(lambda listen: check_reach(listen, self.token), self.listen)
+        return self
+
+
+class HistoryConfig(_Table):
+    """[history]"""
+
+    file: Path | None = Field(
+        default=None,
+        description="SQLite file of results, utterances and health; unset: none is kept",
+    )
+    days: float = Field(
+        default=14.0, gt=0.0, le=3660.0, description="older entries are removed from it"
+    )
+
+
 class StreamConfig(_Table):
     """[[stream]]"""
 
@@ -146,6 +179,8 @@ class Config(pydantic_settings.BaseSettings):
     capture: CaptureConfig = CaptureConfig()
     metrics: MetricsConfig = MetricsConfig()
     workers: WorkersConfig = WorkersConfig()
+    dashboard: DashboardConfig = DashboardConfig()
+    history: HistoryConfig = HistoryConfig()
     stream: tuple[StreamConfig, ...] = Field(
         (), max_length=MAX_STREAMS, description="one row a stream"
     )
@@ -269,6 +304,8 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "capture": CaptureConfig,
         "metrics": MetricsConfig,
         "workers": WorkersConfig,
+        "dashboard": DashboardConfig,
+        "history": HistoryConfig,
         "stream": StreamConfig,
     }
     return tables[str(location[0])] if location else Config

@@ -25,6 +25,10 @@ def stream_info(opened: m.Open, bundle: Bundle) -> m.Info:
         rate=opened.rate,
         bundle=bundle.id,
         source=opened.source,
+        gate=bundle.spec.gate,
+        gate_db=(
+            bundle.spec.gate_margin_db if bundle.spec.gate == "adaptive" else bundle.spec.gate_dbfs
+        ),
     )
 
 

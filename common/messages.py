@@ -99,7 +99,10 @@ class Utterance(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Info(Message):
-    """What a stream is, told at its start and on every change. Topic `info/<stream>`."""
+    """What a stream is, told at its start and on every change. Topic `info/<stream>`.
+
+    `gate` and `gate_db` came later than the rest; a publisher from before gives neither.
+    """
 
     stream: str
     run: str
@@ -109,6 +112,8 @@ class Info(Message):
     rate: int
     bundle: str
     source: str
+    gate: str | None = None
+    gate_db: float | None = None
 
     topic: ClassVar[str] = "info"
 
@@ -466,6 +471,8 @@ def _build(cls: type[M], table: Mapping[str, Any]) -> M:
     values = {}
     for name, check in _checks(cls).items():
         if name not in table:
+            if hasattr(cls, name):  # a default: the key is newer than its message
+                continue
             raise ProtocolError(f"{cls.__name__} without {name}")
         try:
             values[name] = check(table[name])

@@ -181,6 +181,18 @@ def test_a_frame_too_long_is_not_looked_at() -> None:
         m.decode(b"\x00" * (m.MAX_FRAME + 1))
 
 
+def test_keys_that_came_later_may_be_absent() -> None:
+    info = m.Info("main", "r", [], 1, 1, 1, "b", "s", "fixed", -40.0)
+    topic, payload = m.encode_public(info)
+    table = msgpack.unpackb(payload)
+    del table["gate"], table["gate_db"]
+    older, _ = m.decode_public(topic, msgpack.packb(table))
+    assert older == m.Info("main", "r", [], 1, 1, 1, "b", "s", None, None)
+    del table["source"]
+    with pytest.raises(m.ProtocolError, match="source"):
+        m.decode_public(topic, msgpack.packb(table))
+
+
 def test_a_higher_version_is_refused_and_says_what_to_do() -> None:
     topic, payload = m.encode_public(m.Info("main", "r", [], 1, 1, 1, "b", "s"))
     newer = msgpack.packb({**msgpack.unpackb(payload), "v": m.VERSION + 1})
