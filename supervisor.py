@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import faulthandler
+import importlib
 import logging
 import os
 import queue
@@ -28,6 +29,7 @@ from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
 from common.messages import Health
+from common.process import keep_private
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
@@ -49,6 +51,8 @@ FILES = ("file", "replay")
 MODULES = {"record": "capture.taping"}
 """Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
+COMMANDS = {"keygen": "common.keys"}
+"""`supervisor.py WORD …` → the module whose `main` does it."""
 
 
 @dataclasses.dataclass
@@ -87,11 +91,12 @@ class Pipeline:
                 stages,
                 info=lambda opened: stream_info(opened, bundle),
                 health=lambda _: self.health(),
+                inner=f"ipc://{folder}/results",
+                lock=config.curve.lock,
+                unprotected=config.curve.unprotected,
             )
             self._resources.callback(self.hub.stop)
-            self.stages = _table(
-                config, bundle, rings, hub=stages, features=f"ipc://{folder}/features"
-            )
+            self.stages = _table(config, bundle, rings, folder)
             undo.pop_all()
         for stage in self.stages:
             if stage.module in profiles:
@@ -266,11 +271,10 @@ class _QueueStream:
         pass
 
 
-def _table(
-    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, features: str
-) -> list[Stage]:
-    """The process table."""
+def _table(config: Config, bundle: Bundle, rings: dict[str, str], folder: Path) -> list[Stage]:
+    """The process table; `folder` holds the sockets."""
     now = time.monotonic()
+    hub, features = f"ipc://{folder}/hub", f"ipc://{folder}/features"
     common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
     path = str(config.bundle)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
@@ -283,7 +287,7 @@ def _table(
     if config.record is not None:
         tape = {
             "folder": str(config.record),
-            "results": config.results,
+            "results": f"ipc://{folder}/results",
             "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
         }
         rows.append(("record", tape, policy, ()))
@@ -345,7 +349,11 @@ def _capture_job(
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = Parser(prog="python supervisor.py", description=__doc__)
+    flags = Parser(
+        prog="python supervisor.py",
+        description=__doc__,
+        epilog=f"Commands, each with --help: {', '.join(COMMANDS)}",
+    )
     flags.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see docs")
     flags.add_argument(
         "--source",
@@ -404,6 +412,9 @@ def profiles_of(pairs: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
+    keep_private()
+    if module := COMMANDS.get("".join(sys.argv[1:2])):
+        return int(importlib.import_module(module).main(sys.argv[2:]))
     arguments = parser().parse_args()
     config = configure(arguments)
     profiles = profiles_of(arguments.profile)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from common.bundle import DEFAULT_BUNDLE
 from common.errors import UserError
+from common.keys import Lock, check_exposure
 from common.spec import read_toml
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
@@ -88,6 +89,32 @@ class CaptureConfig(_Table):
     )
 
 
+class CurveConfig(_Table):
+    """[curve]"""
+
+    secret: Path | None = Field(
+        default=None, description="this box's .key_secret file; `supervisor.py keygen` makes it"
+    )
+    allowed: Path | None = Field(
+        default=None, description="folder with the .key files of those who may subscribe"
+    )
+    unprotected: bool = Field(
+        default=False, description="let the whole network listen, without keys"
+    )
+
+    @property
+    def lock(self) -> Lock | None:
+        """What the results endpoint is locked with; None without keys."""
+        return Lock(self.secret, self.allowed) if self.secret and self.allowed else None
+
+    @model_validator(mode="after")
+    def _both(self) -> CurveConfig:
+        if (self.secret is None) != (self.allowed is None):
+            missing = "secret" if self.secret is None else "allowed"
+            raise ValueError(f"{missing} is missing; secret and allowed belong together")
+        return self
+
+
 class StreamConfig(_Table):
     """[[stream]]"""
 
@@ -124,9 +151,19 @@ class Config(pydantic_settings.BaseSettings):
     )
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
+    curve: CurveConfig = CurveConfig()
     stream: tuple[StreamConfig, ...] = Field((), max_length=64, description="one row a stream")
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
+
+    @model_validator(mode="after")
+    def _protected(self) -> Config:
+        locked, unprotected = self.curve.lock is not None, self.curve.unprotected
+        try:
+            check_exposure(self.results, "results", locked=locked, unprotected=unprotected)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Config:
@@ -243,6 +280,7 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     tables: dict[str, type[BaseModel]] = {
         "ring": RingConfig,
         "capture": CaptureConfig,
+        "curve": CurveConfig,
         "stream": StreamConfig,
     }
     return tables[str(location[0])] if location else Config

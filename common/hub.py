@@ -20,6 +20,7 @@ import zmq
 
 from common import messages as m
 from common.errors import UserError
+from common.keys import Doorman, Lock, count_refused
 from common.sockets import bind, configure, remove_file
 
 log = logging.getLogger("hub")
@@ -105,9 +106,12 @@ class Hub(threading.Thread):
         stages: internal endpoint to bind.
         info: makes the `Info` of a newly opened stream.
         health: makes the current `Health`; called once a second and on `health_changed()`.
+        inner: where this pipeline's own processes subscribe, without keys.
+        lock: who may subscribe over TCP; None: everybody who can connect.
+        unprotected: everybody, even from the network.
 
     Raises:
-        UserError: an endpoint is malformed or taken.
+        UserError: an endpoint is malformed, taken, or open to the network without a word.
     """
 
     def __init__(
@@ -117,6 +121,9 @@ class Hub(threading.Thread):
         *,
         info: Callable[[m.Open], m.Info],
         health: Callable[[Hub], m.Health],
+        inner: str | None = None,
+        lock: Lock | None = None,
+        unprotected: bool = False,
     ) -> None:
         super().__init__(name="hub", daemon=True)
         self.ledger = Ledger()
@@ -135,8 +142,13 @@ class Hub(threading.Thread):
         self._context = zmq.Context()
         self._endpoints: list[str] = []
         try:
-            self._public = self._bind(zmq.XPUB, results, "results")
-            self._stages = self._bind(zmq.ROUTER, stages, "hub")
+            self._doorman = Doorman(self._context) if lock else None
+            self._public = self._socket(zmq.XPUB)
+            if inner is not None:
+                self._bind(self._public, inner, "inner results")
+            self._bind(self._public, results, "results", lock, unprotected=unprotected)
+            self._stages = self._socket(zmq.ROUTER)
+            self._bind(self._stages, stages, "hub")
         except UserError:
             self._context.destroy(linger=0)
             self._remove_files()
@@ -144,13 +156,23 @@ class Hub(threading.Thread):
         self._public.setsockopt(zmq.XPUB_VERBOSE, 1)
         self.endpoint: str = self._public.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _bind(self, kind: int, endpoint: str, name: str) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         configure(socket)
         socket.setsockopt(zmq.SNDHWM, SUBSCRIBER_HIGH_WATER_MARK)
-        bind(socket, endpoint, name)
-        self._endpoints.append(endpoint)
         return socket
+
+    def _bind(
+        self,
+        socket: zmq.Socket[bytes],
+        endpoint: str,
+        name: str,
+        lock: Lock | None = None,
+        *,
+        unprotected: bool = False,
+    ) -> None:
+        bind(socket, endpoint, name, lock=lock, doorman=self._doorman, unprotected=unprotected)
+        self._endpoints.append(endpoint)
 
     # Called from other threads ----------------------------------------------------------
 
@@ -187,6 +209,8 @@ class Hub(threading.Thread):
             self._close()
 
     def _close(self) -> None:
+        if self._doorman is not None:
+            self._doorman.close()
         # Give the last results a moment to leave; a dead subscriber cannot hold us.
         self._public.close(linger=500)
         self._stages.close(linger=0)
@@ -198,6 +222,9 @@ class Hub(threading.Thread):
             remove_file(endpoint)
 
     def _turn(self, ready: dict[Any, int]) -> None:
+        if self._doorman is not None:
+            self._doorman.turn()
+            count_refused(self._doorman, self.counters)
         if self._public in ready:
             self._replay(self._public.recv())
         if self._stages in ready:

@@ -26,6 +26,7 @@ import zmq
 
 from common import messages as m
 from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, DeviceError, UserError
+from common.process import keep_private
 from common.sockets import send
 
 BEAT_S = 0.5
@@ -76,6 +77,7 @@ def read_job() -> dict[str, Any]:
 def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoReturn:
     """Run a stage's main function as a process: logging, profile, errors, exit code."""
     faulthandler.enable()
+    keep_private()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
     _set_title(f"sep {name}")
