@@ -25,10 +25,11 @@ from typing import Any
 from common.bundle import Bundle, load_bundle
 from common.child import Child
 from common.config import DEFAULT_STREAM, Config, StreamConfig, load_config, to_toml
-from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
+from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
 from common.messages import Health
+from common.notify import Notifier
 from common.process import keep_private
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
@@ -46,6 +47,8 @@ END_S = 3.0
 """So long may features and infer take to end before they are killed."""
 QUIET_START_S = 10.0
 """Log lines wait for a good start, so that a user's mistake is the only line; but not longer."""
+HUB_TURN_S = 2.0
+"""A hub that takes no turn for so long is not well."""
 FILES = ("file", "replay")
 """Kinds of sources that come to an end by themselves."""
 MODULES = {"record": "capture.taping"}
@@ -78,6 +81,7 @@ class Pipeline:
         self._show_due = 0.0
         self._stops = 0
         self._failed: Stage | None = None
+        self._notifier = Notifier()
         self._resources = ExitStack()
         self._log_to_queue()
         with ExitStack() as undo:
@@ -127,6 +131,7 @@ class Pipeline:
                 while not self._over():
                     self._turn(view)
                     time.sleep(TURN_S)
+                self._notifier.stopping()
                 self._end(view, self._captures(), DRAIN_S)
                 self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
                 return self._verdict(view)
@@ -215,6 +220,20 @@ class Pipeline:
         if self._held is None and now >= self._show_due:
             self._show_due = now + SHOW_S
             view.show(self.hub.take_news(), self.health())
+        self._notify(now)
+
+    def _notify(self, now: float) -> None:
+        """What the service manager hears; a device that is waited for holds nothing up."""
+        self._notifier.turn(
+            now,
+            ready=all(
+                stage.supervision.state in (State.READY, State.DONE)
+                or stage.supervision.exit_code == EXIT_DEVICE
+                for stage in self.stages
+            ),
+            well=self.hub.failure is None and now - self.hub.turned < HUB_TURN_S,
+            status=status_line(self.stages),
+        )
 
     def _look_after(self, stage: Stage, now: float) -> None:
         supervision, child = stage.supervision, stage.child
@@ -269,6 +288,17 @@ class _QueueStream:
 
     def flush(self) -> None:
         pass
+
+
+def status_line(stages: list[Stage]) -> str:
+    """How the pipeline is, in a line: all is well, or the first stage that is not."""
+    for stage in stages:
+        supervision = stage.supervision
+        if supervision.state not in (State.READY, State.DONE):
+            return (
+                f"{stage.name} {supervision.state.value}: {supervision.reason or 'not yet ready'}"
+            )
+    return f"all {len(stages)} stages ready"
 
 
 def _table(config: Config, bundle: Bundle, rings: dict[str, str], folder: Path) -> list[Stage]:

@@ -110,6 +110,9 @@ class Hub(threading.Thread):
         lock: who may subscribe over TCP; None: everybody who can connect.
         unprotected: everybody, even from the network.
 
+    Attributes:
+        turned: when the thread last took a turn (CLOCK_MONOTONIC); at least every 0.1 s.
+
     Raises:
         UserError: an endpoint is malformed, taken, or open to the network without a word.
     """
@@ -132,6 +135,7 @@ class Hub(threading.Thread):
         self.news: deque[m.Result | m.Utterance] = deque(maxlen=NEWS)
         self.counters: Counter[str] = Counter()
         self.failure: BaseException | None = None
+        self.turned = time.monotonic()
         self._info = info
         self._health = health
         self._health_due = 0.0
@@ -222,6 +226,7 @@ class Hub(threading.Thread):
             remove_file(endpoint)
 
     def _turn(self, ready: dict[Any, int]) -> None:
+        self.turned = time.monotonic()
         if self._doorman is not None:
             self._doorman.turn()
             count_refused(self._doorman, self.counters)
