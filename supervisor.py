@@ -54,7 +54,7 @@ FILES = ("file", "replay")
 MODULES = {"record": "capture.taping"}
 """Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
-COMMANDS = {"keygen": "common.keys"}
+COMMANDS = {"doctor": "common.doctor", "keygen": "common.keys"}
 """`supervisor.py WORD …` → the module whose `main` does it."""
 
 

@@ -20,6 +20,9 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--bundle", type=Path, help="default: models/default")
     which.add_argument("--spec", type=Path, help="a TOML file with a [features] table; needs FILE")
     flags.add_argument("--out", type=Path, metavar="F.npz", help="write the arrays")
+    flags.add_argument(
+        "--self-test", action="store_true", help="hold the bundle to its golden vector"
+    )
     flags.add_argument("--timings", action="store_true", help="median and p99 of every step")
     flags.add_argument("--bind", metavar="ENDPOINT", help="where to listen for capture and infer")
     flags.add_argument("--hub", metavar="ENDPOINT", help="where infer listens for heartbeats")
@@ -39,6 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
             out=arguments.out,
             timings=arguments.timings,
         )
+    if arguments.self_test:
+        return self_test(arguments.bundle or DEFAULT_BUNDLE)
     if arguments.spec is not None or arguments.out is not None or arguments.timings:
         raise UserError("--spec, --out and --timings need a FILE")
     if arguments.supervised:
@@ -51,6 +56,17 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.bind or alone_endpoint("features"),
         arguments.hub or alone_endpoint("hub"),
     )
+
+
+def self_test(path: Path) -> int:
+    """Load what features needs of a bundle, which holds it to its golden vector; then end."""
+    from common.bundle import load_bundle
+    from features.windows import load_analyzers
+
+    bundle = load_bundle(path)
+    load_analyzers(bundle)
+    print(f"{bundle.id}: computes the features that it must")
+    return 0
 
 
 def serve(path: Path, bind: str, hub: str, stage: str = "features") -> int:

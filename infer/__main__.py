@@ -18,6 +18,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
     flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
+    flags.add_argument(
+        "--self-test", action="store_true", help="hold the bundle to its golden vector"
+    )
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
     flags.add_argument("--features", metavar="ENDPOINT", help="where features listens")
     flags.add_argument("--hub", metavar="ENDPOINT", help="where to listen for capture and features")
@@ -37,12 +40,25 @@ def main(arguments: argparse.Namespace) -> int:
         from infer.offline import report
 
         return report(arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json)
+    if arguments.self_test:
+        return self_test(arguments.bundle, arguments.runtime)
     if arguments.json:
         raise UserError("--json needs a FILE")
     if arguments.supervised:
         job = read_job()
         return serve(Path(job["bundle"]), job["runtime"], job["hub"], job["features"], job["stage"])
     return alone(arguments)
+
+
+def self_test(path: Path, runtime: str) -> int:
+    """Load a bundle's model, which holds it to its golden vector; then end."""
+    from common.bundle import load_bundle
+    from infer.model import Model
+
+    bundle = load_bundle(path)
+    model = Model(bundle, runtime)
+    print(f"{bundle.id}: computes the probabilities that it must, on {model.runtime}")
+    return 0
 
 
 def serve(path: Path, runtime: str, hub: str, features: str, stage: str = "infer") -> int:
