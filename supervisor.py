@@ -18,23 +18,25 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from common.bundle import Bundle, load_bundle
+from common.bundle import Bundle, keep_bundle, load_bundle
 from common.child import Child
 from common.config import DEFAULT_STREAM, Config, StreamConfig, load_config, to_toml
 from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
-from common.messages import Health
+from common.messages import Health, Swapped
 from common.notify import Notifier
 from common.process import keep_private
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
 from common.supervision import Action, Policy, State, Supervision
+from common.swap import Control, Exchange, check_grid, forget_copy
 from common.terminal import View, make_view
 
 log = logging.getLogger("supervisor")
@@ -54,7 +56,7 @@ FILES = ("file", "replay")
 MODULES = {"record": "capture.taping"}
 """Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
-COMMANDS = {"doctor": "common.doctor", "keygen": "common.keys"}
+COMMANDS = {"doctor": "common.doctor", "keygen": "common.keys", "swap": "common.swap"}
 """`supervisor.py WORD …` → the module whose `main` does it."""
 
 
@@ -74,12 +76,23 @@ class Stage:
 class Pipeline:
     """Everything that runs, from start to end. Use from the main thread."""
 
-    def __init__(self, config: Config, bundle: Bundle, profiles: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        bundle: Bundle,
+        profiles: dict[str, str],
+        configured: Callable[[], Path],
+    ) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._held: list[str] | None = []
         self._began = time.monotonic()
         self._show_due = 0.0
         self._stops = 0
+        self._reloads = 0
+        self._configured = configured
+        self._exchange: Exchange | None = None
+        self._asked: bytes | None = None
+        self._copies = 0
         self._failed: Stage | None = None
         self._notifier = Notifier()
         self._resources = ExitStack()
@@ -88,13 +101,20 @@ class Pipeline:
             undo.push(self._resources)
             folder = own_folder()
             self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._folder = folder
+            self._originals = (str(folder / "bundle"), str(config.bundle))
+            bundle = keep_bundle(bundle, folder / "bundle")
+            self.bundle = self._before = bundle
+            self._control = Control(folder)
+            self._resources.callback(self._control.close)
             rings = self._create_rings(config, bundle)
             stages = f"ipc://{folder}/hub"
             self.hub = Hub(
                 config.results,
                 stages,
-                info=lambda opened: stream_info(opened, bundle),
+                info=lambda opened: stream_info(opened, self.bundle),
                 health=lambda _: self.health(),
+                bundle=bundle.id,
                 inner=f"ipc://{folder}/results",
                 lock=config.curve.lock,
                 unprotected=config.curve.unprotected,
@@ -125,6 +145,8 @@ class Pipeline:
         """Run until the sources end, a signal comes, or a stage cannot be kept alive."""
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._stop)
+        if not sys.stderr.isatty():  # a terminal that is closed says HUP as well
+            signal.signal(signal.SIGHUP, self._reload)
         self.hub.start()
         try:
             with make_view() as view:
@@ -132,10 +154,12 @@ class Pipeline:
                     self._turn(view)
                     time.sleep(TURN_S)
                 self._notifier.stopping()
+                self._end_exchange()
                 self._end(view, self._captures(), DRAIN_S)
                 self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
                 return self._verdict(view)
         finally:
+            self._end_exchange()
             for stage in self.stages:
                 if stage.child is not None:
                     stage.child.kill()
@@ -162,6 +186,8 @@ class Pipeline:
         return [stage for stage in self.stages if stage.module == "capture"]
 
     def _over(self) -> bool:
+        if self._exchange is not None and self._exchange.between:
+            return False  # who is to bring it to an end in order is just coming
         ended = all(stage.supervision.over for stage in self._captures())
         return ended or bool(self._stops or self._failed or self.hub.failure)
 
@@ -204,13 +230,84 @@ class Pipeline:
     def _stop(self, _signum: int, _frame: object) -> None:
         self._stops += 1
 
+    def _reload(self, _signum: int, _frame: object) -> None:
+        self._reloads += 1
+
+    # Another bundle ---------------------------------------------------------------------
+
+    def _requests(self) -> None:
+        """Whoever asks for another bundle, over the control socket or by SIGHUP."""
+        for identity, request in self._control.requests():
+            if (refusal := self._begin_exchange(lambda r=request: Path(r.bundle))) is not None:
+                self._control.answer(identity, refusal)
+            else:
+                self._asked = identity
+        if self._reloads and self._exchange is None:
+            self._reloads = 0
+            if (refusal := self._begin_exchange(self._configured)) is not None:
+                log.log(logging.ERROR if refusal.code else logging.INFO, "%s", refusal.text)
+
+    def _begin_exchange(self, find: Callable[[], Path]) -> Swapped | None:
+        """Begin it, or say why not."""
+        if self._exchange is not None or self._over():
+            return Swapped(EXIT_FAULT, "busy with another bundle, or with ending; try again")
+        self._copies += 1
+        copy = self._folder / f"bundle.{self._copies}"
+        try:
+            path = find()
+            bundle = load_bundle(path)
+            if bundle.id == self.bundle.id:
+                return Swapped(EXIT_OK, f"{bundle.id} is at work already")
+            check_grid(self.bundle, bundle)
+            bundle = keep_bundle(bundle, copy)
+        except UserError as error:
+            shutil.rmtree(copy, ignore_errors=True)
+            return Swapped(EXIT_USER, str(error))
+        stages = [stage for stage in self.stages if stage.module in ("features", "infer")]
+        self._originals = (str(copy), str(path))
+        self._exchange = Exchange(stages, self.bundle, bundle, self.hub, self._use, self._lines.put)
+        return None
+
+    def _end_exchange(self) -> None:
+        """The pipeline ends: let it be as it is."""
+        if self._exchange is not None and not self._exchange.on_trial:
+            self._exchange.cancel()
+        if self._asked is not None:
+            self._control.answer(self._asked, Swapped(EXIT_FAULT, "the pipeline has ended"))
+        self._exchange = self._asked = None
+
+    def _use(self, bundle: Bundle) -> None:
+        keep_gate = bundle.spec.gate == self.bundle.spec.gate
+        self.bundle = bundle
+        self.hub.use(bundle.id, keep_gate=keep_gate)
+
+    def _advance_exchange(self, now: float) -> None:
+        exchange = self._exchange
+        if exchange is None or (outcome := exchange.turn(now)) is None:
+            return
+        self._exchange = None
+        outcome = Swapped(outcome.code, outcome.text.replace(*self._originals))
+        log.log(logging.ERROR if outcome.code else logging.INFO, "%s", outcome.text)
+        if outcome.code == EXIT_OK:
+            # The old one stays: an utterance that began under it may not be out yet.
+            if self._before is not exchange.old:
+                forget_copy(self._before, self._folder)
+            self._before = exchange.old
+        if self._asked is not None:
+            self._control.answer(self._asked, outcome)
+            self._asked = None
+        self.hub.health_changed()
+
     # One turn ---------------------------------------------------------------------------
 
     def _turn(self, view: View) -> None:
         now = time.monotonic()
         before = [stage.supervision.state for stage in self.stages]
+        self._requests()
+        self._advance_exchange(now)
         for stage in self.stages:
-            self._look_after(stage, now)
+            if self._exchange is None or not self._exchange.holds(stage):
+                self._look_after(stage, now)
         after = [stage.supervision.state for stage in self.stages]
         if before != after:
             self.hub.health_changed()
@@ -240,7 +337,8 @@ class Pipeline:
         if child is not None and (code := child.exit_code()) is not None:
             stage.child = None
             was = supervision.state
-            supervision.exited(now, code, child.last_words())
+            words = child.last_words()
+            supervision.exited(now, code, words and words.replace(*self._originals))
             if supervision.state is State.WAITING:
                 log.warning("%s died while %s: %s", stage.name, was.value, supervision.reason)
             elif supervision.state is State.FAILED:
@@ -306,13 +404,13 @@ def _table(config: Config, bundle: Bundle, rings: dict[str, str], folder: Path) 
     now = time.monotonic()
     hub, features = f"ipc://{folder}/hub", f"ipc://{folder}/features"
     common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
-    path = str(config.bundle)
+    path = str(bundle.path)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None, ends=False)
     rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
         ("features", {"bundle": path, "bind": features}, policy, ()),
-        ("infer", {"bundle": path, "runtime": config.runtime}, policy, ()),
+        ("infer", {"bundle": path, "known": [], "runtime": config.runtime}, policy, ()),
     ]
     if config.record is not None:
         tape = {
@@ -331,7 +429,7 @@ def _table(config: Config, bundle: Bundle, rings: dict[str, str], folder: Path) 
             name=name,
             module=MODULES.get(name, name.partition("/")[0]),
             arguments=[],
-            job={**common, **job, "stage": name},
+            job={**common, **job, "stage": name, "standby": None},
             supervision=Supervision(policy, now),
             inherit=inherit,
         )
@@ -456,7 +554,7 @@ def main() -> int:
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
     for gone in (*reclaim_segments(), *reclaim_folders()):
         log.info("removed %s, left by a process that is gone", gone)
-    return Pipeline(config, bundle, profiles).run()
+    return Pipeline(config, bundle, profiles, lambda: configure(arguments).bundle).run()
 
 
 if __name__ == "__main__":

@@ -39,13 +39,21 @@ class Verdict(enum.Enum):
     DUPLICATE = "duplicate"
     OUT_OF_ORDER = "out_of_order"
     UNKNOWN = "unknown"
+    OTHER_BUNDLE = "other_bundle"
 
 
 @dataclasses.dataclass
 class StreamLedger:
-    """Where one stream stands: the next `seq` and the checkpoint to go on from."""
+    """Where one stream stands: the next `seq` and the checkpoint to go on from.
+
+    Attributes:
+        bundle: id of the bundle to go on with.
+        made_by: id of the bundle behind the checkpoint; empty at the start.
+    """
 
     opened: m.Open
+    bundle: str = ""
+    made_by: str = ""
     next: int = 0
     ended: bool = False
     gate: list[float] = dataclasses.field(default_factory=list)
@@ -53,7 +61,14 @@ class StreamLedger:
 
     def resume(self) -> m.Resume:
         return m.Resume(
-            self.opened.stream, self.opened.run, self.next, self.ended, self.gate, self.decision
+            stream=self.opened.stream,
+            run=self.opened.run,
+            next=self.next,
+            ended=self.ended,
+            gate=self.gate,
+            decision=self.decision,
+            bundle=self.bundle,
+            made_by=self.made_by,
         )
 
     def accepted(self) -> m.Accepted:
@@ -61,17 +76,34 @@ class StreamLedger:
 
 
 class Ledger:
-    """Exactly-once acceptance: pure bookkeeping, no sockets and no clock."""
+    """Exactly-once acceptance: pure bookkeeping, no sockets and no clock.
 
-    def __init__(self) -> None:
+    Args:
+        bundle: id of the bundle in force; results of another are not accepted.
+    """
+
+    def __init__(self, bundle: str = "") -> None:
+        self.bundle = bundle
         self.streams: dict[str, StreamLedger] = {}
+
+    def use(self, bundle: str, *, keep_gate: bool) -> None:
+        """Go on with another bundle from the next window of every stream.
+
+        Args:
+            keep_gate: its voice gate goes on from the checkpoint of the old one's.
+        """
+        self.bundle = bundle
+        for stream in self.streams.values():
+            stream.bundle = bundle
+            if not keep_gate:
+                stream.gate = []
 
     def open(self, message: m.Open) -> bool:
         """Register a stream; a new `run` starts it anew. True if anything changed."""
         known = self.streams.get(message.stream)
         if known is not None and known.opened.run == message.run:
             return False
-        self.streams[message.stream] = StreamLedger(message)
+        self.streams[message.stream] = StreamLedger(message, self.bundle)
         return True
 
     def submit(self, message: m.Submit) -> Verdict:
@@ -79,6 +111,8 @@ class Ledger:
         stream = self.streams.get(message.stream)
         if stream is None or stream.opened.run != message.run:
             return Verdict.UNKNOWN
+        if message.bundle != self.bundle:
+            return Verdict.OTHER_BUNDLE
         if stream.ended or message.seq < stream.next:
             return Verdict.DUPLICATE
         if message.seq > stream.next:
@@ -87,6 +121,7 @@ class Ledger:
         stream.ended = message.ended
         stream.gate = message.gate
         stream.decision = message.decision
+        stream.made_by = message.bundle
         return Verdict.ACCEPTED
 
 
@@ -106,6 +141,7 @@ class Hub(threading.Thread):
         stages: internal endpoint to bind.
         info: makes the `Info` of a newly opened stream.
         health: makes the current `Health`; called once a second and on `health_changed()`.
+        bundle: id of the bundle in force.
         inner: where this pipeline's own processes subscribe, without keys.
         lock: who may subscribe over TCP; None: everybody who can connect.
         unprotected: everybody, even from the network.
@@ -124,12 +160,13 @@ class Hub(threading.Thread):
         *,
         info: Callable[[m.Open], m.Info],
         health: Callable[[Hub], m.Health],
+        bundle: str = "",
         inner: str | None = None,
         lock: Lock | None = None,
         unprotected: bool = False,
     ) -> None:
         super().__init__(name="hub", daemon=True)
-        self.ledger = Ledger()
+        self.ledger = Ledger(bundle)
         self.beats: dict[str, Beat] = {}
         self.sources: dict[str, m.SourceStatus] = {}
         self.news: deque[m.Result | m.Utterance] = deque(maxlen=NEWS)
@@ -142,6 +179,7 @@ class Hub(threading.Thread):
         self._last_values: dict[bytes, m.Public] = {}
         self._listeners: dict[str, bytes] = {}
         self._sources: dict[str, bytes] = {}
+        self._exchange: tuple[str, bool] | None = None
         self._stopping = threading.Event()
         self._context = zmq.Context()
         self._endpoints: list[str] = []
@@ -189,6 +227,10 @@ class Hub(threading.Thread):
         """Publish `health` at the next turn instead of at the next second."""
         self._health_due = 0.0
 
+    def use(self, bundle: str, *, keep_gate: bool) -> None:
+        """Go on with another bundle; `ledger.bundle` says when that is so. See `Ledger.use`."""
+        self._exchange = bundle, keep_gate
+
     def stop(self) -> None:
         """End the thread after what is queued went out, and close both sockets."""
         self._stopping.set()
@@ -230,6 +272,12 @@ class Hub(threading.Thread):
         if self._doorman is not None:
             self._doorman.turn()
             count_refused(self._doorman, self.counters)
+        if self._exchange is not None:
+            (bundle, keep_gate), self._exchange = self._exchange, None
+            self.ledger.use(bundle, keep_gate=keep_gate)
+            for stream in self.ledger.streams.values():
+                self._publish(self._info(stream.opened))
+                self._resume_all(stream)
         if self._public in ready:
             self._replay(self._public.recv())
         if self._stages in ready:
@@ -277,11 +325,13 @@ class Hub(threading.Thread):
     def _open(self, identity: bytes, message: m.Open) -> None:
         if self.ledger.open(message):
             self._publish(self._info(message))
-            stream = self.ledger.streams[message.stream]
-            for listener in self._listeners.values():
-                self._send(listener, stream.resume())
+            self._resume_all(self.ledger.streams[message.stream])
         self._sources[message.stream] = identity
         self._send(identity, self.ledger.streams[message.stream].accepted())
+
+    def _resume_all(self, stream: StreamLedger) -> None:
+        for listener in self._listeners.values():
+            self._send(listener, stream.resume())
 
     def _submit(self, identity: bytes, message: m.Submit) -> None:
         verdict = self.ledger.submit(message)
@@ -289,7 +339,7 @@ class Hub(threading.Thread):
         if verdict is Verdict.UNKNOWN:
             return
         stream = self.ledger.streams[message.stream]
-        if verdict is Verdict.OUT_OF_ORDER:
+        if verdict in (Verdict.OUT_OF_ORDER, Verdict.OTHER_BUNDLE):
             self._send(identity, stream.resume())
             return
         if verdict is Verdict.ACCEPTED:

@@ -48,7 +48,9 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError("--spec, --out and --timings need a FILE")
     if arguments.supervised:
         job = read_job()
-        return serve(Path(job["bundle"]), job["bind"], job["hub"], job["stage"])
+        return serve(
+            Path(job["bundle"]), job["bind"], job["hub"], job["stage"], standby=job["standby"]
+        )
     from common.runtime import alone_endpoint
 
     return serve(
@@ -69,18 +71,27 @@ def self_test(path: Path) -> int:
     return 0
 
 
-def serve(path: Path, bind: str, hub: str, stage: str = "features") -> int:
-    """The running stage."""
+def serve(
+    path: Path, bind: str, hub: str, stage: str = "features", *, standby: str | None = None
+) -> int:
+    """The running stage.
+
+    Args:
+        standby: the name under which it waits, loaded and tested, until it may take over.
+    """
     import zmq
 
     from common.bundle import load_bundle
     from common.sockets import connect
+    from common.stage import stand_by
     from features.service import FeaturesService
     from features.windows import load_analyzers
 
     stop = Stop()
     bundle = load_bundle(path)
     analyzers = load_analyzers(bundle)
+    if standby and not stand_by(standby, hub, stop):
+        return 0
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = connect(context, hub, "hub")

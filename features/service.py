@@ -133,6 +133,10 @@ class FeaturesService:
             case m.Want():
                 if message.next < 0:
                     raise m.ProtocolError(f"window {message.next} is before the first")
+                if message.bundle != self._bundle.id:
+                    # An infer of before or behind an exchange, or of a box with another bundle.
+                    self._heart.counters["features_other_bundle"] += 1
+                    return
                 stream = self._stream(message.stream)
                 repeated = stream.want == message
                 stream.follow(message, identity)
@@ -275,6 +279,7 @@ class FeaturesService:
             features_ms=features_ms,
             gate=gate or [],
             features=features,
+            bundle=self._bundle.id,
         )
 
     def _ring(self, stream: Stream, tick: m.Tick) -> RingReader | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from common.bundle import DEFAULT_BUNDLE
 from common.stage import Stop, base_parser, read_job, run
@@ -45,8 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         raise UserError("--json needs a FILE")
     if arguments.supervised:
-        job = read_job()
-        return serve(Path(job["bundle"]), job["runtime"], job["hub"], job["features"], job["stage"])
+        return supervised(read_job())
     return alone(arguments)
 
 
@@ -61,15 +61,31 @@ def self_test(path: Path, runtime: str) -> int:
     return 0
 
 
-def serve(path: Path, runtime: str, hub: str, features: str, stage: str = "infer") -> int:
-    """The running stage."""
+def supervised(job: dict[str, Any]) -> int:
+    """The stage as the supervisor's job says."""
+    from common.bundle import load_bundle
+    from common.stage import stand_by
+    from infer.model import Model
+    from infer.service import InferService
+
+    stop = Stop()
+    bundle = load_bundle(Path(job["bundle"]))
+    known = [load_bundle(Path(path)) for path in job["known"]]
+    models = {bundle.id: (bundle, Model(bundle, job["runtime"]))}
+    if job["standby"] and not stand_by(job["standby"], job["hub"], stop):
+        return 0
+    return InferService(models, job["hub"], job["features"], job["stage"], known=known).run(stop)
+
+
+def serve(path: Path, runtime: str, hub: str, features: str) -> int:
+    """The running stage, unsupervised."""
     from common.bundle import load_bundle
     from infer.model import Model
     from infer.service import InferService
 
     stop = Stop()
     bundle = load_bundle(path)
-    return InferService(bundle, Model(bundle, runtime), hub, features, stage).run(stop)
+    return InferService({bundle.id: (bundle, Model(bundle, runtime))}, hub, features).run(stop)
 
 
 def alone(arguments: argparse.Namespace) -> int:
@@ -86,6 +102,7 @@ def alone(arguments: argparse.Namespace) -> int:
         endpoint,
         info=lambda opened: stream_info(opened, bundle),
         health=observe,
+        bundle=bundle.id,
     )
     hub.start()
     try:
