@@ -27,7 +27,7 @@ from common.bundle import Bundle, keep_bundle, load_bundle
 from common.child import Child
 from common.config import DEFAULT_STREAM, Config, StreamConfig, load_config, to_toml
 from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
-from common.health import pipeline_health, stage_health, stream_info
+from common.health import pipeline_health, remote_health, stage_health, stream_info
 from common.hub import Hub
 from common.messages import Health, Swapped
 from common.notify import Notifier
@@ -116,10 +116,14 @@ class Pipeline:
                 health=lambda _: self.health(),
                 bundle=bundle.id,
                 inner=f"ipc://{folder}/results",
+                remote=(config.infer_host.hub, config.infer_host.lock)
+                if config.infer_host
+                else None,
                 lock=config.curve.lock,
                 unprotected=config.curve.unprotected,
             )
             self._resources.callback(self.hub.stop)
+            self._infer_away = config.infer_host is not None
             self.stages = _table(config, bundle, rings, folder)
             undo.pop_all()
         for stage in self.stages:
@@ -180,6 +184,8 @@ class Pipeline:
                     reason=supervision.reason,
                 )
             )
+        if self._infer_away:
+            rows.append(remote_health("infer", self.hub.beats.get("infer")))
         return pipeline_health(self.hub, rows)
 
     def _captures(self) -> list[Stage]:
@@ -408,10 +414,15 @@ def _table(config: Config, bundle: Bundle, rings: dict[str, str], folder: Path) 
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None, ends=False)
+    host = config.infer_host
+    keys = {"secret": str(host.secret), "allowed": str(host.allowed)} if host else {}
+    remote = {"endpoint": host.features, **keys} if host else None
     rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
-        ("features", {"bundle": path, "bind": features}, policy, ()),
-        ("infer", {"bundle": path, "known": [], "runtime": config.runtime}, policy, ()),
+        ("features", {"bundle": path, "bind": features, "remote": remote}, policy, ())
     ]
+    if host is None:
+        infer = {"bundle": path, "known": [], "runtime": config.runtime}
+        rows.append(("infer", infer, policy, ()))
     if config.record is not None:
         tape = {
             "folder": str(config.record),

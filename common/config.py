@@ -59,6 +59,12 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def _check_tcp(endpoint: str) -> str:
+    if not endpoint.startswith("tcp://"):
+        raise UserError(f"endpoint {endpoint!r} must be tcp://ADDRESS:PORT")
+    return check_endpoint(endpoint)
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -115,6 +121,23 @@ class CurveConfig(_Table):
         return self
 
 
+class InferHostConfig(_Table):
+    """[infer_host]"""
+
+    hub: str = Field(..., description="endpoint where the host hands in results, over TCP")
+    features: str = Field(..., description="endpoint where the host gets features, over TCP")
+    secret: Path = Field(..., description="this box's .key_secret file")
+    allowed: Path = Field(..., description="folder with the .key files of infer hosts")
+
+    _hub = field_validator("hub")(lambda value: _checked(_check_tcp, value))
+    _features = field_validator("features")(lambda value: _checked(_check_tcp, value))
+
+    @property
+    def lock(self) -> Lock:
+        """What both endpoints are locked with."""
+        return Lock(self.secret, self.allowed)
+
+
 class StreamConfig(_Table):
     """[[stream]]"""
 
@@ -152,6 +175,9 @@ class Config(pydantic_settings.BaseSettings):
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
     curve: CurveConfig = CurveConfig()
+    infer_host: InferHostConfig | None = Field(
+        None, description="infer runs on another machine, which connects here; unset: it runs here"
+    )
     stream: tuple[StreamConfig, ...] = Field((), max_length=64, description="one row a stream")
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
@@ -281,6 +307,7 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "ring": RingConfig,
         "capture": CaptureConfig,
         "curve": CurveConfig,
+        "infer_host": InferHostConfig,
         "stream": StreamConfig,
     }
     return tables[str(location[0])] if location else Config

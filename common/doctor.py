@@ -195,6 +195,12 @@ def check_endpoint(config: Config) -> Iterator[Finding]:
     elif not on_loopback(config.results):
         advice = "give it keys: docs/SECURITY.md"
         yield look("keys", f"everybody on the network can listen at {config.results}", advice)
+    if config.infer_host is not None:
+        try:
+            config.infer_host.lock.check()
+            yield well("infer host", f"may connect to {config.infer_host.hub}")
+        except UserError as error:
+            yield bad("infer host", str(error), "see docs/SCALING.md")
     context: zmq.Context[Any] = zmq.Context()
     try:
         socket = context.socket(zmq.XPUB)
@@ -369,7 +375,7 @@ def run_trial(config: Config) -> Trial:
 def _for_trial(config: Config, endpoint: str) -> Config:
     """The same sources, in real time and not waited for; nothing is published or recorded."""
     table = config.model_dump(mode="json", exclude_none=True)
-    for key in ("record", "curve"):
+    for key in ("record", "curve", "infer_host"):
         table.pop(key, None)
     table.update(results=endpoint, speed="realtime")
     table["capture"]["wait_for_device"] = False

@@ -8,6 +8,8 @@ from common import messages as m
 from common.bundle import Bundle
 from common.hub import Beat, Hub
 
+AWAY_S = 3.0
+"""A stage on another machine that is silent for so long is away."""
 FINE = ("ready", "done")
 FINE_SOURCES = ("live", "ended")
 
@@ -50,6 +52,17 @@ def stage_health(
         rss_mb=heart.rss_mb if heart else 0.0,
         reason=reason,
     )
+
+
+def remote_health(name: str, beat: Beat | None) -> m.StageHealth:
+    """The row of a stage on another machine, which nobody here can start."""
+    age = time.monotonic() - beat.received if beat else None
+    reason = None
+    if age is None:
+        reason = "its host has not connected yet"
+    elif age > AWAY_S:
+        reason = "nothing is heard from its host"
+    return stage_health(name, beat, state="away" if reason else None, pid=0, reason=reason)
 
 
 def pipeline_health(hub: Hub, stages: list[m.StageHealth]) -> m.Health:

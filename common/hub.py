@@ -21,7 +21,7 @@ import zmq
 from common import messages as m
 from common.errors import UserError
 from common.keys import Doorman, Lock, count_refused
-from common.sockets import bind, configure, remove_file
+from common.sockets import bind, configure, remove_file, watch_link
 
 log = logging.getLogger("hub")
 
@@ -143,6 +143,7 @@ class Hub(threading.Thread):
         health: makes the current `Health`; called once a second and on `health_changed()`.
         bundle: id of the bundle in force.
         inner: where this pipeline's own processes subscribe, without keys.
+        remote: where an infer host hands in results, and who may.
         lock: who may subscribe over TCP; None: everybody who can connect.
         unprotected: everybody, even from the network.
 
@@ -162,6 +163,7 @@ class Hub(threading.Thread):
         health: Callable[[Hub], m.Health],
         bundle: str = "",
         inner: str | None = None,
+        remote: tuple[str, Lock] | None = None,
         lock: Lock | None = None,
         unprotected: bool = False,
     ) -> None:
@@ -184,13 +186,16 @@ class Hub(threading.Thread):
         self._context = zmq.Context()
         self._endpoints: list[str] = []
         try:
-            self._doorman = Doorman(self._context) if lock else None
+            self._doorman = Doorman(self._context) if lock or remote else None
             self._public = self._socket(zmq.XPUB)
             if inner is not None:
                 self._bind(self._public, inner, "inner results")
             self._bind(self._public, results, "results", lock, unprotected=unprotected)
             self._stages = self._socket(zmq.ROUTER)
             self._bind(self._stages, stages, "hub")
+            if remote is not None:
+                watch_link(self._stages, remote[0])
+                self._bind(self._stages, remote[0], "infer_host.hub", remote[1])
         except UserError:
             self._context.destroy(linger=0)
             self._remove_files()
@@ -312,6 +317,11 @@ class Hub(threading.Thread):
                 self._submit(identity, message)
             case m.Heartbeat():
                 self._heartbeat(message)
+                if self._listeners.get(message.stage, identity) != identity:
+                    # It has connected anew: who is told of streams is told there from now on.
+                    self._listeners[message.stage] = identity
+                    for stream in self.ledger.streams.values():
+                        self._send(identity, stream.resume())
             case m.Open():
                 self._open(identity, message)
             case m.Hello():

@@ -13,6 +13,7 @@ import ipaddress
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Lock:
     secret: Path
     allowed: Path
 
+    @classmethod
+    def of(cls, table: Mapping[str, str]) -> Lock:
+        """From a stage's job."""
+        return cls(Path(table["secret"]), Path(table["allowed"]))
+
     def check(self) -> None:
         """Raises UserError where a key is missing, malformed or open to others."""
         read_pair(self.secret)
@@ -90,11 +96,6 @@ class Ticket:
         socket.setsockopt(zmq.CURVE_SERVERKEY, read_public(self.server))
         socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
-
-
-def lock_of(table: dict[str, str] | None) -> Lock | None:
-    """A lock from a stage's job."""
-    return None if table is None else Lock(Path(table["secret"]), Path(table["allowed"]))
 
 
 # Files ----------------------------------------------------------------------------------

@@ -99,6 +99,9 @@ def watch_link(socket: zmq.Socket[bytes], endpoint: str) -> None:
     if endpoint.startswith("tcp://"):
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0])
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1])
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, HEARTBEAT_MS[1])
+        # What is meant for one who is away is not kept: it would come in a flood, and too late.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
 
 
 def endpoint_error(name: str, endpoint: str, error: zmq.ZMQError) -> UserError:

@@ -49,7 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.supervised:
         job = read_job()
         return serve(
-            Path(job["bundle"]), job["bind"], job["hub"], job["stage"], standby=job["standby"]
+            *(Path(job["bundle"]), job["bind"], job["hub"], job["stage"]),
+            standby=job["standby"],
+            remote=job["remote"],
         )
     from common.runtime import alone_endpoint
 
@@ -72,16 +74,24 @@ def self_test(path: Path) -> int:
 
 
 def serve(
-    path: Path, bind: str, hub: str, stage: str = "features", *, standby: str | None = None
+    path: Path,
+    bind: str,
+    hub: str,
+    stage: str = "features",
+    *,
+    standby: str | None = None,
+    remote: dict[str, str] | None = None,
 ) -> int:
     """The running stage.
 
     Args:
+        remote: endpoint and keys for an infer host.
         standby: the name under which it waits, loaded and tested, until it may take over.
     """
     import zmq
 
     from common.bundle import load_bundle
+    from common.keys import Lock
     from common.sockets import connect
     from common.stage import stand_by
     from features.service import FeaturesService
@@ -95,7 +105,9 @@ def serve(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = connect(context, hub, "hub")
-        return FeaturesService(bundle, analyzers, bind, socket, context, stage).run(stop)
+        door = None if remote is None else (remote["endpoint"], Lock.of(remote))
+        service = FeaturesService(bundle, analyzers, bind, socket, context, stage, door)
+        return service.run(stop)
     finally:
         context.destroy(linger=200)
 

@@ -16,9 +16,10 @@ import zmq
 from common import messages as m
 from common.bundle import Bundle
 from common.errors import UserError
+from common.keys import Doorman, Lock, count_refused
 from common.levels import SILENCE_DBFS
 from common.ring import RingReader
-from common.sockets import bind, configure, remove_file
+from common.sockets import bind, configure, remove_file, watch_link
 from common.stage import Heart, Stop
 from features.windows import Analyzer, AnalyzerFactory, Grid, Samples, missing_samples
 
@@ -61,6 +62,9 @@ class Stream:
 class FeaturesService:
     """The loop of the stage: at most one window per stream and turn, so all streams are served.
 
+    Args:
+        remote: where an infer host gets its windows, and who may.
+
     Raises:
         UserError: the endpoint is malformed or taken.
     """
@@ -73,6 +77,7 @@ class FeaturesService:
         hub: zmq.Socket[bytes],
         context: zmq.Context[zmq.Socket[bytes]],
         stage: str = "features",
+        remote: tuple[str, Lock] | None = None,
     ) -> None:
         self._grid = Grid(bundle.spec.window, bundle.spec.hop)
         self._bundle = bundle
@@ -84,6 +89,14 @@ class FeaturesService:
         configure(self._socket)
         bind(self._socket, endpoint, "features")
         self._endpoint = endpoint
+        self._doorman = Doorman(context) if remote else None
+        if remote is not None:
+            watch_link(self._socket, remote[0])
+            bind(
+                *(self._socket, remote[0], "infer_host.features"),
+                lock=remote[1],
+                doorman=self._doorman,
+            )
 
     def run(self, stop: Stop) -> int:
         """Serve until told to stop."""
@@ -97,7 +110,12 @@ class FeaturesService:
             busy = False
             for stream in self._streams.values():
                 busy |= self._advance(stream)
+            if self._doorman is not None:
+                self._doorman.turn()
+                count_refused(self._doorman, self._heart.counters)
             self._heart.beat()
+        if self._doorman is not None:
+            self._doorman.close()
         for stream in self._streams.values():
             stream.detach()
         self._socket.close()

@@ -23,6 +23,9 @@ def parser() -> argparse.ArgumentParser:
         "--self-test", action="store_true", help="hold the bundle to its golden vector"
     )
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
+    flags.add_argument(
+        "--boxes", type=Path, metavar="FILE", help="serve other machines' boxes: docs/SCALING.md"
+    )
     flags.add_argument("--features", metavar="ENDPOINT", help="where features listens")
     flags.add_argument("--hub", metavar="ENDPOINT", help="where to listen for capture and features")
     flags.add_argument(
@@ -47,6 +50,10 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError("--json needs a FILE")
     if arguments.supervised:
         return supervised(read_job())
+    if arguments.boxes is not None:
+        from infer.host import serve_boxes
+
+        return serve_boxes(arguments.boxes)
     return alone(arguments)
 
 

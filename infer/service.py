@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -143,6 +144,7 @@ class InferService:
         models: what can be served, by the bundle's id; the hub says which one is in force.
         known: further bundles, for utterances that began under them.
         ticket: keys, where hub and features are across a network.
+        context: that of a host that serves several boxes; None: an own one.
     """
 
     def __init__(
@@ -154,18 +156,23 @@ class InferService:
         *,
         known: Iterable[Bundle] = (),
         ticket: Ticket | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self._models = models
         self._known = {bundle.id: bundle for bundle in known}
         self._known |= {name: bundle for name, (bundle, _) in models.items()}
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._hub = connect(self._context, hub, "hub", ticket)
-        self._features = connect(self._context, features, "features", ticket)
+        self._own = zmq.Context() if context is None else None
+        context = context or self._own
+        assert context is not None
+        self._hub = connect(context, hub, "hub", ticket)
+        self._features = connect(context, features, "features", ticket)
+        # Across a network the clocks of both machines have nothing to do with each other.
+        self._knows_lag = ticket is None
         self._heart = Heart(stage, self._hub)
         self._sessions: dict[str, Session] = {}
         self._asked: dict[str, float] = {}
         self._repeat_due = 0.0
-        self._heard = time.monotonic()
+        self._heard = -math.inf
         self._refused = ""
 
     def run(self, stop: Stop) -> int:
@@ -197,7 +204,16 @@ class InferService:
         self._heart.beat()
 
     def end(self) -> None:
-        self._context.destroy(linger=200)
+        """Let what is on its way go out, and close."""
+        for socket in (self._hub, self._features):
+            socket.close(linger=200)
+        if self._own is not None:
+            self._own.term()
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds since the hub last said anything."""
+        return time.monotonic() - self._heard
 
     def _receive(self, socket: zmq.Socket[bytes]) -> None:
         for _ in range(2 * IN_FLIGHT):
@@ -291,7 +307,8 @@ class InferService:
         session.expected = window.next_seq
         session.gates[session.expected] = window.gate
         self._heart.count += 1
-        self._heart.lag_ms = (time.monotonic() - window.captured) * 1000.0
+        if self._knows_lag:
+            self._heart.lag_ms = (time.monotonic() - window.captured) * 1000.0
         send(self._hub, submit)
 
     def _repeat(self) -> None:
@@ -320,8 +337,9 @@ class InferService:
         self._ask(stream)
 
     def _ask(self, stream: str) -> None:
-        self._asked[stream] = time.monotonic()
-        send(self._hub, m.Hello(self._heart.stage, stream))
+        asked = send(self._hub, m.Hello(self._heart.stage, stream))
+        # Where nobody is connected yet it is tried again soon.
+        self._asked[stream] = time.monotonic() - (0.0 if asked else STALLED_S - REPEAT_S)
 
 
 def _stands(session: Session, resume: m.Resume) -> bool:
