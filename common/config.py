@@ -6,6 +6,7 @@ line that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import reprlib
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from common.bundle import DEFAULT_BUNDLE
 from common.errors import UserError
 from common.keys import Lock, check_exposure
+from common.listen import check_listen, check_reach, check_token
 from common.spec import read_toml
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
@@ -29,6 +31,7 @@ ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]
 SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
 STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
 DEFAULT_STREAM = "main"
+MAX_STREAMS = 256
 
 
 def check_stream(name: str) -> str:
@@ -121,21 +124,95 @@ class CurveConfig(_Table):
         return self
 
 
+@dataclasses.dataclass(frozen=True)
+class InferHost:
+    """Where an infer host connects, and who may."""
+
+    hub: str
+    features: str
+    lock: Lock
+
+
 class InferHostConfig(_Table):
     """[infer_host]"""
 
-    hub: str = Field(..., description="endpoint where the host hands in results, over TCP")
-    features: str = Field(..., description="endpoint where the host gets features, over TCP")
-    secret: Path = Field(..., description="this box's .key_secret file")
-    allowed: Path = Field(..., description="folder with the .key files of infer hosts")
+    hub: str | None = Field(
+        default=None,
+        description="endpoint where infer on another machine hands in results; unset: it runs here",
+    )
+    features: str | None = Field(default=None, description="endpoint where it gets features")
+    secret: Path | None = Field(default=None, description="this box's .key_secret file")
+    allowed: Path | None = Field(
+        default=None, description="folder with the .key files of infer hosts"
+    )
 
-    _hub = field_validator("hub")(lambda value: _checked(_check_tcp, value))
-    _features = field_validator("features")(lambda value: _checked(_check_tcp, value))
+    _hub = field_validator("hub")(lambda value: value and _checked(_check_tcp, value))
+    _features = field_validator("features")(lambda value: value and _checked(_check_tcp, value))
 
     @property
-    def lock(self) -> Lock:
-        """What both endpoints are locked with."""
-        return Lock(self.secret, self.allowed)
+    def wanted(self) -> InferHost | None:
+        """All of it; None where infer runs here."""
+        if self.hub and self.features and self.secret and self.allowed:
+            return InferHost(self.hub, self.features, Lock(self.secret, self.allowed))
+        return None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> InferHostConfig:
+        missing = [name for name in type(self).model_fields if getattr(self, name) is None]
+        if missing and len(missing) < len(type(self).model_fields):
+            raise ValueError(f"{missing[0]} is missing; all four keys belong together")
+        return self
+
+
+class MetricsConfig(_Table):
+    """[metrics]"""
+
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Prometheus scrapes here; unset: nothing is served",
+    )
+    address: str = Field(default="127.0.0.1", description="address to serve at")
+
+
+class WorkersConfig(_Table):
+    """[workers]"""
+
+    features: int = Field(default=1, ge=1, le=64, description="processes that make features")
+    infer: int = Field(default=1, ge=1, le=64, description="processes that run the model")
+
+
+class DashboardConfig(_Table):
+    """[dashboard]"""
+
+    listen: str | None = Field(
+        default=None, description="address and port of the live page; unset: there is none"
+    )
+    token: str | None = Field(
+        default=None, description="what a browser must know to see the page; needed beyond loopback"
+    )
+
+    _listen = field_validator("listen")(lambda value: value and _checked(check_listen, value))
+    _token = field_validator("token")(lambda value: value and _checked(check_token, value))
+
+    @model_validator(mode="after")
+    def _open_to_nobody(self) -> DashboardConfig:
+        if self.listen is not None:
+            _checked(lambda listen: check_reach(listen, self.token), self.listen)
+        return self
+
+
+class HistoryConfig(_Table):
+    """[history]"""
+
+    file: Path | None = Field(
+        default=None,
+        description="SQLite file of results, utterances and health; unset: none is kept",
+    )
+    days: float = Field(
+        default=14.0, gt=0.0, le=3660.0, description="older entries are removed from it"
+    )
 
 
 class StreamConfig(_Table):
@@ -175,10 +252,14 @@ class Config(pydantic_settings.BaseSettings):
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
     curve: CurveConfig = CurveConfig()
-    infer_host: InferHostConfig | None = Field(
-        None, description="infer runs on another machine, which connects here; unset: it runs here"
+    infer_host: InferHostConfig = InferHostConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    workers: WorkersConfig = WorkersConfig()
+    dashboard: DashboardConfig = DashboardConfig()
+    history: HistoryConfig = HistoryConfig()
+    stream: tuple[StreamConfig, ...] = Field(
+        (), max_length=MAX_STREAMS, description="one row a stream"
     )
-    stream: tuple[StreamConfig, ...] = Field((), max_length=64, description="one row a stream")
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
 
@@ -189,6 +270,12 @@ class Config(pydantic_settings.BaseSettings):
             check_exposure(self.results, "results", locked=locked, unprotected=unprotected)
         except UserError as error:
             raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker_for_a_host(self) -> Config:
+        if self.infer_host.wanted and self.workers.features > 1:
+            raise ValueError("workers.features must be 1 where there is an infer_host")
         return self
 
     @model_validator(mode="after")
@@ -280,7 +367,7 @@ def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str,
 _ALLOWED = {
     "model_type": "a table",
     "tuple_type": "rows of [[stream]]",
-    "too_long": "at most 64 rows",
+    "too_long": f"at most {MAX_STREAMS} rows",
     "path_type": "a path",
 }
 """Pydantic's error types of which it speaks in Python's terms, in the user's."""
@@ -308,6 +395,10 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "capture": CaptureConfig,
         "curve": CurveConfig,
         "infer_host": InferHostConfig,
+        "metrics": MetricsConfig,
+        "workers": WorkersConfig,
+        "dashboard": DashboardConfig,
+        "history": HistoryConfig,
         "stream": StreamConfig,
     }
     return tables[str(location[0])] if location else Config

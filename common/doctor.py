@@ -195,10 +195,10 @@ def check_endpoint(config: Config) -> Iterator[Finding]:
     elif not on_loopback(config.results):
         advice = "give it keys: docs/SECURITY.md"
         yield look("keys", f"everybody on the network can listen at {config.results}", advice)
-    if config.infer_host is not None:
+    if (host := config.infer_host.wanted) is not None:
         try:
-            config.infer_host.lock.check()
-            yield well("infer host", f"may connect to {config.infer_host.hub}")
+            host.lock.check()
+            yield well("infer host", f"may connect to {host.hub}")
         except UserError as error:
             yield bad("infer host", str(error), "see docs/SCALING.md")
     context: zmq.Context[Any] = zmq.Context()
@@ -375,7 +375,7 @@ def run_trial(config: Config) -> Trial:
 def _for_trial(config: Config, endpoint: str) -> Config:
     """The same sources, in real time and not waited for; nothing is published or recorded."""
     table = config.model_dump(mode="json", exclude_none=True)
-    for key in ("record", "curve", "infer_host"):
+    for key in ("record", "curve", "infer_host", "dashboard", "history", "metrics"):
         table.pop(key, None)
     table.update(results=endpoint, speed="realtime")
     table["capture"]["wait_for_device"] = False

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import zmq
@@ -22,12 +23,14 @@ from common import messages as m
 from common.errors import UserError
 from common.keys import Doorman, Lock, count_refused
 from common.sockets import bind, configure, remove_file, watch_link
+from common.wakeup import Wakeup
 
 log = logging.getLogger("hub")
 
-POLL_MS = 100
 SUBSCRIBER_HIGH_WATER_MARK = 1000
 """Messages kept per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
+MOST_ALONE = 256
+"""Stages, and streams, that a hub keeps in mind where nobody told it what to expect."""
 NEWS = 1000
 """Messages kept for a view in this process that has not looked yet."""
 
@@ -148,7 +151,7 @@ class Hub(threading.Thread):
         unprotected: everybody, even from the network.
 
     Attributes:
-        turned: when the thread last took a turn (CLOCK_MONOTONIC); at least every 0.1 s.
+        turned: when the thread last took a turn (CLOCK_MONOTONIC); at least once a second.
 
     Raises:
         UserError: an endpoint is malformed, taken, or open to the network without a word.
@@ -175,6 +178,10 @@ class Hub(threading.Thread):
         self.counters: Counter[str] = Counter()
         self.failure: BaseException | None = None
         self.turned = time.monotonic()
+        self._expected_stages: frozenset[str] | None = None
+        self._expected_runs: Mapping[str, str] | None = None
+        self.stage_changed: Callable[[], None] = lambda: None
+        """Called by the hub's thread when a stage says that its state is another."""
         self._info = info
         self._health = health
         self._health_due = 0.0
@@ -182,7 +189,8 @@ class Hub(threading.Thread):
         self._listeners: dict[str, bytes] = {}
         self._sources: dict[str, bytes] = {}
         self._exchange: tuple[str, bool] | None = None
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wakeup = Wakeup()
         self._context = zmq.Context()
         self._endpoints: list[str] = []
         try:
@@ -221,6 +229,10 @@ class Hub(threading.Thread):
         bind(socket, endpoint, name, lock=lock, doorman=self._doorman, unprotected=unprotected)
         self._endpoints.append(endpoint)
 
+    def expect(self, stages: Iterable[str], runs: Mapping[str, str]) -> None:
+        """Hear these stages only, and open only these streams with these runs. Before `start()`."""
+        self._expected_stages, self._expected_runs = frozenset(stages), dict(runs)
+
     # Called from other threads ----------------------------------------------------------
 
     def take_news(self) -> Iterator[m.Result | m.Utterance]:
@@ -229,16 +241,19 @@ class Hub(threading.Thread):
             yield self.news.popleft()
 
     def health_changed(self) -> None:
-        """Publish `health` at the next turn instead of at the next second."""
+        """Publish `health` at once instead of at the next second."""
         self._health_due = 0.0
+        self._wakeup.set()
 
     def use(self, bundle: str, *, keep_gate: bool) -> None:
         """Go on with another bundle; `ledger.bundle` says when that is so. See `Ledger.use`."""
         self._exchange = bundle, keep_gate
+        self._wakeup.set()
 
     def stop(self) -> None:
         """End the thread after what is queued went out, and close both sockets."""
-        self._stopping.set()
+        self._stopping = True
+        self._wakeup.set()
         if self.is_alive():
             self.join(timeout=5)
         elif not self._context.closed:
@@ -251,8 +266,12 @@ class Hub(threading.Thread):
             poller = zmq.Poller()
             poller.register(self._public, zmq.POLLIN)
             poller.register(self._stages, zmq.POLLIN)
-            while not self._stopping.is_set():
-                self._turn(dict(poller.poll(POLL_MS)))
+            poller.register(self._wakeup, zmq.POLLIN)
+            for socket in self._doorman.sockets if self._doorman else []:
+                poller.register(socket, zmq.POLLIN)
+            while not self._stopping:
+                until_health = max(0.0, self._health_due - time.monotonic())
+                self._turn(dict(poller.poll(math.ceil(1000.0 * until_health))))
             self._publish(self._health(self))
         except BaseException as error:  # the supervisor sees `failure` and ends
             self.failure = error
@@ -274,6 +293,8 @@ class Hub(threading.Thread):
 
     def _turn(self, ready: dict[Any, int]) -> None:
         self.turned = time.monotonic()
+        if self._wakeup.fileno() in ready:
+            self._wakeup.clear()
         if self._doorman is not None:
             self._doorman.turn()
             count_refused(self._doorman, self.counters)
@@ -312,6 +333,9 @@ class Hub(threading.Thread):
             if self.counters["hub_malformed"] % 100 == 1:
                 log.warning("refused a message from a stage: %s", error)
             return
+        if self._strange(message):
+            self.counters["hub_strangers"] += 1
+            return
         match message:
             case m.Submit():
                 self._submit(identity, message)
@@ -331,6 +355,19 @@ class Hub(threading.Thread):
                         self._send(identity, stream.resume())
             case _:
                 self.counters["hub_malformed"] += 1
+
+    def _strange(self, message: m.Message) -> bool:
+        """Whether it is of a stage or a stream that nobody started."""
+        match message:
+            case m.Heartbeat() | m.Hello():
+                known, name = self._expected_stages, message.stage
+                return name not in known if known is not None else len(self.beats) > MOST_ALONE
+            case m.Open():
+                runs = self._expected_runs
+                if runs is None:
+                    return len(self.ledger.streams) > MOST_ALONE
+                return runs.get(message.stream) != message.run
+        return False
 
     def _open(self, identity: bytes, message: m.Open) -> None:
         if self.ledger.open(message):
@@ -363,6 +400,7 @@ class Hub(threading.Thread):
         previous = self.beats.get(message.stage)
         if previous is None or previous.heartbeat.state != message.state:
             self.health_changed()
+            self.stage_changed()
         if previous is not None and previous.heartbeat.pid != message.pid:
             # A fresh process counts from zero; what its predecessor counted stays counted.
             self.counters.update(previous.heartbeat.counters)

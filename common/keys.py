@@ -61,6 +61,10 @@ class Lock:
         """From a stage's job."""
         return cls(Path(table["secret"]), Path(table["allowed"]))
 
+    def job(self) -> dict[str, str]:
+        """For a stage's job."""
+        return {"secret": str(self.secret), "allowed": str(self.allowed)}
+
     def check(self) -> None:
         """Raises UserError where a key is missing, malformed or open to others."""
         read_pair(self.secret)
@@ -191,7 +195,8 @@ class Doorman:
 
     ZeroMQ asks it by ZAP (RFC 27) about every key. A folder of keys is read anew when it has
     changed: a key that is added counts at once, one that is removed no longer for connections to
-    come. Call `turn()` from the thread that owns the sockets, several times a second.
+    come. Call `turn()` from the thread that owns the sockets, several times a second, or
+    whenever one of `sockets` has something.
 
     Attributes:
         refused: how many handshakes have failed.
@@ -219,6 +224,11 @@ class Doorman:
         monitor.setsockopt(zmq.LINGER, 0)
         self._monitors.append(monitor)
 
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What to poll, to answer at once."""
+        return [self._zap, *self._monitors]
+
     def turn(self) -> None:
         """Answer who asks, count who was turned away."""
         for _ in range(PER_TURN):
@@ -236,7 +246,7 @@ class Doorman:
                 self.refused += 1
 
     def close(self) -> None:
-        for socket in (self._zap, *self._monitors):
+        for socket in self.sockets:
             socket.close()
 
     def _answer(self, frames: list[bytes]) -> list[bytes]:

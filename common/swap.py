@@ -37,6 +37,8 @@ from common.supervision import State, Supervision
 log = logging.getLogger("swap")
 
 CONTROL = "control"
+EXCHANGED = ("features", "infer")
+"""Modules of the stages that work with a bundle."""
 READY_WITHIN_S = 30.0
 END_WITHIN_S = 3.0
 """So long may the old processes take to end before they are killed."""

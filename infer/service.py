@@ -142,6 +142,7 @@ class InferService:
 
     Args:
         models: what can be served, by the bundle's id; the hub says which one is in force.
+        features: where features listens, or for each of this worker's streams where its does.
         known: further bundles, for utterances that began under them.
         ticket: keys, where hub and features are across a network.
         context: that of a host that serves several boxes; None: an own one.
@@ -151,7 +152,7 @@ class InferService:
         self,
         models: Mapping[str, tuple[Bundle, Model]],
         hub: str,
-        features: str,
+        features: str | dict[str, str],
         stage: str = "infer",
         *,
         known: Iterable[Bundle] = (),
@@ -165,7 +166,15 @@ class InferService:
         context = context or self._own
         assert context is not None
         self._hub = connect(context, hub, "hub", ticket)
-        self._features = connect(context, features, "features", ticket)
+        endpoints = [features] if isinstance(features, str) else sorted(set(features.values()))
+        workers = {end: connect(context, end, "features", ticket) for end in endpoints}
+        self._workers = list(workers.values())
+        # The streams that are ours, and who makes their features; None: all are, by one.
+        self._worker_of = (
+            None
+            if isinstance(features, str)
+            else {stream: workers[end] for stream, end in features.items()}
+        )
         # Across a network the clocks of both machines have nothing to do with each other.
         self._knows_lag = ticket is None
         self._heart = Heart(stage, self._hub)
@@ -192,12 +201,12 @@ class InferService:
         for bundle, model in self._models.values():
             log.info("ready: bundle %s on %s", bundle.id, model.runtime)
         self._ask("")
-        return [self._hub, self._features]
+        return [self._hub, *self._workers]
 
     def turn(self, ready: Mapping[Any, int]) -> None:
         """Do what there is to do."""
         # The hub first: an acceptance frees credit, a resume makes windows void.
-        for socket in (self._hub, self._features):
+        for socket in (self._hub, *self._workers):
             if socket in ready:
                 self._receive(socket)
         self._repeat()
@@ -205,7 +214,7 @@ class InferService:
 
     def end(self) -> None:
         """Let what is on its way go out, and close."""
-        for socket in (self._hub, self._features):
+        for socket in (self._hub, *self._workers):
             socket.close(linger=200)
         if self._own is not None:
             self._own.term()
@@ -249,6 +258,8 @@ class InferService:
     def _resume(self, message: m.Resume) -> None:
         self._asked.pop(message.stream, None)
         self._asked.pop("", None)
+        if self._worker_of is not None and message.stream not in self._worker_of:
+            return  # another worker's
         if message.bundle not in self._models:
             self._refuse(message)
             return
@@ -262,7 +273,7 @@ class InferService:
         session = Session.of(message, bundle, made_by)
         self._sessions[message.stream] = session
         if not session.ended:
-            send(self._features, session.want())
+            self._want(session)
 
     def _refuse(self, message: m.Resume) -> None:
         """A bundle that is not here: ask again, somebody may change that on either side."""
@@ -287,7 +298,7 @@ class InferService:
         session.accepted, session.ended = message.next, message.ended
         session.progress = time.monotonic()
         if not session.ended:
-            send(self._features, session.want())
+            self._want(session)
 
     def _window(self, window: m.Window) -> None:
         session = self._sessions.get(window.stream)
@@ -327,7 +338,14 @@ class InferService:
             if session.expected > session.accepted and now - session.progress > STALLED_S:
                 self._lost(session.stream)
             else:
-                send(self._features, session.want())
+                self._want(session)
+
+    def _want(self, session: Session) -> None:
+        if self._worker_of is None:
+            (worker,) = self._workers
+        else:
+            worker = self._worker_of[session.stream]
+        send(worker, session.want())
 
     def _lost(self, stream: str) -> None:
         """Something between features and hub is gone: ask the hub where to go on."""
