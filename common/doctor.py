@@ -282,7 +282,8 @@ def judge(trial: Trial, sources: dict[str, str]) -> Iterator[Finding]:
     for name, source in sources.items():
         levels = [r.rms_db for r in trial.results if r.stream == name and r.state != "gap"]
         rows = [s for s in trial.health.streams if s.name == name] if trial.health else []
-        yield hear(name, source, levels, rows[0].state if rows else "")
+        reason = f" ({rows[0].reason})" if rows and rows[0].reason else ""
+        yield hear(name, source, levels, rows[0].state + reason if rows else "")
     lost = sum(result.lost + result.skipped for result in trial.results)
     counters = trial.health.counters if trial.health else {}
     trouble = [f"{n} {count}" for n, count in counters.items() if n in LOSSES and count]

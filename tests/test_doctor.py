@@ -201,7 +201,19 @@ def test_levels_in_words(levels: list[float], level: Level, words: str) -> None:
 
 
 def tried(*, total: float = 5.0, cpu: float = 0.2, **counters: int) -> dict[str, Finding]:
-    row = m.StreamHealth("main", "a", "live", 0, -30.0, 0, 0)
+    row = m.StreamHealth(
+        name="main",
+        run="a",
+        state="live",
+        reason=None,
+        state_s=9.0,
+        device=None,
+        position=0,
+        level_db=-30.0,
+        clipped=0.0,
+        gaps=0,
+        lost=0,
+    )
     rows = [
         dataclasses.replace(result(k), rms_db=-30.0, timing_ms={"total": total}) for k in range(5)
     ]
