@@ -29,6 +29,7 @@ ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]
 SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
 STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
 DEFAULT_STREAM = "main"
+MAX_STREAMS = 256
 
 
 def check_stream(name: str) -> str:
@@ -87,6 +88,25 @@ class CaptureConfig(_Table):
     wait_for_device: bool = Field(
         default=False, description="whether an absent device is waited for"
     )
+
+
+class MetricsConfig(_Table):
+    """[metrics]"""
+
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Prometheus scrapes here; unset: nothing is served",
+    )
+    address: str = Field(default="127.0.0.1", description="address to serve at")
+
+
+class WorkersConfig(_Table):
+    """[workers]"""
+
+    features: int = Field(default=1, ge=1, le=64, description="processes that make features")
+    infer: int = Field(default=1, ge=1, le=64, description="processes that run the model")
 
 
 class DashboardConfig(_Table):
@@ -157,9 +177,13 @@ class Config(pydantic_settings.BaseSettings):
     )
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    workers: WorkersConfig = WorkersConfig()
     dashboard: DashboardConfig = DashboardConfig()
     history: HistoryConfig = HistoryConfig()
-    stream: tuple[StreamConfig, ...] = Field((), max_length=64, description="one row a stream")
+    stream: tuple[StreamConfig, ...] = Field(
+        (), max_length=MAX_STREAMS, description="one row a stream"
+    )
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
 
@@ -252,7 +276,7 @@ def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str,
 _ALLOWED = {
     "model_type": "a table",
     "tuple_type": "rows of [[stream]]",
-    "too_long": "at most 64 rows",
+    "too_long": f"at most {MAX_STREAMS} rows",
     "path_type": "a path",
 }
 """Pydantic's error types of which it speaks in Python's terms, in the user's."""
@@ -278,6 +302,8 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     tables: dict[str, type[BaseModel]] = {
         "ring": RingConfig,
         "capture": CaptureConfig,
+        "metrics": MetricsConfig,
+        "workers": WorkersConfig,
         "dashboard": DashboardConfig,
         "history": HistoryConfig,
         "stream": StreamConfig,

@@ -6,6 +6,7 @@ With --json every message is one object a line, `topic` first, replays and healt
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import select
@@ -39,7 +40,7 @@ def main() -> int:
         return EXIT_USER
     with results:
         try:
-            _follow(results, _json_line if flags.json else _line)
+            _follow(results, _json_line if flags.json else functools.partial(_line, known={}))
         except NewerProtocolError as error:
             _say(str(error))
             return EXIT_USER
@@ -89,10 +90,15 @@ def _json_line(event: Event) -> str:
     return json.dumps(table, ensure_ascii=False, allow_nan=False)
 
 
-def _line(event: Event) -> str | None:
-    """One message for people; None where it is nothing new, or told on stderr."""
+def _line(event: Event, known: dict[str, m.Info]) -> str | None:
+    """One message for people; None where it is nothing new, or told on stderr.
+
+    Args:
+        known: the last info of each stream; another subscriber's replay tells it again.
+    """
     match event.message:
-        case m.Info() as info:
+        case m.Info() as info if known.get(info.stream) != info:
+            known[info.stream] = info
             window, hop = info.window / info.rate, info.hop / info.rate
             grid = f"windows of {window:g} s every {hop:g} s"
             return f"{info.stream}  {info.source}, {grid}, {info.bundle}: {', '.join(info.labels)}"

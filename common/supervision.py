@@ -143,11 +143,11 @@ class Supervision:
         if not self._killing:
             died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self.reason = f"{died}: {last_words}" if last_words else died
-        if code == EXIT_USER:
+        if code in (EXIT_USER, EXIT_DEVICE):
             self.reason = last_words or self.reason
-            if self._policy.vital:
-                self.state = State.FAILED
-                return
+        if code == EXIT_USER and self._policy.vital:
+            self.state = State.FAILED
+            return
         lived = self.state is State.READY and now - self._since >= self._policy.quick
         self._quick_deaths = 0 if lived else self._quick_deaths + 1
         self._absences += code == EXIT_DEVICE

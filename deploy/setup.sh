@@ -9,7 +9,7 @@ kind=${1:-run}
 
 packages="libportaudio2 python3-venv"
 if [ "$kind" != run ]; then
-    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins"
+    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev"
 fi
 # A browser to look at the page with, a broker to forward to. Not every system packages them
 # (Ubuntu has no chromium); the tests that need them are skipped there.

@@ -81,7 +81,7 @@ def test_the_effective_configuration_gives_itself_again(
         ({"stream": {"source": "file:x"}}, ["stream", "file:x", "rows of [[stream]]"]),
         ({"stream": [5]}, ["stream.0", "5", "a table"]),
         ({"stream": [{"source": "file:x", "channel": 64}]}, ["stream.0.channel", "64", "63"]),
-        ({"stream": [{"source": f"file:{n}"} for n in range(65)]}, ["stream", "at most 64 rows"]),
+        ({"stream": [{"source": f"file:{n}"} for n in range(257)]}, ["stream", "at most 256 rows"]),
         ({"stream": [{"name": "a"}]}, ["stream.0.source", "missing"]),
         ({"stream": [{"source": "file:x"}, {"source": "file:y"}]}, ["'main'", "must differ"]),
         ({"ring": 30}, ["ring", "30", "a table"]),
