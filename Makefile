@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup demo run test test-all test-tflite-runtime test-train lint clean
+.PHONY: setup demo run test test-all test-tflite-runtime test-train bench lint clean
 
 setup: .venv/.run
 
@@ -46,6 +46,11 @@ test-tflite-runtime: .venv-tflite-runtime/.done
 # Training from end to end on a tiny made-up corpus, with TensorFlow.
 test-train: .venv-train/.done
 	.venv-train/bin/python -m pytest tests/test_train.py tests/test_train_smoke.py
+
+# Everything in docs/PERFORMANCE.md, measured on this machine, in a quarter of an hour. Parts of
+# it: make bench ONLY=ring,features
+bench: .venv/.dev
+	$(PYTHON_IN_VENV) -m bench $(if $(ONLY),--only $(ONLY)) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 lint: .venv/.dev
 	.venv/bin/ruff check .
