@@ -39,7 +39,7 @@ from common.listen import DEFAULT_LISTEN, listen_tcp
 from common.messages import Health, Swapped
 from common.notify import Notifier
 from common.process import keep_private
-from common.processes import FILES, STAGES, Stage, process_table, status_line
+from common.processes import FILES, KEEPERS, STAGES, Stage, process_table, status_line
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
@@ -58,6 +58,8 @@ END_S = 3.0
 """So long may features and infer take to end before they are killed."""
 QUIET_START_S = 10.0
 """Log lines wait for a good start, so that a user's mistake is the only line; but not longer."""
+KEEPERS_S = 5.0
+"""Sound waits for those who keep what is said of it, but not longer."""
 HUB_TURN_S = 3.0
 """A hub that takes no turn for so long is not well."""
 EXCHANGE_TURN_S = 0.02
@@ -387,6 +389,8 @@ class Pipeline:
                 log.info("%s is back", stage.name)
             supervision.beat(beat.received, ready=beat.heartbeat.state == "ready")
         match supervision.act(now):
+            case Action.START if stage.module == "capture" and self._too_early(now):
+                pass
             case Action.START:
                 supervision.started(now)
                 stage.child = Child(
@@ -401,6 +405,13 @@ class Pipeline:
                 assert child is not None
                 log.warning("%s hangs: %s", stage.name, supervision.reason)
                 child.kill()
+
+    def _too_early(self, now: float) -> bool:
+        """Whether somebody is about to be there who shall hear everything from the start."""
+        if now - self._began > KEEPERS_S:
+            return False
+        keepers = [s.supervision for s in self.stages if s.name in KEEPERS]
+        return any(k.state is not State.READY and not k.restarts for k in keepers)
 
     def _tell_death(self, stage: Stage, was: State) -> None:
         # A microphone may be away for weeks: the same words again are told ever more rarely.

@@ -19,6 +19,8 @@ FILES = ("file", "replay")
 """Kinds of sources that come to an end by themselves."""
 MODULES = {"record": "capture.taping", "history": "dashboard.recorder"}
 """Modules of the stages that are not called like theirs."""
+KEEPERS = ("record", "history")
+"""They must be there before the first sound, to keep everything."""
 STAGES = ("capture", "features", "infer")
 NICE = {"capture": -10, "record": 5}
 """Nice values, where the system lets us: sound that is not fetched in time is lost."""
