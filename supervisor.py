@@ -61,7 +61,7 @@ FILES = ("file", "replay")
 MODULES = {"record": "capture.taping", "history": "dashboard.recorder"}
 """Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
-NICE = {"capture": -10, "record": 5}
+NICE = {"capture": -10, "record": 5, "history": 5, "dashboard": 5}
 """Nice values, where the system lets us: sound that is not fetched in time is lost."""
 
 
