@@ -497,6 +497,7 @@ async function fetchPast() {
     view.shown = past;
     charts.show({ labels: past.labels, rows: past.rows, said: past.utterances, start, end, gate: gateLevel(one) });
     drawUtterances();
+    if (!past.rows.length) text($("reading"), "Nothing was kept of this time.");
   } else if (answer && !answer.ok) text($("reading"), (await answer.text()).trim());
   if (!following() && view.end !== end) fetchPast(); // another was asked for meanwhile
 }
