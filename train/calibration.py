@@ -16,6 +16,11 @@ from train.metrics import threshold_at
 COVERAGE = 0.8
 """Share of windows, and of utterances, that shall get a label."""
 
+LOST = 0.01
+"""Share of windows, and of utterances, of speech that may be taken for something else."""
+MOST_SPEECH = 0.5
+"""No threshold is higher: rooms and voices are not all as clear as those it is fitted on."""
+
 Vector = NDArray[np.float64]
 
 
@@ -59,14 +64,14 @@ def calibrated(
     the utterances, then the thresholds. Every corpus counts the same.
 
     Args:
-        outputs: raw model outputs per clip, (speech windows, labels), probabilities.
+        outputs: raw model outputs per clip, (speech windows, bundle.outputs), probabilities.
         truth: label index per clip.
         corpora: corpus name per clip.
     """
     sizes = [len(o) for o in outputs]
     window_truth = np.repeat(truth, sizes)
     window_weight = np.repeat(even(corpora) / np.maximum(sizes, 1), sizes)
-    stacked = np.concatenate(outputs).astype(np.float64)
+    stacked = np.concatenate(outputs)[:, : len(bundle.labels)].astype(np.float64)
     bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
     judged = _judge(bundle, heard, outputs)
     smoothed = np.concatenate([j.smoothed for j in judged])
@@ -84,7 +89,19 @@ def calibrated(
         min_confidence=_threshold(smoothed, window_truth, coverage),
         min_utterance_confidence=_threshold(said, truth, coverage),
     )
+    if bundle.speech_output:
+        voiced = [float(o[:, -1].mean()) for o in outputs if len(o)]
+        decision = dataclasses.replace(
+            decision,
+            min_speech=_rejects(np.concatenate([j.speech for j in judged])),
+            min_utterance_speech=_rejects(np.array(voiced)),
+        )
     return dataclasses.replace(bundle, decision=decision)
+
+
+def _rejects(speech: Vector) -> float:
+    """The probability of speech that all but a few reach."""
+    return round(min(MOST_SPEECH, float(np.quantile(speech, LOST))), 4)
 
 
 def _threshold(probabilities: Vector, truth: NDArray[np.int64], coverage: float) -> float:

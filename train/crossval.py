@@ -25,7 +25,7 @@ from train.splits import Split
 log = logging.getLogger("train")
 
 Outputs = dict[int, NDArray[np.float32]]
-"""Clip → raw outputs of its speech windows, (windows, labels)."""
+"""Clip → raw outputs of its speech windows, (windows, bundle.outputs)."""
 
 
 def key_of(material: Material, recipe: Recipe, seed: int) -> str:
@@ -90,7 +90,7 @@ def _path(folder: Path, split: Split, condition: str) -> Path:
 
 
 def plain_bundle(
-    spec: FeatureSpec, labels: tuple[str, ...], decision: Decision | None = None
+    spec: FeatureSpec, labels: tuple[str, ...], *, speech_output: bool = False
 ) -> Bundle:
     """A bundle of parameters alone, for `judge`: nothing calibrated, nothing uncertain."""
     return Bundle(
@@ -102,7 +102,8 @@ def plain_bundle(
         layout="frames,dims,1",
         output="probabilities",
         calibration=Calibration(),
-        decision=decision or Decision(),
+        decision=Decision(),
+        speech_output=speech_output,
     )
 
 

@@ -25,8 +25,8 @@ from train.splits import Split
 
 log = logging.getLogger("train")
 
-NOISE_S = 5400.0
-"""Length of the mix from which examples without speech are taken."""
+NOISE_HOURS = 4
+"""Length of the mixes from which examples without speech are taken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,9 @@ class Job:
         embeddings = self.material.embeddings
         if not self.plan.recipe.distil or embeddings is None:
             return None
-        return teacher.soft_labels(embeddings, self.truth, self.speaker, train, len(self.labels))
+        return teacher.soft_labels(
+            embeddings, self.truth, self.corpus, self.speaker, train, len(self.labels)
+        )
 
     def run(
         self, split: Split, heard: Mapping[str, Mapping[int, Heard]], seed: int | None = None
@@ -188,10 +190,10 @@ def prepare(
     noise = None
     if recipe.noise:
         files = nonspeech.sound_files(noise_files) if noise_files else []
-        noise = nonspeech.examples(plan.spec, NOISE_S, seed + 100, files)
+        noise = nonspeech.examples(plan.spec, NOISE_HOURS, seed + 100, files, cache, workers)
     return Job(plan, Material(plan.spec, clips, examples, embeddings, noise), sounds, work, seed)
 
 
 def blank_bundle(job: Job) -> Bundle:
     """An uncalibrated bundle of the job's spec and labels, for `judge`."""
-    return plain_bundle(job.plan.spec, job.labels)
+    return plain_bundle(job.plan.spec, job.labels, speech_output=job.plan.recipe.speech_head > 0)
