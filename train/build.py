@@ -58,7 +58,7 @@ def fit_all(job: Job) -> Fitted:
         job.plan.recipe,
         seed=job.seed,
         checkpoint=folder / "all.npz",
-        soft=job.soft(everybody),
+        soft=job.soft("all", everybody),
     )
 
 

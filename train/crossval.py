@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,14 @@ def run_split(
     heard: Mapping[str, Mapping[int, Heard]],
     work: Path,
     seed: int = 0,
-    soft: NDArray[np.float32] | None = None,
+    soft: Callable[[], NDArray[np.float32] | None] = lambda: None,
 ) -> dict[str, Outputs]:
     """Train on one side of a split and listen to the other, under each condition.
 
     Args:
         heard: condition → clip → what the live code heard of it; `clean` is as recorded.
         work: folder that keeps checkpoints and outputs, so that nothing is done twice.
+        soft: gives a teacher's probabilities per clip, where the recipe distils.
     """
     folder = work / key_of(material, recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def run_split(
             recipe,
             seed=seed,
             checkpoint=folder / f"{split.name}.npz",
-            soft=soft,
+            soft=soft(),
         )
         for condition in missing:
             clips = wanted[condition]

@@ -45,7 +45,8 @@ class Recipe:
         smoothing: of the labels (Szegedy et al., 2016).
         emotion_head: weight of a second head that learns all the corpora's emotions.
         teacher: weight of a head that learns the teacher's embedding of the clip.
-        distil: share of the teacher's probabilities in the targets.
+        distil: share of a teacher's probabilities in the targets.
+        ensemble: so many larger networks are that teacher; 0: a large speech model is.
         masking: SpecAugment on every batch.
         warp: how far speakers and paces are stretched on every batch, 0 for not at all; log-mel
             features alone.
@@ -67,6 +68,7 @@ class Recipe:
     emotion_head: float = 0.3
     teacher: float = 0.0
     distil: float = 0.0
+    ensemble: int = 0
     noise: float = 0.0
     speech_head: float = 0.0
     overlay: float = 0.0
