@@ -39,6 +39,12 @@ gate = "adaptive"
 copies = 1
 steps = 60
 batch = 32
+noise = 0.2
+noise_minutes = 2
+speech_head = 0.3
+overlay = 0.3
+tilt = 2.0
+warp = 0.05
 
 [network]
 channels = [8, 12]

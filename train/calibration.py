@@ -18,7 +18,7 @@ COVERAGE = 0.8
 
 LOST = 0.01
 """Share of windows, and of utterances, of speech that may be taken for something else."""
-MOST_SPEECH = 0.5
+MOST_SPEECH = 0.7
 """No threshold is higher: rooms and voices are not all as clear as those it is fitted on."""
 
 Vector = NDArray[np.float64]

@@ -52,6 +52,7 @@ class Recipe:
             features alone.
         mixup: alpha of mixup (Zhang et al., 2018), 0 for none.
         noise: share of windows without speech, for which every label is equally (un)likely.
+        noise_minutes: length of the mixes from which these are taken.
         speech_head: weight of a head that tells speech from these, which is shipped too.
         overlay: share of the speech windows under which one without speech is laid.
         tilt: deviation in dB of a random smooth frequency response on every window.
@@ -70,6 +71,7 @@ class Recipe:
     distil: float = 0.0
     ensemble: int = 0
     noise: float = 0.0
+    noise_minutes: int = 240
     speech_head: float = 0.0
     overlay: float = 0.0
     tilt: float = 0.0

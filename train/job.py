@@ -25,9 +25,6 @@ from train.splits import Split
 
 log = logging.getLogger("train")
 
-NOISE_HOURS = 4
-"""Length of the mixes from which examples without speech are taken."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -196,7 +193,9 @@ def prepare(
     noise = None
     if recipe.noise:
         files = nonspeech.sound_files(noise_files) if noise_files else []
-        noise = nonspeech.examples(plan.spec, NOISE_HOURS, seed + 100, files, cache, workers)
+        noise = nonspeech.examples(
+            plan.spec, recipe.noise_minutes, seed + 100, files, cache, workers
+        )
     return Job(plan, Material(plan.spec, clips, examples, embeddings, noise), sounds, work, seed)
 
 

@@ -193,20 +193,22 @@ def false_events(
 
 
 def examples(
-    spec: FeatureSpec, hours: int, seed: int, files: Sequence[Path], cache: Path, workers: int = 2
+    spec: FeatureSpec, minutes: int, seed: int, files: Sequence[Path], cache: Path, workers: int = 2
 ) -> NDArray[np.float16]:
     """Windows that the gate takes for speech, (n, frames, dims), for training.
 
-    They come from mixes of an hour each, mostly of real sounds if there are `files`; cached
-    under `cache` by spec, files and seed.
+    They come from mixes of an hour at most, mostly of real sounds if there are `files`; cached
+    under `cache` by spec, length, seed and files.
     """
+    hours = -(-minutes // 60)
     names = [(str(f), f.stat().st_size) for f in files]
-    described = json.dumps([dataclasses.asdict(spec), hours, seed, names])
+    described = json.dumps([dataclasses.asdict(spec), minutes, seed, names])
     path = cache / f"noise-{hashlib.sha256(described.encode()).hexdigest()[:16]}.npy"
     if path.is_file():
         return np.asarray(np.load(path))
     mixes = [
-        mix(spec.sample_rate, 3600.0, seed + k, files, TRAINING_SHARE)[0] for k in range(hours)
+        mix(spec.sample_rate, 60.0 * minutes / hours, seed + k, files, TRAINING_SHARE)[0]
+        for k in range(hours)
     ]
     heard = hear_all(mixes, spec, force=False, workers=workers)
     x = np.concatenate([h.x.astype(np.float16) for h in heard])
