@@ -19,6 +19,7 @@ from common.bundle import Bundle
 from common.messages import Result, Utterance, Window
 
 UNCERTAIN = "uncertain"
+NOT_SPEECH = "not_speech"
 SILENT_WINDOWS_END = 2
 """So many windows without speech end an utterance."""
 MAX_UTTERANCE_S = 30.0
@@ -217,7 +218,7 @@ def _doubt(
     if window.rms_db < decision.too_quiet_dbfs:
         return "too_quiet"
     if voiced < decision.min_speech:
-        return "not_speech"
+        return NOT_SPEECH
     if speaking.windows < decision.min_windows:
         return "too_short"
     if confidence < decision.min_confidence:
@@ -232,7 +233,7 @@ def _utterance(speaking: Speaking, window: Window, bundle: Bundle) -> Utterance:
     confidence = float(probabilities[top])
     reason = None
     if speaking.speech / speaking.windows < bundle.decision.min_utterance_speech:
-        reason = "not_speech"
+        reason = NOT_SPEECH
     elif speaking.windows < bundle.decision.min_windows:
         reason = "too_short"
     elif confidence < bundle.decision.min_utterance_confidence:

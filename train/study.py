@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.bundle import Bundle
+from infer.decision import NOT_SPEECH
 from train import nonspeech
 from train.augment import coloured_noise, quantize, reverberate, speech_dbfs, telephone
 from train.corpora import Samples
@@ -239,7 +240,7 @@ def cross_judged(
 def rejected(judged: Mapping[int, Judged]) -> float:
     """Share of the utterances that are taken for no speech."""
     reasons = [u.reason for j in judged.values() for u in j.utterances]
-    return reasons.count("not_speech") / max(1, len(reasons))
+    return reasons.count(NOT_SPEECH) / max(1, len(reasons))
 
 
 def _mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
