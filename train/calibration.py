@@ -44,10 +44,15 @@ def fit_temperature(probabilities: Vector, truth: NDArray[np.int64], weight: Vec
     return round(float(np.exp(found.x)), 4)
 
 
-def even(corpora: NDArray[np.str_]) -> Vector:
-    """Weights that let every corpus count the same."""
-    names, index, counts = np.unique(corpora, return_inverse=True, return_counts=True)
-    return np.asarray(len(corpora) / len(names) / counts[index])
+def weights(corpora: NDArray[np.str_]) -> Vector:
+    """Weights that let a corpus count as the root of its size.
+
+    Between all corpora alike, which makes the many clips of a large and difficult one too
+    sure, and all clips alike, which makes the others too unsure.
+    """
+    _, index, counts = np.unique(corpora, return_inverse=True, return_counts=True)
+    weight = 1 / np.sqrt(counts[index])
+    return np.asarray(weight / weight.mean())
 
 
 def calibrated(
@@ -61,7 +66,8 @@ def calibrated(
     """The bundle with temperatures and thresholds for these clips.
 
     First the temperature of single windows, then with it those of the smoothed windows and of
-    the utterances, then the thresholds. Every corpus counts the same.
+    the utterances, then the thresholds. See `weights` for how much
+    a corpus counts.
 
     Args:
         outputs: raw model outputs per clip, (speech windows, bundle.outputs), probabilities.
@@ -70,7 +76,7 @@ def calibrated(
     """
     sizes = [len(o) for o in outputs]
     window_truth = np.repeat(truth, sizes)
-    window_weight = np.repeat(even(corpora) / np.maximum(sizes, 1), sizes)
+    window_weight = np.repeat(weights(corpora) / np.maximum(sizes, 1), sizes)
     stacked = np.concatenate(outputs)[:, : len(bundle.labels)].astype(np.float64)
     bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
     judged = _judge(bundle, heard, outputs)
@@ -79,7 +85,7 @@ def calibrated(
     bundle = _with(
         bundle,
         smoothed_temperature=fit_temperature(smoothed, window_truth, window_weight),
-        utterance_temperature=fit_temperature(said, truth, even(corpora)),
+        utterance_temperature=fit_temperature(said, truth, weights(corpora)),
     )
     judged = _judge(bundle, heard, outputs)
     smoothed = np.concatenate([j.smoothed for j in judged])
