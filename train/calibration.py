@@ -66,8 +66,7 @@ def calibrated(
     """The bundle with temperatures and thresholds for these clips.
 
     First the temperature of single windows, then with it those of the smoothed windows and of
-    the utterances, then the thresholds. See `weights` for how much
-    a corpus counts.
+    the utterances, then the thresholds. See `weights` for how much a corpus counts.
 
     Args:
         outputs: raw model outputs per clip, (speech windows, bundle.outputs), probabilities.
