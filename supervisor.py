@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import faulthandler
+import importlib.util
 import logging
 import os
 import queue
@@ -16,27 +17,38 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from common.bundle import Bundle, load_bundle
+from common.bundle import Bundle, keep_bundle, load_bundle
 from common.child import Child
-from common.config import DEFAULT_STREAM, Config, StreamConfig, load_config, to_toml
+from common.config import (
+    DEFAULT_STREAM,
+    MAX_STREAMS,
+    Config,
+    MetricsConfig,
+    StreamConfig,
+    load_config,
+    to_toml,
+)
 from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
+from common.listen import DEFAULT_LISTEN, listen_tcp
 from common.messages import Health
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
 from common.supervision import Action, Policy, State, Supervision
-from common.terminal import View, make_view
+from common.terminal import Unhurried, leave, make_view
 
 log = logging.getLogger("supervisor")
 
-TURN_S = 0.05
+TURN_S = 0.25
+"""So often it looks after the stages where nothing wakes it: no line, no death, no new state."""
 SHOW_S = 0.1
 DRAIN_S = 6.0
 """So long may capture take to see its last results accepted before it is killed."""
@@ -46,9 +58,11 @@ QUIET_START_S = 10.0
 """Log lines wait for a good start, so that a user's mistake is the only line; but not longer."""
 FILES = ("file", "replay")
 """Kinds of sources that come to an end by themselves."""
-MODULES = {"record": "capture.taping"}
+MODULES = {"record": "capture.taping", "history": "dashboard.recorder"}
 """Modules of the stages that are not called like theirs."""
 STAGES = ("capture", "features", "infer")
+NICE = {"capture": -10, "record": 5}
+"""Nice values, where the system lets us: sound that is not fetched in time is lost."""
 
 
 @dataclasses.dataclass
@@ -62,6 +76,8 @@ class Stage:
     supervision: Supervision
     inherit: tuple[int, ...] = ()
     child: Child | None = None
+    told: str | None = None
+    repeats: int = 0
 
 
 class Pipeline:
@@ -69,17 +85,21 @@ class Pipeline:
 
     def __init__(self, config: Config, bundle: Bundle, profiles: dict[str, str]) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._woken = threading.Event()
         self._held: list[str] | None = []
         self._began = time.monotonic()
         self._show_due = 0.0
         self._stops = 0
         self._failed: Stage | None = None
+        self._runs: dict[str, str] = {}
         self._resources = ExitStack()
         self._log_to_queue()
         with ExitStack() as undo:
             undo.push(self._resources)
             folder = own_folder()
             self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._originals = (str(folder / "bundle"), str(config.bundle))
+            bundle = keep_bundle(bundle, folder / "bundle")
             rings = self._create_rings(config, bundle)
             stages = f"ipc://{folder}/hub"
             self.hub = Hub(
@@ -88,14 +108,29 @@ class Pipeline:
                 info=lambda opened: stream_info(opened, bundle),
                 health=lambda _: self.health(),
             )
+            self.hub.stage_changed = self._woken.set
             self._resources.callback(self.hub.stop)
-            self.stages = _table(
-                config, bundle, rings, hub=stages, features=f"ipc://{folder}/features"
-            )
+            # Where `results` leaves address or port open, the others must know what came of it.
+            config = config.model_copy(update={"results": self.hub.endpoint})
+            self.stages = _table(config, bundle, rings, hub=stages, folder=str(folder))
+            self._owners = {
+                row["name"]: stage.name
+                for stage in self._captures()
+                for row in stage.job["streams"]
+            }
+            self.hub.expect([stage.name for stage in self.stages], self._runs)
+            self._serve_metrics(config.metrics)
             undo.pop_all()
         for stage in self.stages:
             if stage.module in profiles:
                 stage.arguments += ["--profile", profiles[stage.module]]
+
+    def _serve_metrics(self, metrics: MetricsConfig) -> None:
+        if metrics.port is not None:
+            from common.metrics import MetricsServer
+
+            server = MetricsServer(metrics.address, metrics.port, self.health)
+            self._resources.callback(server.close)
 
     def _create_rings(self, config: Config, bundle: Bundle) -> dict[str, str]:
         run = secrets.token_hex(8)
@@ -108,6 +143,7 @@ class Pipeline:
                 run=run,
             )
             rings[stream.name] = self._resources.enter_context(ring).name
+            self._runs[stream.name] = run
         return rings
 
     # The life of the whole --------------------------------------------------------------
@@ -121,7 +157,7 @@ class Pipeline:
             with make_view() as view:
                 while not self._over():
                     self._turn(view)
-                    time.sleep(TURN_S)
+                    self._pause(view)
                 self._end(view, self._captures(), DRAIN_S)
                 self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
                 return self._verdict(view)
@@ -146,7 +182,8 @@ class Pipeline:
                     reason=supervision.reason,
                 )
             )
-        return pipeline_health(self.hub, rows)
+        expected = {name: (run, self._owners[name]) for name, run in self._runs.items()}
+        return pipeline_health(self.hub, rows, expected)
 
     def _captures(self) -> list[Stage]:
         return [stage for stage in self.stages if stage.module == "capture"]
@@ -155,7 +192,7 @@ class Pipeline:
         ended = all(stage.supervision.over for stage in self._captures())
         return ended or bool(self._stops or self._failed or self.hub.failure)
 
-    def _end(self, view: View, stages: list[Stage], limit: float) -> None:
+    def _end(self, view: Unhurried, stages: list[Stage], limit: float) -> None:
         """Tell stages to end, and see to it."""
         for stage in stages:
             stage.supervision.stop()
@@ -171,18 +208,21 @@ class Pipeline:
                     if stage.child is not None:
                         stage.child.kill()
             self._turn(view)
-            time.sleep(TURN_S)
+            self._pause(view)
 
-    def _verdict(self, view: View) -> int:
+    def _pause(self, view: Unhurried) -> None:
+        self._woken.wait(SHOW_S if view.live else TURN_S)
+        self._woken.clear()
+
+    def _verdict(self, view: Unhurried) -> int:
         failed = self._failed
         mistake = failed is not None and failed.supervision.exit_code == EXIT_USER
-        if mistake and failed is not None and self._held is not None:
-            # Nothing has begun, so nothing else is of use.
+        if not mistake or self._held is None:  # else nothing has begun, and nothing is of use
+            self._release(view)
+            view.show(self.hub.take_news(), self.health())
+            view.settle()
+        if failed is not None and mistake:
             view.write(failed.supervision.reason or f"{failed.name}: exit code {EXIT_USER}")
-            return EXIT_USER
-        self._release(view)
-        view.show(self.hub.take_news(), self.health())
-        if mistake:
             return EXIT_USER
         if failed is not None:
             log.error("%s cannot be kept alive: %s", failed.name, failed.supervision.reason)
@@ -193,10 +233,11 @@ class Pipeline:
 
     def _stop(self, _signum: int, _frame: object) -> None:
         self._stops += 1
+        self._woken.set()
 
     # One turn ---------------------------------------------------------------------------
 
-    def _turn(self, view: View) -> None:
+    def _turn(self, view: Unhurried) -> None:
         now = time.monotonic()
         before = [stage.supervision.state for stage in self.stages]
         for stage in self.stages:
@@ -209,16 +250,20 @@ class Pipeline:
             self._release(view)
         if self._held is None and now >= self._show_due:
             self._show_due = now + SHOW_S
-            view.show(self.hub.take_news(), self.health())
+            news = list(self.hub.take_news())
+            if news or view.live:
+                view.show(news, self.health())
 
     def _look_after(self, stage: Stage, now: float) -> None:
         supervision, child = stage.supervision, stage.child
         if child is not None and (code := child.exit_code()) is not None:
             stage.child = None
+            self._woken.set()  # it may have to be started again at once
             was = supervision.state
-            supervision.exited(now, code, child.last_words())
+            words = child.last_words()
+            supervision.exited(now, code, words and words.replace(*self._originals))
             if supervision.state is State.WAITING:
-                log.warning("%s died while %s: %s", stage.name, was.value, supervision.reason)
+                self._tell_death(stage, was)
             elif supervision.state is State.FAILED:
                 self._failed = stage
             return
@@ -231,27 +276,47 @@ class Pipeline:
             case Action.START:
                 supervision.started(now)
                 stage.child = Child(
-                    stage.module, stage.arguments, stage.job, self._lines.put, stage.inherit
+                    stage.module,
+                    stage.arguments,
+                    stage.job,
+                    self._line,
+                    stage.inherit,
+                    self._woken.set,
                 )
             case Action.KILL:
                 assert child is not None
                 log.warning("%s hangs: %s", stage.name, supervision.reason)
                 child.kill()
 
+    def _tell_death(self, stage: Stage, was: State) -> None:
+        # A microphone may be away for weeks: the same words again are told ever more rarely.
+        reason = stage.supervision.reason
+        stage.repeats = stage.repeats + 1 if reason == stage.told else 1
+        stage.told = reason
+        if stage.repeats & (stage.repeats - 1) == 0:
+            again = f" ({stage.repeats} times)" if stage.repeats > 1 else ""
+            log.warning("%s died while %s: %s%s", stage.name, was.value, reason, again)
+
     # Lines ------------------------------------------------------------------------------
+
+    def _line(self, line: str) -> None:
+        self._lines.put(line)
+        self._woken.set()
 
     def _log_to_queue(self) -> None:
         handler = logging.StreamHandler(_QueueStream(self._lines))
         handler.setFormatter(logging.Formatter(LOG_FORMAT, "%H:%M:%S"))
         logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
-    def _release(self, view: View) -> None:
+    def _release(self, view: Unhurried) -> None:
         """Hand held and new lines to the view."""
         lines, self._held = self._held or [], None
         while not self._lines.empty():
             lines.append(self._lines.get())
         for line in lines:
             view.write(line)
+        if view.dropped:
+            self.hub.counters["supervisor_lines_dropped"] = view.dropped
 
 
 class _QueueStream:
@@ -267,19 +332,30 @@ class _QueueStream:
 
 
 def _table(
-    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, features: str
+    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, folder: str
 ) -> list[Stage]:
     """The process table."""
     now = time.monotonic()
-    common = {"supervisor_pid": os.getpid(), "hub": hub, "features": features}
-    path = str(config.bundle)
+    common = {"supervisor_pid": os.getpid(), "hub": hub}
+    features = _workers("features", config.workers.features, rings)
+    infers = _workers("infer", config.workers.infer, rings)
+    endpoints = {
+        stream: f"ipc://{folder}/{name.replace('/', '.')}"
+        for name, streams in features.items()
+        for stream in streams
+    }
+    path = str(bundle.path)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
     policy = Policy(quick_limit=10 if only_files else None, ends=False)
     rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
-        ("features", {"bundle": path, "bind": features}, policy, ()),
-        ("infer", {"bundle": path, "runtime": config.runtime}, policy, ()),
+        (name, {"bundle": path, "bind": endpoints[streams[0]]}, policy, ())
+        for name, streams in features.items()
     ]
+    for name, streams in infers.items():
+        theirs = {stream: endpoints[stream] for stream in streams}
+        job = {"bundle": path, "runtime": config.runtime, "features": theirs}
+        rows.append((name, job, policy, ()))
     if config.record is not None:
         tape = {
             "folder": str(config.record),
@@ -287,22 +363,50 @@ def _table(
             "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
         }
         rows.append(("record", tape, policy, ()))
-    patient = dataclasses.replace(policy, delay_limit=2.0, ends=True)
-    for name, streams in _captures(config).items():
+    for name, job in _extras(config).items():
+        rows.append((name, job, dataclasses.replace(policy, vital=False), ()))
+    patient = dataclasses.replace(policy, delay_limit=1.5, ends=True)
+    for name, sources in _captures(config).items():
         # A child's own standard input carries its job.
-        pipe = (os.dup(0),) if streams[0].source.startswith("stdin:") else ()
-        rows.append((name, _capture_job(config, bundle, rings, streams, pipe), patient, pipe))
+        pipe = (os.dup(0),) if sources[0].source.startswith("stdin:") else ()
+        job = _capture_job(config, bundle, rings, endpoints, sources, pipe)
+        rows.append((name, job, patient, pipe))
     return [
         Stage(
             name=name,
             module=MODULES.get(name, name.partition("/")[0]),
             arguments=[],
-            job={**common, **job, "stage": name},
+            job={**common, **job, "stage": name, "nice": NICE.get(name.partition("/")[0], 0)},
             supervision=Supervision(policy, now),
             inherit=inherit,
         )
         for name, job, policy, inherit in rows
     ]
+
+
+def _workers(stage: str, count: int, rings: dict[str, str]) -> dict[str, list[str]]:
+    """The workers of a stage by name, and the streams of each: by turns, for good."""
+    streams = list(rings)
+    count = min(count, len(streams))
+    if count == 1:
+        return {stage: streams}
+    return {f"{stage}/{slot}": streams[slot::count] for slot in range(count)}
+
+
+def _extras(config: Config) -> dict[str, dict[str, Any]]:
+    """What looks at the pipeline and is none of it: history and page, where they are wanted."""
+    jobs: dict[str, dict[str, Any]] = {}
+    file = config.history.file and str(config.history.file)
+    if file is not None:
+        jobs["history"] = {"results": config.results, "file": file, "days": config.history.days}
+    if config.dashboard.listen is not None:
+        jobs["dashboard"] = {
+            "results": config.results,
+            "history": file,
+            "bundle": str(config.bundle),
+            **config.dashboard.model_dump(),
+        }
+    return jobs
 
 
 def _captures(config: Config) -> dict[str, list[StreamConfig]]:
@@ -320,16 +424,19 @@ def _capture_job(
     config: Config,
     bundle: Bundle,
     rings: dict[str, str],
+    features: dict[str, str],
     streams: list[StreamConfig],
     pipe: tuple[int, ...],
 ) -> dict[str, Any]:
     return {
+        "features": features[streams[0].name],
         "streams": [
             {
                 "name": stream.name,
                 "source": stream.source,
                 "ring": rings[stream.name],
                 "channel": stream.channel,
+                "features": features[stream.name],
             }
             for stream in streams
         ],
@@ -353,10 +460,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER",
     )
+    flags.add_argument(
+        "--streams", type=int, metavar="N", help="so many streams of the one source, as a load"
+    )
     flags.add_argument("--bundle", metavar="DIR", help="model bundle; default: models/default")
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
     flags.add_argument("--speed", choices=("realtime", "max"), help="pace of file sources")
     flags.add_argument("--record", metavar="FOLDER", help="write sound and messages there")
+    flags.add_argument(
+        "--dashboard",
+        nargs="?",
+        const=DEFAULT_LISTEN,
+        metavar="HOST:PORT",
+        help=f"serve the live page; default: {DEFAULT_LISTEN}",
+    )
+    flags.add_argument("--history", metavar="FILE", help="keep results in this SQLite file")
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime")
     flags.add_argument(
         "--profile",
@@ -380,10 +498,21 @@ def configure(arguments: argparse.Namespace) -> Config:
         for key in ("bundle", "results", "speed", "runtime", "record")
         if (value := getattr(arguments, key)) is not None
     }
-    if arguments.source:
+    if arguments.dashboard is not None:
+        flags["dashboard"] = {"listen": arguments.dashboard}
+    if arguments.history is not None:
+        flags["history"] = {"file": arguments.history}
+    sources = arguments.source or []
+    if arguments.streams is not None:
+        if len(sources) != 1 or not sources[0].startswith(FILES):
+            raise UserError("--streams needs one --source file:PATH or replay:FOLDER")
+        if not 1 <= arguments.streams <= MAX_STREAMS:
+            raise UserError(f"--streams {arguments.streams} must be 1 to {MAX_STREAMS}")
+        sources = sources * arguments.streams
+    if sources:
         flags["stream"] = [
             {"name": DEFAULT_STREAM + (f"-{n}" if n > 1 else ""), "source": source}
-            for n, source in enumerate(arguments.source, 1)
+            for n, source in enumerate(sources, 1)
         ]
     return load_config(arguments.config, flags)
 
@@ -413,6 +542,10 @@ def main() -> int:
     bundle = load_bundle(config.bundle)
     if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
+    if config.dashboard.listen is not None:
+        if importlib.util.find_spec("uvicorn") is None:
+            raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
+        listen_tcp(config.dashboard.listen).close()
     for gone in (*reclaim_segments(), *reclaim_folders()):
         log.info("removed %s, left by a process that is gone", gone)
     return Pipeline(config, bundle, profiles).run()
@@ -425,4 +558,4 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"supervisor: {error}", file=sys.stderr)
         code = EXIT_USER
-    sys.exit(code)
+    leave(code)

@@ -14,8 +14,10 @@ from common.levels import rms_dbfs
 from common.messages import Tick
 from common.ring import RingWriter
 
-TICK_S = 0.1
+TICK_S = 0.2
 """Between window boundaries, a tick at most so often."""
+LOOK_S = 0.1
+"""Sound that completes no window may wait so long for the next look."""
 
 NOTHING: Samples = np.zeros(0, np.float32)
 
@@ -95,6 +97,13 @@ class Pump:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples))
         self._write(quantize(samples))
         self.tick()
+
+    def patience(self) -> int:
+        """Frames of the source that may come before there is something to announce."""
+        complete = self._form.complete(self.position)
+        missing = self._form.window + complete * self._form.hop - self.position
+        frames = -(-missing * self._source_rate // self._form.rate)
+        return min(frames, int(LOOK_S * self._source_rate))
 
     def flush(self) -> None:
         """Write what the resampler still holds; what comes next does not join on to it."""

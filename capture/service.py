@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from common import messages as m
 from common.errors import DeviceError, UserError
 from common.ring import RingWriter
 from common.sockets import connect, send
+from common.source import Condition, SourceState
 from common.stage import Heart, Stop
 
 log = logging.getLogger("capture")
@@ -38,12 +40,17 @@ CATCH_UP_FRAMES = 65536
 
 @dataclasses.dataclass(frozen=True)
 class StreamJob:
-    """One stream of this process: its name, its source as configured, its ring."""
+    """One stream of this process: its name, its source as configured, its ring.
+
+    Attributes:
+        features: where its worker listens; empty: where all streams' features does.
+    """
 
     name: str
     source: str
     ring: str
     channel: int | None = None
+    features: str = ""
 
 
 class Stream(Protocol):
@@ -77,7 +84,7 @@ class Stream(Protocol):
         ...
 
     @property
-    def state(self) -> str: ...
+    def condition(self) -> Condition: ...
 
 
 class FileStream:
@@ -127,9 +134,15 @@ class FileStream:
         # What an earlier process has written takes no time now.
         while self.pump.skip and not self.pump.ended:
             self._feed(CATCH_UP_FRAMES)
-        self._began = time.monotonic()
         self._fed = 0
-        self.pump.anchor(ring.index, self._began, time.time() if realtime else None)
+        self._block = self._next / self._source.rate
+        self.begin(time.monotonic(), 0.0)
+
+    def begin(self, now: float, lead: float) -> None:
+        """Play from now on, or from the block behind `lead` seconds on."""
+        self._began = now + lead // self._block * self._block
+        unix = time.time() + self._began - time.monotonic() if self._realtime else None
+        self.pump.anchor(self.pump.position, self._began, unix)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -140,28 +153,35 @@ class FileStream:
         return None
 
     @property
-    def state(self) -> str:
-        return "ended" if self.pump.ended else "live"
+    def condition(self) -> Condition:
+        state = SourceState.ENDED if self.pump.ended else SourceState.LIVE
+        return Condition(state, since=self._began)
 
     def due(self, now: float) -> float:
         if self.pump.ended:
             return POLL_S
         if self._realtime:
-            # A block is there when its last sample is.
-            return self._began + (self._fed + self._next) / self._source.rate - now
+            # A block is there when its last sample is. Those before a window is complete wait
+            # for each other: to be woken costs more than to do the work.
+            frames = max(self._next, self.pump.patience())
+            return self._began + (self._fed + frames) / self._source.rate - now
         return 0.0 if self._has_credit() else POLL_S
 
     def turn(self, now: float) -> None:
-        while not self.pump.ended and self.due(now) <= 0.0:
+        if not self._realtime and not self.pump.ended and self._has_credit():
             self._feed(self._next)
             self._next = next(self._blocks)
-            if not self._realtime:
-                return
+        while self._realtime and not self.pump.ended and self._there(now):
+            self._feed(self._next)
+            self._next = next(self._blocks)
 
     def finish(self) -> None:
         if not self.pump.ended:
             self.pump.finish()
             self._source.close()
+
+    def _there(self, now: float) -> bool:
+        return self._began + (self._fed + self._next) / self._source.rate <= now
 
     def _has_credit(self) -> bool:
         # The ring never waits, so at full speed the file does: half a ring ahead at most.
@@ -214,7 +234,8 @@ class CaptureService:
         watch: Callable[[list[Stream]], None] | None = None,
     ) -> None:
         self._context: zmq.Context[Any] = zmq.Context()
-        self._features = connect(self._context, features, "features")
+        self._features = {features: connect(self._context, features, "features")}
+        self._worker: dict[str, zmq.Socket[bytes]] = {}
         self._hub = connect(self._context, hub, "hub")
         self._hub_endpoint = hub
         self._heart = Heart(stage, self._hub)
@@ -222,13 +243,21 @@ class CaptureService:
         self._alone = alone
         self._watch = watch
         self._repeat_due = 0.0
+        self._states: list[SourceState] = []
         self._began = time.monotonic()
         self._waiting_told = False
         try:
             self._streams = {s.job.name: s for s in make_streams(self._tick)}
+            for name, stream in self._streams.items():
+                self._worker[name] = self._connected(stream.job.features or features)
         except BaseException:
             self._context.destroy(linger=0)
             raise
+
+    def _connected(self, features: str) -> zmq.Socket[bytes]:
+        if features not in self._features:
+            self._features[features] = connect(self._context, features, "features")
+        return self._features[features]
 
     def run(self, stop: Stop) -> int:
         """Feed until every source has ended and its results are accepted, or until told to stop.
@@ -252,7 +281,7 @@ class CaptureService:
                 for stream in self._streams.values():
                     stream.turn(now)
                 self._repeat(now)
-                self._beat()
+                self._beat(now=self._states_changed())
                 if self._watch is not None:
                     self._watch(list(self._streams.values()))
             self._beat(now=True)
@@ -277,15 +306,13 @@ class CaptureService:
         return all(s.accepted is not None and s.accepted.ended for s in streams)
 
     def _wait(self) -> None:
+        # A look for messages, and then a wait for more by ZeroMQ's descriptor: fifty times a
+        # second its own poll would take more time than the sound.
+        self._receive()
         now = time.monotonic()
         wait = max(0.0, min([POLL_S, *(s.due(now) for s in self._streams.values())]))
-        # Rounded up: a poll that ends just before a block is due would only spin.
-        poller = zmq.Poller()
-        poller.register(self._hub, zmq.POLLIN)
-        for wakeup in {s.wakeup for s in self._streams.values()} - {None}:
-            poller.register(wakeup, zmq.POLLIN)
-        if self._hub in dict(poller.poll(int(wait * 1000.0 + 0.999))):
-            self._receive()
+        wakeups = {s.wakeup for s in self._streams.values() if s.wakeup is not None}
+        select.select([self._hub.FD, *wakeups], [], [], wait)
 
     def _receive(self) -> None:
         for _ in range(100):
@@ -306,7 +333,9 @@ class CaptureService:
 
     def _tick(self, tick: m.Tick) -> None:
         self._heart.count += 1
-        if not send(self._features, tick):
+        # While streams are opened they tick as well; what they say is repeated.
+        worker = self._worker.get(tick.stream)
+        if worker is not None and not send(worker, tick):
             # features does not read; the next tick says all that this one said.
             self._heart.counters["capture_ticks_unsent"] += 1
 
@@ -333,24 +362,35 @@ class CaptureService:
             if not any(s.accepted or s.pump.position for s in self._streams.values()):
                 log.warning("waiting for infer at %s", self._hub_endpoint)
 
+    def _states_changed(self) -> bool:
+        before = self._states
+        self._states = [stream.condition.state for stream in self._streams.values()]
+        return self._states != before
+
     def _beat(self, *, now: bool = False) -> None:
+        if not now and not self._heart.due():
+            return
         statuses = []
         for stream in self._streams.values():
-            gaps = stream.pump.ring.gaps()
+            gaps, condition = stream.pump.ring.gaps(), stream.condition
             self._heart.counters.update(
                 {name: n - self._heart.counters[name] for name, n in stream.counters.items()}
             )
             statuses.append(
                 m.SourceStatus(
                     stream=stream.job.name,
-                    state=stream.state,
+                    state=condition.state.value,
+                    reason=condition.reason,
+                    state_s=round(time.monotonic() - condition.since, 1),
+                    device=condition.device,
                     position=stream.pump.position,
                     level_db=stream.pump.level_db,
+                    clipped=round(condition.clipped, 4),
                     gaps=len(gaps),
                     lost=stream.pump.ring.lost,
                 )
             )
-        self._heart.beat(statuses, now=now)
+        self._heart.beat(statuses, now=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,9 +438,13 @@ def open_streams(
         from capture.stdin import StdinStream
 
         return [StdinStream(job, form, send, opening, opening.stdin) for job in jobs[:1]]
-    streams: list[Stream] = []
+    files = []
     for job in jobs:
         frames = opening.block_frames
         blocks = itertools.repeat(frames) if frames else None
-        streams.append(FileStream(job, form, blocks, send, realtime=opening.realtime))
-    return streams
+        files.append(FileStream(job, form, blocks, send, realtime=opening.realtime))
+    # One clock for the blocks of all; their windows spread over a hop, as those of devices are.
+    now, hop = time.monotonic(), form.hop / form.rate
+    for at, file in enumerate(files):
+        file.begin(now, at * hop / len(files) if opening.realtime else 0.0)
+    return [*files]

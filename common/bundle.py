@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -193,6 +194,24 @@ def load_bundle(path: Path) -> Bundle:
         decision=_numbers(Decision, table.get("decision", {}), "decision", where),
         speech_output=speech_output,
     )
+
+
+def keep_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle as a verified copy in `folder`, which must not exist yet.
+
+    A stage that is restarted after months reads what the pipeline began with, whatever has
+    become of the original.
+
+    Raises:
+        UserError: the copy cannot be written, or the original changed meanwhile.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+        for file in (MANIFEST, *read_toml(bundle.path / MANIFEST)["files"]):
+            shutil.copyfile(bundle.path / file, folder / file)
+    except OSError as error:
+        raise UserError(f"{folder}: the bundle cannot be copied ({error.strerror})") from None
+    return load_bundle(folder)
 
 
 def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.stage import ONE_BLAS_THREAD
+from common.stage import LAST_WORDS, ONE_BLAS_THREAD
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE_LIMIT = 2000
-LAST_WORDS = 500
+LAST_LENGTH = 500
 
 
 class Child:
@@ -27,6 +27,7 @@ class Child:
     Args:
         write: takes every line that the child writes to stderr, from another thread.
         inherit: descriptors that the child gets as they are.
+        ended: called when it is gone, from another thread.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Child:
         job: dict[str, Any],
         write: Callable[[str], None],
         inherit: tuple[int, ...] = (),
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._write = write
+        self._ended = ended
         self._last = ""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -84,5 +87,8 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    self._last = line[:LAST_WORDS]
-                    self._write(line)
+                    self._last = line.removeprefix(LAST_WORDS)[:LAST_LENGTH]
+                    if not line.startswith(LAST_WORDS):
+                        self._write(line)
+        self._process.wait()
+        self._ended()

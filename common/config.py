@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from common.bundle import DEFAULT_BUNDLE
 from common.errors import UserError
+from common.listen import check_listen, check_reach, check_token
 from common.spec import read_toml
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
@@ -28,6 +29,7 @@ ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]
 SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
 STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
 DEFAULT_STREAM = "main"
+MAX_STREAMS = 256
 
 
 def check_stream(name: str) -> str:
@@ -88,6 +90,57 @@ class CaptureConfig(_Table):
     )
 
 
+class MetricsConfig(_Table):
+    """[metrics]"""
+
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Prometheus scrapes here; unset: nothing is served",
+    )
+    address: str = Field(default="127.0.0.1", description="address to serve at")
+
+
+class WorkersConfig(_Table):
+    """[workers]"""
+
+    features: int = Field(default=1, ge=1, le=64, description="processes that make features")
+    infer: int = Field(default=1, ge=1, le=64, description="processes that run the model")
+
+
+class DashboardConfig(_Table):
+    """[dashboard]"""
+
+    listen: str | None = Field(
+        default=None, description="address and port of the live page; unset: there is none"
+    )
+    token: str | None = Field(
+        default=None, description="what a browser must know to see the page; needed beyond loopback"
+    )
+
+    _listen = field_validator("listen")(lambda value: value and _checked(check_listen, value))
+    _token = field_validator("token")(lambda value: value and _checked(check_token, value))
+
+    @model_validator(mode="after")
+    def _open_to_nobody(self) -> DashboardConfig:
+        if self.listen is not None:
+            _checked(lambda listen: check_reach(listen, self.token), self.listen)
+        return self
+
+
+class HistoryConfig(_Table):
+    """[history]"""
+
+    file: Path | None = Field(
+        default=None,
+        description="SQLite file of results, utterances and health; unset: none is kept",
+    )
+    days: float = Field(
+        default=14.0, gt=0.0, le=3660.0, description="older entries are removed from it"
+    )
+
+
 class StreamConfig(_Table):
     """[[stream]]"""
 
@@ -124,7 +177,13 @@ class Config(pydantic_settings.BaseSettings):
     )
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
-    stream: tuple[StreamConfig, ...] = Field((), max_length=64, description="one row a stream")
+    metrics: MetricsConfig = MetricsConfig()
+    workers: WorkersConfig = WorkersConfig()
+    dashboard: DashboardConfig = DashboardConfig()
+    history: HistoryConfig = HistoryConfig()
+    stream: tuple[StreamConfig, ...] = Field(
+        (), max_length=MAX_STREAMS, description="one row a stream"
+    )
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
 
@@ -217,7 +276,7 @@ def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str,
 _ALLOWED = {
     "model_type": "a table",
     "tuple_type": "rows of [[stream]]",
-    "too_long": "at most 64 rows",
+    "too_long": f"at most {MAX_STREAMS} rows",
     "path_type": "a path",
 }
 """Pydantic's error types of which it speaks in Python's terms, in the user's."""
@@ -243,6 +302,10 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     tables: dict[str, type[BaseModel]] = {
         "ring": RingConfig,
         "capture": CaptureConfig,
+        "metrics": MetricsConfig,
+        "workers": WorkersConfig,
+        "dashboard": DashboardConfig,
+        "history": HistoryConfig,
         "stream": StreamConfig,
     }
     return tables[str(location[0])] if location else Config

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import zmq
@@ -21,12 +22,14 @@ import zmq
 from common import messages as m
 from common.errors import UserError
 from common.sockets import bind, configure, remove_file
+from common.wakeup import Wakeup
 
 log = logging.getLogger("hub")
 
-POLL_MS = 100
 SUBSCRIBER_HIGH_WATER_MARK = 1000
 """Messages kept per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
+MOST_ALONE = 256
+"""Stages, and streams, that a hub keeps in mind where nobody told it what to expect."""
 NEWS = 1000
 """Messages kept for a view in this process that has not looked yet."""
 
@@ -125,13 +128,18 @@ class Hub(threading.Thread):
         self.news: deque[m.Result | m.Utterance] = deque(maxlen=NEWS)
         self.counters: Counter[str] = Counter()
         self.failure: BaseException | None = None
+        self._expected_stages: frozenset[str] | None = None
+        self._expected_runs: Mapping[str, str] | None = None
+        self.stage_changed: Callable[[], None] = lambda: None
+        """Called by the hub's thread when a stage says that its state is another."""
         self._info = info
         self._health = health
         self._health_due = 0.0
         self._last_values: dict[bytes, m.Public] = {}
         self._listeners: dict[str, bytes] = {}
         self._sources: dict[str, bytes] = {}
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wakeup = Wakeup()
         self._context = zmq.Context()
         self._endpoints: list[str] = []
         try:
@@ -152,6 +160,10 @@ class Hub(threading.Thread):
         self._endpoints.append(endpoint)
         return socket
 
+    def expect(self, stages: Iterable[str], runs: Mapping[str, str]) -> None:
+        """Hear these stages only, and open only these streams with these runs. Before `start()`."""
+        self._expected_stages, self._expected_runs = frozenset(stages), dict(runs)
+
     # Called from other threads ----------------------------------------------------------
 
     def take_news(self) -> Iterator[m.Result | m.Utterance]:
@@ -160,12 +172,14 @@ class Hub(threading.Thread):
             yield self.news.popleft()
 
     def health_changed(self) -> None:
-        """Publish `health` at the next turn instead of at the next second."""
+        """Publish `health` at once instead of at the next second."""
         self._health_due = 0.0
+        self._wakeup.set()
 
     def stop(self) -> None:
         """End the thread after what is queued went out, and close both sockets."""
-        self._stopping.set()
+        self._stopping = True
+        self._wakeup.set()
         if self.is_alive():
             self.join(timeout=5)
         elif not self._context.closed:
@@ -178,8 +192,10 @@ class Hub(threading.Thread):
             poller = zmq.Poller()
             poller.register(self._public, zmq.POLLIN)
             poller.register(self._stages, zmq.POLLIN)
-            while not self._stopping.is_set():
-                self._turn(dict(poller.poll(POLL_MS)))
+            poller.register(self._wakeup, zmq.POLLIN)
+            while not self._stopping:
+                until_health = max(0.0, self._health_due - time.monotonic())
+                self._turn(dict(poller.poll(math.ceil(1000.0 * until_health))))
             self._publish(self._health(self))
         except BaseException as error:  # the supervisor sees `failure` and ends
             self.failure = error
@@ -198,6 +214,8 @@ class Hub(threading.Thread):
             remove_file(endpoint)
 
     def _turn(self, ready: dict[Any, int]) -> None:
+        if self._wakeup.fileno() in ready:
+            self._wakeup.clear()
         if self._public in ready:
             self._replay(self._public.recv())
         if self._stages in ready:
@@ -227,6 +245,9 @@ class Hub(threading.Thread):
             if self.counters["hub_malformed"] % 100 == 1:
                 log.warning("refused a message from a stage: %s", error)
             return
+        if self._strange(message):
+            self.counters["hub_strangers"] += 1
+            return
         match message:
             case m.Submit():
                 self._submit(identity, message)
@@ -241,6 +262,19 @@ class Hub(threading.Thread):
                         self._send(identity, stream.resume())
             case _:
                 self.counters["hub_malformed"] += 1
+
+    def _strange(self, message: m.Message) -> bool:
+        """Whether it is of a stage or a stream that nobody started."""
+        match message:
+            case m.Heartbeat() | m.Hello():
+                known, name = self._expected_stages, message.stage
+                return name not in known if known is not None else len(self.beats) > MOST_ALONE
+            case m.Open():
+                runs = self._expected_runs
+                if runs is None:
+                    return len(self.ledger.streams) > MOST_ALONE
+                return runs.get(message.stream) != message.run
+        return False
 
     def _open(self, identity: bytes, message: m.Open) -> None:
         if self.ledger.open(message):
@@ -271,6 +305,7 @@ class Hub(threading.Thread):
         previous = self.beats.get(message.stage)
         if previous is None or previous.heartbeat.state != message.state:
             self.health_changed()
+            self.stage_changed()
         if previous is not None and previous.heartbeat.pid != message.pid:
             # A fresh process counts from zero; what its predecessor counted stays counted.
             self.counters.update(previous.heartbeat.counters)

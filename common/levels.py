@@ -27,4 +27,6 @@ def rms_dbfs(samples: NDArray[np.float32]) -> float:
 
 def clipped_fraction(samples: NDArray[np.float32]) -> float:
     """Share, 0 to 1, of samples at or next to full scale."""
-    return float(np.mean(np.abs(samples) >= CLIPPED)) if samples.size else 0.0
+    if samples.size == 0 or max(float(samples.max()), -float(samples.min())) < CLIPPED:
+        return 0.0  # nearly always
+    return float(np.mean(np.abs(samples) >= CLIPPED))

@@ -2,8 +2,8 @@
 
 The public ones (`Result`, `Utterance`, `Info`, `Health`) travel as `[topic, map]` on the
 results endpoint and are documented in docs/PROTOCOL.md. The internal ones travel between
-stages and hub as one frame, the map's key `t` naming the class. Decoders take any bytes:
-what is not exactly a message raises `ProtocolError`, and every size is bounded.
+stages and hub as one frame, a CRC-32 and a map whose key `t` names the class. Decoders take
+any bytes: what is not exactly a message raises `ProtocolError`, and every size is bounded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import math
 import types
 import typing
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -22,6 +23,8 @@ VERSION = 1
 
 MAX_FRAME = 4 << 20
 """Longest frame in bytes that a decoder looks at, and the limit set on every socket."""
+CRC_BYTES = 4
+"""A damaged message must not pass for another one: a flipped bit of a position is a position."""
 MAX_ITEMS = 4096
 MAX_TEXT = 4096
 MAX_INT = 2**53
@@ -97,7 +100,10 @@ class Utterance(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Info(Message):
-    """What a stream is, told at its start and on every change. Topic `info/<stream>`."""
+    """What a stream is, told at its start and on every change. Topic `info/<stream>`.
+
+    `gate` and `gate_db` came later than the rest; a publisher from before gives neither.
+    """
 
     stream: str
     run: str
@@ -107,6 +113,8 @@ class Info(Message):
     rate: int
     bundle: str
     source: str
+    gate: str | None = None
+    gate_db: float | None = None
 
     topic: ClassVar[str] = "info"
 
@@ -135,8 +143,12 @@ class StreamHealth(Message):
     name: str
     run: str
     state: str
+    reason: str | None
+    state_s: float
+    device: str | None
     position: int
     level_db: float | None
+    clipped: float
     gaps: int
     lost: int
 
@@ -308,8 +320,12 @@ class SourceStatus(Message):
 
     stream: str
     state: str
+    reason: str | None
+    state_s: float
+    device: str | None
     position: int
     level_db: float | None
+    clipped: float
     gaps: int
     lost: int
 
@@ -348,7 +364,12 @@ INTERNAL: dict[str, type[Message]] = {
 
 def encode(message: Message) -> bytes:
     """One internal message as one frame."""
-    return _pack({"t": type(message).__name__, **_plain(message)})
+    return framed(_pack({"t": type(message).__name__, **_plain(message)}))
+
+
+def framed(body: bytes) -> bytes:
+    """A packed map behind its CRC-32."""
+    return zlib.crc32(body).to_bytes(CRC_BYTES, "little") + body
 
 
 def decode(frame: bytes) -> Message:
@@ -357,7 +378,12 @@ def decode(frame: bytes) -> Message:
     Raises:
         ProtocolError: the bytes are no internal message of this version.
     """
-    table = _unpack(frame)
+    if len(frame) > MAX_FRAME:
+        raise ProtocolError(f"frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
+    body = memoryview(frame)[CRC_BYTES:]
+    if zlib.crc32(body) != int.from_bytes(frame[:CRC_BYTES], "little"):
+        raise ProtocolError("its checksum differs")
+    table = _unpack(body)
     cls = INTERNAL.get(table.get("t", "")) if isinstance(table.get("t"), str) else None
     if cls is None:
         raise ProtocolError(f"unknown message type {str(table.get('t'))[:40]!r}")
@@ -421,7 +447,7 @@ def _pack(table: Mapping[str, Any]) -> bytes:
     return packed
 
 
-def _unpack(frame: bytes) -> dict[str, Any]:
+def _unpack(frame: bytes | memoryview) -> dict[str, Any]:
     if len(frame) > MAX_FRAME:
         raise ProtocolError(f"frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
     try:
@@ -446,6 +472,8 @@ def _build(cls: type[M], table: Mapping[str, Any]) -> M:
     values = {}
     for name, check in _checks(cls).items():
         if name not in table:
+            if hasattr(cls, name):  # a default: the key is newer than its message
+                continue
             raise ProtocolError(f"{cls.__name__} without {name}")
         try:
             values[name] = check(table[name])

@@ -147,6 +147,9 @@ def create_ring(
         _set_aside(FOLDER / name, size)
         with _header(segment).cast("q") as words:
             words[_INDEX] = words[_ANCHORS[0]] = start_index
+            if start_index:  # what is before it never was: a gap, of which nothing was lost
+                until = _TABLES[0]
+                words[until], words[until + 2], words[until + 4] = start_index, 1, start_index
             words[_TABLES[1]] = -1
         fixed = (sample_rate, capacity, run.encode(), boot_id().encode(), owner.pid, owner.started)
         _FIXED.pack_into(_header(segment), 0, _MAGIC, LAYOUT, *fixed)
@@ -272,6 +275,7 @@ class _Ring:
         self._samples: Samples = np.frombuffer(
             _buffer(segment), "<f4", count=capacity, offset=_HEADER_BYTES
         )
+        self._dtype = self._samples.dtype
         self._closed = False
 
     @classmethod
@@ -400,12 +404,19 @@ class RingWriter(_Ring):
 
     def write(self, samples: Samples) -> None:
         """Append samples, float32 of shape (any,)."""
-        if samples.ndim != 1 or samples.dtype != self._samples.dtype:
+        if samples.ndim != 1 or samples.dtype != self._dtype:
             raise ValueError(f"samples must be float32 (n,), not {samples.dtype} {samples.shape}")
-        for at in range(0, len(samples), self._chunk):
+        n, words = len(samples), self._words
+        index = words[_INDEX]
+        slot = index % self.capacity
+        if n <= self._chunk and slot + n <= self.capacity:  # as nearly always
+            self._samples[slot : slot + n] = samples
+            words[_INDEX] = index + n
+            return
+        for at in range(0, n, self._chunk):
             block = samples[at : at + self._chunk]
             self._put(block)
-            self._words[_INDEX] += len(block)
+            words[_INDEX] += len(block)
 
     def gap(self, n: int) -> None:
         """Append `n` missing samples: zeros, and a span in `gaps()`."""

@@ -7,6 +7,7 @@ what a stage computes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import faulthandler
 import json
@@ -34,6 +35,8 @@ ONE_BLAS_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
 )
 """Environment to set before numpy is imported: more threads cost CPU and punctuality."""
+LAST_WORDS = "\x1e"
+"""Marks the line with which a supervised process says why it ends; the supervisor passes it on."""
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -70,6 +73,8 @@ def read_job() -> dict[str, Any]:
     if os.getppid() != job["supervisor_pid"]:
         os._exit(EXIT_FAULT)  # it died before the kernel knew
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    with contextlib.suppress(PermissionError):  # below 0 is not for everybody
+        os.setpriority(os.PRIO_PROCESS, 0, job["nice"])
     return job
 
 
@@ -90,10 +95,10 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     try:
         code = main()
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _say_why(f"{name}: {error}")
         code = EXIT_USER
     except DeviceError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _say_why(f"{name}: {error}")
         code = EXIT_DEVICE
     except (KeyboardInterrupt, BrokenPipeError):
         code = EXIT_OK
@@ -104,6 +109,11 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
             print(f"{name}: profile written to {profile}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _say_why(reason: str) -> None:
+    supervised = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    print(f"{LAST_WORDS if supervised else ''}{reason}", file=sys.stderr)
 
 
 def _set_title(title: str) -> None:
@@ -154,11 +164,15 @@ class Heart:
         self._count_then = 0
         self._cpu_then = time.process_time()
 
+    def due(self) -> bool:
+        """Whether it is time for a heartbeat."""
+        return time.monotonic() >= self._due
+
     def beat(self, streams: list[m.SourceStatus] | None = None, *, now: bool = False) -> None:
         """Send a heartbeat if one is due, or at once."""
-        monotonic = time.monotonic()
-        if monotonic < self._due and not now:
+        if not now and not self.due():
             return
+        monotonic = time.monotonic()
         self._due = monotonic + BEAT_S
         elapsed = max(monotonic - self._then, 1e-3)
         cpu = time.process_time()

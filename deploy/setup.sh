@@ -9,7 +9,11 @@ kind=${1:-run}
 
 packages="libportaudio2 python3-venv"
 if [ "$kind" != run ]; then
-    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins"
+    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev"
+fi
+# A browser to look at the page with, a broker to forward to.
+if [ "$kind" = dev ]; then
+    packages="$packages chromium fonts-dejavu-core mosquitto tmux"
 fi
 missing=""
 for package in $packages; do
@@ -52,8 +56,8 @@ venv=.venv
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 install="$venv/bin/pip install --quiet --disable-pip-version-check"
 case $kind in
-    run) $install -c deploy/constraints.txt -e . ;;
-    dev) $install -c deploy/constraints.txt -e ".[dev]" ;;
+    run) $install -c deploy/constraints.txt -e ".[dashboard]" ;;
+    dev) $install -c deploy/constraints.txt -e ".[dev,dashboard,examples]" ;;
     *)
         $install -r "deploy/constraints-$kind.txt"
         $install --no-deps -e .

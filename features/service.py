@@ -61,6 +61,8 @@ class Stream:
 class FeaturesService:
     """The loop of the stage: at most one window per stream and turn, so all streams are served.
 
+    Only streams of which there is news are looked at.
+
     Raises:
         UserError: the endpoint is malformed or taken.
     """
@@ -78,6 +80,7 @@ class FeaturesService:
         self._bundle = bundle
         self._analyzers = analyzers
         self._streams: dict[str, Stream] = {}
+        self._due: dict[str, Stream] = {}
         self._samples: Samples = np.zeros(bundle.spec.window, np.float32)
         self._heart = Heart(stage, hub)
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
@@ -90,13 +93,14 @@ class FeaturesService:
         self._heart.state = "ready"
         self._heart.beat(now=True)
         log.info("ready: bundle %s", self._bundle.id)
-        busy = False
         while not stop.requested:
-            if self._socket.poll(0 if busy else POLL_MS):
+            if self._socket.poll(0 if self._due else POLL_MS):
                 self._receive()
-            busy = False
-            for stream in self._streams.values():
-                busy |= self._advance(stream)
+            # Those that have had one window come again when all others have had theirs.
+            due, self._due = self._due, {}
+            for name, stream in due.items():
+                if self._advance(stream):
+                    self._due[name] = stream
             self._heart.beat()
         for stream in self._streams.values():
             stream.detach()
@@ -144,6 +148,7 @@ class FeaturesService:
     def _stream(self, name: str) -> Stream:
         if name not in self._streams:
             self._streams[name] = Stream(name, self._analyzers())
+        self._due[name] = self._streams[name]
         return self._streams[name]
 
     # What goes out ----------------------------------------------------------------------

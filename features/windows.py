@@ -87,7 +87,7 @@ class Analyzer:
 
     def __init__(self, spec: FeatureSpec, core: Core, mean: Samples, std: Samples) -> None:
         self._spec = spec
-        self._core = core
+        self._core = core.stream()
         self._mean = mean
         self._std = std
         self._gate: Gate = make_gate(spec)
@@ -108,7 +108,8 @@ class Analyzer:
             self._gate.reset()
         elif self._gate.step(samples):
             kind = "speech"
-            features = normalize(self._core.extract(samples), self._mean, self._std, self._spec.eps)
+            features = self._core.extract(samples)
+            normalize(features, self._mean, self._std, self._spec.eps, out=features)
         return Analysis(
             kind=kind,
             rms_db=rms_dbfs(samples),

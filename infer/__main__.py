@@ -45,7 +45,9 @@ def main(arguments: argparse.Namespace) -> int:
     return alone(arguments)
 
 
-def serve(path: Path, runtime: str, hub: str, features: str, stage: str = "infer") -> int:
+def serve(
+    path: Path, runtime: str, hub: str, features: str | dict[str, str], stage: str = "infer"
+) -> int:
     """The running stage."""
     from common.bundle import load_bundle
     from infer.model import Model

@@ -109,16 +109,33 @@ def _matrix(window: m.Window, bundle: Bundle) -> Array:
 
 
 class InferService:
-    """The loop of the stage; everything it knows of a stream is in its `Session`."""
+    """The loop of the stage; everything it knows of a stream is in its `Session`.
+
+    Args:
+        features: where features listens, or for each of this worker's streams where its does.
+    """
 
     def __init__(
-        self, bundle: Bundle, model: Model, hub: str, features: str, stage: str = "infer"
+        self,
+        bundle: Bundle,
+        model: Model,
+        hub: str,
+        features: str | dict[str, str],
+        stage: str = "infer",
     ) -> None:
         self._bundle = bundle
         self._model = model
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._hub = connect(self._context, hub, "hub")
-        self._features = connect(self._context, features, "features")
+        endpoints = [features] if isinstance(features, str) else sorted(set(features.values()))
+        workers = {end: connect(self._context, end, "features") for end in endpoints}
+        self._workers = list(workers.values())
+        # The streams that are ours, and who makes their features; None: all are, by one.
+        self._worker_of = (
+            None
+            if isinstance(features, str)
+            else {stream: workers[end] for stream, end in features.items()}
+        )
         self._heart = Heart(stage, self._hub)
         self._sessions: dict[str, Session] = {}
         self._asked: dict[str, float] = {}
@@ -128,7 +145,8 @@ class InferService:
         """Serve until told to stop."""
         poller = zmq.Poller()
         poller.register(self._hub, zmq.POLLIN)
-        poller.register(self._features, zmq.POLLIN)
+        for worker in self._workers:
+            poller.register(worker, zmq.POLLIN)
         self._heart.state = "ready"
         self._heart.beat(now=True)
         log.info("ready: bundle %s on %s", self._bundle.id, self._model.runtime)
@@ -136,7 +154,7 @@ class InferService:
         while not stop.requested:
             ready = dict(poller.poll(POLL_MS))
             # The hub first: an acceptance frees credit, a resume makes windows void.
-            for socket in (self._hub, self._features):
+            for socket in (self._hub, *self._workers):
                 if socket in ready:
                     self._receive(socket)
             self._repeat()
@@ -176,9 +194,11 @@ class InferService:
     def _resume(self, message: m.Resume) -> None:
         self._asked.pop(message.stream, None)
         self._asked.pop("", None)
+        if self._worker_of is not None and message.stream not in self._worker_of:
+            return  # another worker's
         session = self._sessions[message.stream] = Session.of(message)
         if not session.ended:
-            send(self._features, session.want())
+            self._want(session)
 
     def _accepted(self, message: m.Accepted) -> None:
         session = self._sessions.get(message.stream)
@@ -190,7 +210,7 @@ class InferService:
         session.accepted, session.ended = message.next, message.ended
         session.progress = time.monotonic()
         if not session.ended:
-            send(self._features, session.want())
+            self._want(session)
 
     def _window(self, window: m.Window) -> None:
         session = self._sessions.get(window.stream)
@@ -223,7 +243,14 @@ class InferService:
             if session.expected > session.accepted and now - session.progress > STALLED_S:
                 self._lost(session.stream)
             else:
-                send(self._features, session.want())
+                self._want(session)
+
+    def _want(self, session: Session) -> None:
+        if self._worker_of is None:
+            (worker,) = self._workers
+        else:
+            worker = self._worker_of[session.stream]
+        send(worker, session.want())
 
     def _lost(self, stream: str) -> None:
         """Something between features and hub is gone: ask the hub where to go on."""

@@ -66,7 +66,7 @@ def health(stream: str = "main", *, stage: str = "ready", source: str = "live") 
         time=0.0,
         state="ok",
         stages=[m.StageHealth("infer", 1, stage, 0, 0.1, 2.0, 9.0, 0, 1.0, 50.0, "broke")],
-        streams=[m.StreamHealth(stream, "a", source, 0, None, 0, 0)],
+        streams=[m.StreamHealth(stream, "a", source, None, 0.0, None, 0, None, 0.0, 0, 0)],
         counters={},
     )
 

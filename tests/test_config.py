@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common import reference
 from common.config import Config, load_config, to_toml
 from common.errors import UserError
+from tests.conftest import ROOT
 
 
 def written(folder: Path, text: str) -> Path:
@@ -79,7 +81,7 @@ def test_the_effective_configuration_gives_itself_again(
         ({"stream": {"source": "file:x"}}, ["stream", "file:x", "rows of [[stream]]"]),
         ({"stream": [5]}, ["stream.0", "5", "a table"]),
         ({"stream": [{"source": "file:x", "channel": 64}]}, ["stream.0.channel", "64", "63"]),
-        ({"stream": [{"source": f"file:{n}"} for n in range(65)]}, ["stream", "at most 64 rows"]),
+        ({"stream": [{"source": f"file:{n}"} for n in range(257)]}, ["stream", "at most 256 rows"]),
         ({"stream": [{"name": "a"}]}, ["stream.0.source", "missing"]),
         ({"stream": [{"source": "file:x"}, {"source": "file:y"}]}, ["'main'", "must differ"]),
         ({"ring": 30}, ["ring", "30", "a table"]),
@@ -90,6 +92,11 @@ def test_the_effective_configuration_gives_itself_again(
         ({"results": "127.0.0.1:5555"}, ["results", "'127.0.0.1:5555'", "tcp://ADDRESS:PORT"]),
         ({"results": "x" * 5000 + "\n"}, ["results", "ipc://PATH"]),
         ({"a\nb": 1}, ["'a\\nb'", "results"]),
+        ({"dashboard": {"listen": "8765"}}, ["dashboard.listen", "'8765'", "HOST:PORT"]),
+        ({"dashboard": {"listen": "0.0.0.0:8765"}}, ["0.0.0.0:8765", "dashboard.token"]),
+        ({"dashboard": {"listen": "[::]:8765"}}, ["[::]:8765", "dashboard.token"]),
+        ({"dashboard": {"port": 1}}, ["dashboard.port", "listen"]),
+        ({"history": {"days": 0}}, ["history.days", "0", "greater than 0"]),
     ],
 )
 def test_a_mistake_names_key_value_and_what_is_allowed(
@@ -176,3 +183,23 @@ def test_any_file_is_a_configuration_or_one_line(tmp_path: Path, content: bytes)
     line = outcome(path, {})
     assert "\n" not in line
     assert not line or str(path) in line
+
+
+def test_a_token_that_is_too_short_is_not_told() -> None:
+    line = outcome(None, {"dashboard": {"listen": "0.0.0.0:1", "token": "hush-hush"}})
+    assert "dashboard.token" in line
+    assert "hush" not in line
+    assert not outcome(None, {"dashboard": {"listen": "0.0.0.0:1", "token": "x" * 16}})
+
+
+def test_the_reference_is_that_of_the_types() -> None:
+    page = (ROOT / "docs" / "CONFIGURATION.md").read_text()
+    assert page == reference.page(), "run: python -m common.reference > docs/CONFIGURATION.md"
+    for name, field in Config.model_fields.items():
+        assert f"`{name}`" in page or f"`[{name}]`" in page or f"`[[{name}]]`" in page
+        assert field.description or "[" + name in page
+
+
+def test_the_example_is_a_configuration() -> None:
+    config = load_config(ROOT / "examples" / "box.toml", {})
+    assert [stream.name for stream in config.stream] == ["kitchen", "hall"]

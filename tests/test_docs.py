@@ -1,0 +1,242 @@
+"""Every command in the documentation is run, or stands below with the reason why it is not.
+
+A block of README.md or docs/ that is fenced as `sh` holds commands for the repository's root.
+They are run in a folder that looks like it, with a virtual microphone where PulseAudio is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.conftest import DEMO, ROOT, wait_until
+from tests.pages import answers
+from tests.pulse import VirtualMicrophone, installed
+from tests.test_integrations import MOSQUITTO
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN_S = 100.0
+SERVE_S = 8.0
+
+RUNS_ITSELF = {
+    r"^make (demo|test|test-all|run)\b": "what .ci/run and people run; this is a part of test-all",
+    r"^sudo apt-get|^git clone|^cd ": "changes the machine or the folder of who types it",
+    r"mic:USB PnP": "needs that very USB microphone; mic:NAME has its own tests",
+    r"^arecord ": "needs a sound card; stdin has its own tests",
+    r"-m train\b|\.venv-train": "needs corpora that are not ours to ship; see tests/test_train*.py",
+    r"^pytest\b|-m tests\.|-m bench\.|^make (bench|chaos|soak)": "takes minutes; a measurement",
+    r"^prometheus ": "needs Prometheus",
+    r"systemctl|journalctl|deploy/|supervisor\.py (swap|doctor|keygen)": "see their own tests",
+}
+"""Commands that are not run here, by pattern, with the reason."""
+SERVES = (r"supervisor\.py(?!.*(--print-config|--speed max))", r"-m dashboard\b", r"common\.watch$")
+"""Commands that go on until Ctrl-C."""
+LISTENS = (r"common\.(watch|subscribe)", r"examples/(subscribe|alerts|mqtt_forward)\.py")
+LISTENS += (r"-m dashboard",)
+"""Commands that want a running pipeline."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command and where it stands."""
+
+    text: str
+    page: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}: {self.text}"
+
+
+def commands(page: Path) -> list[Command]:
+    """The commands of a page's `sh` blocks; a backslash continues a line, ` #` begins a remark."""
+    found, inside, begun = [], False, ""
+    for number, raw in enumerate(page.read_text().splitlines(), 1):
+        if raw.startswith("```"):
+            inside = raw == "```sh"
+        elif inside:
+            line = begun + re.sub(r"(^|\s+)#.*$", "", raw).rstrip()
+            begun = line.removesuffix("\\") if line.endswith("\\") else ""
+            if line and not begun:
+                found.append(Command(line.strip(), page, number))
+    return found
+
+
+ALL = [command for page in PAGES for command in commands(page)]
+
+
+def excused(command: Command) -> str | None:
+    """Why a command is not run."""
+    for pattern, reason in RUNS_ITSELF.items():
+        if re.search(pattern, command.text):
+            return reason
+    return None
+
+
+def any_of(patterns: tuple[str, ...], text: str) -> bool:
+    return any(re.search(pattern, text) for pattern in patterns)
+
+
+def test_there_are_commands_and_few_are_excused() -> None:
+    assert len(ALL) > 25
+    run = [command for command in ALL if excused(command) is None]
+    assert len(run) > 20
+    for pattern in RUNS_ITSELF:
+        re.compile(pattern)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", text)
+    for target in (a or b for a, b in found):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    """The commands use the default ports: one worker at a time."""
+    with open(Path(tempfile.gettempdir()) / "sep-docs.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """What commands find around them: a microphone, where this machine can have one."""
+    with contextlib.ExitStack() as stack:
+        found = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+        if installed():
+            microphone = stack.enter_context(VirtualMicrophone())
+            found |= microphone.env
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's root as somebody has it who has read so far."""
+    if not (ROOT / ".venv" / "bin" / "python").exists():
+        pytest.skip("the documentation's commands use .venv")
+    place = tmp_path_factory.mktemp("root")
+    for path in ROOT.iterdir():
+        if path.name not in (".git", "docs"):
+            (place / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "docs", place / "docs")
+    samples, rate = soundfile.read(DEMO, dtype="float32")
+    soundfile.write(place / "talk.flac", samples[: 12 * rate], rate)
+    soundfile.write(place / "room.wav", samples[: 12 * rate], rate)
+    soundfile.write(place / "long.wav", np.tile(samples, 8), rate)
+    return place
+
+
+@contextlib.contextmanager
+def pipeline(folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """A running pipeline with page and history, as the pages before have it."""
+    command = [".venv/bin/python", "supervisor.py", "--source", "file:long.wav", "--dashboard"]
+    process = subprocess.Popen(
+        [*command, "--history", "history.sqlite"],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: answers(8765), "the pipeline's page")
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def broker(text: str) -> Iterator[None]:
+    """A broker on MQTT's own port, where a command forwards to one."""
+    if "mqtt" not in text:
+        yield
+        return
+    if MOSQUITTO is None:
+        pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
+    process = subprocess.Popen([MOSQUITTO, "-p", "1883"], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wants_microphone(text: str) -> bool:
+    own = "--source" in text and "mic" not in text
+    return ("supervisor.py" in text and not own and "--print-config" not in text) or (
+        "--source mic" in text or "--list-devices" in text
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("command", [c for c in ALL if excused(c) is None], ids=str)
+@pytest.mark.usefixtures("alone")
+def test_a_command_does_what_the_page_says(
+    command: Command, folder: Path, environment: dict[str, str]
+) -> None:
+    if wants_microphone(command.text) and not installed():
+        pytest.skip("needs PulseAudio: deploy/setup.sh dev installs it")
+    with contextlib.ExitStack() as stack:
+        if any_of(LISTENS, command.text) or "history.sqlite --" in command.text:
+            stack.enter_context(pipeline(folder, environment))
+            if "history" in command.text:
+                time.sleep(8.0)  # something to look back on
+        stack.enter_context(broker(command.text))
+        code, output = outcome(command.text, folder, environment)
+    assert code == 0, f"{command}\n{output}"
+    assert "Traceback" not in output, f"{command}\n{output}"
+
+
+ENDLESS = (*SERVES, r"common\.subscribe", r"examples/(subscribe|alerts|mqtt_forward)\.py")
+ENDLESS += (r"-m dashboard\.recorder", r"-m (features|infer)\s*$", r"-m capture --source mic\s*$")
+
+
+def outcome(text: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Exit code and output; what goes on for ever is ended by Ctrl-C, and 0 is what it should say.
+
+    `script` gives it a terminal, as people have one.
+    """
+    process = subprocess.Popen(
+        ["script", "-qec", f"bash -c {shlex.quote(text)}", "/dev/null"],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    endless = any_of(ENDLESS, text)
+    try:
+        output, _ = process.communicate(timeout=SERVE_S if endless else RUN_S)
+    except subprocess.TimeoutExpired:
+        if not endless:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        assert process.stdin is not None
+        process.stdin.write("\x03")  # Ctrl-C, as typed
+        process.stdin.flush()
+        output, _ = process.communicate(timeout=30.0)
+        if "examples/subscribe.py" in text:  # twenty lines, of which none is for Ctrl-C
+            return 0, output.partition("Traceback")[0]
+    return process.returncode, output
