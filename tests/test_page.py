@@ -124,7 +124,7 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
 
         spoken = m.Utterance(
             *("main", "a", 5, 0, 24000, 16000, time.time(), "sad", 0.75),
-            *({"angry": 0.25, "sad": 0.75}, 2, "b@1"),
+            *({"angry": 0.25, "sad": 0.75}, None, 2, "b@1"),
         )
         publisher[0].send(spoken)
         shows(page, "#utterances", "sad")
@@ -229,7 +229,7 @@ def test_it_can_be_used_without_a_mouse_and_read_aloud(
             publisher[0].send(live(seq))
             spoken = m.Utterance(
                 *("main", "a", seq, 8000 * seq, 8000 * seq + 8000, 16000, time.time(), "sad", 0.7),
-                *({"angry": 0.3, "sad": 0.7}, 1, "b@1"),
+                *({"angry": 0.3, "sad": 0.7}, None, 1, "b@1"),
             )
             publisher[0].send(dataclasses.replace(spoken, confidence=0.6 + seq / 100))
             time.sleep(0.2)
@@ -309,7 +309,7 @@ def test_an_hours_worth_of_data_keeps_memory_flat(
             if seq % 20 == 0:
                 spoken = m.Utterance(
                     *("main", "a", seq, 8000 * seq, 8000 * seq + 8000, 16000, time.time(), "sad"),
-                    *(0.7, {"angry": 0.3, "sad": 0.7}, 1, "b@1"),
+                    *(0.7, {"angry": 0.3, "sad": 0.7}, None, 1, "b@1"),
                 )
                 publisher[0].send(spoken)
             seq += 1
@@ -352,7 +352,7 @@ def test_the_past_is_scrolled_through(
     writer.write([(row, 0.0) for row in rows])
     spoken = m.Utterance(
         *("main", "a", 7, 0, 24000, 16000, begin + 60.0, "sad", 0.91),
-        *({"angry": 0.09, "sad": 0.91}, 2, "b@1"),
+        *({"angry": 0.09, "sad": 0.91}, None, 2, "b@1"),
     )
     writer.write([(spoken, 0.0)])
     writer.close()
