@@ -42,7 +42,9 @@ RUNS_ITSELF = {
     r"-m train\b|\.venv-train": "needs corpora that are not ours to ship; see tests/test_train*.py",
     r"^pytest\b|-m tests\.|-m bench\.|^make (bench|chaos|soak)": "takes minutes; a measurement",
     r"^prometheus ": "needs Prometheus",
-    r"systemctl|journalctl|deploy/|supervisor\.py (swap|doctor|keygen)": "see their own tests",
+    r"^sep |systemctl|journalctl|deploy/": "see tests/test_deploy.py",
+    r"supervisor\.py (swap|doctor|keygen)": "see their own tests",
+    r"--secret|--boxes": "needs keys, other machines: tests/test_keys.py, test_infer_host.py",
 }
 """Commands that are not run here, by pattern, with the reason."""
 SERVES = (r"supervisor\.py(?!.*(--print-config|--speed max))", r"-m dashboard\b", r"common\.watch$")
