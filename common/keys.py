@@ -8,6 +8,7 @@ public keys of those it lets in. Key files are pyzmq's: `NAME.key`, public, and
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import ipaddress
 import os
@@ -100,6 +101,25 @@ class Ticket:
         socket.setsockopt(zmq.CURVE_SERVERKEY, read_public(self.server))
         socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+
+
+def add_ticket(parser: argparse.ArgumentParser) -> None:
+    """The flags of a program that may subscribe to a locked endpoint."""
+    parser.add_argument(
+        "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
+    )
+    parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
+
+
+def ticket_of(options: argparse.Namespace) -> Ticket | None:
+    """What these flags give.
+
+    Raises:
+        UserError: one of them without the other.
+    """
+    if (options.secret is None) != (options.server is None):
+        raise UserError("--secret and --server belong together")
+    return Ticket(options.secret, options.server) if options.secret else None
 
 
 # Files ----------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ function hello(message) {
   state.offset = message.now - Date.now() / 1000;
   state.history = message.history;
   state.endpoint = message.endpoint;
-  text($("endpoint"), message.endpoint);
+  text($("endpoint"), message.endpoint.startsWith("ipc:") ? "" : message.endpoint);
   $("past").hidden = !message.history;
   $("no-past").hidden = message.history;
   state.statuses = new Map(message.statuses.map((one) => [one.stream, one]));
