@@ -201,7 +201,7 @@ def examples(
     under `cache` by spec, length, seed and files.
     """
     hours = -(-minutes // 60)
-    names = [(str(f), f.stat().st_size) for f in files]
+    names = [(f.name, f.stat().st_size) for f in files]
     described = json.dumps([dataclasses.asdict(spec), minutes, seed, names])
     path = cache / f"noise-{hashlib.sha256(described.encode()).hexdigest()[:16]}.npy"
     if path.is_file():
