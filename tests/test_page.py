@@ -127,6 +127,9 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
             *({"angry": 0.25, "sad": 0.75}, None, 2, "b@1"),
         )
         publisher[0].send(spoken)
+        doubtful = {"seq": 6, "start": 8000, "emotion": "uncertain", "reason": "not_speech"}
+        publisher[0].send(dataclasses.replace(spoken, **doubtful))
+        shows(page, "#utterances", "it does not sound like speech")
         shows(page, "#utterances", "sad")
         assert "1.5 s" in text(page, "#utterances")
         seq = iter(range(6, 10000))
@@ -134,7 +137,7 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         def told() -> bool:
             publisher[0].send(live(next(seq), **quiet))  # stale is worth telling, too
             time.sleep(0.1)
-            return "Utterance: sad, 75 percent" in text(page, "#announcer")
+            return "Utterance: uncertain, 75 percent" in text(page, "#announcer")
 
         wait_until(told, "the utterance to be announced")
 

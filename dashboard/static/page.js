@@ -512,7 +512,7 @@ function drawUtterances() {
     const words_ = element("b", {}, item.emotion);
     return element("li", {}, shape(name, colour), words_,
       element("span", { class: "number" }, words.percent(item.confidence)),
-      element("span", { class: "when" }, `${when} · ${item.seconds.toFixed(1)} s`));
+      element("span", { class: "when" }, `${when} · ${item.seconds.toFixed(1)} s${item.reason ? ` · ${words.doubt(item.reason)}` : ""}`));
   });
   $("utterances").replaceChildren(...items);
   $("no-utterances").hidden = items.length > 0;
