@@ -8,6 +8,7 @@ public keys of those it lets in. Key files are pyzmq's: `NAME.key`, public, and
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import ipaddress
 import os
@@ -100,6 +101,21 @@ class Ticket:
         socket.setsockopt(zmq.CURVE_SERVERKEY, read_public(self.server))
         socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+
+
+def add_ticket_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags `--secret` and `--server` of a program that subscribes."""
+    parser.add_argument(
+        "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
+    )
+    parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
+
+
+def ticket_of(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> Ticket | None:
+    """The ticket that the flags make; exits where there is only half of it."""
+    if (flags.secret is None) != (flags.server is None):
+        parser.error("--secret and --server belong together")
+    return Ticket(flags.secret, flags.server) if flags.secret else None
 
 
 # Files ----------------------------------------------------------------------------------
