@@ -179,8 +179,24 @@ def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
         nonlocal seq
         seq += 1
         quiet = m.Result(
-            *("main", "a", seq, 8000 * seq, 8000 * seq + 16000, 16000, time.time(), "silence"),
-            *(None, None, None, None, None, level, 0, 0, None, "none@00000000"),
+            stream="main",
+            run="a",
+            seq=seq,
+            start=8000 * seq,
+            end=8000 * seq + 16000,
+            rate=16000,
+            time=time.time(),
+            state="silence",
+            emotion=None,
+            confidence=None,
+            probabilities=None,
+            smoothed=None,
+            reason=None,
+            rms_db=level,
+            lost=0,
+            skipped=0,
+            timing_ms=None,
+            bundle="none@00000000",
         )
         socket.send_multipart(m.encode_public(quiet))
 

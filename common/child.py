@@ -54,6 +54,8 @@ class Child:
             stderr=subprocess.PIPE,
             pass_fds=inherit,
             env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
+            # Ctrl-C is for the supervisor; a child that is still importing cannot ignore it yet.
+            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
         self._reader.start()

@@ -117,7 +117,7 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
 
 
 def _say_why(reason: str) -> None:
-    supervised = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    supervised = "--supervised" in sys.argv
     print(f"{LAST_WORDS if supervised else ''}{reason}", file=sys.stderr)
 
 

@@ -112,10 +112,7 @@ class Screen:
             label = (result.emotion or result.state) if result and not old else "–"
             sure = result.confidence if result and not old else None
             level = result.rms_db if result and not old else FLOOR_DB
-            source = rows[name].state if name in rows else ""
-            trouble = status.reason or ("" if source in FINE_STREAMS else source)
-            if not trouble and result is not None and result.reason:
-                trouble = result.reason.replace("_", " ")
+            trouble = _trouble(rows.get(name), status, result)
             table.add_row(
                 Text(mark, colour),
                 Text(name, "bold", no_wrap=True, overflow="ellipsis"),
@@ -145,6 +142,16 @@ class Screen:
                 line.append(f" ↻{stage.restarts}", "yellow")
         memory = sum(stage.rss_mb for stage in health.stages)
         return line.append(f"  {memory:.0f} MB", "bright_black")
+
+
+def _trouble(row: m.StreamHealth | None, status: Status, result: m.Result | None) -> str:
+    """What is wrong with a stream, the cause first; else why its label is uncertain."""
+    if row is not None and (row.reason or row.state not in FINE_STREAMS):
+        state = row.state.replace("_", " ")
+        return f"{state}: {row.reason}" if row.reason else state
+    if status.reason is not None:
+        return status.reason
+    return (result.reason or "").replace("_", " ") if result is not None else ""
 
 
 def _lag(result: m.Result | None) -> str:

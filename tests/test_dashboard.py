@@ -362,7 +362,8 @@ def test_a_page_that_cannot_live_does_not_end_the_pipeline(
             try:
                 thief.bind(("127.0.0.1", port))
             except OSError:
-                running.stages()["dashboard"].kill()
+                if (page := running.stages().get("dashboard")) is not None:
+                    page.kill()
                 return False
             thief.listen()
             return True

@@ -149,10 +149,15 @@ def test_trouble_is_told_in_words(chromium: Any, publisher: tuple[Publisher, str
         shows(page, "#pill", "Degraded")
         shows(page, "#banner", "infer restarting: broke")
         assert page.locator("#stages tr[data-fine=false]").count() == 1
-        # Keys that a newer pipeline may send: since when, and why.
-        table = now(health(source="silent_input"))
-        publisher[0].send(table)
-        shows(page, "#source", "The microphone has been silent for")
+        silent = health(source="silent_input")
+        row = dataclasses.replace(silent.streams[0], state_s=40.0, reason="digital silence")
+        publisher[0].send(now(dataclasses.replace(silent, streams=[row])))
+        shows(page, "#source", "The microphone has been silent for 40 s")
+        clips = dataclasses.replace(health().streams[0], reason="clipping: 3%", clipped=0.03)
+        publisher[0].send(now(dataclasses.replace(health(), streams=[clips])))
+        publisher[0].send(live(2))
+        shows(page, "#source", "is live, but clipping")
+        page.locator("#clip").wait_for()
         publisher[0].send(now(health(source="on_fire")))
         shows(page, "#source", "is on fire")
         assert page.locator("#source").get_attribute("data-fine") == "false"

@@ -276,8 +276,8 @@ function drawGate(one, row) {
   $("voice").dataset.open = open;
   reshape($("voice"), open ? "bar" : row[ROW.state] === "gap" ? "cross" : "dash");
   const rule = {
-    fixed: `it opens at ${db} dBFS`,
-    adaptive: `it opens ${db} dB above the noise of the room`,
+    fixed: `(opens at ${db} dBFS)`,
+    adaptive: `(opens ${db} dB above the noise of the room)`,
   }[gate];
   const said = { speech: "Voice gate open", silence: "Voice gate closed", gap: "No sound" }[row[ROW.state]];
   const node = $("voice").querySelector("span");
