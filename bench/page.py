@@ -231,9 +231,10 @@ def shots(chromium: Any, folder: Path) -> None:
             for name, look in SHOTS.items():
                 page = chromium.new_context(**look).new_page()
                 page.goto(url)
-                page.locator("#emotion[data-kind=speech]").wait_for()
                 page.locator("#utterances li").first.wait_for()
-                time.sleep(1.0)
+                page.locator("#emotion[data-kind=quiet]").wait_for()
+                page.locator("#emotion[data-kind=speech]").wait_for()
+                time.sleep(0.6)  # the beginning of an utterance, and the bars have moved
                 phone = look.get("is_mobile", False)
                 page.screenshot(path=folder / f"page-{name}.png", full_page=not phone)
                 print(folder / f"page-{name}.png")

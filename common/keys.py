@@ -103,19 +103,23 @@ class Ticket:
         socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
 
 
-def add_ticket_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags `--secret` and `--server` of a program that subscribes."""
+def add_ticket(parser: argparse.ArgumentParser) -> None:
+    """The flags of a program that may subscribe to a locked endpoint."""
     parser.add_argument(
         "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
     )
     parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
 
 
-def ticket_of(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> Ticket | None:
-    """The ticket that the flags make; exits where there is only half of it."""
-    if (flags.secret is None) != (flags.server is None):
-        parser.error("--secret and --server belong together")
-    return Ticket(flags.secret, flags.server) if flags.secret else None
+def ticket_of(options: argparse.Namespace) -> Ticket | None:
+    """What these flags give.
+
+    Raises:
+        UserError: one of them without the other.
+    """
+    if (options.secret is None) != (options.server is None):
+        raise UserError("--secret and --server belong together")
+    return Ticket(options.secret, options.server) if options.secret else None
 
 
 # Files ----------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ class Utterance(Message):
     emotion: str
     confidence: float
     probabilities: dict[str, float]
+    reason: str | None
     windows: int
     bundle: str
 

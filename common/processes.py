@@ -22,7 +22,7 @@ MODULES = {"record": "capture.taping", "history": "dashboard.recorder"}
 KEEPERS = ("record", "history")
 """They must be there before the first sound, to keep everything."""
 STAGES = ("capture", "features", "infer")
-NICE = {"capture": -10, "record": 5}
+NICE = {"capture": -10, "record": 5, "history": 5, "dashboard": 5}
 """Nice values, where the system lets us: sound that is not fetched in time is lost."""
 
 

@@ -12,12 +12,13 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from common import messages as m
 from common.client import DEFAULT_ENDPOINT, Event, NewerProtocolError, Results
 from common.errors import EXIT_OK, EXIT_USER
-from common.keys import add_ticket_flags, ticket_of
+from common.keys import Ticket
 from common.stage import Parser
 
 TURN_S = 0.25
@@ -33,9 +34,14 @@ def main() -> int:
     parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
     parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_ticket_flags(parser)
+    parser.add_argument(
+        "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
+    )
+    parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
     flags = parser.parse_args()
-    ticket = ticket_of(parser, flags)
+    if (flags.secret is None) != (flags.server is None):
+        parser.error("--secret and --server belong together")
+    ticket = Ticket(flags.secret, flags.server) if flags.secret else None
     try:
         results = Results(flags.endpoint, flags.stream, ticket=ticket)
     except ValueError as error:

@@ -26,8 +26,8 @@ from common.client import (
     Results,
     Status,
 )
-from common.errors import EXIT_OK, EXIT_USER
-from common.keys import add_ticket_flags, ticket_of
+from common.errors import EXIT_OK, EXIT_USER, UserError
+from common.keys import add_ticket, ticket_of
 from common.stage import Parser
 
 SHOW_S = 0.1
@@ -176,16 +176,15 @@ def main() -> int:
     parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
     parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
     parser.add_argument("--once", action="store_true", help="print what is there now, and end")
-    add_ticket_flags(parser)
+    add_ticket(parser)
     flags = parser.parse_args()
-    ticket = ticket_of(parser, flags)
     console = Console(highlight=False)
     if not (flags.once or console.is_terminal):
         print("watch: needs a terminal; python -m common.subscribe prints lines", file=sys.stderr)
         return EXIT_USER
     try:
-        results = Results(flags.endpoint, flags.stream, ticket=ticket)
-    except ValueError as error:
+        results = Results(flags.endpoint, flags.stream, ticket=ticket_of(flags))
+    except (ValueError, UserError) as error:
         print(f"watch: {error}", file=sys.stderr)
         return EXIT_USER
     with results:

@@ -22,7 +22,7 @@ from common.bundle import Bundle
 from common.keys import Ticket
 from common.sockets import connect, send
 from common.stage import Heart, Stop
-from infer.decision import State, calibrate, decide, finish
+from infer.decision import State, calibrate, decide, finish, speech_of
 from infer.model import Array, Model
 
 log = logging.getLogger("infer")
@@ -105,10 +105,11 @@ def submission(
     if window.kind == "end":
         result, utterances, state = None, finish(state, window, bundle), State()
     else:
-        probabilities = None
+        probabilities, speech = None, 1.0
         if window.kind == "speech":
-            probabilities = calibrate(model.predict(_matrix(window, bundle)), bundle)
-        result, utterances, state = decide(state, window, probabilities, bundle)
+            output = model.predict(_matrix(window, bundle))
+            probabilities, speech = calibrate(output, bundle), speech_of(output, bundle)
+        result, utterances, state = decide(state, window, probabilities, bundle, speech)
         if timed:
             milliseconds = (time.perf_counter() - began) * 1000.0
             timing = {"features": window.features_ms, "infer": milliseconds}

@@ -1,6 +1,7 @@
 """Every command in the documentation is run, or stands below with the reason why it is not.
 
-A block of README.md or docs/ that is fenced as `sh` holds commands for the repository's root.
+A block of README.md or docs/ that is fenced as `sh` holds commands for the repository's root; so
+does a line that is set in by four spaces and begins with one of `PROGRAMS`.
 They are run in a folder that looks like it, with a virtual microphone where PulseAudio is there.
 """
 
@@ -28,6 +29,7 @@ from tests.pulse import VirtualMicrophone, installed
 from tests.test_integrations import MOSQUITTO
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = r"(\.venv\S*/bin/)?python|make|pytest|box|supervisor\.py"
 RUN_S = 100.0
 SERVE_S = 5.0
 
@@ -36,6 +38,7 @@ RUNS_ITSELF = {
     r"^sudo apt-get|^git clone|^cd ": "changes the machine or the folder of who types it",
     r"mic:USB PnP": "needs that very USB microphone; mic:NAME has its own tests",
     r"^arecord ": "needs a sound card; stdin has its own tests",
+    r"models/mine": "needs a model that a command before has trained",
     r"-m train\b|\.venv-train": "needs corpora that are not ours to ship; see tests/test_train*.py",
     r"^pytest\b|-m tests\.|-m bench\.|^make (bench|chaos|soak)": "takes minutes; a measurement",
     r"^prometheus ": "needs Prometheus",
@@ -64,16 +67,18 @@ class Command:
 
 
 def commands(page: Path) -> list[Command]:
-    """The commands of a page's `sh` blocks; a backslash continues a line, ` #` begins a remark."""
-    found, inside, begun = [], False, ""
+    """The commands of a page; a backslash continues a line, ` #` begins a remark."""
+    found, inside, fenced, begun = [], False, False, ""
     for number, raw in enumerate(page.read_text().splitlines(), 1):
         if raw.startswith("```"):
+            fenced = not fenced
             inside = raw == "```sh"
-        elif inside:
+        elif inside or begun or (not fenced and re.match(f"    ({PROGRAMS}) ", raw)):
             line = begun + re.sub(r"(^|\s+)#.*$", "", raw).rstrip()
             begun = line.removesuffix("\\") if line.endswith("\\") else ""
             if line and not begun:
-                found.append(Command(line.strip(), page, number))
+                text = re.sub(r"^python ", ".venv/bin/python ", line.strip())
+                found.append(Command(text, page, number))
     return found
 
 
@@ -98,6 +103,18 @@ def test_there_are_commands_and_few_are_excused() -> None:
     assert len(run) > 20
     for pattern in RUNS_ITSELF:
         re.compile(pattern)
+
+
+@pytest.mark.parametrize("command", [c for c in ALL if excused(c)], ids=str)
+def test_what_is_not_run_has_at_least_flags_that_exist(command: Command) -> None:
+    known = re.search(r"-m (\w+)", command.text)
+    if known is None:
+        return
+    folder = ROOT / known[1]
+    sources = "".join(path.read_text() for path in folder.glob("**/*.py"))
+    sources += (ROOT / "common" / "stage.py").read_text()
+    for flag in re.findall(r" (--[a-z-]+)", command.text):
+        assert f'"{flag}"' in sources, flag
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -109,7 +109,7 @@ function hello(message) {
   state.offset = message.now - Date.now() / 1000;
   state.history = message.history;
   state.endpoint = message.endpoint;
-  text($("endpoint"), message.endpoint);
+  text($("endpoint"), message.endpoint.startsWith("ipc:") ? "" : message.endpoint);
   $("past").hidden = !message.history;
   $("no-past").hidden = message.history;
   state.statuses = new Map(message.statuses.map((one) => [one.stream, one]));
@@ -497,6 +497,7 @@ async function fetchPast() {
     view.shown = past;
     charts.show({ labels: past.labels, rows: past.rows, said: past.utterances, start, end, gate: gateLevel(one) });
     drawUtterances();
+    if (!past.rows.length) text($("reading"), "Nothing was kept of this time.");
   } else if (answer && !answer.ok) text($("reading"), (await answer.text()).trim());
   if (!following() && view.end !== end) fetchPast(); // another was asked for meanwhile
 }
