@@ -329,6 +329,8 @@ class Pipeline:
             if self._before is not exchange.old:
                 forget_copy(self._before, self._folder)
             self._before = exchange.old
+        else:
+            forget_copy(exchange.new, self._folder)
         if self._asked is not None:
             self._control.answer(self._asked, outcome)
             self._asked = None

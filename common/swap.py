@@ -226,7 +226,7 @@ class Exchange:
     def _roll_back(self, why: str, now: float) -> m.Swapped:
         self._use(self.old)
         for stage in self._stages:
-            stage.job = {**stage.job, **_jobs(self.old, self.new)}
+            stage.job = {**stage.job, **_jobs(self.old)}
             if stage.child is not None:
                 stage.child.kill()
                 stage.child.last_words()
@@ -245,9 +245,9 @@ def standby_name(stage: str) -> str:
     return f"{stage}+next"
 
 
-def _jobs(bundle: Bundle, before: Bundle) -> dict[str, Any]:
-    """What a stage's job says of bundles; `known` is for utterances that began under it."""
-    return {"bundle": str(bundle.path), "known": [str(before.path)], "standby": None}
+def _jobs(bundle: Bundle, *known: Bundle) -> dict[str, Any]:
+    """What a stage's job says of bundles; `known` ones are for utterances that began under them."""
+    return {"bundle": str(bundle.path), "known": [str(b.path) for b in known], "standby": None}
 
 
 # Asking for it ------------------------------------------------------------------------------

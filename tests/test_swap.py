@@ -105,6 +105,15 @@ def swap(bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def copies(one: Running) -> set[str]:
+    """Which copies of bundles a supervisor keeps."""
+    return {path.name for path in running_folder(one).glob("bundle*")}
+
+
+def running_folder(one: Running) -> Path:
+    return running()[one.process.pid].parent
+
+
 def results_of(running: Running) -> list[m.Result]:
     return running.received.fresh(m.Result)
 
@@ -118,8 +127,8 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
     supervise: Supervise, clip: Clip, speed: str
 ) -> None:
     path = clip(25.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=60)
-    running = supervise(f"--source=file:{path}", f"--speed={speed}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 5)
+    pipeline = supervise(f"--source=file:{path}", f"--speed={speed}")
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 5)
     there = swap(OTHER)
     assert there.returncode == 0, there.stderr
     assert "emodb@" in there.stdout
@@ -127,7 +136,8 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
     if speed == "realtime":
         back = swap(BUNDLE)
         assert back.returncode == 0, back.stderr
-    code, stderr, received = running.ended()
+        assert copies(pipeline) == {"bundle.1", "bundle.2"}
+    code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     began = exchanges(received.fresh(m.Result))
     wanted = ["default", "emodb", "default"] if speed == "realtime" else ["default", "emodb"]
@@ -147,8 +157,8 @@ def test_stages_killed_around_the_exchange_lose_nothing(
     supervise: Supervise, clip: Clip, when: str
 ) -> None:
     path = clip(20.0)
-    running = supervise(f"--source=file:{path}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    pipeline = supervise(f"--source=file:{path}")
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
     chance = random.Random(when)
     asked = threading.Thread(target=swap, args=(OTHER,))
     asked.start()
@@ -157,13 +167,13 @@ def test_stages_killed_around_the_exchange_lose_nothing(
     deadline = time.monotonic() + until
     while time.monotonic() < deadline:
         time.sleep(chance.uniform(0.2, 0.5))
-        victim = running.stages().get(chance.choice(["features", "infer", "capture"]))
+        victim = pipeline.stages().get(chance.choice(["features", "infer", "capture"]))
         if victim is not None:
             with contextlib.suppress(Exception):
                 victim.kill()
                 killed += 1
     asked.join()
-    code, stderr, received = running.ended()
+    code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     assert killed
     began = exchanges(received.fresh(m.Result))
@@ -179,19 +189,19 @@ def test_a_hangup_takes_the_configured_bundle_over(
     shutil.copytree(BUNDLE, bundle)
     config = tmp_path / "box.toml"
     config.write_text(f"bundle = '{bundle}'")
-    running = supervise(f"--config={config}", f"--source=file:{clip(50.0)}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    pipeline = supervise(f"--config={config}", f"--source=file:{clip(50.0)}")
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
     # In place, as an update of the folder does it.
     change(bundle, lambda table: table["calibration"].update(temperature=2.0))
-    running.process.send_signal(signal.SIGHUP)
+    pipeline.process.send_signal(signal.SIGHUP)
     new = load_bundle(bundle).id
-    running.subscriber.wait_for(lambda received: received.fresh(m.Result)[-1].bundle == new)
-    running.process.send_signal(signal.SIGHUP)  # nothing new: nothing happens
+    pipeline.subscriber.wait_for(lambda received: received.fresh(m.Result)[-1].bundle == new)
+    pipeline.process.send_signal(signal.SIGHUP)  # nothing new: nothing happens
     config.write_text("bundle = 'models/nowhere'")
-    running.process.send_signal(signal.SIGHUP)
+    pipeline.process.send_signal(signal.SIGHUP)
     time.sleep(2.0)
-    running.process.terminate()
-    code, stderr, received = running.ended()
+    pipeline.process.terminate()
+    code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     assert len(exchanges(received.fresh(m.Result))) == 2
     assert "models/nowhere: no such bundle folder" in stderr
@@ -203,13 +213,13 @@ def test_after_the_exchange_stages_are_restarted_with_the_new_one(
     bundle = tmp_path / "bundle"
     shutil.copytree(OTHER, bundle)
     path = clip(20.0)
-    running = supervise(f"--source=file:{path}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    pipeline = supervise(f"--source=file:{path}")
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
     assert swap(bundle).returncode == 0
     shutil.rmtree(bundle)  # it has its own copy
     for stage in ("infer", "features"):
-        running.stages()[stage].kill()
-    code, stderr, received = running.ended()
+        pipeline.stages()[stage].kill()
+    code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     began = exchanges(received.fresh(m.Result))
     assert len(began) == 2
@@ -217,15 +227,15 @@ def test_after_the_exchange_stages_are_restarted_with_the_new_one(
 
 
 def test_the_same_bundle_is_at_work_already(supervise: Supervise, clip: Clip) -> None:
-    running = supervise(f"--source=file:{clip(50.0)}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
-    stages = {name: process.pid for name, process in running.stages().items()}
+    pipeline = supervise(f"--source=file:{clip(50.0)}")
+    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    stages = {name: process.pid for name, process in pipeline.stages().items()}
     done = swap(BUNDLE)
     assert done.returncode == 0
     assert "already" in done.stdout
-    assert {name: process.pid for name, process in running.stages().items()} == stages
-    running.process.terminate()
-    assert running.ended()[0] == 0
+    assert {name: process.pid for name, process in pipeline.stages().items()} == stages
+    pipeline.process.terminate()
+    assert pipeline.ended()[0] == 0
 
 
 # It is refused or rolled back -----------------------------------------------------------------
@@ -272,9 +282,9 @@ def test_a_bundle_that_does_not_do_is_refused_and_nothing_has_happened(
     shutil.copytree(BUNDLE, bundle)
     break_it(bundle)
     path = clip(8.0)
-    running = supervise(f"--source=file:{path}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
-    stages = {name: process.pid for name, process in running.stages().items()}
+    pipeline = supervise(f"--source=file:{path}")
+    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    stages = {name: process.pid for name, process in pipeline.stages().items()}
     done = swap(bundle)
     assert done.returncode == 2
     told = done.stdout + done.stderr
@@ -282,10 +292,11 @@ def test_a_bundle_that_does_not_do_is_refused_and_nothing_has_happened(
     assert str(bundle) in told  # not our copy of it
     assert len(told.splitlines()) == 1
     wait_until(  # those that were tried are just ending
-        lambda: {name: process.pid for name, process in running.stages().items()} == stages,
+        lambda: {name: process.pid for name, process in pipeline.stages().items()} == stages,
         "the stages to be the same",
     )
-    code, stderr, received = running.ended()
+    assert copies(pipeline) == {"bundle"}
+    code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     assert received.stream() == with_exchanges(path, [(0, BUNDLE)])
 
@@ -293,20 +304,21 @@ def test_a_bundle_that_does_not_do_is_refused_and_nothing_has_happened(
 def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: Clip) -> None:
     """It passes its test, takes over, and then hangs before it gives a result."""
     path = clip(25.0)
-    running = supervise(f"--source=file:{path}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
-    first = {name: process.pid for name, process in running.stages().items()}
+    pipeline = supervise(f"--source=file:{path}")
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    first = {name: process.pid for name, process in pipeline.stages().items()}
     asked: list[subprocess.CompletedProcess[str]] = []
     thread = threading.Thread(target=lambda: asked.append(swap(OTHER)))
     thread.start()
-    for process in _fresh(running, first).values():
+    for process in _fresh(pipeline, first).values():
         process.suspend()
     thread.join()
     (done,) = asked
     assert done.returncode == 1, done.stdout
     assert "rolled back" in done.stdout
     assert "default@" in done.stdout
-    code, stderr, received = running.ended()
+    assert copies(pipeline) == {"bundle"}
+    code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     began = exchanges(received.fresh(m.Result))
     assert [name.partition("@")[0] for _, name in began] == ["default"]
@@ -347,13 +359,13 @@ def _others_gone(first: dict[str, int]) -> bool:
 def test_a_stop_during_the_exchange_ends_in_order(supervise: Supervise, clip: Clip) -> None:
     for pause in (0.2, 1.4, 1.8):
         path = clip(50.0)
-        running = supervise(f"--source=file:{path}")
-        running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+        pipeline = supervise(f"--source=file:{path}")
+        pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
         asked = threading.Thread(target=swap, args=(OTHER,))
         asked.start()
         time.sleep(pause)
-        running.process.terminate()
-        code, stderr, received = running.ended()
+        pipeline.process.terminate()
+        code, stderr, received = pipeline.ended()
         asked.join()
         assert code == 0, stderr
         results = received.fresh(m.Result)
@@ -391,9 +403,9 @@ def test_two_pipelines_are_told_apart(supervise: Supervise, clip: Clip) -> None:
 def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
     supervise: Supervise, clip: Clip
 ) -> None:
-    running_one = supervise(f"--source=file:{clip(50.0)}")
-    running_one.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
-    control = running()[running_one.process.pid]
+    pipeline = supervise(f"--source=file:{clip(50.0)}")
+    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    control = running()[pipeline.process.pid]
     context: zmq.Context[Any] = zmq.Context()
     noisy = context.socket(zmq.DEALER)
     noisy.connect(f"ipc://{control}")
@@ -409,8 +421,8 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
     thread.join()
     assert first[0].code == 0
     context.destroy(linger=0)
-    running_one.process.terminate()
-    code, stderr, _ = running_one.ended()
+    pipeline.process.terminate()
+    code, stderr, _ = pipeline.ended()
     assert code == 0, stderr
 
 
