@@ -29,6 +29,7 @@ from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from common.health import pipeline_health, stage_health, stream_info
 from common.hub import Hub
 from common.messages import Health
+from common.punctual import ask_for_short_slices
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
@@ -473,6 +474,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     faulthandler.enable()
+    ask_for_short_slices()  # its threads and stages take theirs from this one
     try:
         code = main()
     except UserError as error:
