@@ -40,6 +40,7 @@ from common.messages import Health, Swapped
 from common.notify import Notifier
 from common.process import keep_private
 from common.processes import FILES, KEEPERS, STAGES, Stage, process_table, status_line
+from common.punctual import ask_for_short_slices
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
@@ -567,6 +568,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     faulthandler.enable()
+    ask_for_short_slices()  # its threads and stages take theirs from this one
     try:
         code = main()
     except UserError as error:

@@ -86,11 +86,11 @@ def latency(at: Setting) -> dict[str, Any]:
     for load in ("quiet", "loaded"):
         times: dict[str, list[float]] = {name: [] for name in programs}
         p99s: dict[str, list[float]] = {name: [] for name in programs}
-        for _ in range(at.rounds(4)):
+        for _ in range(at.rounds(3)):
             for name, start in programs.items():
                 busy = loaded_cores() if load == "loaded" else contextlib.nullcontext()
                 with start() as program, busy:
-                    ms = latencies(program, at.seconds(25.0))
+                    ms = latencies(program, at.seconds(22.0))
                 times[name] += ms
                 p99s[name].append(float(np.percentile(ms, 99)))
         found[load] = {
@@ -150,7 +150,7 @@ def cost(at: Setting) -> dict[str, Any]:
     for _ in range(at.rounds(3)):
         for name, (start, streams) in programs.items():
             with start() as program:
-                runs[name].append(live_cost(program, at.seconds(10.0), streams))
+                runs[name].append(live_cost(program, at.seconds(8.0), streams))
     return {
         name: {
             "cpu_percent": spread([run["cpu_percent"] / programs[name][1] for run in found]),

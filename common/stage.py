@@ -29,6 +29,7 @@ import zmq
 from common import messages as m
 from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, DeviceError, UserError
 from common.process import keep_private
+from common.punctual import ask_for_short_slices
 from common.sockets import connect, send
 
 BEAT_S = 0.5
@@ -88,6 +89,7 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     keep_private()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
+    ask_for_short_slices()  # before there are threads, which take theirs from this one
     _set_title(f"sep {name}")
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     threading.excepthook = _die_with_thread
