@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup demo run test test-all test-tflite-runtime test-train chaos lint clean
+.PHONY: setup demo run test test-all test-tflite-runtime test-train chaos bench lint clean
 
 setup: .venv/.run
 
@@ -50,6 +50,11 @@ test-train: .venv-train/.done
 # Every fault, measured, into docs/RELIABILITY.md: half an hour on a quiet machine.
 chaos: .venv/.dev
 	$(PYTHON_IN_VENV) -m tests.chaos --json docs/reliability.json --write docs/RELIABILITY.md
+
+# Everything in docs/PERFORMANCE.md, measured on this machine, in a quarter of an hour. Parts of
+# it: make bench ONLY=ring,features
+bench: .venv/.dev
+	$(PYTHON_IN_VENV) -m bench $(if $(ONLY),--only $(ONLY)) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

@@ -22,10 +22,24 @@ def window(seq: int, at: float, *, speech: bool) -> m.Result:
     share = {x: draw / sum(draws) for x, draw in zip(LABELS, draws, strict=True)}
     label = max(share, key=lambda x: share[x])
     return m.Result(
-        *("living-room", "621cb50dd21b5680", seq, 8000 * seq, 8000 * seq + 16000, 16000, at),
-        *(("speech", label, share[label], share, share) if speech else ("silence", *[None] * 4)),
-        *(None, -70.0 + 50.0 * random.random(), 0, 0, {"total": 5.0 * random.random()}),
-        "default@a2de3198",
+        stream="living-room",
+        run="621cb50dd21b5680",
+        seq=seq,
+        start=8000 * seq,
+        end=8000 * seq + 16000,
+        rate=16000,
+        time=at,
+        state="speech" if speech else "silence",
+        emotion=label if speech else None,
+        confidence=share[label] if speech else None,
+        probabilities=share if speech else None,
+        smoothed=share if speech else None,
+        reason=None,
+        rms_db=-70.0 + 50.0 * random.random(),
+        lost=0,
+        skipped=0,
+        timing_ms={"total": 5.0 * random.random()},
+        bundle="default@a2de3198",
     )
 
 

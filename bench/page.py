@@ -179,8 +179,24 @@ def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
         nonlocal seq
         seq += 1
         quiet = m.Result(
-            *("main", "a", seq, 8000 * seq, 8000 * seq + 16000, 16000, time.time(), "silence"),
-            *(None, None, None, None, None, level, 0, 0, None, "none@00000000"),
+            stream="main",
+            run="a",
+            seq=seq,
+            start=8000 * seq,
+            end=8000 * seq + 16000,
+            rate=16000,
+            time=time.time(),
+            state="silence",
+            emotion=None,
+            confidence=None,
+            probabilities=None,
+            smoothed=None,
+            reason=None,
+            rms_db=level,
+            lost=0,
+            skipped=0,
+            timing_ms=None,
+            bundle="none@00000000",
         )
         socket.send_multipart(m.encode_public(quiet))
 
@@ -215,9 +231,10 @@ def shots(chromium: Any, folder: Path) -> None:
             for name, look in SHOTS.items():
                 page = chromium.new_context(**look).new_page()
                 page.goto(url)
-                page.locator("#emotion[data-kind=speech]").wait_for()
                 page.locator("#utterances li").first.wait_for()
-                time.sleep(1.0)
+                page.locator("#emotion[data-kind=quiet]").wait_for()
+                page.locator("#emotion[data-kind=speech]").wait_for()
+                time.sleep(0.6)  # the beginning of an utterance, and the bars have moved
                 phone = look.get("is_mobile", False)
                 page.screenshot(path=folder / f"page-{name}.png", full_page=not phone)
                 print(folder / f"page-{name}.png")

@@ -27,8 +27,8 @@ import zmq
 
 from common.bundle import load_bundle
 from common.levels import rms_dbfs
-from features.core import normalize
-from features.definition import Samples, definition
+from features.core import Samples, normalize
+from features.definition import definition
 from features.windows import load_statistics
 from infer.decision import calibrate
 from infer.model import Model

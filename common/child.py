@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -27,6 +28,7 @@ class Child:
     Args:
         write: takes every line that the child writes to stderr, from another thread.
         inherit: descriptors that the child gets as they are.
+        hold: it waits, all prepared, until `release()`.
         ended: called when it is gone, from another thread.
     """
 
@@ -38,6 +40,8 @@ class Child:
         write: Callable[[str], None],
         inherit: tuple[int, ...] = (),
         ended: Callable[[], None] = lambda: None,
+        *,
+        hold: bool = False,
     ) -> None:
         self._write = write
         self._ended = ended
@@ -50,15 +54,25 @@ class Child:
             stderr=subprocess.PIPE,
             pass_fds=inherit,
             env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
+            # Ctrl-C is for the supervisor; a child that is still importing cannot ignore it yet.
+            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
         self._reader.start()
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(job).encode())
-            self._process.stdin.close()
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it died at once; `exit_code` tells
+        if not hold:
+            self.release()
+
+    def release(self) -> None:
+        """Let a held child begin."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     @property
     def pid(self) -> int:

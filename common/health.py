@@ -10,6 +10,8 @@ from common.bundle import Bundle
 from common.hub import Beat, Hub
 from common.source import SourceState
 
+AWAY_S = 3.0
+"""A stage on another machine that is silent for so long is away."""
 FINE = ("ready", "done")
 FINE_SOURCES = (SourceState.LIVE.value, SourceState.ENDED.value)
 
@@ -56,6 +58,17 @@ def stage_health(
         rss_mb=heart.rss_mb if heart else 0.0,
         reason=reason,
     )
+
+
+def remote_health(name: str, beat: Beat | None) -> m.StageHealth:
+    """The row of a stage on another machine, which nobody here can start."""
+    age = time.monotonic() - beat.received if beat else None
+    reason = None
+    if age is None:
+        reason = "its host has not connected yet"
+    elif age > AWAY_S:
+        reason = "nothing is heard from its host"
+    return stage_health(name, beat, state="away" if reason else None, pid=0, reason=reason)
 
 
 def stream_health(

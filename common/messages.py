@@ -197,7 +197,8 @@ class Want(Message):
     """infer → features: everything below window `next` is accepted; send up to `limit`.
 
     Self-contained and repeated, so that either side may restart: a new `session` makes
-    features begin at `next` with the voice gate as `gate` says.
+    features begin at `next` with the voice gate as `gate` says. `bundle` is the one whose
+    normalization the windows must have; features of another does not answer.
     """
 
     stream: str
@@ -206,6 +207,7 @@ class Want(Message):
     next: int
     limit: int
     gate: list[float]
+    bundle: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +244,7 @@ class Window(Message):
     features_ms: float
     gate: list[float]
     features: bytes | None
+    bundle: str = ""
 
     @property
     def next_seq(self) -> int:
@@ -250,7 +253,7 @@ class Window(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Submit(Message):
-    """infer → hub: the messages of window `seq` and the checkpoint behind it.
+    """infer → hub: the messages of window `seq` and the checkpoint behind it, made with `bundle`.
 
     `result` is absent and `ended` true for the end of a stream. `captured` is the monotonic
     time of the window's last sample; the hub completes `timing_ms` with it.
@@ -265,6 +268,7 @@ class Submit(Message):
     gate: list[float]
     decision: dict[str, Any]
     captured: float
+    bundle: str = ""
 
     @property
     def messages(self) -> list[Result | Utterance]:
@@ -284,7 +288,11 @@ class Accepted(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Resume(Message):
-    """hub → infer: where a stream stands and the checkpoint to go on from."""
+    """hub → infer: where a stream stands and the checkpoint to go on from.
+
+    `bundle` is the one to go on with, `made_by` the one behind the checkpoint (empty at the start
+    of a stream). Where they differ, smoothing starts anew and the utterance ends.
+    """
 
     stream: str
     run: str
@@ -292,6 +300,8 @@ class Resume(Message):
     ended: bool
     gate: list[float]
     decision: dict[str, Any]
+    bundle: str = ""
+    made_by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,6 +357,21 @@ class Heartbeat(Message):
     counters: dict[str, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Swap(Message):
+    """`supervisor.py swap` → supervisor: go on with the bundle in this folder."""
+
+    bundle: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Swapped(Message):
+    """The answer when all is over: an exit code and a line for people."""
+
+    code: int
+    text: str
+
+
 PUBLIC: dict[str, type[Message]] = {m.topic: m for m in (Result, Utterance, Info, Health)}
 """The public messages by the first part of their topic."""
 
@@ -354,7 +379,7 @@ INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Want, Sent, Window, Submit, Accepted),
-        *(Resume, Hello, Open, Heartbeat),
+        *(Resume, Hello, Open, Heartbeat, Swap, Swapped),
     )
 }
 

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -27,9 +28,13 @@ import zmq
 
 from common import messages as m
 from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, DeviceError, UserError
-from common.sockets import send
+from common.process import keep_private
+from common.punctual import ask_for_short_slices
+from common.sockets import connect, send
 
 BEAT_S = 0.5
+STANDBY = "standby"
+"""State of a stage that is ready to take another one's place."""
 PR_SET_PDEATHSIG = 1
 ONE_BLAS_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
@@ -62,12 +67,12 @@ def base_parser(stage: str, description: str) -> argparse.ArgumentParser:
 
 
 def read_job() -> dict[str, Any]:
-    """The job that the supervisor wrote to standard input; ties this process to its life.
+    """The job, a line that the supervisor wrote to standard input; ties this process to its life.
 
-    Returns at end of input. The kernel kills this process when the supervisor dies, even
+    The kernel kills this process when the supervisor dies, even
     while it is stopped or stuck.
     """
-    job: dict[str, Any] = json.loads(sys.stdin.read())
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != job["supervisor_pid"]:
@@ -81,8 +86,10 @@ def read_job() -> dict[str, Any]:
 def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoReturn:
     """Run a stage's main function as a process: logging, profile, errors, exit code."""
     faulthandler.enable()
+    keep_private()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
+    ask_for_short_slices()  # before there are threads, which take theirs from this one
     _set_title(f"sep {name}")
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     threading.excepthook = _die_with_thread
@@ -112,7 +119,7 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
 
 
 def _say_why(reason: str) -> None:
-    supervised = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    supervised = "--supervised" in sys.argv
     print(f"{LAST_WORDS if supervised else ''}{reason}", file=sys.stderr)
 
 
@@ -198,3 +205,23 @@ def rss_mb() -> float:
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
     return round(pages * resource.getpagesize() / 2**20, 1)
+
+
+def stand_by(name: str, hub: str, stop: Stop) -> bool:
+    """Beat as `name`, all work prepared, until the supervisor closes standard input.
+
+    Returns:
+        False where this process is to end instead.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        heart = Heart(name, connect(context, hub, "hub"))
+        heart.state = STANDBY
+        heart.beat(now=True)
+        while not select.select([sys.stdin], [], [], BEAT_S / 2)[0]:
+            if stop.requested:
+                return False
+            heart.beat()
+    finally:
+        context.destroy(linger=0)
+    return not stop.requested

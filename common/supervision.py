@@ -124,6 +124,21 @@ class Supervision:
             self._since = now
             self._ever_ready = True
 
+    def replaced(self, now: float) -> None:
+        """Another process, ready, has taken over in good order."""
+        if not self.over:
+            self.state = State.READY
+            self._since = self._beat = now
+            self._ever_ready = True
+            self._killing = False
+
+    def start_again(self, now: float) -> None:
+        """The process was taken away; another one is to be started at once."""
+        if not self.over:
+            self.state = State.WAITING
+            self._due = now
+            self._killing = False
+
     def stop(self) -> None:
         """The process was told to end; its death is now wanted."""
         if not self.over:

@@ -26,7 +26,8 @@ from common.client import (
     Results,
     Status,
 )
-from common.errors import EXIT_OK, EXIT_USER
+from common.errors import EXIT_OK, EXIT_USER, UserError
+from common.keys import add_ticket, ticket_of
 from common.stage import Parser
 
 SHOW_S = 0.1
@@ -111,10 +112,7 @@ class Screen:
             label = (result.emotion or result.state) if result and not old else "–"
             sure = result.confidence if result and not old else None
             level = result.rms_db if result and not old else FLOOR_DB
-            source = rows[name].state if name in rows else ""
-            trouble = status.reason or ("" if source in FINE_STREAMS else source)
-            if not trouble and result is not None and result.reason:
-                trouble = result.reason.replace("_", " ")
+            trouble = _trouble(rows.get(name), status, result)
             table.add_row(
                 Text(mark, colour),
                 Text(name, "bold", no_wrap=True, overflow="ellipsis"),
@@ -146,6 +144,16 @@ class Screen:
         return line.append(f"  {memory:.0f} MB", "bright_black")
 
 
+def _trouble(row: m.StreamHealth | None, status: Status, result: m.Result | None) -> str:
+    """What is wrong with a stream, the cause first; else why its label is uncertain."""
+    if row is not None and (row.reason or row.state not in FINE_STREAMS):
+        state = row.state.replace("_", " ")
+        return f"{state}: {row.reason}" if row.reason else state
+    if status.reason is not None:
+        return status.reason
+    return (result.reason or "").replace("_", " ") if result is not None else ""
+
+
 def _lag(result: m.Result | None) -> str:
     if result is None or result.timing_ms is None or result.time is None:
         return ""
@@ -168,14 +176,15 @@ def main() -> int:
     parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
     parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
     parser.add_argument("--once", action="store_true", help="print what is there now, and end")
+    add_ticket(parser)
     flags = parser.parse_args()
     console = Console(highlight=False)
     if not (flags.once or console.is_terminal):
         print("watch: needs a terminal; python -m common.subscribe prints lines", file=sys.stderr)
         return EXIT_USER
     try:
-        results = Results(flags.endpoint, flags.stream)
-    except ValueError as error:
+        results = Results(flags.endpoint, flags.stream, ticket=ticket_of(flags))
+    except (ValueError, UserError) as error:
         print(f"watch: {error}", file=sys.stderr)
         return EXIT_USER
     with results:

@@ -21,6 +21,7 @@ import zmq
 
 from common.client import DEFAULT_ENDPOINT, Event, Status
 from common.errors import UserError
+from common.keys import add_ticket, ticket_of
 from common.listen import (
     DEFAULT_LISTEN,
     check_listen,
@@ -90,7 +91,8 @@ async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
             timeout_graceful_shutdown=1,
         )
     )
-    feed = Feed(job["results"], asyncio.get_running_loop(), event, statuses)
+    loop = asyncio.get_running_loop()
+    feed = Feed(job["results"], loop, event, statuses, job.get("ticket"))
     feed.start()
     # Who runs a pipeline has no use for uvicorn's words about odd requests.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -150,6 +152,7 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
         "results": options.results,
         "listen": options.listen,
         "token": token,
+        "ticket": ticket_of(options),
         "history": options.history and str(options.history),
         "bundle": options.bundle and str(options.bundle),
     }
@@ -158,6 +161,7 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = base_parser("dashboard", __doc__ or "")
     parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    add_ticket(parser)
     parser.add_argument(
         "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s"
     )

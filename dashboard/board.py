@@ -149,6 +149,7 @@ class Board:
             "emotion": utterance.emotion,
             "seconds": (utterance.end - utterance.start) / utterance.rate,
             "confidence": _short(utterance.confidence),
+            "reason": utterance.reason,
             "probabilities": {k: _short(p) for k, p in utterance.probabilities.items()},
         }
         stream = self._stream(utterance.stream)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from common.client import Event, Freshness, NewerProtocolError, Results, Status
 from common.errors import UserError
+from common.keys import Ticket
 
 TURN_S = 0.1
 STATUS_S = 0.25
@@ -16,14 +17,14 @@ STATUS_EVERY_S = 1.0
 """Statuses go out when they change, and so often as a sign of life."""
 
 
-def subscribe(endpoint: str) -> Results:
-    """A subscription to everything.
+def subscribe(endpoint: str, ticket: Ticket | None = None) -> Results:
+    """A subscription to everything; with keys, where the endpoint wants them.
 
     Raises:
-        UserError: the endpoint is malformed.
+        UserError: the endpoint is malformed, or a key is not usable.
     """
     try:
-        return Results(endpoint)
+        return Results(endpoint, ticket=ticket)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -35,6 +36,7 @@ class Feed(threading.Thread):
         endpoint: where the pipeline publishes.
         event: called in the loop with every message.
         statuses: called in the loop with how fresh every stream is; "" is the pipeline.
+        ticket: keys, where the endpoint wants them.
 
     Raises:
         UserError: the endpoint is malformed.
@@ -46,12 +48,13 @@ class Feed(threading.Thread):
         loop: asyncio.AbstractEventLoop,
         event: Callable[[Event], None],
         statuses: Callable[[dict[str, Status]], None],
+        ticket: Ticket | None = None,
     ) -> None:
         super().__init__(name="feed", daemon=True)
         self.turned = time.monotonic()
         """When the thread last came round; an old one means that it is stuck."""
         self.malformed = 0
-        self._results = subscribe(endpoint)
+        self._results = subscribe(endpoint, ticket)
         self._loop = loop
         self._event = event
         self._statuses = statuses

@@ -49,7 +49,7 @@ CREATE TABLE result (
 CREATE INDEX result_at ON result (source, at);
 CREATE TABLE utterance (
     source INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, at REAL NOT NULL,
-    seq INTEGER NOT NULL, emotion TEXT NOT NULL, confidence REAL NOT NULL,
+    seq INTEGER NOT NULL, emotion TEXT NOT NULL, confidence REAL NOT NULL, reason TEXT,
     probabilities TEXT NOT NULL, windows INTEGER NOT NULL,
     PRIMARY KEY (source, first)
 ) WITHOUT ROWID;
@@ -133,10 +133,10 @@ class Writer:
                 )
             case m.Utterance() as u:
                 self._db.execute(
-                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?)",
+                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(self._source(u), u.start, u.end, u.time or came, u.seq, u.emotion),
-                        *(u.confidence, _rounded(u.probabilities), u.windows),
+                        *(u.confidence, u.reason, _rounded(u.probabilities), u.windows),
                     ),
                 )
             case m.Health() as h:
@@ -327,7 +327,7 @@ class Reader:
         numbers = [number for number, _ in self._sources(stream)]
         marks = ",".join("?" * len(numbers))
         found = self._db.execute(
-            "SELECT at, (last - first) * 1.0 / rate, emotion, confidence, probabilities "
+            "SELECT at, (last - first) * 1.0 / rate, emotion, confidence, reason, probabilities "
             "FROM utterance JOIN source ON id = source "
             f"WHERE source IN ({marks}) AND at > ? AND at <= ? ORDER BY at DESC LIMIT ?",
             (*numbers, start, end, limit),
@@ -338,9 +338,10 @@ class Reader:
                 "seconds": seconds,
                 "emotion": emotion,
                 "confidence": confidence,
+                "reason": reason,
                 "probabilities": json.loads(probabilities),
             }
-            for at, seconds, emotion, confidence, probabilities in reversed(found)
+            for at, seconds, emotion, confidence, reason, probabilities in reversed(found)
         ]
 
     def csv(self, what: str, stream: str, start: float, end: float) -> Iterator[str]:

@@ -19,6 +19,7 @@ from common import messages as m
 from common.client import DEFAULT_ENDPOINT, NewerProtocolError, Results
 from common.config import HistoryConfig
 from common.errors import UserError
+from common.keys import add_ticket, ticket_of
 from common.sockets import connect
 from common.stage import Heart, Stop, base_parser, read_job, run
 from dashboard.feed import subscribe
@@ -96,7 +97,7 @@ def main(job: dict[str, Any]) -> int:
     recorder = Recorder(writer, job["days"])
     log.warning("keeping results, utterances and health, no sound, in %s", file)
     try:
-        with subscribe(job["results"]) as results:
+        with subscribe(job["results"], job.get("ticket")) as results:
             if heart is not None:
                 heart.state = "ready"
                 heart.beat(now=True)
@@ -136,12 +137,18 @@ def _flags(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--file is missing: where shall history be kept?")
     if not 0.0 < options.days <= 3660.0:
         raise UserError(f"--days {options.days:g} must be more than 0 and at most 3660")
-    return {"results": options.results, "file": str(options.file), "days": options.days}
+    return {
+        "results": options.results,
+        "file": str(options.file),
+        "days": options.days,
+        "ticket": ticket_of(options),
+    }
 
 
 if __name__ == "__main__":
     parser = base_parser("dashboard.recorder", __doc__ or "")
     parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    add_ticket(parser)
     parser.add_argument("--file", type=Path, metavar="FILE", help="SQLite file to write")
     default_days = HistoryConfig().days
     parser.add_argument("--days", type=float, default=default_days, help="default: %(default)s")

@@ -260,6 +260,11 @@ class FastCore:
         self._same = np.empty(shared, np.bool_)
         self._filled = False
 
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether neighbouring windows share frames, as the spec decides."""
+        return self._workshop.new > 0
+
     def extract(self, window: Samples, out: Samples | None = None) -> Samples:
         out = _output(self._spec, out)
         shop = self._workshop

@@ -10,7 +10,7 @@ plain values; whoever goes on from it goes on bit for bit.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,9 +179,18 @@ def _without_speech(
     return result, [], dataclasses.replace(state, silent=silent)
 
 
-def finish(state: State, window: Window, bundle: Bundle) -> list[Utterance]:
-    """The utterance that ends here, at a silence, a gap or the end of the stream."""
-    return [_utterance(state.speaking, window, bundle)] if state.speaking else []
+class OfStream(Protocol):
+    """Whatever belongs to one run of a stream."""
+
+    @property
+    def stream(self) -> str: ...
+    @property
+    def run(self) -> str: ...
+
+
+def finish(state: State, of: OfStream, bundle: Bundle) -> list[Utterance]:
+    """The utterance that ends here: at a silence, a gap, the end, an exchange of bundles."""
+    return [_utterance(state.speaking, of, bundle)] if state.speaking else []
 
 
 def _extend(
@@ -226,7 +235,7 @@ def _doubt(
     return None
 
 
-def _utterance(speaking: Speaking, window: Window, bundle: Bundle) -> Utterance:
+def _utterance(speaking: Speaking, of: OfStream, bundle: Bundle) -> Utterance:
     mean = np.array(speaking.total) / speaking.windows
     probabilities = _sharpen(mean, bundle.calibration.utterance_temperature)
     top = int(probabilities.argmax())
@@ -239,8 +248,8 @@ def _utterance(speaking: Speaking, window: Window, bundle: Bundle) -> Utterance:
     elif confidence < bundle.decision.min_utterance_confidence:
         reason = "low_margin"
     return Utterance(
-        stream=window.stream,
-        run=window.run,
+        stream=of.stream,
+        run=of.run,
         seq=speaking.last,
         start=speaking.start,
         end=speaking.end,

@@ -21,11 +21,12 @@ from common.client import Event, Freshness, Status
 from common.listen import is_loopback
 from dashboard.board import RECENT_ROWS, STREAMS, UTTERANCES, Board
 from dashboard.cards import find_card, folders
-from dashboard.history import Writer
+from dashboard.history import Reader, Writer
 from tests.conftest import BUNDLE, PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.pages import STATIC, TOKEN, Dashboard, answers, get, greeting
 from tests.test_client import Publisher, health, result
 from tests.test_history import heard, said
+from tests.test_keys import House
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -362,7 +363,8 @@ def test_a_page_that_cannot_live_does_not_end_the_pipeline(
             try:
                 thief.bind(("127.0.0.1", port))
             except OSError:
-                running.stages()["dashboard"].kill()
+                if (page := running.stages().get("dashboard")) is not None:
+                    page.kill()
                 return False
             thief.listen()
             return True
@@ -459,3 +461,39 @@ def test_the_page_is_light_and_asks_nobody_else() -> None:
         text = path.read_text().replace("http://www.w3.org/", "")
         if not path.name.startswith("uPlot"):
             assert "http" not in text, path
+
+
+def test_page_history_and_terminal_take_keys(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    house = House(tmp_path / "house")
+    running = supervise(f"--source=file:{clip(40.0)}", *house.flags, env=house.env)
+    keys = ["--secret", str(house.folder / "friend.key_secret")]
+    keys += ["--server", str(house.folder / "box.key")]
+    kept = tmp_path / "kept.sqlite"
+    recorder = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "dashboard.recorder", "--results", house.endpoint),
+            *("--file", str(kept), *keys),
+        ],
+        cwd=ROOT,
+    )
+    page = Dashboard(house.endpoint, *keys)
+    stranger = Dashboard(house.endpoint)
+    try:
+        wait_until(lambda: bool(greeting(page.port)["latest"]), "a result on the page")
+        command = [sys.executable, "-m", "common.watch", "--once", "--endpoint", house.endpoint]
+        done = subprocess.run([*command, *keys], cwd=ROOT, capture_output=True, text=True)
+        assert "main" in done.stdout, done.stderr
+        half = subprocess.run([*command, *keys[:2]], cwd=ROOT, capture_output=True, text=True)
+        assert (half.returncode, half.stderr.count("\n")) == (2, 1)
+        assert greeting(stranger.port)["latest"] == []
+    finally:
+        page.end()
+        stranger.end()
+        recorder.terminate()
+        assert recorder.wait(PATIENCE_S) == 0
+    with Reader(kept) as reader:
+        assert reader.bounds("main") is not None
+    running.process.terminate()
+    assert running.ended()[0] == 0

@@ -51,7 +51,7 @@ def heard(seq: int, *, speech: bool = True, stream: str = "main", run: str = "a"
 def said(seq: int) -> m.Utterance:
     return m.Utterance(
         *("main", "a", seq, 8000 * seq, 8000 * seq + 24000, 16000, T0 + seq, "sad", 0.75),
-        *({"angry": 0.25, "sad": 0.75}, 2, "none@00000000"),
+        *({"angry": 0.25, "sad": 0.75}, None, 2, "none@00000000"),
     )
 
 

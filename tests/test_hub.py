@@ -194,6 +194,40 @@ def test_a_new_stream_is_told_to_those_who_said_hello(rig: Rig) -> None:
     assert {type(rig.answer()), type(rig.answer())} == {m.Resume, m.Accepted}
 
 
+def test_a_change_is_published_at_once_and_not_at_the_next_second(rig: Rig) -> None:
+    subscriber = listening(rig)
+    changes = 10
+    seen = len(subscriber.received.fresh(m.Health))
+    began = time.monotonic()
+    for n in range(1, changes + 1):
+        rig.hub.health_changed()
+        subscriber.wait_for(lambda r, n=n: len(r.fresh(m.Health)) >= seen + n)  # type: ignore
+    elapsed = time.monotonic() - began
+    # Once a second there is one anyway; so many in this time there are only where it was woken.
+    assert len(subscriber.finish().fresh(m.Health)) - seen >= changes
+    assert elapsed < changes - 1.0
+
+
+def test_who_watches_the_stages_is_told_when_one_changes(rig: Rig) -> None:
+    told: list[str] = []
+    rig.hub.stage_changed = lambda: told.append("changed")
+    beat = m.Heartbeat("features", 1, "starting", 0, 0.0, None, 0, 0.0, 0.0, [], {})
+    for state in ("starting", "starting", "ready", "ready"):
+        rig.send(dataclasses.replace(beat, state=state))
+    rig.send(OPEN)
+    assert isinstance(rig.answer(), m.Accepted)  # all before it have been heard
+    assert told == ["changed"] * 2
+
+
+def test_an_idle_hub_ends_at_once_when_told_to(rig: Rig) -> None:
+    listening(rig)
+    began = time.monotonic()
+    rig.hub.stop()
+    assert not rig.hub.is_alive()
+    # It had nothing to do for a second, and linger takes at most half of one.
+    assert time.monotonic() - began < 5.0
+
+
 def test_rubbish_is_counted_and_nothing_else(rig: Rig) -> None:
     for frame in (b"", b"rubbish", b"\x81\xa1t\xa5Hello", m.encode(m.Sent("main", "s", 1))):
         rig.stage.send(frame)

@@ -176,6 +176,10 @@ class Listener:
     def of(self, topic: str) -> list[str]:
         return [payload for known, payload, _ in list(self.messages) if known == topic]
 
+    @property
+    def connected(self) -> bool:
+        return self._client.is_connected()
+
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
@@ -247,6 +251,7 @@ def test_a_broker_restarts_and_nothing_queued_is_lost(
     with example("mqtt_forward.py", *flags) as process:
         assert line_of(process) == "mqtt: connected\n"
         publisher[0].wait_for()
+        wait_until(lambda: bool(listener.of("sep/status")), "the listener to be one")
 
         def arrived() -> list[int]:
             return [json.loads(text)["seq"] for text in listener.of("sep/main/utterance")]
@@ -275,6 +280,7 @@ def test_a_broker_restarts_and_nothing_queued_is_lost(
 def test_a_real_pipeline_is_forwarded(
     supervise: Supervise, clip: Clip, broker: Broker, listener: Listener
 ) -> None:
+    wait_until(lambda: listener.connected, "the listener to be one")
     running = supervise(f"--source=file:{clip(9.0)}")
     flags = ["--endpoint", running.endpoint, "--broker", f"127.0.0.1:{broker.port}"]
     with example("mqtt_forward.py", *flags):

@@ -105,6 +105,67 @@ def test_any_msgpack_is_a_message_or_refused(content: Any) -> None:
         m.decode(m.framed(msgpack.packb(content)))
 
 
+@given(st.sampled_from(ALL).flatmap(messages), st.data())
+def test_messages_spliced_grown_and_repeated_are_messages_or_refused(
+    message: Any, data: st.DataObject
+) -> None:
+    """Structure-aware damage: parts moved, lengths that lie, one message inside another."""
+    public = type(message) in m.PUBLIC.values()
+    frame = m.encode_public(message)[1] if public else m.encode(message)
+    cut = sorted(data.draw(st.tuples(*[st.integers(0, len(frame))] * 2)))
+    part = frame[cut[0] : cut[1]]
+    lie = data.draw(
+        st.sampled_from(
+            [
+                b"\xdd\xff\xff\xff\xff",
+                b"\xdf\xff\xff\xff\xff",
+                b"\xdb\x7f\xff\xff\xff",
+                b"\xc6\xff\xff\xff\xff",
+                b"\x91",
+            ]
+        )
+    )
+    for damaged in (
+        frame[: cut[1]] + part + frame[cut[1] :],
+        frame[: cut[0]] + frame[cut[1] :],
+        frame[: cut[0]] + lie + frame[cut[0] :],
+        frame[: cut[0]] + frame + frame[cut[0] :],
+        frame + frame,
+        lie * 50 + frame,
+    ):
+        for decode in (m.decode, *(lambda raw, t=t: m.decode_public(t, raw) for t in TOPICS)):
+            with contextlib.suppress(m.ProtocolError):
+                decode(damaged)
+
+
+TOPICS = (b"result/main", b"utterance/x", b"info/", b"health", b"health/\xff", b"", b"\x00" * 300)
+
+
+@given(st.binary(max_size=300))
+def test_any_topic_is_one_or_refused(topic: bytes) -> None:
+    payload = m.encode_public(m.Info("main", "r", [], 1, 1, 1, "b", "s"))[1]
+    with contextlib.suppress(m.ProtocolError):
+        message, _ = m.decode_public(topic, payload)
+        assert topic.partition(b"/")[0] == b"info"
+        assert isinstance(message, m.Info)
+
+
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+def test_memory_is_bounded_whatever_a_length_claims(cls: type[m.Message]) -> None:
+    import tracemalloc
+
+    lies = (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff")
+    tracemalloc.start()
+    try:
+        for lie in lies:
+            frame = b"\x81\xa1t" + lie + cls.__name__.encode()
+            with pytest.raises(m.ProtocolError):
+                m.decode(frame)
+        assert tracemalloc.get_traced_memory()[1] < m.MAX_FRAME
+    finally:
+        tracemalloc.stop()
+
+
 HELLO = {"t": "Hello", "stage": "infer", "stream": "main"}
 
 

@@ -77,7 +77,7 @@ def test_many_streams_fit_any_terminal(publisher: tuple[Publisher, str]) -> None
         assert "main: sad 75%" in whole
         some = lines(screen, 120, 12)
         assert "room-33" in some[1]  # what is in trouble comes first
-        assert "silent_input" in some[1]
+        assert "silent input" in some[1]
         assert any("more" in line for line in some)
 
 

@@ -109,7 +109,7 @@ function hello(message) {
   state.offset = message.now - Date.now() / 1000;
   state.history = message.history;
   state.endpoint = message.endpoint;
-  text($("endpoint"), message.endpoint);
+  text($("endpoint"), message.endpoint.startsWith("ipc:") ? "" : message.endpoint);
   $("past").hidden = !message.history;
   $("no-past").hidden = message.history;
   state.statuses = new Map(message.statuses.map((one) => [one.stream, one]));
@@ -276,8 +276,8 @@ function drawGate(one, row) {
   $("voice").dataset.open = open;
   reshape($("voice"), open ? "bar" : row[ROW.state] === "gap" ? "cross" : "dash");
   const rule = {
-    fixed: `it opens at ${db} dBFS`,
-    adaptive: `it opens ${db} dB above the noise of the room`,
+    fixed: `(opens at ${db} dBFS)`,
+    adaptive: `(opens ${db} dB above the noise of the room)`,
   }[gate];
   const said = { speech: "Voice gate open", silence: "Voice gate closed", gap: "No sound" }[row[ROW.state]];
   const node = $("voice").querySelector("span");
@@ -497,6 +497,7 @@ async function fetchPast() {
     view.shown = past;
     charts.show({ labels: past.labels, rows: past.rows, said: past.utterances, start, end, gate: gateLevel(one) });
     drawUtterances();
+    if (!past.rows.length) text($("reading"), "Nothing was kept of this time.");
   } else if (answer && !answer.ok) text($("reading"), (await answer.text()).trim());
   if (!following() && view.end !== end) fetchPast(); // another was asked for meanwhile
 }
@@ -511,7 +512,7 @@ function drawUtterances() {
     const words_ = element("b", {}, item.emotion);
     return element("li", {}, shape(name, colour), words_,
       element("span", { class: "number" }, words.percent(item.confidence)),
-      element("span", { class: "when" }, `${when} · ${item.seconds.toFixed(1)} s`));
+      element("span", { class: "when" }, `${when} · ${item.seconds.toFixed(1)} s${item.reason ? ` · ${words.doubt(item.reason)}` : ""}`));
   });
   $("utterances").replaceChildren(...items);
   $("no-utterances").hidden = items.length > 0;

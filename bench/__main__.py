@@ -1,0 +1,79 @@
+"""Everything docs/PERFORMANCE.md shows, measured here: `make bench`, or `python -m bench`.
+
+Writes bench/results.json, and from it the table and the plot of docs/. `--only` measures some
+parts and keeps what is known of the others. Run it on a machine that has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.stage import ONE_BLAS_THREAD
+
+os.environ.update(ONE_BLAS_THREAD)  # read when numpy is imported
+
+from bench import features, inference, pipelines, report, ring
+from bench.harness import machine
+from common.bundle import DEFAULT_BUNDLE, load_bundle
+from common.errors import EXIT_USER, UserError
+
+RESULTS = Path(__file__).with_name("results.json")
+
+Part = Callable[[pipelines.Setting], dict[str, Any]]
+PARTS: dict[str, Part] = {
+    "features": lambda at: features.measure(at.bundle, at.rounds(400) if at.quick else 400),
+    "ring": lambda at: ring.measure(at.rounds(5)),
+    "inference": lambda at: inference.measure(at.bundle, 2000),
+    "start": pipelines.start,
+    "latency": pipelines.latency,
+    "cost": pipelines.cost,
+    "streams": pipelines.streams,
+    "speed": pipelines.speed,
+}
+
+
+def main() -> int:
+    """Measure, write, and say what was measured; an exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results.json")
+    parser.add_argument("--quick", action="store_true", help="to see that it runs; no documents")
+    parser.add_argument("--table", action="store_true", help="only write the documents again")
+    flags = parser.parse_args()
+    wanted = flags.only.split(",") if flags.only else list(PARTS)
+    if unknown := [part for part in wanted if part not in PARTS]:
+        parser.error(f"--only {unknown[0]!r} must be of {', '.join(PARTS)}")
+    results = json.loads(flags.out.read_text()) if flags.out.exists() else {}
+    if not flags.table:
+        try:
+            bundle = load_bundle(flags.bundle)
+        except UserError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return EXIT_USER
+        with pipelines.setting(bundle, quick=flags.quick) as at:
+            for part in wanted:
+                began = time.monotonic()
+                print(f"{part} …", end=" ", flush=True, file=sys.stderr)
+                results[part] = {
+                    **PARTS[part](at),
+                    "bundle": bundle.id,
+                    "machine": machine(),
+                }
+                flags.out.write_text(json.dumps(results, indent=1) + "\n")
+                print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(report.table(results))
+    if not flags.quick:
+        report.write(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

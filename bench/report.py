@@ -1,0 +1,340 @@
+"""From bench/results.json to docs/PERFORMANCE.md's table and plot."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.budgets import budget_of
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "PERFORMANCE.md"
+PLOT = DOCS / "streams.png"
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
+Results = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        measure: what is measured.
+        aim: in words.
+        found: in words, with the spread.
+        value, limit: met where value <= limit, or >= if `more`.
+    """
+
+    measure: str
+    aim: str
+    found: str
+    value: float
+    limit: float
+    more: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.more else self.value <= self.limit
+
+    @property
+    def verdict(self) -> str:
+        if self.met:
+            return "met"
+        return f"**missed: {self.value:.3g}, not {self.limit:g}**"
+
+
+def rows_of(results: Results) -> list[Row]:
+    """The rows of the parts that have been measured."""
+    makers: dict[str, Callable[[Any], list[Row]]] = {
+        "features": _features,
+        "latency": _latency,
+        "cost": _cost,
+        "start": _start,
+        "ring": _ring,
+        "inference": _inference,
+        "streams": _streams,
+        "speed": _speed,
+    }
+    return [row for part, make in makers.items() if part in results for row in make(results[part])]
+
+
+def _features(part: Any) -> list[Row]:
+    rows = []
+    original, fixed, shipped = part["original"], part["original, tuning 0"], part["shipped"]
+    us = {name: part[name]["us"] for name in ("original", "original, tuning 0", "shipped")}
+    exact = "bit-identical" if original["bit_identical"] else "not bit-identical"
+    rows.append(
+        Row(
+            "features, original's spec, to librosa's three calls",
+            "≥ 5x less CPU, within 1e-4",
+            f"{original['to_original']:.1f}x, {exact}: {_us(us['original']['core'])} to "
+            f"{_us(us['original']['librosa'])} µs; with tuning 0 "
+            f"{fixed['to_own_librosa']:.1f}x to its own calls, within 1e-4",
+            original["to_original"],
+            5,
+            more=True,
+        )
+    )
+    rows.append(
+        Row(
+            "features, shipped spec, to the original's three calls",
+            "≥ 12x less CPU",
+            f"{shipped['to_original']:.1f}x: {_us(us['shipped']['core'])} µs, "
+            f"{shipped['to_own_librosa']:.1f}x to its own one call; within "
+            f"{shipped['of_tolerance_1e-4']:.2f} of the tolerance 1e-4",
+            shipped["to_original"],
+            12,
+            more=True,
+        )
+    )
+    rows.append(
+        Row(
+            "features, shipped spec, to a bare batched rfft and one matrix product",
+            "≤ 1.5x",
+            f"{shipped['to_bare']:.2f}x: {_us(us['shipped']['core'])} to "
+            f"{_us(us['shipped']['bare'])} µs",
+            shipped["to_bare"],
+            1.5,
+        )
+    )
+    return rows
+
+
+def _latency(part: Any) -> list[Row]:
+    quiet, loaded = part["quiet"], part["loaded"]
+    ours, rival = quiet["ours"], quiet["rival"]
+
+    def text(found: Any) -> str:
+        by = found["p99_by_round"]
+        return (
+            f"p50 {found['median']:.1f}, p99 {found['p99']:.1f} ms "
+            f"({by['min']:.1f} to {by['max']:.1f} by round, {found['n']} windows)"
+        )
+
+    return [
+        Row("sound to message, quiet, p50", "≤ 5 ms", text(ours), ours["median"], 5),
+        Row("the same, p99", "≤ 15 ms", f"{ours['p99']:.1f} ms", ours["p99"], 15),
+        Row("the same, p99 to the rival's", "≤ 1", text(rival), ours["p99"] / rival["p99"], 1),
+        Row(
+            "sound to message, both cores loaded, p99 to the rival's",
+            "≤ 1/3",
+            f"{loaded['ours']['p99'] / loaded['rival']['p99']:.2f}: {text(loaded['ours'])}; "
+            f"rival {text(loaded['rival'])}",
+            loaded["ours"]["p99"] / loaded["rival"]["p99"],
+            round(1 / 3, 3),
+        ),
+    ]
+
+
+def _cost(part: Any) -> list[Row]:
+    def cpu(name: str) -> float:
+        return float(part[name]["cpu_percent"]["median"])
+
+    def text(name: str) -> str:
+        found = part[name]["cpu_percent"]
+        return f"{found['median']:.2f} % ({found['min']:.2f} to {found['max']:.2f})"
+
+    pss = part["ours"]["pss_total_mb"]["median"], part["rival"]["pss_total_mb"]["median"]
+    each = ", ".join(f"{name} {mb:.0f}" for name, mb in part["ours"]["pss_mb"].items())
+    shares = {
+        name: max(
+            part["ours"]["cpu_by_process"][name] / budget_of(name).cpu_percent,
+            mb / budget_of(name).pss_mb,
+        )
+        for name, mb in part["ours"]["pss_mb"].items()
+    }
+    beyond = max(shares.values())
+    budgets = ", ".join(
+        f"{name} {percent:.2f} %" for name, percent in part["ours"]["cpu_by_process"].items()
+    )
+    same = cpu("ours, the original's spec") / cpu("rival")
+    shipped = cpu("ours") / cpu("rival, our spec")
+    return [
+        Row(
+            "CPU of one live stream, speech all the time, blocks of 100 ms, to the rival's",
+            "≤ 1",
+            f"{cpu('ours') / cpu('rival'):.2f}: {text('ours')} to {text('rival')} of a core; both "
+            f"with the original's spec {same:.2f}, both with the shipped one {shipped:.2f}",
+            cpu("ours") / cpu("rival"),
+            1,
+        ),
+        Row(
+            "CPU per stream at 16 streams, to the rival's one",
+            "≤ 1/3",
+            f"{cpu('ours, 16 streams') / cpu('rival'):.2f}: {text('ours, 16 streams')} each",
+            cpu("ours, 16 streams") / cpu("rival"),
+            round(1 / 3, 3),
+        ),
+        Row(
+            "CPU in a silent room, all processes, blocks of 20 ms",
+            "≤ 3 % of a core",
+            f"{text('ours, silent room')}; rival, blocks of 100 ms: {text('rival, silent room')}",
+            cpu("ours, silent room"),
+            3,
+        ),
+        Row(
+            "CPU and memory of every process within its budget (common/budgets.py)",
+            "≤ 1 of it",
+            f"at most {beyond:.2f}: {budgets}",
+            beyond,
+            1,
+        ),
+        Row(
+            "memory, sum of PSS, one stream, to the rival's",
+            "≤ 1",
+            f"{pss[0] / pss[1]:.2f}: {pss[0]:.0f} MB ({each}) to {pss[1]:.0f} MB",
+            pss[0] / pss[1],
+            1,
+        ),
+    ]
+
+
+def _start(part: Any) -> list[Row]:
+    warm, first = part["warm"], part["first"]
+
+    def text(found: Any) -> str:
+        return f"{found['median']:.2f} s ({found['min']:.2f} to {found['max']:.2f}, {found['n']})"
+
+    rival = f"; rival {first['rival']['median']:.1f} s" if first["rival"]["n"] else ""
+    return [
+        Row(
+            "start to ready, warm",
+            "≤ 2.5 s",
+            f"{text(warm['ours'])}; rival {text(warm['rival'])}",
+            warm["ours"]["median"],
+            2.5,
+        ),
+        Row(
+            "start to ready, the first ever (nothing compiled, no numba)",
+            "≤ 4 s",
+            f"{text(first['ours'])}{rival}",
+            first["ours"]["median"],
+            4,
+        ),
+    ]
+
+
+def _ring(part: Any) -> list[Row]:
+    rows = []
+    names = {
+        "write": "ring: write of a 20 ms block",
+        "read": "ring: read of a 1 s window",
+        "second": "ring: a second of sound, 50 blocks written and its window read",
+    }
+    for kind, measure in names.items():
+        us, to = part[kind]["us"], part[kind]["to_ring"]
+        tick = us.get("ring and tick")
+        beside = f", {tick['median']:.1f} with a tick each" if tick else ""
+        found = f"{us['ring']['median']:.2f} µs{beside}; " + "; ".join(
+            f"{name} {us[name]['median']:.1f} ({to[name]:.1f}x)"
+            for name in ("queue", "pipe", "zmq")
+        )
+        least = min(to["queue"], to["pipe"])
+        rows.append(Row(f"{measure}, to Queue and Pipe", "≥ 20x", found, least, 20, more=True))
+        rows.append(
+            Row("the same, to ZeroMQ ipc", "≥ 5x", f"{to['zmq']:.1f}x", to["zmq"], 5, more=True)
+        )
+        bare = 1 / to["memcpy"]
+        text = f"{bare:.2f}x: {us['memcpy']['median']:.2f} µs"
+        rows.append(Row("the same, to a bare copy", "≤ 4x", text, bare, 4))
+    return rows
+
+
+def _inference(part: Any) -> list[Row]:
+    ms = part["ms"]
+    text = f"{ms['median']:.3f} ms (p99 {ms['p99']:.3f}), {part['runtime']}"
+    return [Row("inference, one window, one thread", "≤ 0.5 ms", text, ms["median"], 0.5)]
+
+
+def _streams(part: Any) -> list[Row]:
+    counts = sorted(int(key) for key in part if key.isdigit())
+    good = [
+        n
+        for n in counts
+        if part[str(n)]["holes"] == 0 and part[str(n)]["latency_ms"]["p99"] < 250.0
+    ]
+    most = max(good, default=0)
+    at = part[str(most)] if most else None
+    text = "none"
+    if at is not None:
+        text = (
+            f"{most}: {at['cpu_percent']:.0f} % of a core in all, {at['pss_total_mb']:.0f} MB, "
+            f"p99 {at['latency_ms']['p99']:.0f} ms, {at['speech']:.0%} speech"
+        )
+    row = "live streams, every window delivered, p99 < 250 ms, the most that was tried"
+    return [Row(row, "≥ 100", text, most, 100, more=True)]
+
+
+def _speed(part: Any) -> list[Row]:
+    found = part["times_real_time"]
+    text = (
+        f"{found['median']:.0f}x ({found['min']:.0f} to {found['max']:.0f}); with the start, "
+        f"{part['seconds'] / 60:.0f} minutes of sound: {part['with_start']['median']:.0f}x"
+    )
+    measure = "one file at full speed through the whole pipeline"
+    return [Row(measure, "≥ 200x real time", text, found["median"], 200, more=True)]
+
+
+def _us(found: Any) -> str:
+    return f"{found['median']:.0f} (p99 {found['p99']:.0f})"
+
+
+def table(results: Results) -> str:
+    """The table in Markdown, and what it was measured on."""
+    parts = [part for part in results.values() if isinstance(part, dict) and "machine" in part]
+    lines = []
+    for part in parts[-1:]:
+        machine = part["machine"]
+        packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+        lines += [
+            f"{machine['cpu']}, {machine['cores']} cores"
+            f"{' of a virtual machine' if machine['virtual'] else ''}, "
+            f"{machine['memory_gb']:.0f} GB, Linux {machine['kernel']}, Python "
+            f"{machine['python']}, {packages}; {machine['date']}; bundle {part['bundle']}.",
+            "",
+        ]
+    lines += ["| measure | aim | found | |", "|---|---|---|---|"]
+    lines += [f"| {r.measure} | {r.aim} | {r.found} | {r.verdict} |" for r in rows_of(results)]
+    return "\n".join(lines)
+
+
+def write(results: Results) -> None:
+    """The table between its marks in docs/PERFORMANCE.md, and the plot beside it."""
+    page = PAGE.read_text()
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table(results)}\n\n{END}{tail}")
+    if "streams" in results:
+        plot(results["streams"])
+
+
+def plot(part: Any) -> None:
+    """CPU, memory and latency against the number of live streams."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts = sorted(int(key) for key in part if key.isdigit())
+    runs = [part[str(n)] for n in counts]
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
+    cpu, memory, late = axes
+    cpu.plot(counts, [run["cpu_percent"] for run in runs], "o-")
+    cpu.set(title="CPU of all processes", ylabel="% of one core")
+    memory.plot(counts, [run["pss_total_mb"] for run in runs], "o-")
+    memory.set(title="Memory of all processes", ylabel="sum of PSS, MB")
+    late.plot(counts, [run["latency_ms"]["median"] for run in runs], "o-", label="p50")
+    late.plot(counts, [run["latency_ms"]["p99"] for run in runs], "s--", label="p99")
+    late.axhline(250.0, color="grey", linewidth=1, linestyle=":")
+    late.set(title="Sound to message", ylabel="ms", yscale="log")
+    late.legend()
+    for axis in axes:
+        axis.set_xlabel("live streams")
+        axis.grid(alpha=0.3)
+        if axis is not late:
+            axis.set_ylim(bottom=0)
+    figure.savefig(PLOT, dpi=110)
+    pyplot.close(figure)
