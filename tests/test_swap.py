@@ -475,7 +475,9 @@ def spoken(bundle: Bundle) -> State:
     from infer.decision import Speaking
 
     total = [1.0, *[0.0] * (len(bundle.labels) - 1)]
-    speaking = Speaking(first=1, last=1, start=0, end=16000, time=None, total=total, windows=1)
+    speaking = Speaking(
+        first=1, last=1, start=0, end=16000, time=None, total=total, windows=1, speech=1.0
+    )
     return State(average=total, label=bundle.labels[0], speaking=speaking)
 
 
