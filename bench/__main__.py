@@ -33,6 +33,7 @@ PARTS: dict[str, Part] = {
     "inference": lambda at: inference.measure(at.bundle, 2000),
     "start": pipelines.start,
     "latency": pipelines.latency,
+    "loaded": pipelines.loaded,
     "cost": pipelines.cost,
     "streams": pipelines.streams,
     "speed": pipelines.speed,
