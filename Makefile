@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup demo run test test-all test-tflite-runtime test-train bench lint clean
+.PHONY: setup demo run test test-all test-tflite-runtime test-train chaos bench lint clean
 
 setup: .venv/.run
 
@@ -46,6 +46,10 @@ test-tflite-runtime: .venv-tflite-runtime/.done
 # Training from end to end on a tiny made-up corpus, with TensorFlow.
 test-train: .venv-train/.done
 	.venv-train/bin/python -m pytest tests/test_train.py tests/test_train_smoke.py
+
+# Every fault, measured, into docs/RELIABILITY.md: half an hour on a quiet machine.
+chaos: .venv/.dev
+	$(PYTHON_IN_VENV) -m tests.chaos --json docs/reliability.json --write docs/RELIABILITY.md
 
 # Everything in docs/PERFORMANCE.md, measured on this machine, in a quarter of an hour. Parts of
 # it: make bench ONLY=ring,features

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import faulthandler
+import importlib
+import importlib.util
 import logging
-import os
 import queue
 import secrets
 import shutil
@@ -18,23 +18,35 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from common.bundle import Bundle, load_bundle
+from common.bundle import Bundle, keep_bundle, load_bundle
 from common.child import Child
-from common.config import DEFAULT_STREAM, MAX_STREAMS, Config, StreamConfig, load_config, to_toml
-from common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
-from common.health import pipeline_health, stage_health, stream_info
+from common.config import (
+    DEFAULT_STREAM,
+    MAX_STREAMS,
+    Config,
+    MetricsConfig,
+    load_config,
+    to_toml,
+)
+from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
+from common.health import pipeline_health, remote_health, stage_health, stream_info
 from common.hub import Hub
-from common.messages import Health
+from common.listen import DEFAULT_LISTEN, listen_tcp
+from common.messages import Health, Swapped
+from common.notify import Notifier
+from common.process import keep_private
+from common.processes import FILES, KEEPERS, STAGES, Stage, process_table, status_line
 from common.punctual import ask_for_short_slices
 from common.ring import create_ring, reclaim_segments
 from common.runtime import own_folder, reclaim_folders
 from common.stage import LOG_FORMAT, Parser
-from common.supervision import Action, Policy, State, Supervision
-from common.terminal import View, make_view
+from common.supervision import Action, State
+from common.swap import EXCHANGED, Control, Exchange, check_grid, forget_copy, standby_name
+from common.terminal import Unhurried, leave, make_view
 
 log = logging.getLogger("supervisor")
 
@@ -47,58 +59,92 @@ END_S = 3.0
 """So long may features and infer take to end before they are killed."""
 QUIET_START_S = 10.0
 """Log lines wait for a good start, so that a user's mistake is the only line; but not longer."""
-FILES = ("file", "replay")
-"""Kinds of sources that come to an end by themselves."""
-MODULES = {"record": "capture.taping"}
-"""Modules of the stages that are not called like theirs."""
-STAGES = ("capture", "features", "infer")
-
-
-@dataclasses.dataclass
-class Stage:
-    """A row of the process table: what runs, with what job, and how it is."""
-
-    name: str
-    module: str
-    arguments: list[str]
-    job: dict[str, Any]
-    supervision: Supervision
-    inherit: tuple[int, ...] = ()
-    child: Child | None = None
+KEEPERS_S = 5.0
+"""Sound waits for those who keep what is said of it, but not longer."""
+HUB_TURN_S = 3.0
+"""A hub that takes no turn for so long is not well."""
+EXCHANGE_TURN_S = 0.02
+"""So often it turns while a bundle is exchanged: sound waits."""
+COMMANDS = {"doctor": "common.doctor", "keygen": "common.keys", "swap": "common.swap"}
+"""`supervisor.py WORD …` → the module whose `main` does it."""
 
 
 class Pipeline:
     """Everything that runs, from start to end. Use from the main thread."""
 
-    def __init__(self, config: Config, bundle: Bundle, profiles: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        bundle: Bundle,
+        profiles: dict[str, str],
+        configured: Callable[[], Path],
+    ) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._woken = threading.Event()
         self._held: list[str] | None = []
         self._began = time.monotonic()
         self._show_due = 0.0
         self._stops = 0
+        self._reloads = 0
+        self._configured = configured
+        self._exchange: Exchange | None = None
+        self._asked: bytes | None = None
+        self._copies = 0
+        self._notifier = Notifier()
+        self._infer_away = config.infer_host.wanted is not None
         self._failed: Stage | None = None
+        self._runs: dict[str, str] = {}
         self._resources = ExitStack()
         self._log_to_queue()
         with ExitStack() as undo:
             undo.push(self._resources)
             folder = own_folder()
             self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._originals = (str(folder / "bundle"), str(config.bundle))
+            bundle = keep_bundle(bundle, folder / "bundle")
+            self.bundle = self._before = bundle
+            self._folder = folder
+            self._control = Control(folder)
+            self._resources.callback(self._control.close)
             rings = self._create_rings(config, bundle)
-            stages = f"ipc://{folder}/hub"
+            stages, inner = f"ipc://{folder}/hub", f"ipc://{folder}/results"
+            host = config.infer_host.wanted
             self.hub = Hub(
                 config.results,
                 stages,
-                info=lambda opened: stream_info(opened, bundle),
+                info=lambda opened: stream_info(opened, self.bundle),
                 health=lambda _: self.health(),
+                bundle=bundle.id,
+                inner=inner,
+                remote=(host.hub, host.lock) if host else None,
+                lock=config.curve.lock,
+                unprotected=config.curve.unprotected,
             )
             self.hub.stage_changed = self._woken.set
             self._resources.callback(self.hub.stop)
-            self.stages = _table(config, bundle, rings, hub=stages, folder=str(folder))
+            # Our own need neither keys nor a port that may have been left open.
+            config = config.model_copy(update={"results": inner})
+            self.stages = process_table(config, bundle, rings, hub=stages, folder=str(folder))
+            self._owners = {
+                row["name"]: stage.name
+                for stage in self._captures()
+                for row in stage.job["streams"]
+            }
+            names = [stage.name for stage in self.stages] + ["infer"] * self._infer_away
+            names += [standby_name(stage.name) for stage in self._exchanged()]
+            self.hub.expect(names, self._runs)
+            self._serve_metrics(config.metrics)
             undo.pop_all()
         for stage in self.stages:
             if stage.module in profiles:
                 stage.arguments += ["--profile", profiles[stage.module]]
+
+    def _serve_metrics(self, metrics: MetricsConfig) -> None:
+        if metrics.port is not None:
+            from common.metrics import MetricsServer
+
+            server = MetricsServer(metrics.address, metrics.port, self.health)
+            self._resources.callback(server.close)
 
     def _create_rings(self, config: Config, bundle: Bundle) -> dict[str, str]:
         run = secrets.token_hex(8)
@@ -111,6 +157,7 @@ class Pipeline:
                 run=run,
             )
             rings[stream.name] = self._resources.enter_context(ring).name
+            self._runs[stream.name] = run
         return rings
 
     # The life of the whole --------------------------------------------------------------
@@ -119,16 +166,21 @@ class Pipeline:
         """Run until the sources end, a signal comes, or a stage cannot be kept alive."""
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._stop)
+        if not sys.stderr.isatty():  # a terminal that is closed says HUP as well
+            signal.signal(signal.SIGHUP, self._reload)
         self.hub.start()
         try:
             with make_view() as view:
                 while not self._over():
                     self._turn(view)
                     self._pause(view)
+                self._notifier.stopping()
+                self._end_exchange()
                 self._end(view, self._captures(), DRAIN_S)
                 self._end(view, [s for s in self.stages if s.module != "capture"], END_S)
                 return self._verdict(view)
         finally:
+            self._end_exchange()
             for stage in self.stages:
                 if stage.child is not None:
                     stage.child.kill()
@@ -149,16 +201,25 @@ class Pipeline:
                     reason=supervision.reason,
                 )
             )
-        return pipeline_health(self.hub, rows)
+        if self._infer_away:
+            rows.append(remote_health("infer", self.hub.beats.get("infer")))
+        expected = {name: (run, self._owners[name]) for name, run in self._runs.items()}
+        return pipeline_health(self.hub, rows, expected)
 
     def _captures(self) -> list[Stage]:
         return [stage for stage in self.stages if stage.module == "capture"]
 
+    def _exchanged(self) -> list[Stage]:
+        """The stages that work with a bundle."""
+        return [stage for stage in self.stages if stage.module in EXCHANGED]
+
     def _over(self) -> bool:
+        if self._exchange is not None and self._exchange.between:
+            return False  # who is to bring it to an end in order is just coming
         ended = all(stage.supervision.over for stage in self._captures())
         return ended or bool(self._stops or self._failed or self.hub.failure)
 
-    def _end(self, view: View, stages: list[Stage], limit: float) -> None:
+    def _end(self, view: Unhurried, stages: list[Stage], limit: float) -> None:
         """Tell stages to end, and see to it."""
         for stage in stages:
             stage.supervision.stop()
@@ -176,20 +237,22 @@ class Pipeline:
             self._turn(view)
             self._pause(view)
 
-    def _pause(self, view: View) -> None:
-        self._woken.wait(SHOW_S if view.live else TURN_S)
+    def _pause(self, view: Unhurried) -> None:
+        if self._exchange is not None:
+            self._woken.wait(EXCHANGE_TURN_S)
+        else:
+            self._woken.wait(SHOW_S if view.live else TURN_S)
         self._woken.clear()
 
-    def _verdict(self, view: View) -> int:
+    def _verdict(self, view: Unhurried) -> int:
         failed = self._failed
         mistake = failed is not None and failed.supervision.exit_code == EXIT_USER
-        if mistake and failed is not None and self._held is not None:
-            # Nothing has begun, so nothing else is of use.
+        if not mistake or self._held is None:  # else nothing has begun, and nothing is of use
+            self._release(view)
+            view.show(self.hub.take_news(), self.health())
+            view.settle()
+        if failed is not None and mistake:
             view.write(failed.supervision.reason or f"{failed.name}: exit code {EXIT_USER}")
-            return EXIT_USER
-        self._release(view)
-        view.show(self.hub.take_news(), self.health())
-        if mistake:
             return EXIT_USER
         if failed is not None:
             log.error("%s cannot be kept alive: %s", failed.name, failed.supervision.reason)
@@ -202,13 +265,88 @@ class Pipeline:
         self._stops += 1
         self._woken.set()
 
+    def _reload(self, _signum: int, _frame: object) -> None:
+        self._reloads += 1
+        self._woken.set()
+
+    # Another bundle ---------------------------------------------------------------------
+
+    def _requests(self) -> None:
+        """Whoever asks for another bundle, over the control socket or by SIGHUP."""
+        for identity, request in self._control.requests():
+            if (refusal := self._begin_exchange(lambda r=request: Path(r.bundle))) is not None:
+                self._control.answer(identity, refusal)
+            else:
+                self._asked = identity
+        if self._reloads and self._exchange is None:
+            self._reloads = 0
+            if (refusal := self._begin_exchange(self._configured)) is not None:
+                log.log(logging.ERROR if refusal.code else logging.INFO, "%s", refusal.text)
+
+    def _begin_exchange(self, find: Callable[[], Path]) -> Swapped | None:
+        """Begin it, or say why not."""
+        if self._exchange is not None or self._over():
+            return Swapped(EXIT_FAULT, "busy with another bundle, or with ending; try again")
+        self._copies += 1
+        copy = self._folder / f"bundle.{self._copies}"
+        try:
+            path = find()
+            bundle = load_bundle(path)
+            if bundle.id == self.bundle.id:
+                return Swapped(EXIT_OK, f"{bundle.id} is at work already")
+            check_grid(self.bundle, bundle)
+            bundle = keep_bundle(bundle, copy)
+        except UserError as error:
+            shutil.rmtree(copy, ignore_errors=True)
+            return Swapped(EXIT_USER, str(error))
+        self._originals = (str(copy), str(path))
+        self._exchange = Exchange(
+            self._exchanged(), self.bundle, bundle, self.hub, self._use, self._line
+        )
+        return None
+
+    def _end_exchange(self) -> None:
+        """The pipeline ends: let it be as it is."""
+        if self._exchange is not None and not self._exchange.on_trial:
+            self._exchange.cancel()
+        if self._asked is not None:
+            self._control.answer(self._asked, Swapped(EXIT_FAULT, "the pipeline has ended"))
+        self._exchange = self._asked = None
+
+    def _use(self, bundle: Bundle) -> None:
+        keep_gate = bundle.spec.gate == self.bundle.spec.gate
+        self.bundle = bundle
+        self.hub.use(bundle.id, keep_gate=keep_gate)
+
+    def _advance_exchange(self, now: float) -> None:
+        exchange = self._exchange
+        if exchange is None or (outcome := exchange.turn(now)) is None:
+            return
+        self._exchange = None
+        outcome = Swapped(outcome.code, outcome.text.replace(*self._originals))
+        log.log(logging.ERROR if outcome.code else logging.INFO, "%s", outcome.text)
+        if outcome.code == EXIT_OK:
+            # The old one stays: an utterance that began under it may not be out yet.
+            if self._before is not exchange.old:
+                forget_copy(self._before, self._folder)
+            self._before = exchange.old
+        else:
+            forget_copy(exchange.new, self._folder)
+        if self._asked is not None:
+            self._control.answer(self._asked, outcome)
+            self._asked = None
+        self.hub.health_changed()
+
     # One turn ---------------------------------------------------------------------------
 
-    def _turn(self, view: View) -> None:
+    def _turn(self, view: Unhurried) -> None:
         now = time.monotonic()
         before = [stage.supervision.state for stage in self.stages]
+        self._requests()
+        self._advance_exchange(now)
         for stage in self.stages:
-            self._look_after(stage, now)
+            if self._exchange is None or not self._exchange.holds(stage):
+                self._look_after(stage, now)
         after = [stage.supervision.state for stage in self.stages]
         if before != after:
             self.hub.health_changed()
@@ -220,6 +358,20 @@ class Pipeline:
             news = list(self.hub.take_news())
             if news or view.live:
                 view.show(news, self.health())
+        self._notify(now)
+
+    def _notify(self, now: float) -> None:
+        """What the service manager hears; a device that is waited for holds nothing up."""
+        self._notifier.turn(
+            now,
+            ready=all(
+                stage.supervision.state in (State.READY, State.DONE)
+                or stage.supervision.exit_code == EXIT_DEVICE
+                for stage in self.stages
+            ),
+            well=self.hub.failure is None and now - self.hub.turned < HUB_TURN_S,
+            status=status_line(self.stages),
+        )
 
     def _look_after(self, stage: Stage, now: float) -> None:
         supervision, child = stage.supervision, stage.child
@@ -227,9 +379,10 @@ class Pipeline:
             stage.child = None
             self._woken.set()  # it may have to be started again at once
             was = supervision.state
-            supervision.exited(now, code, child.last_words())
+            words = child.last_words()
+            supervision.exited(now, code, words and words.replace(*self._originals))
             if supervision.state is State.WAITING:
-                log.warning("%s died while %s: %s", stage.name, was.value, supervision.reason)
+                self._tell_death(stage, was)
             elif supervision.state is State.FAILED:
                 self._failed = stage
             return
@@ -239,6 +392,8 @@ class Pipeline:
                 log.info("%s is back", stage.name)
             supervision.beat(beat.received, ready=beat.heartbeat.state == "ready")
         match supervision.act(now):
+            case Action.START if stage.module == "capture" and self._too_early(now):
+                pass
             case Action.START:
                 supervision.started(now)
                 stage.child = Child(
@@ -254,6 +409,22 @@ class Pipeline:
                 log.warning("%s hangs: %s", stage.name, supervision.reason)
                 child.kill()
 
+    def _too_early(self, now: float) -> bool:
+        """Whether somebody is about to be there who shall hear everything from the start."""
+        if now - self._began > KEEPERS_S:
+            return False
+        keepers = [s.supervision for s in self.stages if s.name in KEEPERS]
+        return any(k.state is not State.READY and not k.restarts for k in keepers)
+
+    def _tell_death(self, stage: Stage, was: State) -> None:
+        # A microphone may be away for weeks: the same words again are told ever more rarely.
+        reason = stage.supervision.reason
+        stage.repeats = stage.repeats + 1 if reason == stage.told else 1
+        stage.told = reason
+        if stage.repeats & (stage.repeats - 1) == 0:
+            again = f" ({stage.repeats} times)" if stage.repeats > 1 else ""
+            log.warning("%s died while %s: %s%s", stage.name, was.value, reason, again)
+
     # Lines ------------------------------------------------------------------------------
 
     def _line(self, line: str) -> None:
@@ -265,13 +436,15 @@ class Pipeline:
         handler.setFormatter(logging.Formatter(LOG_FORMAT, "%H:%M:%S"))
         logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
-    def _release(self, view: View) -> None:
+    def _release(self, view: Unhurried) -> None:
         """Hand held and new lines to the view."""
         lines, self._held = self._held or [], None
         while not self._lines.empty():
             lines.append(self._lines.get())
         for line in lines:
             view.write(line)
+        if view.dropped:
+            self.hub.counters["supervisor_lines_dropped"] = view.dropped
 
 
 class _QueueStream:
@@ -286,110 +459,12 @@ class _QueueStream:
         pass
 
 
-def _table(
-    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, folder: str
-) -> list[Stage]:
-    """The process table."""
-    now = time.monotonic()
-    common = {"supervisor_pid": os.getpid(), "hub": hub}
-    features = _workers("features", config.workers.features, rings)
-    infers = _workers("infer", config.workers.infer, rings)
-    endpoints = {
-        stream: f"ipc://{folder}/{name.replace('/', '.')}"
-        for name, streams in features.items()
-        for stream in streams
-    }
-    path = str(config.bundle)
-    # Only files come to an end; then nobody waits for a stage that dies again and again.
-    only_files = all(stream.source.startswith(FILES) for stream in config.stream)
-    policy = Policy(quick_limit=10 if only_files else None, ends=False)
-    rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
-        (name, {"bundle": path, "bind": endpoints[streams[0]]}, policy, ())
-        for name, streams in features.items()
-    ]
-    for name, streams in infers.items():
-        theirs = {stream: endpoints[stream] for stream in streams}
-        job = {"bundle": path, "runtime": config.runtime, "features": theirs}
-        rows.append((name, job, policy, ()))
-    if config.record is not None:
-        tape = {
-            "folder": str(config.record),
-            "results": config.results,
-            "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
-        }
-        rows.append(("record", tape, policy, ()))
-    patient = dataclasses.replace(policy, delay_limit=2.0, ends=True)
-    for name, sources in _captures(config).items():
-        # A child's own standard input carries its job.
-        pipe = (os.dup(0),) if sources[0].source.startswith("stdin:") else ()
-        job = _capture_job(config, bundle, rings, endpoints, sources, pipe)
-        rows.append((name, job, patient, pipe))
-    return [
-        Stage(
-            name=name,
-            module=MODULES.get(name, name.partition("/")[0]),
-            arguments=[],
-            job={**common, **job, "stage": name},
-            supervision=Supervision(policy, now),
-            inherit=inherit,
-        )
-        for name, job, policy, inherit in rows
-    ]
-
-
-def _workers(stage: str, count: int, rings: dict[str, str]) -> dict[str, list[str]]:
-    """The workers of a stage by name, and the streams of each: by turns, for good."""
-    streams = list(rings)
-    count = min(count, len(streams))
-    if count == 1:
-        return {stage: streams}
-    return {f"{stage}/{slot}": streams[slot::count] for slot in range(count)}
-
-
-def _captures(config: Config) -> dict[str, list[StreamConfig]]:
-    """Capture processes by name: one for all files, one for each device."""
-    groups: dict[str, list[StreamConfig]] = {}
-    for stream in config.stream:
-        kind = stream.source.partition(":")[0]
-        groups.setdefault("file" if kind in FILES else stream.source, []).append(stream)
-    if len(groups) == 1:
-        return {"capture": next(iter(groups.values()))}
-    return {f"capture/{streams[0].name}": streams for streams in groups.values()}
-
-
-def _capture_job(
-    config: Config,
-    bundle: Bundle,
-    rings: dict[str, str],
-    features: dict[str, str],
-    streams: list[StreamConfig],
-    pipe: tuple[int, ...],
-) -> dict[str, Any]:
-    return {
-        "features": features[streams[0].name],
-        "streams": [
-            {
-                "name": stream.name,
-                "source": stream.source,
-                "ring": rings[stream.name],
-                "channel": stream.channel,
-                "features": features[stream.name],
-            }
-            for stream in streams
-        ],
-        "rate": bundle.spec.sample_rate,
-        "window": bundle.spec.window,
-        "hop": bundle.spec.hop,
-        "opening": {
-            "realtime": config.speed == "realtime",
-            "stdin": pipe[0] if pipe else 0,
-            **config.capture.model_dump(),
-        },
-    }
-
-
 def parser() -> argparse.ArgumentParser:
-    flags = Parser(prog="python supervisor.py", description=__doc__)
+    flags = Parser(
+        prog="python supervisor.py",
+        description=__doc__,
+        epilog=f"Commands, each with --help: {', '.join(COMMANDS)}",
+    )
     flags.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see docs")
     flags.add_argument(
         "--source",
@@ -404,6 +479,14 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--results", metavar="ENDPOINT", help="default: tcp://127.0.0.1:5555")
     flags.add_argument("--speed", choices=("realtime", "max"), help="pace of file sources")
     flags.add_argument("--record", metavar="FOLDER", help="write sound and messages there")
+    flags.add_argument(
+        "--dashboard",
+        nargs="?",
+        const=DEFAULT_LISTEN,
+        metavar="HOST:PORT",
+        help=f"serve the live page; default: {DEFAULT_LISTEN}",
+    )
+    flags.add_argument("--history", metavar="FILE", help="keep results in this SQLite file")
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime")
     flags.add_argument(
         "--profile",
@@ -427,6 +510,10 @@ def configure(arguments: argparse.Namespace) -> Config:
         for key in ("bundle", "results", "speed", "runtime", "record")
         if (value := getattr(arguments, key)) is not None
     }
+    if arguments.dashboard is not None:
+        flags["dashboard"] = {"listen": arguments.dashboard}
+    if arguments.history is not None:
+        flags["history"] = {"file": arguments.history}
     sources = arguments.source or []
     if arguments.streams is not None:
         if len(sources) != 1 or not sources[0].startswith(FILES):
@@ -458,6 +545,9 @@ def profiles_of(pairs: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
+    keep_private()
+    if module := COMMANDS.get("".join(sys.argv[1:2])):
+        return int(importlib.import_module(module).main(sys.argv[2:]))
     arguments = parser().parse_args()
     config = configure(arguments)
     profiles = profiles_of(arguments.profile)
@@ -467,9 +557,13 @@ def main() -> int:
     bundle = load_bundle(config.bundle)
     if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
+    if config.dashboard.listen is not None:
+        if importlib.util.find_spec("uvicorn") is None:
+            raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
+        listen_tcp(config.dashboard.listen).close()
     for gone in (*reclaim_segments(), *reclaim_folders()):
         log.info("removed %s, left by a process that is gone", gone)
-    return Pipeline(config, bundle, profiles).run()
+    return Pipeline(config, bundle, profiles, lambda: configure(arguments).bundle).run()
 
 
 if __name__ == "__main__":
@@ -480,4 +574,4 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"supervisor: {error}", file=sys.stderr)
         code = EXIT_USER
-    sys.exit(code)
+    leave(code)

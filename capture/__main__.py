@@ -54,7 +54,7 @@ def list_devices() -> int:
 
     devices = input_devices()
     for device in devices:
-        print(f"{'*' if device.default else ' '} mic:{device.name}  {device}")
+        print(f"{'*' if device.default else ' '} mic:{device.label}  {device}")
     if not devices:
         print("no input device", file=sys.stderr)
     return 0 if devices else 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capture.pulse import native_format
+from capture.pulse import Source, default_source, sources
 from capture.sources import Samples
 from common.errors import UserError
 
@@ -29,7 +29,8 @@ BUFFER_S = 2.0
 MIX_CHANNELS = 2
 """Channels that are opened, where the device has them, to be mixed."""
 SERVERS = ("pulse", "pipewire", "default")
-"""ALSA's names for a sound server; behind them the rate of the real device is hidden."""
+"""ALSA's names for a sound server, which resamples to whatever it is asked for and calls 44100 Hz
+its own rate; its sources are listed as devices of their own."""
 
 
 class NoDeviceError(UserError):
@@ -44,6 +45,8 @@ class Device:
         index: PortAudio's, valid in this process only.
         usb: vendor:product of its sound card, where that is on USB.
         rate: its own rate in Hz.
+        source: the sound server's name of it; None: the server's default, or no server.
+        monitor: it is what an output plays; taken only where it is named exactly.
     """
 
     index: int
@@ -52,10 +55,28 @@ class Device:
     channels: int
     rate: int
     default: bool
+    source: str | None = None
+    monitor: bool = False
+
+    @property
+    def served(self) -> bool:
+        """Whether a sound server is between us and it."""
+        return self.source is not None or self.name in SERVERS
+
+    @property
+    def label(self) -> str:
+        """What `mic:` takes to mean this very device."""
+        return self.source or self.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is called, in small letters: USB identity, source, name."""
+        return tuple(name.lower() for name in (self.usb, self.source, self.name) if name)
 
     def __str__(self) -> str:
         usb = f", usb {self.usb}" if self.usb else ""
-        return f"{self.name!r} ({self.channels} channels, {self.rate} Hz{usb})"
+        source = f" from {self.source}" if self.source else ""
+        return f"{self.name!r}{source} ({self.channels} channels, {self.rate} Hz{usb})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,23 +119,51 @@ def input_devices() -> list[Device]:
     """
     portaudio = load_portaudio()
     default = portaudio.default.device[0]
-    devices = []
+    devices, server = [], None
     for index, row in enumerate(portaudio.query_devices()):
         if row["max_input_channels"] < 1:
             continue
-        channels, rate = row["max_input_channels"], round(row["default_samplerate"])
-        if row["name"] in SERVERS and (native := native_format()) is not None:
-            channels, rate = native
-        usb = _usb_identity(row["name"])
-        devices.append(Device(index, row["name"], usb, channels, rate, index == default))
-    return devices
+        name, channels = row["name"], row["max_input_channels"]
+        device = Device(
+            index, name, _usb_identity(name), channels, round(row["default_samplerate"]), False
+        )
+        server = index if name in SERVERS and (server is None or name != "default") else server
+        devices.append(dataclasses.replace(device, default=index == default))
+    if server is None:
+        return devices
+    served, chosen = sources(), default_source()
+    native = next((source for source in served if source.name == chosen), None)
+    return [
+        *(_as_native(device, native) for device in devices),
+        *(_as_device(source, server) for source in served),
+    ]
+
+
+def _as_native(device: Device, native: Source | None) -> Device:
+    if device.name not in SERVERS or native is None:
+        return device
+    return dataclasses.replace(device, channels=native.channels, rate=native.rate)
+
+
+def _as_device(source: Source, server: int) -> Device:
+    return Device(
+        index=server,
+        name=source.description,
+        usb=source.usb,
+        channels=source.channels,
+        rate=source.rate,
+        default=False,
+        source=source.name,
+        monitor=source.monitor,
+    )
 
 
 def find_device(name: str) -> Device:
     """The default input device for an empty name, else the one of that name or USB identity.
 
     Args:
-        name: vendor:product in hex, the whole name, or a part of it that only one device has.
+        name: vendor:product in hex, the whole name, or a part of it that only one device has;
+            of a sound server's sources also their own names, which a replug does not change.
 
     Raises:
         NoDeviceError: there is none, or more than one.
@@ -131,9 +180,11 @@ def find_device(name: str) -> Device:
             raise NoDeviceError(f"there is no default input device; there are: {there}")
         return chosen[0]
     wanted = name.lower()
-    exact = [device for device in devices if wanted in (device.usb, device.name.lower())]
-    partly = [device for device in devices if wanted in device.name.lower()]
+    exact = [device for device in devices if wanted in device.names]
+    partly = [d for d in devices if not d.monitor and any(wanted in name for name in d.names)]
     for chosen in (exact, partly):
+        # Through the sound server others can use it, too.
+        chosen = [device for device in chosen if device.source] or chosen
         if len(chosen) == 1:
             return chosen[0]
         if chosen:
@@ -186,6 +237,8 @@ class Microphone:
         self._written = self._read = 0  # blocks, in all
         self._head = self._tail = 0  # frames, in all
         self._unplaced = 0
+        if device.source is not None:
+            os.environ["PULSE_SOURCE"] = device.source  # read as the stream is opened
         try:
             self._stream: sounddevice.InputStream = portaudio.InputStream(
                 device=device.index,

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capture.device import MIX_CHANNELS, Microphone, find_device
+from capture.pulse import SourceFollower
 from capture.pump import Format, Pump
 from capture.recorder import Recorder
 from capture.sources import Samples
-from capture.watch import REOPEN_AGAIN_S, REOPEN_S, SourceState, SourceWatch
+from capture.watch import REOPEN_AGAIN_S, REOPEN_S, SourceWatch
 from common import messages as m
 from common.errors import EXIT_DEVICE, DeviceError, UserError
 from common.ring import RingReader, RingWriter
+from common.source import Condition, SourceState
 
 if TYPE_CHECKING:
     from capture.service import Opening, StreamJob
@@ -47,8 +49,9 @@ class LiveDevice:
         opening: Opening,
     ) -> None:
         rings = [RingWriter.attach(job.ring) for job in jobs]
+        again = any(ring.anchor[1] for ring in rings)
         # What was there once is waited for: it was no mistake.
-        wait = opening.wait_for_device or any(ring.anchor[1] for ring in rings)
+        wait = opening.wait_for_device or again
         try:
             self.microphone = _open(jobs, opening)
         except UserError as error:
@@ -62,7 +65,9 @@ class LiveDevice:
             Pump(job.name, ring, rate, form, send, channel=job.channel)
             for job, ring in zip(jobs, self._rings, strict=True)
         ]
-        self.watch = SourceWatch(time.monotonic(), rate, self.microphone.block_frames / rate)
+        block_s = self.microphone.block_frames / rate
+        self.watch = SourceWatch(time.monotonic(), rate, block_s, again=again)
+        self._follower = SourceFollower() if self.microphone.device.served else None
         self._rate = rate
         self._form_rate = form.rate
         self._recorder = Recorder(opening.record, rate, channels) if opening.record else None
@@ -100,7 +105,9 @@ class LiveDevice:
                 pump.finish()
             if self._recorder is not None:
                 self._recorder.close()
-            self._let_go()
+            timer = self._let_go()
+            self.microphone.close()
+            timer.cancel()
 
     def _take(self, samples: Samples, heard: float) -> None:
         self._frames += len(samples)
@@ -156,9 +163,18 @@ class LiveDevice:
                 index = base + round(frames * self._form_rate / self._rate)
                 pump.anchor(index, moment, unix)
 
+    @property
+    def name(self) -> str:
+        """The device that is heard now, as well as we know."""
+        source = self._follower.now if self._follower is not None else None
+        return source or self.microphone.device.label
+
     def _check(self, now: float) -> None:
         before = self.watch.state
         self.watch.check(now, active=self.microphone.active)
+        follower = self._follower
+        if follower is not None and follower.now is not None and follower.now != follower.first:
+            self.watch.moved(now, str(follower.first), follower.now)
         state = self.watch.state
         if state is not before:
             log.warning("source %s: %s", state.value, self.watch.reason)
@@ -171,12 +187,14 @@ class LiveDevice:
             self._let_go()
             raise DeviceError(f"the microphone is lost: {self.watch.reason}")
 
-    def _let_go(self) -> None:
+    def _let_go(self) -> threading.Timer:
+        # Closing a wedged device never returns, here or when the interpreter ends.
         timer = threading.Timer(WEDGED_S, lambda: os._exit(EXIT_DEVICE))
         timer.daemon = True
         timer.start()
-        self.microphone.close()
-        timer.cancel()
+        if self._follower is not None:
+            self._follower.close()
+        return timer
 
 
 def _open(jobs: list[StreamJob], opening: Opening) -> Microphone:
@@ -223,8 +241,11 @@ class LiveStream:
         return None if self._device.ended else self._device.microphone.wakeup
 
     @property
-    def state(self) -> str:
-        return "ended" if self.pump.ended else self._device.watch.state.value
+    def condition(self) -> Condition:
+        watch = self._device.watch
+        if self.pump.ended:
+            return Condition(SourceState.ENDED, device=self._device.name)
+        return Condition(watch.state, watch.reason, watch.since, self._device.name, watch.clipped)
 
     def due(self, now: float) -> float:  # noqa: ARG002
         return 0.1

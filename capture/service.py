@@ -20,6 +20,7 @@ from common import messages as m
 from common.errors import DeviceError, UserError
 from common.ring import RingWriter
 from common.sockets import connect, send
+from common.source import Condition, SourceState
 from common.stage import Heart, Stop
 
 log = logging.getLogger("capture")
@@ -83,7 +84,7 @@ class Stream(Protocol):
         ...
 
     @property
-    def state(self) -> str: ...
+    def condition(self) -> Condition: ...
 
 
 class FileStream:
@@ -152,8 +153,9 @@ class FileStream:
         return None
 
     @property
-    def state(self) -> str:
-        return "ended" if self.pump.ended else "live"
+    def condition(self) -> Condition:
+        state = SourceState.ENDED if self.pump.ended else SourceState.LIVE
+        return Condition(state, since=self._began)
 
     def due(self, now: float) -> float:
         if self.pump.ended:
@@ -241,6 +243,7 @@ class CaptureService:
         self._alone = alone
         self._watch = watch
         self._repeat_due = 0.0
+        self._states: list[SourceState] = []
         self._began = time.monotonic()
         self._waiting_told = False
         try:
@@ -278,7 +281,7 @@ class CaptureService:
                 for stream in self._streams.values():
                     stream.turn(now)
                 self._repeat(now)
-                self._beat()
+                self._beat(now=self._states_changed())
                 if self._watch is not None:
                     self._watch(list(self._streams.values()))
             self._beat(now=True)
@@ -359,21 +362,30 @@ class CaptureService:
             if not any(s.accepted or s.pump.position for s in self._streams.values()):
                 log.warning("waiting for infer at %s", self._hub_endpoint)
 
+    def _states_changed(self) -> bool:
+        before = self._states
+        self._states = [stream.condition.state for stream in self._streams.values()]
+        return self._states != before
+
     def _beat(self, *, now: bool = False) -> None:
         if not now and not self._heart.due():
             return
         statuses = []
         for stream in self._streams.values():
-            gaps = stream.pump.ring.gaps()
+            gaps, condition = stream.pump.ring.gaps(), stream.condition
             self._heart.counters.update(
                 {name: n - self._heart.counters[name] for name, n in stream.counters.items()}
             )
             statuses.append(
                 m.SourceStatus(
                     stream=stream.job.name,
-                    state=stream.state,
+                    state=condition.state.value,
+                    reason=condition.reason,
+                    state_s=round(time.monotonic() - condition.since, 1),
+                    device=condition.device,
                     position=stream.pump.position,
                     level_db=stream.pump.level_db,
+                    clipped=round(condition.clipped, 4),
                     gaps=len(gaps),
                     lost=stream.pump.ring.lost,
                 )

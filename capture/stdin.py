@@ -17,11 +17,14 @@ from capture.pump import Format, Pump
 from common import messages as m
 from common.errors import UserError
 from common.ring import RingWriter
+from common.source import Condition, SourceState
 
 if TYPE_CHECKING:
     from capture.service import Opening, StreamJob
 
 ANCHOR_S = 1.0
+QUIET_S = 2.5
+"""A pipe in real time that gives nothing for so long is told of, within 3 s."""
 SAMPLE_BYTES = 2
 
 
@@ -70,6 +73,7 @@ class StdinStream:
             behind = index + (time.monotonic() - monotonic) * form.rate - ring.index
             self.pump.gap(max(0, round(behind)))
         self._anchor_due = 0.0
+        self._began = self._heard = time.monotonic()
 
     @property
     def counters(self) -> dict[str, int]:
@@ -80,8 +84,16 @@ class StdinStream:
         return None if self.pump.ended or not self._has_credit() else self._fd
 
     @property
-    def state(self) -> str:
-        return "ended" if self.pump.ended else "live" if self.pump.position else "starting"
+    def condition(self) -> Condition:
+        if self.pump.ended:
+            return Condition(SourceState.ENDED)
+        if not self.pump.position:
+            return Condition(SourceState.STARTING, since=self._began)
+        quiet = time.monotonic() - self._heard
+        if self._realtime and quiet > QUIET_S:
+            reason = f"nothing came through the pipe for {quiet:.0f} s"
+            return Condition(SourceState.LOST, reason, self._heard)
+        return Condition(SourceState.LIVE, since=self._began)
 
     def due(self, now: float) -> float:  # noqa: ARG002
         return 0.1
@@ -94,6 +106,7 @@ class StdinStream:
                     self.finish()
                 return
             # No more than is there, and whole frames: whoever goes on begins with a frame.
+            self._heard = now
             content = os.read(self._fd, min(self._block, there) // self._frame * self._frame)
             samples = np.frombuffer(content, "<i2").reshape(-1, self._channels)
             self.pump.feed(samples.astype(np.float32) / np.float32(32768.0))

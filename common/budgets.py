@@ -19,7 +19,7 @@ class Budget:
         pss_mb: proportional set size in MiB, at most; each further stream maps its ring as well.
         start_s: from the supervisor's start to its own readiness, warm, at most.
         rate_hz: what it counts each second, from, to: announcements of capture, windows of
-            features and infer, messages of record, health of the supervisor.
+            features and infer, messages of record, history and dashboard, health of the supervisor.
     """
 
     cpu_percent: float
@@ -34,6 +34,8 @@ BUDGETS = {
     "features": Budget(1.5, 60.0, 2.5, (1.5, 2.5)),
     "infer": Budget(1.5, 60.0, 2.5, (1.5, 2.5)),
     "record": Budget(2.5, 60.0, 2.5, (1.5, 4.0)),
+    "history": Budget(1.5, 60.0, 3.0, (2.0, 6.0)),
+    "dashboard": Budget(3.0, 70.0, 3.0, (2.0, 6.0)),
 }
 """By the name of the stage; `features/1` is a `features`."""
 

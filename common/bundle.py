@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,6 +58,9 @@ class Decision:
         hysteresis: how far another label must lead before the published one changes.
         min_confidence: below it a window is `uncertain` (`low_margin`).
         min_utterance_confidence: the same for an utterance.
+        min_speech: a window whose smoothed probability of speech is below it is `uncertain`
+            (`not_speech`); for models with `speech_output` alone.
+        min_utterance_speech: the same for the average over an utterance.
         min_windows: speech windows an utterance needs before a label is given (`too_short`).
         too_quiet_dbfs: speech windows below it are `uncertain` (`too_quiet`).
         clipped_fraction: share of clipped samples from which a window is `clipped`.
@@ -66,6 +70,8 @@ class Decision:
     hysteresis: float = 0.05
     min_confidence: float = 0.0
     min_utterance_confidence: float = 0.0
+    min_speech: float = 0.0
+    min_utterance_speech: float = 0.0
     min_windows: int = 1
     too_quiet_dbfs: float = -80.0
     clipped_fraction: float = 0.05
@@ -79,6 +85,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hysteresis": (0.0, 1.0),
     "min_confidence": (0.0, 1.0),
     "min_utterance_confidence": (0.0, 1.0),
+    "min_speech": (0.0, 1.0),
+    "min_utterance_speech": (0.0, 1.0),
     "min_windows": (1, 100),
     "too_quiet_dbfs": (-100.0, 0.0),
     "clipped_fraction": (0.0, 1.0),
@@ -87,7 +95,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest is valid and whose files have the hashes it names."""
+    """A bundle whose manifest is valid and whose files have the hashes it names.
+
+    `speech_output`: behind the labels, the model's output has a last value that tells speech
+    from other sounds, a probability or a logit as the labels' are.
+    """
 
     path: Path
     name: str
@@ -98,6 +110,12 @@ class Bundle:
     output: str
     calibration: Calibration
     decision: Decision
+    speech_output: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """How many values the model gives for a window."""
+        return len(self.labels) + self.speech_output
 
     @property
     def id(self) -> str:
@@ -150,7 +168,7 @@ def load_bundle(path: Path) -> Bundle:
         )
     known = {
         *("format", "name", "labels", "licence", "features"),
-        *("input", "output", "calibration", "decision", "files", "provenance"),
+        *("input", "output", "speech_output", "calibration", "decision", "files", "provenance"),
     }
     if unknown := sorted(set(table) - known):
         raise UserError(f"{where}: {unknown[0]} is not a key of a bundle")
@@ -161,6 +179,9 @@ def load_bundle(path: Path) -> Bundle:
     output = table.get("output", "probabilities")
     if output not in OUTPUTS:
         raise UserError(f"{where}: output = {output!r} must be one of {', '.join(OUTPUTS)}")
+    speech_output = table.get("speech_output", False)
+    if not isinstance(speech_output, bool):
+        raise UserError(f"{where}: speech_output = {speech_output!r} must be true or false")
     return Bundle(
         path=path,
         name=_name(table.get("name"), where),
@@ -171,7 +192,26 @@ def load_bundle(path: Path) -> Bundle:
         output=output,
         calibration=_numbers(Calibration, table.get("calibration", {}), "calibration", where),
         decision=_numbers(Decision, table.get("decision", {}), "decision", where),
+        speech_output=speech_output,
     )
+
+
+def keep_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle as a verified copy in `folder`, which must not exist yet.
+
+    A stage that is restarted after months reads what the pipeline began with, whatever has
+    become of the original.
+
+    Raises:
+        UserError: the copy cannot be written, or the original changed meanwhile.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+        for file in (MANIFEST, *read_toml(bundle.path / MANIFEST)["files"]):
+            shutil.copyfile(bundle.path / file, folder / file)
+    except OSError as error:
+        raise UserError(f"{folder}: the bundle cannot be copied ({error.strerror})") from None
+    return load_bundle(folder)
 
 
 def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.stage import ONE_BLAS_THREAD
+from common.stage import LAST_WORDS, ONE_BLAS_THREAD
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE_LIMIT = 2000
-LAST_WORDS = 500
+LAST_LENGTH = 500
 
 
 class Child:
@@ -27,6 +28,7 @@ class Child:
     Args:
         write: takes every line that the child writes to stderr, from another thread.
         inherit: descriptors that the child gets as they are.
+        hold: it waits, all prepared, until `release()`.
         ended: called when it is gone, from another thread.
     """
 
@@ -38,6 +40,8 @@ class Child:
         write: Callable[[str], None],
         inherit: tuple[int, ...] = (),
         ended: Callable[[], None] = lambda: None,
+        *,
+        hold: bool = False,
     ) -> None:
         self._write = write
         self._ended = ended
@@ -50,15 +54,25 @@ class Child:
             stderr=subprocess.PIPE,
             pass_fds=inherit,
             env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
+            # Ctrl-C is for the supervisor; a child that is still importing cannot ignore it yet.
+            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
         self._reader.start()
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(job).encode())
-            self._process.stdin.close()
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it died at once; `exit_code` tells
+        if not hold:
+            self.release()
+
+    def release(self) -> None:
+        """Let a held child begin."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     @property
     def pid(self) -> int:
@@ -87,7 +101,8 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    self._last = line[:LAST_WORDS]
-                    self._write(line)
+                    self._last = line.removeprefix(LAST_WORDS)[:LAST_LENGTH]
+                    if not line.startswith(LAST_WORDS):
+                        self._write(line)
         self._process.wait()
         self._ended()

@@ -4,7 +4,7 @@
         for result in results:
             print(result.emotion, result.confidence, results.status().state.value)
 
-Needs pyzmq, msgpack and `common.messages` only; docs/PROTOCOL.md has the messages.
+Needs pyzmq, msgpack, `common.messages` and `common.keys` only; docs/PROTOCOL.md has the messages.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import msgpack
 import zmq
 
 from common import messages as m
+from common.errors import UserError
+from common.keys import Ticket
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
 ENDPOINT = re.compile(r"tcp://[^\s/]+:(\d{1,5})|ipc://\S+")
@@ -112,6 +114,7 @@ class Results:
         timeout: longest wait in seconds for what is iterated over; None: for ever.
         stale_after: age in seconds at which a result is stale; None: 2, or three hops where
             that is longer.
+        ticket: keys, where the endpoint wants them; see docs/SECURITY.md.
 
     Attributes:
         info: the newest `Info` of each stream, replays included.
@@ -119,7 +122,7 @@ class Results:
         malformed: how many messages were refused because they are none.
 
     Raises:
-        ValueError: the endpoint is malformed.
+        ValueError: the endpoint is malformed, or a key.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class Results:
         *,
         timeout: float | None = None,
         stale_after: float | None = None,
+        ticket: Ticket | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.stream = stream
@@ -147,7 +151,7 @@ class Results:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         try:
-            self._connect()
+            self._connect(ticket)
         except ValueError:
             self.close()
             raise
@@ -216,8 +220,13 @@ class Results:
 
     # Receiving --------------------------------------------------------------------------
 
-    def _connect(self) -> None:
+    def _connect(self, ticket: Ticket | None) -> None:
         socket = self._socket
+        if ticket is not None:
+            try:
+                ticket.apply(socket)
+            except UserError as error:
+                raise ValueError(str(error)) from None
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, m.MAX_FRAME)
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])

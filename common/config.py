@@ -6,6 +6,7 @@ line that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import reprlib
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from common.bundle import DEFAULT_BUNDLE
 from common.errors import UserError
+from common.keys import Lock, check_exposure
+from common.listen import check_listen, check_reach, check_token
 from common.spec import read_toml
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
@@ -59,6 +62,12 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def _check_tcp(endpoint: str) -> str:
+    if not endpoint.startswith("tcp://"):
+        raise UserError(f"endpoint {endpoint!r} must be tcp://ADDRESS:PORT")
+    return check_endpoint(endpoint)
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,11 +98,121 @@ class CaptureConfig(_Table):
     )
 
 
+class CurveConfig(_Table):
+    """[curve]"""
+
+    secret: Path | None = Field(
+        default=None, description="this box's .key_secret file; `supervisor.py keygen` makes it"
+    )
+    allowed: Path | None = Field(
+        default=None, description="folder with the .key files of those who may subscribe"
+    )
+    unprotected: bool = Field(
+        default=False, description="let the whole network listen, without keys"
+    )
+
+    @property
+    def lock(self) -> Lock | None:
+        """What the results endpoint is locked with; None without keys."""
+        return Lock(self.secret, self.allowed) if self.secret and self.allowed else None
+
+    @model_validator(mode="after")
+    def _both(self) -> CurveConfig:
+        if (self.secret is None) != (self.allowed is None):
+            missing = "secret" if self.secret is None else "allowed"
+            raise ValueError(f"{missing} is missing; secret and allowed belong together")
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class InferHost:
+    """Where an infer host connects, and who may."""
+
+    hub: str
+    features: str
+    lock: Lock
+
+
+class InferHostConfig(_Table):
+    """[infer_host]"""
+
+    hub: str | None = Field(
+        default=None,
+        description="endpoint where infer on another machine hands in results; unset: it runs here",
+    )
+    features: str | None = Field(default=None, description="endpoint where it gets features")
+    secret: Path | None = Field(default=None, description="this box's .key_secret file")
+    allowed: Path | None = Field(
+        default=None, description="folder with the .key files of infer hosts"
+    )
+
+    _hub = field_validator("hub")(lambda value: value and _checked(_check_tcp, value))
+    _features = field_validator("features")(lambda value: value and _checked(_check_tcp, value))
+
+    @property
+    def wanted(self) -> InferHost | None:
+        """All of it; None where infer runs here."""
+        if self.hub and self.features and self.secret and self.allowed:
+            return InferHost(self.hub, self.features, Lock(self.secret, self.allowed))
+        return None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> InferHostConfig:
+        missing = [name for name in type(self).model_fields if getattr(self, name) is None]
+        if missing and len(missing) < len(type(self).model_fields):
+            raise ValueError(f"{missing[0]} is missing; all four keys belong together")
+        return self
+
+
+class MetricsConfig(_Table):
+    """[metrics]"""
+
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Prometheus scrapes here; unset: nothing is served",
+    )
+    address: str = Field(default="127.0.0.1", description="address to serve at")
+
+
 class WorkersConfig(_Table):
     """[workers]"""
 
     features: int = Field(default=1, ge=1, le=64, description="processes that make features")
     infer: int = Field(default=1, ge=1, le=64, description="processes that run the model")
+
+
+class DashboardConfig(_Table):
+    """[dashboard]"""
+
+    listen: str | None = Field(
+        default=None, description="address and port of the live page; unset: there is none"
+    )
+    token: str | None = Field(
+        default=None, description="what a browser must know to see the page; needed beyond loopback"
+    )
+
+    _listen = field_validator("listen")(lambda value: value and _checked(check_listen, value))
+    _token = field_validator("token")(lambda value: value and _checked(check_token, value))
+
+    @model_validator(mode="after")
+    def _open_to_nobody(self) -> DashboardConfig:
+        if self.listen is not None:
+            _checked(lambda listen: check_reach(listen, self.token), self.listen)
+        return self
+
+
+class HistoryConfig(_Table):
+    """[history]"""
+
+    file: Path | None = Field(
+        default=None,
+        description="SQLite file of results, utterances and health; unset: none is kept",
+    )
+    days: float = Field(
+        default=14.0, gt=0.0, le=3660.0, description="older entries are removed from it"
+    )
 
 
 class StreamConfig(_Table):
@@ -132,12 +251,32 @@ class Config(pydantic_settings.BaseSettings):
     )
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
+    curve: CurveConfig = CurveConfig()
+    infer_host: InferHostConfig = InferHostConfig()
+    metrics: MetricsConfig = MetricsConfig()
     workers: WorkersConfig = WorkersConfig()
+    dashboard: DashboardConfig = DashboardConfig()
+    history: HistoryConfig = HistoryConfig()
     stream: tuple[StreamConfig, ...] = Field(
         (), max_length=MAX_STREAMS, description="one row a stream"
     )
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
+
+    @model_validator(mode="after")
+    def _protected(self) -> Config:
+        locked, unprotected = self.curve.lock is not None, self.curve.unprotected
+        try:
+            check_exposure(self.results, "results", locked=locked, unprotected=unprotected)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker_for_a_host(self) -> Config:
+        if self.infer_host.wanted and self.workers.features > 1:
+            raise ValueError("workers.features must be 1 where there is an infer_host")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Config:
@@ -254,7 +393,12 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     tables: dict[str, type[BaseModel]] = {
         "ring": RingConfig,
         "capture": CaptureConfig,
+        "curve": CurveConfig,
+        "infer_host": InferHostConfig,
+        "metrics": MetricsConfig,
         "workers": WorkersConfig,
+        "dashboard": DashboardConfig,
+        "history": HistoryConfig,
         "stream": StreamConfig,
     }
     return tables[str(location[0])] if location else Config

@@ -2,8 +2,8 @@
 
 The public ones (`Result`, `Utterance`, `Info`, `Health`) travel as `[topic, map]` on the
 results endpoint and are documented in docs/PROTOCOL.md. The internal ones travel between
-stages and hub as one frame, the map's key `t` naming the class. Decoders take any bytes:
-what is not exactly a message raises `ProtocolError`, and every size is bounded.
+stages and hub as one frame, a CRC-32 and a map whose key `t` names the class. Decoders take
+any bytes: what is not exactly a message raises `ProtocolError`, and every size is bounded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import math
 import types
 import typing
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -22,6 +23,8 @@ VERSION = 1
 
 MAX_FRAME = 4 << 20
 """Longest frame in bytes that a decoder looks at, and the limit set on every socket."""
+CRC_BYTES = 4
+"""A damaged message must not pass for another one: a flipped bit of a position is a position."""
 MAX_ITEMS = 4096
 MAX_TEXT = 4096
 MAX_INT = 2**53
@@ -88,6 +91,7 @@ class Utterance(Message):
     emotion: str
     confidence: float
     probabilities: dict[str, float]
+    reason: str | None
     windows: int
     bundle: str
 
@@ -96,7 +100,10 @@ class Utterance(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Info(Message):
-    """What a stream is, told at its start and on every change. Topic `info/<stream>`."""
+    """What a stream is, told at its start and on every change. Topic `info/<stream>`.
+
+    `gate` and `gate_db` came later than the rest; a publisher from before gives neither.
+    """
 
     stream: str
     run: str
@@ -106,6 +113,8 @@ class Info(Message):
     rate: int
     bundle: str
     source: str
+    gate: str | None = None
+    gate_db: float | None = None
 
     topic: ClassVar[str] = "info"
 
@@ -134,8 +143,12 @@ class StreamHealth(Message):
     name: str
     run: str
     state: str
+    reason: str | None
+    state_s: float
+    device: str | None
     position: int
     level_db: float | None
+    clipped: float
     gaps: int
     lost: int
 
@@ -184,7 +197,8 @@ class Want(Message):
     """infer → features: everything below window `next` is accepted; send up to `limit`.
 
     Self-contained and repeated, so that either side may restart: a new `session` makes
-    features begin at `next` with the voice gate as `gate` says.
+    features begin at `next` with the voice gate as `gate` says. `bundle` is the one whose
+    normalization the windows must have; features of another does not answer.
     """
 
     stream: str
@@ -193,6 +207,7 @@ class Want(Message):
     next: int
     limit: int
     gate: list[float]
+    bundle: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +244,7 @@ class Window(Message):
     features_ms: float
     gate: list[float]
     features: bytes | None
+    bundle: str = ""
 
     @property
     def next_seq(self) -> int:
@@ -237,7 +253,7 @@ class Window(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Submit(Message):
-    """infer → hub: the messages of window `seq` and the checkpoint behind it.
+    """infer → hub: the messages of window `seq` and the checkpoint behind it, made with `bundle`.
 
     `result` is absent and `ended` true for the end of a stream. `captured` is the monotonic
     time of the window's last sample; the hub completes `timing_ms` with it.
@@ -252,6 +268,7 @@ class Submit(Message):
     gate: list[float]
     decision: dict[str, Any]
     captured: float
+    bundle: str = ""
 
     @property
     def messages(self) -> list[Result | Utterance]:
@@ -271,7 +288,11 @@ class Accepted(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Resume(Message):
-    """hub → infer: where a stream stands and the checkpoint to go on from."""
+    """hub → infer: where a stream stands and the checkpoint to go on from.
+
+    `bundle` is the one to go on with, `made_by` the one behind the checkpoint (empty at the start
+    of a stream). Where they differ, smoothing starts anew and the utterance ends.
+    """
 
     stream: str
     run: str
@@ -279,6 +300,8 @@ class Resume(Message):
     ended: bool
     gate: list[float]
     decision: dict[str, Any]
+    bundle: str = ""
+    made_by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,8 +330,12 @@ class SourceStatus(Message):
 
     stream: str
     state: str
+    reason: str | None
+    state_s: float
+    device: str | None
     position: int
     level_db: float | None
+    clipped: float
     gaps: int
     lost: int
 
@@ -330,6 +357,21 @@ class Heartbeat(Message):
     counters: dict[str, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Swap(Message):
+    """`supervisor.py swap` → supervisor: go on with the bundle in this folder."""
+
+    bundle: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Swapped(Message):
+    """The answer when all is over: an exit code and a line for people."""
+
+    code: int
+    text: str
+
+
 PUBLIC: dict[str, type[Message]] = {m.topic: m for m in (Result, Utterance, Info, Health)}
 """The public messages by the first part of their topic."""
 
@@ -337,7 +379,7 @@ INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Want, Sent, Window, Submit, Accepted),
-        *(Resume, Hello, Open, Heartbeat),
+        *(Resume, Hello, Open, Heartbeat, Swap, Swapped),
     )
 }
 
@@ -347,7 +389,12 @@ INTERNAL: dict[str, type[Message]] = {
 
 def encode(message: Message) -> bytes:
     """One internal message as one frame."""
-    return _pack({"t": type(message).__name__, **_plain(message)})
+    return framed(_pack({"t": type(message).__name__, **_plain(message)}))
+
+
+def framed(body: bytes) -> bytes:
+    """A packed map behind its CRC-32."""
+    return zlib.crc32(body).to_bytes(CRC_BYTES, "little") + body
 
 
 def decode(frame: bytes) -> Message:
@@ -356,7 +403,12 @@ def decode(frame: bytes) -> Message:
     Raises:
         ProtocolError: the bytes are no internal message of this version.
     """
-    table = _unpack(frame)
+    if len(frame) > MAX_FRAME:
+        raise ProtocolError(f"frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
+    body = memoryview(frame)[CRC_BYTES:]
+    if zlib.crc32(body) != int.from_bytes(frame[:CRC_BYTES], "little"):
+        raise ProtocolError("its checksum differs")
+    table = _unpack(body)
     cls = INTERNAL.get(table.get("t", "")) if isinstance(table.get("t"), str) else None
     if cls is None:
         raise ProtocolError(f"unknown message type {str(table.get('t'))[:40]!r}")
@@ -420,7 +472,7 @@ def _pack(table: Mapping[str, Any]) -> bytes:
     return packed
 
 
-def _unpack(frame: bytes) -> dict[str, Any]:
+def _unpack(frame: bytes | memoryview) -> dict[str, Any]:
     if len(frame) > MAX_FRAME:
         raise ProtocolError(f"frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
     try:
@@ -445,6 +497,8 @@ def _build(cls: type[M], table: Mapping[str, Any]) -> M:
     values = {}
     for name, check in _checks(cls).items():
         if name not in table:
+            if hasattr(cls, name):  # a default: the key is newer than its message
+                continue
             raise ProtocolError(f"{cls.__name__} without {name}")
         try:
             values[name] = check(table[name])

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import re
+import resource
 from pathlib import Path
 
 _TEXT = re.compile(r"([0-9]{1,10})\.([0-9]{1,20})")
@@ -57,6 +58,12 @@ class ProcessIdentity:
 
     def __str__(self) -> str:
         return f"{self.pid}.{self.started}"
+
+
+def keep_private() -> None:
+    """Whatever this process and its children make is for their owner; no core file holds sound."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 @functools.cache

@@ -147,6 +147,9 @@ def create_ring(
         _set_aside(FOLDER / name, size)
         with _header(segment).cast("q") as words:
             words[_INDEX] = words[_ANCHORS[0]] = start_index
+            if start_index:  # what is before it never was: a gap, of which nothing was lost
+                until = _TABLES[0]
+                words[until], words[until + 2], words[until + 4] = start_index, 1, start_index
             words[_TABLES[1]] = -1
         fixed = (sample_rate, capacity, run.encode(), boot_id().encode(), owner.pid, owner.started)
         _FIXED.pack_into(_header(segment), 0, _MAGIC, LAYOUT, *fixed)

@@ -9,16 +9,26 @@ import zmq
 
 from common import messages as m
 from common.errors import UserError
+from common.keys import Doorman, Lock, Ticket, check_exposure
+
+HEARTBEAT_MS = (1000, 3000)
+"""Across a network a silent peer is asked for a sign of life so often, and dropped after so long
+without one: of a cut link TCP alone would know nothing for a quarter of an hour."""
 
 
-def connect(context: zmq.Context[Any], endpoint: str, name: str) -> zmq.Socket[bytes]:
+def connect(
+    context: zmq.Context[Any], endpoint: str, name: str, ticket: Ticket | None = None
+) -> zmq.Socket[bytes]:
     """A DEALER connected to `endpoint`, with every bound and time limit set.
 
     Raises:
-        UserError: the endpoint is malformed.
+        UserError: the endpoint is malformed, or a key.
     """
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     configure(socket)
+    if ticket is not None:
+        ticket.apply(socket)
+    watch_link(socket, endpoint)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -27,12 +37,27 @@ def connect(context: zmq.Context[Any], endpoint: str, name: str) -> zmq.Socket[b
     return socket
 
 
-def bind(socket: zmq.Socket[bytes], endpoint: str, name: str) -> None:
+def bind(
+    socket: zmq.Socket[bytes],
+    endpoint: str,
+    name: str,
+    *,
+    lock: Lock | None = None,
+    doorman: Doorman | None = None,
+    unprotected: bool = False,
+) -> None:
     """Bind a socket where nobody else is.
 
+    Args:
+        lock, doorman: let in only whom the lock allows, over TCP.
+        unprotected: without a lock, even where the whole network can connect.
+
     Raises:
-        UserError: the endpoint is malformed or taken.
+        UserError: the endpoint is malformed, taken, or open to the network without a word.
     """
+    check_exposure(endpoint, name, locked=lock is not None, unprotected=unprotected)
+    if lock is not None and doorman is not None and endpoint.startswith("tcp://"):
+        doorman.guard(socket, lock, name)
     path = endpoint.removeprefix("ipc://")
     if path != endpoint and _answers(path):
         # libzmq would take the file away from its owner without a word.
@@ -67,6 +92,16 @@ def configure(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, m.MAX_FRAME)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+
+
+def watch_link(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Make the next bind or connect notice a link that is cut, where it goes over TCP."""
+    if endpoint.startswith("tcp://"):
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0])
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1])
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, HEARTBEAT_MS[1])
+        # What is meant for one who is away is not kept: it would come in a flood, and too late.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
 
 
 def endpoint_error(name: str, endpoint: str, error: zmq.ZMQError) -> UserError:

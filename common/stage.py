@@ -7,12 +7,14 @@ what a stage computes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import faulthandler
 import json
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -26,15 +28,20 @@ import zmq
 
 from common import messages as m
 from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, DeviceError, UserError
+from common.process import keep_private
 from common.punctual import ask_for_short_slices
-from common.sockets import send
+from common.sockets import connect, send
 
 BEAT_S = 0.5
+STANDBY = "standby"
+"""State of a stage that is ready to take another one's place."""
 PR_SET_PDEATHSIG = 1
 ONE_BLAS_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
 )
 """Environment to set before numpy is imported: more threads cost CPU and punctuality."""
+LAST_WORDS = "\x1e"
+"""Marks the line with which a supervised process says why it ends; the supervisor passes it on."""
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -60,23 +67,26 @@ def base_parser(stage: str, description: str) -> argparse.ArgumentParser:
 
 
 def read_job() -> dict[str, Any]:
-    """The job that the supervisor wrote to standard input; ties this process to its life.
+    """The job, a line that the supervisor wrote to standard input; ties this process to its life.
 
-    Returns at end of input. The kernel kills this process when the supervisor dies, even
+    The kernel kills this process when the supervisor dies, even
     while it is stopped or stuck.
     """
-    job: dict[str, Any] = json.loads(sys.stdin.read())
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != job["supervisor_pid"]:
         os._exit(EXIT_FAULT)  # it died before the kernel knew
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    with contextlib.suppress(PermissionError):  # below 0 is not for everybody
+        os.setpriority(os.PRIO_PROCESS, 0, job["nice"])
     return job
 
 
 def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoReturn:
     """Run a stage's main function as a process: logging, profile, errors, exit code."""
     faulthandler.enable()
+    keep_private()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
     ask_for_short_slices()  # before there are threads, which take theirs from this one
@@ -92,10 +102,10 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     try:
         code = main()
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _say_why(f"{name}: {error}")
         code = EXIT_USER
     except DeviceError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _say_why(f"{name}: {error}")
         code = EXIT_DEVICE
     except (KeyboardInterrupt, BrokenPipeError):
         code = EXIT_OK
@@ -106,6 +116,11 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
             print(f"{name}: profile written to {profile}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _say_why(reason: str) -> None:
+    supervised = "--supervised" in sys.argv
+    print(f"{LAST_WORDS if supervised else ''}{reason}", file=sys.stderr)
 
 
 def _set_title(title: str) -> None:
@@ -190,3 +205,23 @@ def rss_mb() -> float:
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
     return round(pages * resource.getpagesize() / 2**20, 1)
+
+
+def stand_by(name: str, hub: str, stop: Stop) -> bool:
+    """Beat as `name`, all work prepared, until the supervisor closes standard input.
+
+    Returns:
+        False where this process is to end instead.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        heart = Heart(name, connect(context, hub, "hub"))
+        heart.state = STANDBY
+        heart.beat(now=True)
+        while not select.select([sys.stdin], [], [], BEAT_S / 2)[0]:
+            if stop.requested:
+                return False
+            heart.beat()
+    finally:
+        context.destroy(linger=0)
+    return not stop.requested

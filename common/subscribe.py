@@ -6,16 +6,19 @@ With --json every message is one object a line, `topic` first, replays and healt
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import select
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from common import messages as m
 from common.client import DEFAULT_ENDPOINT, Event, NewerProtocolError, Results
 from common.errors import EXIT_OK, EXIT_USER
+from common.keys import Ticket
 from common.stage import Parser
 
 TURN_S = 0.25
@@ -31,15 +34,22 @@ def main() -> int:
     parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
     parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
+    )
+    parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
     flags = parser.parse_args()
+    if (flags.secret is None) != (flags.server is None):
+        parser.error("--secret and --server belong together")
+    ticket = Ticket(flags.secret, flags.server) if flags.secret else None
     try:
-        results = Results(flags.endpoint, flags.stream)
+        results = Results(flags.endpoint, flags.stream, ticket=ticket)
     except ValueError as error:
         _say(str(error))
         return EXIT_USER
     with results:
         try:
-            _follow(results, _json_line if flags.json else _line)
+            _follow(results, _json_line if flags.json else functools.partial(_line, known={}))
         except NewerProtocolError as error:
             _say(str(error))
             return EXIT_USER
@@ -89,10 +99,15 @@ def _json_line(event: Event) -> str:
     return json.dumps(table, ensure_ascii=False, allow_nan=False)
 
 
-def _line(event: Event) -> str | None:
-    """One message for people; None where it is nothing new, or told on stderr."""
+def _line(event: Event, known: dict[str, m.Info]) -> str | None:
+    """One message for people; None where it is nothing new, or told on stderr.
+
+    Args:
+        known: the last info of each stream; another subscriber's replay tells it again.
+    """
     match event.message:
-        case m.Info() as info:
+        case m.Info() as info if known.get(info.stream) != info:
+            known[info.stream] = info
             window, hop = info.window / info.rate, info.hop / info.rate
             grid = f"windows of {window:g} s every {hop:g} s"
             return f"{info.stream}  {info.source}, {grid}, {info.bundle}: {', '.join(info.labels)}"

@@ -48,6 +48,8 @@ class Policy:
         quick_limit: quick deaths in a row before it is given up; None: never.
         ends: exit 0 means that its work is over; else somebody else told it to end (a SIGTERM
             of an out-of-memory daemon), and it is restarted.
+        vital: the pipeline is nothing without it. Another stage is never given up, and so
+            never ends the pipeline.
     """
 
     ready_within: float = 30.0
@@ -58,6 +60,7 @@ class Policy:
     never_ready_limit: int = 3
     quick_limit: int | None = None
     ends: bool = True
+    vital: bool = True
 
 
 class Supervision:
@@ -121,6 +124,21 @@ class Supervision:
             self._since = now
             self._ever_ready = True
 
+    def replaced(self, now: float) -> None:
+        """Another process, ready, has taken over in good order."""
+        if not self.over:
+            self.state = State.READY
+            self._since = self._beat = now
+            self._ever_ready = True
+            self._killing = False
+
+    def start_again(self, now: float) -> None:
+        """The process was taken away; another one is to be started at once."""
+        if not self.over:
+            self.state = State.WAITING
+            self._due = now
+            self._killing = False
+
     def stop(self) -> None:
         """The process was told to end; its death is now wanted."""
         if not self.over:
@@ -140,8 +158,9 @@ class Supervision:
         if not self._killing:
             died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self.reason = f"{died}: {last_words}" if last_words else died
-        if code == EXIT_USER:
+        if code in (EXIT_USER, EXIT_DEVICE):
             self.reason = last_words or self.reason
+        if code == EXIT_USER and self._policy.vital:
             self.state = State.FAILED
             return
         lived = self.state is State.READY and now - self._since >= self._policy.quick
@@ -155,6 +174,8 @@ class Supervision:
         self._due = now + self._delay()
 
     def _hopeless(self) -> bool:
+        if not self._policy.vital:
+            return False
         if not self._ever_ready:
             return self._starts - self._absences >= self._policy.never_ready_limit
         limit = self._policy.quick_limit

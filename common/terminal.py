@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import sys
+import threading
+import time
 import types
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import NoReturn, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +23,13 @@ from common.messages import Health, Result, Utterance
 log = logging.getLogger("results")
 
 FLOOR_DB = -70.0
+HELD_CALLS = 200
+"""Lines and updates that wait for a terminal that is held up; what comes beyond is dropped."""
+HELD_NEWS = 1000
+"""Messages in those updates."""
+LEAVE_S = 1.0
+SETTLE_S = 2.0
+THREAD = "view"
 COLOURS = {"silence": "bright_black", "gap": "red", "uncertain": "yellow"}
 
 
@@ -49,9 +60,84 @@ class View(Protocol):
         ...
 
 
-def make_view() -> View:
+def make_view() -> Unhurried:
     """Live lines where stderr is a terminal, else plain ones."""
-    return LiveView() if sys.stderr.isatty() else PlainView()
+    return Unhurried(LiveView() if sys.stderr.isatty() else PlainView())
+
+
+class Unhurried:
+    """A view in a thread of its own.
+
+    A terminal that is held (Ctrl-S), or a pipe that nobody reads, must not hold up who
+    supervises. Where nobody looks any more nothing is shown, and all else goes on.
+
+    Attributes:
+        dropped: lines and updates that found no room.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.live = view.live
+        self.dropped = 0
+        self._view = view
+        self._news = 0
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(HELD_CALLS)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+
+    def __enter__(self) -> Unhurried:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._put(None)
+        self._thread.join(LEAVE_S)
+
+    def write(self, line: str) -> None:
+        self._put(lambda: self._view.write(line))
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
+        news = list(news)
+        if self._calls.empty():
+            self._news = 0
+        if self._news + len(news) > HELD_NEWS:
+            self.dropped += 1
+            return
+        self._news += len(news)
+        self._put(lambda: self._view.show(news, health))
+
+    def settle(self) -> None:
+        """Wait a moment for what was handed over to be shown."""
+        deadline = time.monotonic() + SETTLE_S
+        while self._calls.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _put(self, call: Callable[[], None] | None) -> None:
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self.dropped += 1
+
+    def _run(self) -> None:
+        try:
+            with self._view:
+                while (call := self._calls.get()) is not None:
+                    call()
+                    self._calls.task_done()
+        except OSError:  # nobody is at the other end any more
+            while self._calls.get() is not None:
+                self.dropped += 1
+                self._calls.task_done()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process, also past a view that is held up for ever."""
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
 
 
 class PlainView:
@@ -71,10 +157,13 @@ class PlainView:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        sys.stderr.flush()
+        pass
 
     def write(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        # Past Python's buffer, whose lock a held thread would keep to the end.
+        data = f"{line}\n".encode(errors="replace")
+        while data:
+            data = data[os.write(sys.stderr.fileno(), data) :]
 
     def show(self, news: Iterable[Result | Utterance], health: Health) -> None:  # noqa: ARG002
         for message in news:
@@ -169,6 +258,6 @@ def _trouble(health: Health) -> str:
         if stage.state not in ("ready", "done"):
             return f"{stage.name} {stage.state}" + (f": {stage.reason}" if stage.reason else "")
     for stream in health.streams:
-        if stream.state not in ("live", "ended"):
-            return f"{stream.name} {stream.state}"
+        if stream.state not in ("live", "ended") or stream.reason:
+            return f"{stream.name} {stream.state}" + (f": {stream.reason}" if stream.reason else "")
     return ""

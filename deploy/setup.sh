@@ -9,13 +9,20 @@ kind=${1:-run}
 
 packages="libportaudio2 python3-venv"
 if [ "$kind" != run ]; then
-    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins"
+    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev"
 fi
-missing=""
-for package in $packages; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" ||
-        missing="$missing $package"
-done
+# A browser to look at the page with, a broker to forward to. Not every system packages them
+# (Ubuntu has no chromium); the tests that need them are skipped there.
+extras=""
+[ "$kind" != dev ] || extras="chromium fonts-dejavu-core mosquitto tmux"
+absent() {
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" ||
+            printf ' %s' "$package"
+    done
+}
+# shellcheck disable=SC2086
+missing=$(absent $packages)
 if [ -n "$missing" ]; then
     if ! command -v apt-get >/dev/null; then
         echo "setup: install$missing with this system's package manager, then run again" >&2
@@ -30,6 +37,16 @@ if [ -n "$missing" ]; then
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
         --no-install-recommends $missing >/dev/null
 fi
+# shellcheck disable=SC2086
+for package in $(absent $extras); do
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "setup: installing $package"
+    $sudo apt-get update -qq 2>/dev/null || true
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
+        --no-install-recommends "$package" >/dev/null ||
+        echo "setup: without $package; some tests are skipped"
+done
 
 python=""
 newest=99
@@ -52,8 +69,8 @@ venv=.venv
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 install="$venv/bin/pip install --quiet --disable-pip-version-check"
 case $kind in
-    run) $install -c deploy/constraints.txt -e . ;;
-    dev) $install -c deploy/constraints.txt -e ".[dev]" ;;
+    run) $install -c deploy/constraints.txt -e ".[dashboard]" ;;
+    dev) $install -c deploy/constraints.txt -e ".[dev,dashboard,examples]" ;;
     *)
         $install -r "deploy/constraints-$kind.txt"
         $install --no-deps -e .

@@ -20,6 +20,9 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--bundle", type=Path, help="default: models/default")
     which.add_argument("--spec", type=Path, help="a TOML file with a [features] table; needs FILE")
     flags.add_argument("--out", type=Path, metavar="F.npz", help="write the arrays")
+    flags.add_argument(
+        "--self-test", action="store_true", help="hold the bundle to its golden vector"
+    )
     flags.add_argument("--timings", action="store_true", help="median and p99 of every step")
     flags.add_argument("--bind", metavar="ENDPOINT", help="where to listen for capture and infer")
     flags.add_argument("--hub", metavar="ENDPOINT", help="where infer listens for heartbeats")
@@ -39,11 +42,17 @@ def main(arguments: argparse.Namespace) -> int:
             out=arguments.out,
             timings=arguments.timings,
         )
+    if arguments.self_test:
+        return self_test(arguments.bundle or DEFAULT_BUNDLE)
     if arguments.spec is not None or arguments.out is not None or arguments.timings:
         raise UserError("--spec, --out and --timings need a FILE")
     if arguments.supervised:
         job = read_job()
-        return serve(Path(job["bundle"]), job["bind"], job["hub"], job["stage"])
+        return serve(
+            *(Path(job["bundle"]), job["bind"], job["hub"], job["stage"]),
+            standby=job["standby"],
+            remote=job["remote"],
+        )
     from common.runtime import alone_endpoint
 
     return serve(
@@ -53,22 +62,52 @@ def main(arguments: argparse.Namespace) -> int:
     )
 
 
-def serve(path: Path, bind: str, hub: str, stage: str = "features") -> int:
-    """The running stage."""
+def self_test(path: Path) -> int:
+    """Load what features needs of a bundle, which holds it to its golden vector; then end."""
+    from common.bundle import load_bundle
+    from features.windows import load_analyzers
+
+    bundle = load_bundle(path)
+    load_analyzers(bundle)
+    print(f"{bundle.id}: computes the features that it must")
+    return 0
+
+
+def serve(
+    path: Path,
+    bind: str,
+    hub: str,
+    stage: str = "features",
+    *,
+    standby: str | None = None,
+    remote: dict[str, str] | None = None,
+) -> int:
+    """The running stage.
+
+    Args:
+        remote: endpoint and keys for an infer host.
+        standby: the name under which it waits, loaded and tested, until it may take over.
+    """
     import zmq
 
     from common.bundle import load_bundle
+    from common.keys import Lock
     from common.sockets import connect
+    from common.stage import stand_by
     from features.service import FeaturesService
     from features.windows import load_analyzers
 
     stop = Stop()
     bundle = load_bundle(path)
     analyzers = load_analyzers(bundle)
+    if standby and not stand_by(standby, hub, stop):
+        return 0
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = connect(context, hub, "hub")
-        return FeaturesService(bundle, analyzers, bind, socket, context, stage).run(stop)
+        door = None if remote is None else (remote["endpoint"], Lock.of(remote))
+        service = FeaturesService(bundle, analyzers, bind, socket, context, stage, door)
+        return service.run(stop)
     finally:
         context.destroy(linger=200)
 

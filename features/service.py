@@ -16,9 +16,10 @@ import zmq
 from common import messages as m
 from common.bundle import Bundle
 from common.errors import UserError
+from common.keys import Doorman, Lock, count_refused
 from common.levels import SILENCE_DBFS
 from common.ring import RingReader
-from common.sockets import bind, configure, remove_file
+from common.sockets import bind, configure, remove_file, watch_link
 from common.stage import Heart, Stop
 from features.windows import Analyzer, AnalyzerFactory, Grid, Samples, missing_samples
 
@@ -63,6 +64,9 @@ class FeaturesService:
 
     Only streams of which there is news are looked at.
 
+    Args:
+        remote: where an infer host gets its windows, and who may.
+
     Raises:
         UserError: the endpoint is malformed or taken.
     """
@@ -75,6 +79,7 @@ class FeaturesService:
         hub: zmq.Socket[bytes],
         context: zmq.Context[zmq.Socket[bytes]],
         stage: str = "features",
+        remote: tuple[str, Lock] | None = None,
     ) -> None:
         self._grid = Grid(bundle.spec.window, bundle.spec.hop)
         self._bundle = bundle
@@ -87,6 +92,14 @@ class FeaturesService:
         configure(self._socket)
         bind(self._socket, endpoint, "features")
         self._endpoint = endpoint
+        self._doorman = Doorman(context) if remote else None
+        if remote is not None:
+            watch_link(self._socket, remote[0])
+            bind(
+                *(self._socket, remote[0], "infer_host.features"),
+                lock=remote[1],
+                doorman=self._doorman,
+            )
 
     def run(self, stop: Stop) -> int:
         """Serve until told to stop."""
@@ -101,7 +114,12 @@ class FeaturesService:
             for name, stream in due.items():
                 if self._advance(stream):
                     self._due[name] = stream
+            if self._doorman is not None:
+                self._doorman.turn()
+                count_refused(self._doorman, self._heart.counters)
             self._heart.beat()
+        if self._doorman is not None:
+            self._doorman.close()
         for stream in self._streams.values():
             stream.detach()
         self._socket.close()
@@ -137,6 +155,10 @@ class FeaturesService:
             case m.Want():
                 if message.next < 0:
                     raise m.ProtocolError(f"window {message.next} is before the first")
+                if message.bundle != self._bundle.id:
+                    # An infer of before or behind an exchange, or of a box with another bundle.
+                    self._heart.counters["features_other_bundle"] += 1
+                    return
                 stream = self._stream(message.stream)
                 repeated = stream.want == message
                 stream.follow(message, identity)
@@ -280,6 +302,7 @@ class FeaturesService:
             features_ms=features_ms,
             gate=gate or [],
             features=features,
+            bundle=self._bundle.id,
         )
 
     def _ring(self, stream: Stream, tick: m.Tick) -> RingReader | None:

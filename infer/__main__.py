@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from common.bundle import DEFAULT_BUNDLE
 from common.stage import Stop, base_parser, read_job, run
@@ -18,7 +19,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
     flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
+    flags.add_argument(
+        "--self-test", action="store_true", help="hold the bundle to its golden vector"
+    )
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
+    flags.add_argument(
+        "--boxes", type=Path, metavar="FILE", help="serve other machines' boxes: docs/SCALING.md"
+    )
     flags.add_argument("--features", metavar="ENDPOINT", help="where features listens")
     flags.add_argument("--hub", metavar="ENDPOINT", help="where to listen for capture and features")
     flags.add_argument(
@@ -37,25 +44,55 @@ def main(arguments: argparse.Namespace) -> int:
         from infer.offline import report
 
         return report(arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json)
+    if arguments.self_test:
+        return self_test(arguments.bundle, arguments.runtime)
     if arguments.json:
         raise UserError("--json needs a FILE")
     if arguments.supervised:
-        job = read_job()
-        return serve(Path(job["bundle"]), job["runtime"], job["hub"], job["features"], job["stage"])
+        return supervised(read_job())
+    if arguments.boxes is not None:
+        from infer.host import serve_boxes
+
+        return serve_boxes(arguments.boxes)
     return alone(arguments)
 
 
-def serve(
-    path: Path, runtime: str, hub: str, features: str | dict[str, str], stage: str = "infer"
-) -> int:
-    """The running stage."""
+def self_test(path: Path, runtime: str) -> int:
+    """Load a bundle's model, which holds it to its golden vector; then end."""
+    from common.bundle import load_bundle
+    from infer.model import Model
+
+    bundle = load_bundle(path)
+    model = Model(bundle, runtime)
+    print(f"{bundle.id}: computes the probabilities that it must, on {model.runtime}")
+    return 0
+
+
+def supervised(job: dict[str, Any]) -> int:
+    """The stage as the supervisor's job says."""
+    from common.bundle import load_bundle
+    from common.stage import stand_by
+    from infer.model import Model
+    from infer.service import InferService
+
+    stop = Stop()
+    bundle = load_bundle(Path(job["bundle"]))
+    known = [load_bundle(Path(path)) for path in job["known"]]
+    models = {bundle.id: (bundle, Model(bundle, job["runtime"]))}
+    if job["standby"] and not stand_by(job["standby"], job["hub"], stop):
+        return 0
+    return InferService(models, job["hub"], job["features"], job["stage"], known=known).run(stop)
+
+
+def serve(path: Path, runtime: str, hub: str, features: str) -> int:
+    """The running stage, unsupervised."""
     from common.bundle import load_bundle
     from infer.model import Model
     from infer.service import InferService
 
     stop = Stop()
     bundle = load_bundle(path)
-    return InferService(bundle, Model(bundle, runtime), hub, features, stage).run(stop)
+    return InferService({bundle.id: (bundle, Model(bundle, runtime))}, hub, features).run(stop)
 
 
 def alone(arguments: argparse.Namespace) -> int:
@@ -72,6 +109,7 @@ def alone(arguments: argparse.Namespace) -> int:
         endpoint,
         info=lambda opened: stream_info(opened, bundle),
         health=observe,
+        bundle=bundle.id,
     )
     hub.start()
     try:

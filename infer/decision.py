@@ -1,5 +1,8 @@
 """From a window's probabilities to a label: calibration, smoothing, hysteresis, abstention.
 
+What the voice gate lets through may still be music or a door. A model that tells speech from
+such sounds says how likely each is; where speech is not likely enough there is no label.
+
 Pure: `decide(state, window) -> (result, utterances, state)`. The state is a checkpoint of
 plain values; whoever goes on from it goes on bit for bit.
 """
@@ -7,7 +10,7 @@ plain values; whoever goes on from it goes on bit for bit.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ from common.bundle import Bundle
 from common.messages import Result, Utterance, Window
 
 UNCERTAIN = "uncertain"
+NOT_SPEECH = "not_speech"
 SILENT_WINDOWS_END = 2
 """So many windows without speech end an utterance."""
 MAX_UTTERANCE_S = 30.0
@@ -34,6 +38,7 @@ class Speaking:
         time: unix time of `end`, where the stream has one.
         total: sum of the calibrated probabilities of its windows, in label order.
         windows: how many speech windows it has.
+        speech: sum of their probabilities of being speech.
     """
 
     first: int
@@ -43,6 +48,7 @@ class Speaking:
     time: float | None
     total: list[float]
     windows: int
+    speech: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +57,14 @@ class State:
 
     Attributes:
         average: exponential average of the calibrated probabilities; None before speech.
+        speech: the same of the probability that it is speech.
         label: the label last published, which hysteresis defends.
         silent: windows without speech since the last one with.
         speaking: the utterance going on, if one is.
     """
 
     average: list[float] | None = None
+    speech: float = 1.0
     label: str | None = None
     silent: int = 0
     speaking: Speaking | None = None
@@ -78,12 +86,21 @@ def calibrate(output: NDArray[np.float32], bundle: Bundle) -> Vector | None:
     Temperature scaling (Guo et al., 2017), computed in float64. None where the output is
     not finite: such a window says nothing.
     """
-    scores = output.astype(np.float64)
-    if not np.isfinite(scores).all():
+    if not np.isfinite(output).all():
         return None
+    scores = output[: len(bundle.labels)].astype(np.float64)
     if bundle.output == "probabilities":
         scores = np.log(np.maximum(scores, 1e-12))
     return _softmax(scores / bundle.calibration.temperature)
+
+
+def speech_of(output: NDArray[np.float32], bundle: Bundle) -> float:
+    """The model's word for how likely a window is speech; 1 where it says nothing of it."""
+    if not bundle.speech_output or not np.isfinite(output[-1]):
+        return 1.0
+    if bundle.output == "probabilities":
+        return float(output[-1])
+    return float(1.0 / (1.0 + np.exp(-np.clip(output[-1].astype(np.float64), -50.0, 50.0))))
 
 
 def _softmax(scores: Vector) -> Vector:
@@ -99,7 +116,11 @@ def _sharpen(probabilities: Vector, temperature: float) -> Vector:
 
 
 def decide(
-    state: State, window: Window, probabilities: Vector | None, bundle: Bundle
+    state: State,
+    window: Window,
+    probabilities: Vector | None,
+    bundle: Bundle,
+    speech: float = 1.0,
 ) -> tuple[Result, list[Utterance], State]:
     """The result of one window, the utterances that it ends, and the state behind it.
 
@@ -107,6 +128,7 @@ def decide(
         state: the state behind the window before this one.
         window: the analysed window; kind `speech`, `silence` or `gap`.
         probabilities: calibrated, (labels,), for speech; None where the model gave nothing.
+        speech: how likely the window is speech at all, see `speech_of`.
     """
     if window.kind != "speech":
         return _without_speech(state, window, bundle)
@@ -115,10 +137,11 @@ def decide(
         return result, [], dataclasses.replace(state, silent=0)
     decision = bundle.decision
     if state.average is None:
-        average = probabilities
+        average, voiced = probabilities, speech
     else:
         weight = decision.smoothing
         average = weight * probabilities + (1.0 - weight) * np.array(state.average)
+        voiced = weight * speech + (1.0 - weight) * state.speech
     smoothed = _sharpen(average, bundle.calibration.smoothed_temperature)
     top = int(smoothed.argmax())
     label = bundle.labels[top]
@@ -126,8 +149,8 @@ def decide(
         held = bundle.labels.index(state.label)
         if smoothed[top] - smoothed[held] < decision.hysteresis:
             top, label = held, state.label
-    speaking = _extend(state.speaking, window, probabilities)
-    reason = _doubt(window, float(smoothed[top]), speaking, bundle)
+    speaking = _extend(state.speaking, window, probabilities, speech)
+    reason = _doubt(window, float(smoothed[top]), voiced, speaking, bundle)
     shown = int(smoothed.argmax()) if reason else top
     result = _result(
         window,
@@ -143,7 +166,7 @@ def decide(
     if speaking.end - speaking.start >= MAX_UTTERANCE_S * bundle.spec.sample_rate:
         utterances = [_utterance(speaking, window, bundle)]
         kept = None
-    return result, utterances, State(average.tolist(), label, 0, kept)
+    return result, utterances, State(average.tolist(), voiced, label, 0, kept)
 
 
 def _without_speech(
@@ -156,12 +179,23 @@ def _without_speech(
     return result, [], dataclasses.replace(state, silent=silent)
 
 
-def finish(state: State, window: Window, bundle: Bundle) -> list[Utterance]:
-    """The utterance that ends here, at a silence, a gap or the end of the stream."""
-    return [_utterance(state.speaking, window, bundle)] if state.speaking else []
+class OfStream(Protocol):
+    """Whatever belongs to one run of a stream."""
+
+    @property
+    def stream(self) -> str: ...
+    @property
+    def run(self) -> str: ...
 
 
-def _extend(speaking: Speaking | None, window: Window, probabilities: Vector) -> Speaking:
+def finish(state: State, of: OfStream, bundle: Bundle) -> list[Utterance]:
+    """The utterance that ends here: at a silence, a gap, the end, an exchange of bundles."""
+    return [_utterance(state.speaking, of, bundle)] if state.speaking else []
+
+
+def _extend(
+    speaking: Speaking | None, window: Window, probabilities: Vector, speech: float
+) -> Speaking:
     if speaking is None:
         return Speaking(
             first=window.seq,
@@ -171,6 +205,7 @@ def _extend(speaking: Speaking | None, window: Window, probabilities: Vector) ->
             time=window.time,
             total=probabilities.tolist(),
             windows=1,
+            speech=speech,
         )
     return dataclasses.replace(
         speaking,
@@ -179,15 +214,20 @@ def _extend(speaking: Speaking | None, window: Window, probabilities: Vector) ->
         time=window.time,
         total=(np.array(speaking.total) + probabilities).tolist(),
         windows=speaking.windows + 1,
+        speech=speaking.speech + speech,
     )
 
 
-def _doubt(window: Window, confidence: float, speaking: Speaking, bundle: Bundle) -> str | None:
+def _doubt(
+    window: Window, confidence: float, voiced: float, speaking: Speaking, bundle: Bundle
+) -> str | None:
     decision = bundle.decision
     if window.clipped >= decision.clipped_fraction > 0:
         return "clipped"
     if window.rms_db < decision.too_quiet_dbfs:
         return "too_quiet"
+    if voiced < decision.min_speech:
+        return NOT_SPEECH
     if speaking.windows < decision.min_windows:
         return "too_short"
     if confidence < decision.min_confidence:
@@ -195,26 +235,30 @@ def _doubt(window: Window, confidence: float, speaking: Speaking, bundle: Bundle
     return None
 
 
-def _utterance(speaking: Speaking, window: Window, bundle: Bundle) -> Utterance:
+def _utterance(speaking: Speaking, of: OfStream, bundle: Bundle) -> Utterance:
     mean = np.array(speaking.total) / speaking.windows
     probabilities = _sharpen(mean, bundle.calibration.utterance_temperature)
     top = int(probabilities.argmax())
     confidence = float(probabilities[top])
-    sure = (
-        confidence >= bundle.decision.min_utterance_confidence
-        and speaking.windows >= bundle.decision.min_windows
-    )
+    reason = None
+    if speaking.speech / speaking.windows < bundle.decision.min_utterance_speech:
+        reason = NOT_SPEECH
+    elif speaking.windows < bundle.decision.min_windows:
+        reason = "too_short"
+    elif confidence < bundle.decision.min_utterance_confidence:
+        reason = "low_margin"
     return Utterance(
-        stream=window.stream,
-        run=window.run,
+        stream=of.stream,
+        run=of.run,
         seq=speaking.last,
         start=speaking.start,
         end=speaking.end,
         rate=bundle.spec.sample_rate,
         time=speaking.time,
-        emotion=bundle.labels[top] if sure else UNCERTAIN,
+        emotion=UNCERTAIN if reason else bundle.labels[top],
         confidence=confidence,
         probabilities=_by_label(probabilities, bundle),
+        reason=reason,
         windows=speaking.windows,
         bundle=bundle.id,
     )

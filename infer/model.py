@@ -75,13 +75,13 @@ class Model:
         (inputs,) = _one(self._interpreter.get_input_details(), bundle, "input")
         (outputs,) = _one(self._interpreter.get_output_details(), bundle, "output")
         _check_tensor(inputs, bundle.input_shape, bundle, f"input, laid out {bundle.layout},")
-        _check_tensor(outputs, (1, len(bundle.labels)), bundle, "output")
+        _check_tensor(outputs, (1, bundle.outputs), bundle, "output")
         self._input: int = inputs["index"]
         self._output: int = outputs["index"]
         self._self_test(bundle)
 
     def predict(self, features: Array) -> Array:
-        """The model's raw output (labels,) for normalized features (frames, dims)."""
+        """The model's raw output (bundle.outputs,) for normalized features (frames, dims)."""
         self._interpreter.set_tensor(self._input, shape_input(features, self._layout))
         self._interpreter.invoke()
         output: Array = self._interpreter.get_tensor(self._output)[0]
@@ -93,8 +93,8 @@ class Model:
         shape = (bundle.spec.n_frames, bundle.spec.dims)
         if "normalized" not in golden or golden["normalized"].shape != shape:
             raise UserError(f"{path}: normalized must have shape {shape}")
-        if "probabilities" not in golden or golden["probabilities"].shape != (len(bundle.labels),):
-            raise UserError(f"{path}: probabilities must have shape ({len(bundle.labels)},)")
+        if "probabilities" not in golden or golden["probabilities"].shape != (bundle.outputs,):
+            raise UserError(f"{path}: probabilities must have shape ({bundle.outputs},)")
         output = self.predict(golden["normalized"].astype(np.float32))
         off = float(np.max(np.abs(output - golden["probabilities"].astype(np.float32))))
         if not off <= GOLDEN_TOLERANCE:

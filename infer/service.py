@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import secrets
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import zmq
 
 from common import messages as m
 from common.bundle import Bundle
+from common.keys import Ticket
 from common.sockets import connect, send
 from common.stage import Heart, Stop
-from infer.decision import State, calibrate, decide, finish
+from infer.decision import State, calibrate, decide, finish, speech_of
 from infer.model import Array, Model
 
 log = logging.getLogger("infer")
@@ -34,34 +38,59 @@ STALLED_S = 2.0
 
 @dataclasses.dataclass
 class Session:
-    """One stream between two restarts of anything: what was accepted, what comes next."""
+    """One stream between two restarts of anything: what was accepted, what comes next.
+
+    Attributes:
+        owed: an utterance that an exchange of bundles has ended; it goes out with the next result.
+    """
 
     stream: str
     run: str
+    bundle: Bundle
     accepted: int
     gate: list[float]
     state: State
     ended: bool
+    owed: list[m.Utterance] = dataclasses.field(default_factory=list)
     id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
     expected: int = 0
     gates: dict[int, list[float]] = dataclasses.field(default_factory=dict)
     progress: float = dataclasses.field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, resume: m.Resume) -> Session:
+    def of(cls, resume: m.Resume, bundle: Bundle, before: Bundle | None = None) -> Session:
+        """Go on from a checkpoint with `bundle`.
+
+        Args:
+            before: the bundle that made the checkpoint, where it is another one. For decisions
+                an exchange is what a gap is: smoothing starts anew, the utterance ends.
+        """
+        state, owed = State.from_map(resume.decision), []
+        if resume.made_by not in ("", bundle.id):
+            owed = finish(state, resume, before) if before is not None else []
+            state = State()
         return cls(
             stream=resume.stream,
             run=resume.run,
+            bundle=bundle,
             accepted=resume.next,
             gate=resume.gate,
-            state=State.from_map(resume.decision),
+            state=state,
             ended=resume.ended,
+            owed=owed,
             expected=resume.next,
         )
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way to the hub."""
+        return self.expected == self.accepted
+
     def want(self) -> m.Want:
         limit = self.accepted + IN_FLIGHT
-        return m.Want(self.stream, self.run, self.id, self.accepted, limit, self.gate)
+        return m.Want(
+            self.stream, self.run, self.id, self.accepted, limit, self.gate, self.bundle.id
+        )
 
 
 def submission(
@@ -76,10 +105,11 @@ def submission(
     if window.kind == "end":
         result, utterances, state = None, finish(state, window, bundle), State()
     else:
-        probabilities = None
+        probabilities, speech = None, 1.0
         if window.kind == "speech":
-            probabilities = calibrate(model.predict(_matrix(window, bundle)), bundle)
-        result, utterances, state = decide(state, window, probabilities, bundle)
+            output = model.predict(_matrix(window, bundle))
+            probabilities, speech = calibrate(output, bundle), speech_of(output, bundle)
+        result, utterances, state = decide(state, window, probabilities, bundle, speech)
         if timed:
             milliseconds = (time.perf_counter() - began) * 1000.0
             timing = {"features": window.features_ms, "infer": milliseconds}
@@ -94,6 +124,7 @@ def submission(
         gate=window.gate,
         decision=state.to_map(),
         captured=window.captured,
+        bundle=bundle.id,
     )
     return submit, state
 
@@ -111,23 +142,33 @@ class InferService:
     """The loop of the stage; everything it knows of a stream is in its `Session`.
 
     Args:
+        models: what can be served, by the bundle's id; the hub says which one is in force.
         features: where features listens, or for each of this worker's streams where its does.
+        known: further bundles, for utterances that began under them.
+        ticket: keys, where hub and features are across a network.
+        context: that of a host that serves several boxes; None: an own one.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
-        model: Model,
+        models: Mapping[str, tuple[Bundle, Model]],
         hub: str,
         features: str | dict[str, str],
         stage: str = "infer",
+        *,
+        known: Iterable[Bundle] = (),
+        ticket: Ticket | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
-        self._bundle = bundle
-        self._model = model
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._hub = connect(self._context, hub, "hub")
+        self._models = models
+        self._known = {bundle.id: bundle for bundle in known}
+        self._known |= {name: bundle for name, (bundle, _) in models.items()}
+        self._own = zmq.Context() if context is None else None
+        context = context or self._own
+        assert context is not None
+        self._hub = connect(context, hub, "hub", ticket)
         endpoints = [features] if isinstance(features, str) else sorted(set(features.values()))
-        workers = {end: connect(self._context, end, "features") for end in endpoints}
+        workers = {end: connect(context, end, "features", ticket) for end in endpoints}
         self._workers = list(workers.values())
         # The streams that are ours, and who makes their features; None: all are, by one.
         self._worker_of = (
@@ -135,31 +176,54 @@ class InferService:
             if isinstance(features, str)
             else {stream: workers[end] for stream, end in features.items()}
         )
+        # Across a network the clocks of both machines have nothing to do with each other.
+        self._knows_lag = ticket is None
         self._heart = Heart(stage, self._hub)
         self._sessions: dict[str, Session] = {}
         self._asked: dict[str, float] = {}
         self._repeat_due = 0.0
+        self._heard = -math.inf
+        self._refused = ""
 
     def run(self, stop: Stop) -> int:
         """Serve until told to stop."""
         poller = zmq.Poller()
-        poller.register(self._hub, zmq.POLLIN)
-        for worker in self._workers:
-            poller.register(worker, zmq.POLLIN)
+        for socket in self.begin():
+            poller.register(socket, zmq.POLLIN)
+        while not stop.requested:
+            self.turn(dict(poller.poll(POLL_MS)))
+        self.end()
+        return 0
+
+    def begin(self) -> list[zmq.Socket[bytes]]:
+        """Say ready and ask for work; the sockets to poll."""
         self._heart.state = "ready"
         self._heart.beat(now=True)
-        log.info("ready: bundle %s on %s", self._bundle.id, self._model.runtime)
+        for bundle, model in self._models.values():
+            log.info("ready: bundle %s on %s", bundle.id, model.runtime)
         self._ask("")
-        while not stop.requested:
-            ready = dict(poller.poll(POLL_MS))
-            # The hub first: an acceptance frees credit, a resume makes windows void.
-            for socket in (self._hub, *self._workers):
-                if socket in ready:
-                    self._receive(socket)
-            self._repeat()
-            self._heart.beat()
-        self._context.destroy(linger=200)
-        return 0
+        return [self._hub, *self._workers]
+
+    def turn(self, ready: Mapping[Any, int]) -> None:
+        """Do what there is to do."""
+        # The hub first: an acceptance frees credit, a resume makes windows void.
+        for socket in (self._hub, *self._workers):
+            if socket in ready:
+                self._receive(socket)
+        self._repeat()
+        self._heart.beat()
+
+    def end(self) -> None:
+        """Let what is on its way go out, and close."""
+        for socket in (self._hub, *self._workers):
+            socket.close(linger=200)
+        if self._own is not None:
+            self._own.term()
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds since the hub last said anything."""
+        return time.monotonic() - self._heard
 
     def _receive(self, socket: zmq.Socket[bytes]) -> None:
         for _ in range(2 * IN_FLIGHT):
@@ -167,6 +231,8 @@ class InferService:
                 frame = socket.recv(zmq.DONTWAIT)
             except zmq.Again:
                 return
+            if socket is self._hub:
+                self._heard = time.monotonic()
             try:
                 self._handle(m.decode(frame))
             except m.ProtocolError as error:
@@ -195,9 +261,33 @@ class InferService:
         self._asked.pop("", None)
         if self._worker_of is not None and message.stream not in self._worker_of:
             return  # another worker's
-        session = self._sessions[message.stream] = Session.of(message)
+        if message.bundle not in self._models:
+            self._refuse(message)
+            return
+        before = self._sessions.get(message.stream)
+        if before is not None and before.idle and _stands(before, message):
+            return  # we have only heard it again
+        bundle, _ = self._models[message.bundle]
+        made_by = self._known.get(message.made_by)
+        if made_by is None and message.made_by and message.decision.get("speaking"):
+            self._heart.counters["infer_utterances_cut"] += 1
+        session = Session.of(message, bundle, made_by)
+        self._sessions[message.stream] = session
         if not session.ended:
             self._want(session)
+
+    def _refuse(self, message: m.Resume) -> None:
+        """A bundle that is not here: ask again, somebody may change that on either side."""
+        self._heart.counters["infer_bundle_missing"] += 1
+        self._sessions.pop(message.stream, None)
+        self._asked[message.stream] = time.monotonic()
+        if self._refused != message.bundle:
+            self._refused = message.bundle
+            log.warning(
+                "bundle %s is wanted and not here; there is %s",
+                message.bundle,
+                ", ".join(self._models),
+            )
 
     def _accepted(self, message: m.Accepted) -> None:
         session = self._sessions.get(message.stream)
@@ -213,19 +303,24 @@ class InferService:
 
     def _window(self, window: m.Window) -> None:
         session = self._sessions.get(window.stream)
-        if session is None or session.id != window.session:
+        if session is None or (session.id, session.bundle.id) != (window.session, window.bundle):
             self._heart.counters["infer_stale_windows"] += 1
             return
         if window.seq != session.expected:
             self._lost(session.stream)
             return
-        submit, session.state = submission(window, session.state, self._model, self._bundle)
-        if session.expected == session.accepted:
+        bundle, model = self._models[session.bundle.id]
+        submit, session.state = submission(window, session.state, model, bundle)
+        if session.owed:
+            submit = dataclasses.replace(submit, utterances=[*session.owed, *submit.utterances])
+            session.owed = []
+        if session.idle:
             session.progress = time.monotonic()
         session.expected = window.next_seq
         session.gates[session.expected] = window.gate
         self._heart.count += 1
-        self._heart.lag_ms = (time.monotonic() - window.captured) * 1000.0
+        if self._knows_lag:
+            self._heart.lag_ms = (time.monotonic() - window.captured) * 1000.0
         send(self._hub, submit)
 
     def _repeat(self) -> None:
@@ -233,6 +328,8 @@ class InferService:
         if now < self._repeat_due:
             return
         self._repeat_due = now + REPEAT_S
+        if now - max(self._heard, self._asked.get("", 0.0)) > STALLED_S:
+            self._ask("")  # a hub that has started anew does not know us
         for stream, asked in list(self._asked.items()):
             if now - asked > STALLED_S:
                 self._ask(stream)
@@ -259,5 +356,16 @@ class InferService:
         self._ask(stream)
 
     def _ask(self, stream: str) -> None:
-        self._asked[stream] = time.monotonic()
-        send(self._hub, m.Hello(self._heart.stage, stream))
+        asked = send(self._hub, m.Hello(self._heart.stage, stream))
+        # Where nobody is connected yet it is tried again soon.
+        self._asked[stream] = time.monotonic() - (0.0 if asked else STALLED_S - REPEAT_S)
+
+
+def _stands(session: Session, resume: m.Resume) -> bool:
+    """Whether a session is just where the hub says that its stream stands."""
+    return (session.run, session.bundle.id, session.accepted, session.ended) == (
+        resume.run,
+        resume.bundle,
+        resume.next,
+        resume.ended,
+    )

@@ -15,16 +15,21 @@ import pytest
 import soundfile
 import tomli_w
 
+from common import messages as m
 from tests.conftest import (
     BUNDLE,
     DEMO,
     PATIENCE_S,
     ROOT,
+    Running,
     fresh_endpoint,
     leftovers,
     nothing_left_but,
+    offline,
 )
 
+Supervise = Callable[..., Running]
+Clip = Callable[..., Path]
 Change = Callable[[Path], None]
 
 
@@ -257,3 +262,19 @@ def test_too_little_shared_memory() -> None:
     (line,) = done.stderr.splitlines()
     assert "/dev/shm" in line
     assert "bytes" in line
+
+
+def test_a_bundle_damaged_meanwhile_does_not_reach_a_running_pipeline(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    recording = clip(20.0)
+    running = supervise(f"--source=file:{recording}", f"--bundle={bundle}")
+    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    (bundle / "model.tflite").write_bytes(b"damaged")
+    for stage in ("infer", "features"):
+        running.stages()[stage].kill()
+    code, stderr, received = running.ended()
+    assert code == 0, stderr
+    assert received.stream() == offline(recording)

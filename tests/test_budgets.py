@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-import supervisor
 from common import messages as m
+from common import processes
 from common.budgets import BUDGETS, budget_of
 from common.bundle import DEFAULT_BUNDLE, load_bundle
 from common.config import load_config
@@ -23,24 +23,26 @@ SECONDS = 6.0
 
 
 def test_every_stage_that_the_supervisor_can_start_has_a_row() -> None:
-    assert {*supervisor.STAGES, *supervisor.MODULES, "supervisor"} <= set(BUDGETS)
+    assert {*processes.STAGES, *processes.MODULES, "supervisor"} <= set(BUDGETS)
 
 
 def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     flags = {
         "record": tmp_path / "tape",
+        "history": {"file": tmp_path / "history.sqlite"},
+        "dashboard": {"listen": "127.0.0.1:0"},
         "workers": {"features": 2, "infer": 3},
         "stream": [{"name": name, "source": f"file:{name}.wav"} for name in names],
     }
-    table = supervisor._table(
+    table = processes.process_table(
         load_config(None, flags),
         load_bundle(DEFAULT_BUNDLE),
         {name: f"ring-{name}" for name in names},
         hub="ipc:///h",
         folder="/f",
     )
-    assert len(table) == 2 + 3 + 1 + 1
+    assert len(table) == 2 + 3 + 1 + 1 + 2  # features, infer, capture, record, and who looks on
     for stage in table:
         assert budget_of(stage.name)
 

@@ -66,7 +66,7 @@ def health(stream: str = "main", *, stage: str = "ready", source: str = "live") 
         time=0.0,
         state="ok",
         stages=[m.StageHealth("infer", 1, stage, 0, 0.1, 2.0, 9.0, 0, 1.0, 50.0, "broke")],
-        streams=[m.StreamHealth(stream, "a", source, 0, None, 0, 0)],
+        streams=[m.StreamHealth(stream, "a", source, None, 0.0, None, 0, None, 0.0, 0, 0)],
         counters={},
     )
 
@@ -209,7 +209,7 @@ def test_all_streams_and_all_kinds(publisher: Publisher, connect: Callable[..., 
     client = connect()
     info = m.Info("hall", "a", ["calm"], WINDOW, HOP, RATE, "none@00000000", "file:x")
     said = m.Utterance(
-        "hall", "a", 3, 0, 9, RATE, None, "calm", 0.9, {"calm": 0.9}, 2, "none@00000000"
+        "hall", "a", 3, 0, 9, RATE, None, "calm", 0.9, {"calm": 0.9}, None, 2, "none@00000000"
     )
     sent = [health("hall"), info, result(3, stream="hall"), said, result(0)]
     for message in sent:

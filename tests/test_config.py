@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common import reference
 from common.config import Config, load_config, to_toml
 from common.errors import UserError
+from tests.conftest import ROOT
 
 
 def written(folder: Path, text: str) -> Path:
@@ -49,7 +51,9 @@ streams = st.lists(
     unique_by=lambda stream: stream["name"],
 )
 settable = {
-    "results": st.sampled_from(["tcp://*:0", "tcp://[::1]:65535", "ipc:///tmp/ö", "ipc://a"]),
+    "results": st.sampled_from(
+        ["tcp://127.0.0.2:0", "tcp://[::1]:65535", "ipc:///tmp/ö", "ipc://a"]
+    ),
     "runtime": st.sampled_from(["auto", "litert", "tflite"]),
     "ring": st.fixed_dictionaries({"seconds": st.floats(2.5, 3600.0)}),
     "stream": streams,
@@ -90,6 +94,11 @@ def test_the_effective_configuration_gives_itself_again(
         ({"results": "127.0.0.1:5555"}, ["results", "'127.0.0.1:5555'", "tcp://ADDRESS:PORT"]),
         ({"results": "x" * 5000 + "\n"}, ["results", "ipc://PATH"]),
         ({"a\nb": 1}, ["'a\\nb'", "results"]),
+        ({"dashboard": {"listen": "8765"}}, ["dashboard.listen", "'8765'", "HOST:PORT"]),
+        ({"dashboard": {"listen": "0.0.0.0:8765"}}, ["0.0.0.0:8765", "dashboard.token"]),
+        ({"dashboard": {"listen": "[::]:8765"}}, ["[::]:8765", "dashboard.token"]),
+        ({"dashboard": {"port": 1}}, ["dashboard.port", "listen"]),
+        ({"history": {"days": 0}}, ["history.days", "0", "greater than 0"]),
     ],
 )
 def test_a_mistake_names_key_value_and_what_is_allowed(
@@ -176,3 +185,23 @@ def test_any_file_is_a_configuration_or_one_line(tmp_path: Path, content: bytes)
     line = outcome(path, {})
     assert "\n" not in line
     assert not line or str(path) in line
+
+
+def test_a_token_that_is_too_short_is_not_told() -> None:
+    line = outcome(None, {"dashboard": {"listen": "0.0.0.0:1", "token": "hush-hush"}})
+    assert "dashboard.token" in line
+    assert "hush" not in line
+    assert not outcome(None, {"dashboard": {"listen": "0.0.0.0:1", "token": "x" * 16}})
+
+
+def test_the_reference_is_that_of_the_types() -> None:
+    page = (ROOT / "docs" / "CONFIGURATION.md").read_text()
+    assert page == reference.page(), "run: python -m common.reference > docs/CONFIGURATION.md"
+    for name, field in Config.model_fields.items():
+        assert f"`{name}`" in page or f"`[{name}]`" in page or f"`[[{name}]]`" in page
+        assert field.description or "[" + name in page
+
+
+def test_the_example_is_a_configuration() -> None:
+    config = load_config(ROOT / "examples" / "box.toml", {})
+    assert [stream.name for stream in config.stream] == ["kitchen", "hall"]

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from common.bundle import Bundle, Calibration, Decision
 from common.messages import Result, Utterance, Window
 from common.spec import FeatureSpec
-from infer.decision import MAX_UTTERANCE_S, State, calibrate, decide, finish
+from infer.decision import MAX_UTTERANCE_S, State, calibrate, decide, finish, speech_of
 
 LABELS = ("angry", "happy", "neutral")
+Step = tuple[str, list[float] | None] | tuple[str, list[float] | None, float]
 
 
 def bundle(
@@ -51,12 +52,12 @@ def window(seq: int, kind: str = "speech", **other: Any) -> Window:
     return dataclasses.replace(plain, **other)
 
 
-def run(steps: list[tuple[str, list[float] | None]], using: Bundle) -> list[Result | Utterance]:
-    """Everything said about a sequence of (kind, probabilities)."""
+def run(steps: list[Step], using: Bundle) -> list[Result | Utterance]:
+    """Everything said about a sequence of (kind, probabilities) or (…, probability of speech)."""
     state, said = State(), []
-    for seq, (kind, probabilities) in enumerate(steps):
+    for seq, (kind, probabilities, *speech) in enumerate(steps):
         vector = None if probabilities is None else np.array(probabilities)
-        result, utterances, state = decide(state, window(seq, kind), vector, using)
+        result, utterances, state = decide(state, window(seq, kind), vector, using, *speech)
         said += [result, *utterances]
     return [*said, *finish(state, window(len(steps), "end"), using)]
 
@@ -169,6 +170,66 @@ def test_a_broken_window_is_speech_for_the_utterance() -> None:
     assert [(one.seq, one.windows) for one in utterances] == [(4, 2)]
 
 
+def test_what_is_no_speech_gets_no_label() -> None:
+    probabilities = SURE[1]
+    steps: list[Step] = [("speech", probabilities, p) for p in (0.9, 0.2, 0.2, 0.9)]
+    said = run(steps, bundle(smoothing=0.5, min_speech=0.5))
+    results = [r for r in said if isinstance(r, Result)]
+    # Smoothed as the labels are: 0.9, 0.55, 0.375, 0.6375.
+    assert [r.reason for r in results] == [None, None, "not_speech", None]
+    assert [r.emotion for r in results] == ["happy", "happy", "uncertain", "happy"]
+    assert results[2].confidence == pytest.approx(0.8)
+    (utterance,) = [u for u in said if isinstance(u, Utterance)]
+    assert (utterance.emotion, utterance.reason) == ("happy", None)
+
+
+@pytest.mark.parametrize(
+    ("decision", "reason"),
+    [
+        ({}, None),
+        ({"min_utterance_speech": 0.3}, None),
+        ({"min_utterance_speech": 0.31}, "not_speech"),
+        ({"min_windows": 3}, "too_short"),
+        ({"min_utterance_confidence": 0.9}, "low_margin"),
+        (
+            {"min_utterance_speech": 0.31, "min_windows": 3, "min_utterance_confidence": 0.9},
+            "not_speech",
+        ),
+    ],
+)
+def test_an_utterance_says_why_it_is_uncertain(decision: dict[str, Any], reason: str) -> None:
+    probabilities = SURE[1]
+    steps: list[Step] = [("speech", probabilities, 0.5), ("speech", probabilities, 0.1)]
+    (one,) = [u for u in run(steps, bundle(**decision)) if isinstance(u, Utterance)]
+    assert one.reason == reason
+    assert one.emotion == ("uncertain" if reason else "happy")
+    assert one.confidence == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("output", "last", "expected"),
+    [
+        ("probabilities", 0.25, 0.25),
+        ("logits", 0.0, 0.5),
+        ("logits", -3e38, 0.0),
+        ("logits", np.log(3.0), 0.75),
+        ("probabilities", np.nan, 1.0),
+    ],
+)
+def test_the_last_output_tells_speech_and_no_label(
+    output: str, last: float, expected: float
+) -> None:
+    using = dataclasses.replace(bundle(output), speech_output=True)
+    said = np.array([0.2, 0.7, 0.1, last], np.float32)
+    assert speech_of(said, using) == pytest.approx(expected)
+    labels = calibrate(said, using)
+    if np.isnan(last):
+        assert labels is None
+    else:
+        assert labels == pytest.approx(calibrate(said[:3], bundle(output)))
+    assert speech_of(said[:3], bundle(output)) == 1.0
+
+
 def test_each_temperature_is_applied_where_it_belongs() -> None:
     steps = [SURE, ("speech", [0.3, 0.4, 0.3])]
     plain, sharp = (
@@ -225,7 +286,7 @@ def test_a_model_that_gives_no_numbers_is_uncertain_and_changes_nothing() -> Non
         ([SILENT, SILENT], []),
     ],
 )
-def test_an_utterance_ends(steps: list[tuple[str, list[float] | None]], seqs: list[int]) -> None:
+def test_an_utterance_ends(steps: list[Step], seqs: list[int]) -> None:
     utterances = [one for one in run(steps, bundle()) if isinstance(one, Utterance)]
     assert [one.seq for one in utterances] == seqs
     for one in utterances:
@@ -282,25 +343,28 @@ def test_logits_become_probabilities() -> None:
 vectors = st.lists(st.floats(0.001, 1.0), min_size=3, max_size=3).map(
     lambda raw: (np.array(raw) / np.sum(raw)).tolist()
 )
-step = st.tuples(st.just("speech"), vectors) | st.sampled_from(
+step = st.tuples(st.just("speech"), vectors, st.floats(0.0, 1.0)) | st.sampled_from(
     [SILENT, ("gap", None), ("speech", None)]
 )
 
 
 @given(st.lists(step, max_size=80), st.integers(0, 80))
-def test_going_on_from_a_checkpoint_is_going_on(
-    steps: list[tuple[str, list[float] | None]], cut: int
-) -> None:
+def test_going_on_from_a_checkpoint_is_going_on(steps: list[Step], cut: int) -> None:
     using = bundle(
-        calibration=Calibration(0.9, 0.8, 1.1), hysteresis=0.05, min_confidence=0.4, min_windows=2
+        calibration=Calibration(0.9, 0.8, 1.1),
+        hysteresis=0.05,
+        min_confidence=0.4,
+        min_windows=2,
+        min_speech=0.3,
+        min_utterance_speech=0.4,
     )
     state = State()
     said: list[Any] = []
-    for seq, (kind, probabilities) in enumerate(steps):
+    for seq, (kind, probabilities, *speech) in enumerate(steps):
         if seq == cut:
             state = State.from_map(msgpack.unpackb(msgpack.packb(state.to_map())))
         vector = None if probabilities is None else np.array(probabilities)
-        result, utterances, state = decide(state, window(seq, kind), vector, using)
+        result, utterances, state = decide(state, window(seq, kind), vector, using, *speech)
         said += [result, *utterances]
     said += finish(state, window(len(steps), "end"), using)
     assert said == run(steps, using)

@@ -307,7 +307,7 @@ def test_a_change_of_state_is_told_before_the_next_second(rig: Rig, whose: str) 
     for turn in range(6):
         state = ("ready", "stalled")[turn % 2]
         stage, source = (state, "live") if whose == "stage" else ("ready", state)
-        status = m.SourceStatus("main", source, 0, None, 0, 0)
+        status = m.SourceStatus("main", source, None, 0.0, None, 0, None, 0.0, 0, 0)
         rig.send(m.Heartbeat("infer", 1, stage, turn, 0.0, None, 0, 0.0, 0.0, [status], {}))
         wait_until(lambda wanted=(stage, source): told(subscriber) == wanted, "the new state")
     times = [h.time for h in subscriber.finish().fresh(m.Health) if h.stages and h.streams]
@@ -349,3 +349,21 @@ def test_a_taken_endpoint_is_refused_and_stays_its_owners(rig: Rig) -> None:
         Hub(rig.results, fresh_endpoint(), info=lambda _: None, health=observe)  # type: ignore
     rig.send(OPEN)
     assert rig.answer() == m.Accepted("main", "run", 0, False)
+
+
+def test_strangers_are_counted_and_not_heard() -> None:
+    rig = Rig()
+    try:
+        rig.hub.expect(["infer"], {"main": "run"})
+        stranger = m.Heartbeat("mallory", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {})
+        rig.send(stranger)
+        rig.send(m.Hello("mallory", ""))
+        rig.send(dataclasses.replace(OPEN, stream="cellar"))
+        rig.send(dataclasses.replace(OPEN, run="another"))
+        rig.send(OPEN)
+        assert rig.answer() == m.Accepted("main", "run", 0, False)
+        assert rig.hub.counters["hub_strangers"] == 4
+        assert list(rig.hub.ledger.streams) == ["main"]
+        assert not rig.hub.beats
+    finally:
+        rig.close()

@@ -11,8 +11,11 @@ import pytest
 
 from tests.conftest import ROOT
 
-OURS = {"capture", "features", "infer", "common", "train", "bench", "tests", "supervisor"}
-STAGES = ("capture", "features", "infer")
+OURS = {
+    *("capture", "features", "infer", "common", "dashboard"),
+    *("train", "bench", "tests", "supervisor"),
+}
+STAGES = ("capture", "features", "infer", "dashboard")
 OFFLINE = "offline.py"
 """Modules of this name put the pure cores of several stages together; no running stage does."""
 
@@ -69,6 +72,7 @@ def loaded(code: str) -> set[str]:
 
 AUDIO = {"sounddevice", "soundfile", "soxr"}
 HEAVY = {"librosa", "numba", "llvmlite", "sklearn", "pooch"}
+PAGE = {"starlette", "uvicorn"}
 RUNTIMES = {"ai_edge_litert", "tflite_runtime", "tensorflow"}
 
 
@@ -82,6 +86,8 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
         ("import capture.service, capture.__main__", HEAVY | RUNTIMES | {"scipy"}),
         ("import features.service, features.__main__", HEAVY | RUNTIMES | AUDIO | {"scipy"}),
         ("import infer.service, infer.__main__", HEAVY | AUDIO | {"scipy"}),
+        ("import dashboard.recorder", PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"}),
+        ("import dashboard.__main__", HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"}),
     ],
 )
 def test_a_running_stage_loads_only_what_it_needs(code: str, forbidden: set[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import messages as m
@@ -90,7 +90,7 @@ def test_what_a_decoder_lets_pass_can_be_sent_on(message: Any, data: st.DataObje
         if public:
             taken, _ = m.decode_public(message.topic.encode(), msgpack.packb(table))
         else:
-            taken = m.decode(msgpack.packb({**table, "t": type(message).__name__}))
+            taken = m.decode(m.framed(msgpack.packb({**table, "t": type(message).__name__})))
     except m.ProtocolError:
         return
     if isinstance(taken, m.Result | m.Window):
@@ -102,14 +102,85 @@ def test_what_a_decoder_lets_pass_can_be_sent_on(message: Any, data: st.DataObje
 @given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists))
 def test_any_msgpack_is_a_message_or_refused(content: Any) -> None:
     with pytest.raises(m.ProtocolError):
-        m.decode(msgpack.packb(content))
+        m.decode(m.framed(msgpack.packb(content)))
+
+
+@given(st.sampled_from(ALL).flatmap(messages), st.data())
+def test_messages_spliced_grown_and_repeated_are_messages_or_refused(
+    message: Any, data: st.DataObject
+) -> None:
+    """Structure-aware damage: parts moved, lengths that lie, one message inside another."""
+    public = type(message) in m.PUBLIC.values()
+    frame = m.encode_public(message)[1] if public else m.encode(message)
+    cut = sorted(data.draw(st.tuples(*[st.integers(0, len(frame))] * 2)))
+    part = frame[cut[0] : cut[1]]
+    lie = data.draw(
+        st.sampled_from(
+            [
+                b"\xdd\xff\xff\xff\xff",
+                b"\xdf\xff\xff\xff\xff",
+                b"\xdb\x7f\xff\xff\xff",
+                b"\xc6\xff\xff\xff\xff",
+                b"\x91",
+            ]
+        )
+    )
+    for damaged in (
+        frame[: cut[1]] + part + frame[cut[1] :],
+        frame[: cut[0]] + frame[cut[1] :],
+        frame[: cut[0]] + lie + frame[cut[0] :],
+        frame[: cut[0]] + frame + frame[cut[0] :],
+        frame + frame,
+        lie * 50 + frame,
+    ):
+        for decode in (m.decode, *(lambda raw, t=t: m.decode_public(t, raw) for t in TOPICS)):
+            with contextlib.suppress(m.ProtocolError):
+                decode(damaged)
+
+
+TOPICS = (b"result/main", b"utterance/x", b"info/", b"health", b"health/\xff", b"", b"\x00" * 300)
+
+
+@given(st.binary(max_size=300))
+def test_any_topic_is_one_or_refused(topic: bytes) -> None:
+    payload = m.encode_public(m.Info("main", "r", [], 1, 1, 1, "b", "s"))[1]
+    with contextlib.suppress(m.ProtocolError):
+        message, _ = m.decode_public(topic, payload)
+        assert topic.partition(b"/")[0] == b"info"
+        assert isinstance(message, m.Info)
+
+
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+def test_memory_is_bounded_whatever_a_length_claims(cls: type[m.Message]) -> None:
+    import tracemalloc
+
+    lies = (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff")
+    tracemalloc.start()
+    try:
+        for lie in lies:
+            frame = b"\x81\xa1t" + lie + cls.__name__.encode()
+            with pytest.raises(m.ProtocolError):
+                m.decode(frame)
+        assert tracemalloc.get_traced_memory()[1] < m.MAX_FRAME
+    finally:
+        tracemalloc.stop()
 
 
 HELLO = {"t": "Hello", "stage": "infer", "stream": "main"}
 
 
+@settings(max_examples=200)
+@given(st.data())
+def test_a_flipped_bit_is_refused(data: st.DataObject) -> None:
+    frame = bytearray(m.encode(m.Sent("main", "s", 1)))
+    bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+    frame[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(m.ProtocolError, match="checksum"):
+        m.decode(bytes(frame))
+
+
 def test_unknown_keys_are_ignored() -> None:
-    assert m.decode(msgpack.packb({**HELLO, "new": [1]})) == m.Hello("infer", "main")
+    assert m.decode(m.framed(msgpack.packb({**HELLO, "new": [1]}))) == m.Hello("infer", "main")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +203,7 @@ def test_unknown_keys_are_ignored() -> None:
 )
 def test_what_is_wrong_is_said(table: dict[Any, Any], words: str) -> None:
     with pytest.raises(m.ProtocolError, match=words):
-        m.decode(msgpack.packb(table))
+        m.decode(m.framed(msgpack.packb(table)))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -140,7 +211,7 @@ def test_numbers_are_finite(number: float) -> None:
     sent = m.Sent("main", "s", 1)
     table = {"t": "Heartbeat", **dataclasses.asdict(heartbeat(rate_hz=number))}
     with pytest.raises(m.ProtocolError, match="finite"):
-        m.decode(msgpack.packb(table))
+        m.decode(m.framed(msgpack.packb(table)))
     assert m.decode(m.encode(sent)) == sent
 
 
@@ -148,7 +219,7 @@ def test_numbers_are_finite(number: float) -> None:
 def test_depth_is_bounded(depth: int) -> None:
     nested = b"\x91" * depth + b"\xc0"
     with pytest.raises(m.ProtocolError):
-        m.decode(nested)
+        m.decode(m.framed(nested))
 
 
 @pytest.mark.parametrize("scalar", [np.float32(1), np.int64(1), np.bool_(True)])
@@ -171,6 +242,18 @@ def test_a_frame_too_long_is_not_looked_at() -> None:
         m.decode(b"\x00" * (m.MAX_FRAME + 1))
 
 
+def test_keys_that_came_later_may_be_absent() -> None:
+    info = m.Info("main", "r", [], 1, 1, 1, "b", "s", "fixed", -40.0)
+    topic, payload = m.encode_public(info)
+    table = msgpack.unpackb(payload)
+    del table["gate"], table["gate_db"]
+    older, _ = m.decode_public(topic, msgpack.packb(table))
+    assert older == m.Info("main", "r", [], 1, 1, 1, "b", "s", None, None)
+    del table["source"]
+    with pytest.raises(m.ProtocolError, match="source"):
+        m.decode_public(topic, msgpack.packb(table))
+
+
 def test_a_higher_version_is_refused_and_says_what_to_do() -> None:
     topic, payload = m.encode_public(m.Info("main", "r", [], 1, 1, 1, "b", "s"))
     newer = msgpack.packb({**msgpack.unpackb(payload), "v": m.VERSION + 1})
@@ -189,8 +272,8 @@ def test_only_true_marks_a_replay(mark: object, replay: bool) -> None:
 
 
 def test_whole_numbers_may_stand_for_floats() -> None:
-    table = msgpack.unpackb(m.encode(heartbeat(rate_hz=2.0)))
-    taken = m.decode(msgpack.packb({**table, "rate_hz": 2}))
+    table = msgpack.unpackb(m.encode(heartbeat(rate_hz=2.0))[m.CRC_BYTES :])
+    taken = m.decode(m.framed(msgpack.packb({**table, "rate_hz": 2})))
     assert isinstance(taken, m.Heartbeat)
     assert type(taken.rate_hz) is float
 

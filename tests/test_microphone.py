@@ -151,7 +151,8 @@ def test_results_arrive_within_a_second_of_their_window(
     ]
     assert len(arrived) >= 6
     assert max(arrived[1:]) < 1.0  # the first one is on its way while stages still start
-    assert min(arrived) > 0.0
+    # The clocks are tied by the promptest block so far; a prompter one may come.
+    assert min(arrived) > -0.02
 
 
 def test_two_streams_of_one_stereo_device_are_its_channels(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,8 @@ import soundfile
 import soxr
 
 from common import messages as m
-from tests.conftest import Running, offline, wait_until
+from common import terminal
+from tests.conftest import PATIENCE_S, Running, offline, wait_until
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -185,3 +188,47 @@ def test_a_stage_that_was_told_to_end_by_somebody_else_comes_back(
     code, stderr, received = running.ended()
     assert code == 0, stderr
     assert received.stream() == offline(path)
+
+
+def test_a_stderr_that_nobody_reads_holds_up_nothing(supervise: Supervise, clip: Clip) -> None:
+    path = clip(50.0, repeat=12)
+    running = supervise(f"--source=file:{path}", "--speed=max")
+    assert running.process.stderr is not None
+    fcntl.fcntl(running.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+    assert running.process.wait(PATIENCE_S) == 0
+    received = running.subscriber.finish()
+    assert received.stream() == offline(path)
+    assert len(running.process.stderr.read()) > 3900  # it was full, up to a part of a line
+
+
+def test_lines_that_a_held_terminal_does_not_take_are_counted() -> None:
+    held = threading.Event()
+    try:
+        with terminal.Unhurried(Held(held)) as view:
+            for _ in range(terminal.HELD_CALLS + 51):
+                view.write("a line")
+            assert 50 <= view.dropped <= 51  # the first may be in the hands of the view
+    finally:
+        held.set()
+
+
+class Held(terminal.PlainView):
+    """A terminal after Ctrl-S."""
+
+    def __init__(self, held: threading.Event) -> None:
+        super().__init__()
+        self._held = held
+
+    def write(self, line: str) -> None:  # noqa: ARG002
+        self._held.wait()
+
+
+def test_a_view_that_nobody_looks_at_any_more_ends_nothing() -> None:
+    class Closed(terminal.PlainView):
+        def write(self, line: str) -> None:
+            raise BrokenPipeError(line)
+
+    with terminal.Unhurried(Closed()) as view:
+        for _ in range(3):
+            view.write("a line")
+        wait_until(lambda: view.dropped == 2, "the rest to be dropped")

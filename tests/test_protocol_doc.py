@@ -126,9 +126,9 @@ def named_anywhere(section: str) -> set[str]:
 
 def counters_in_the_code() -> set[str]:
     found = {f"results_{verdict.value}" for verdict in hub.Verdict}
-    for folder in ("capture", "features", "infer", "common"):
-        for path in (ROOT / folder).glob("*.py"):
-            found |= set(re.findall(r'counters\["(\w+)"\]', path.read_text()))
+    folders = ("capture", "features", "infer", "common", "dashboard")
+    for path in (ROOT / "supervisor.py", *(p for f in folders for p in (ROOT / f).glob("*.py"))):
+        found |= set(re.findall(r'counters\["(\w+)"\]', path.read_text()))
     return found
 
 

@@ -231,8 +231,11 @@ def test_gaps_are_the_missing_samples_that_the_ring_holds(start: int, steps: lis
             else:
                 writer.gap(n)
             missing += [kind == "gap"] * n
-            oldest = start + max(0, len(missing) - capacity)
+            oldest = start + len(missing) - capacity
             expected = runs([start + i for i, gone in enumerate(missing) if gone])
+            if start:  # what is before the first sample never was
+                joined = bool(expected) and expected[0][0] == start
+                expected = [(0, expected[0][1] if joined else start), *expected[joined:]]
             assert writer.gaps() == [(a, b) for a, b in expected if b > oldest]
             assert writer.lost == sum(missing)
 
@@ -317,7 +320,8 @@ def test_what_the_header_tells() -> None:
                 assert (user.sample_rate, user.capacity) == (16000, 17000)
                 assert (user.generation, user.index) == (1, 7)
             assert writer.anchor == (7, 0.0, 0.0)
-            assert (writer.gaps(), writer.lost) == ([], 0)
+            # What was before the first sample never was, and is not lost.
+            assert (writer.gaps(), writer.lost) == ([(0, 7)], 0)
 
 
 def test_all_the_memory_is_there_from_the_start() -> None:

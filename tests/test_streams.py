@@ -11,6 +11,7 @@ import pytest
 
 import supervisor
 from common import messages as m
+from common import processes
 from common.config import MAX_STREAMS
 from common.errors import UserError
 from tests.conftest import Running, offline
@@ -99,7 +100,7 @@ def test_streams_go_to_workers_by_turns(
     count: int, streams: int, expected: dict[str, list[str]]
 ) -> None:
     rings = {f"s{k}": f"ring{k}" for k in range(streams)}
-    assert supervisor._workers("features", count, rings) == expected
+    assert processes.workers("features", count, rings) == expected
 
 
 @pytest.mark.parametrize(

@@ -274,3 +274,22 @@ def test_a_stop_does_not_undo_a_failure() -> None:
     died(stage, 2.0, code=2)
     stage.stop()
     assert stage.state is State.FAILED
+
+
+@pytest.mark.parametrize("code", [-9, 1, 2])
+def test_a_stage_that_is_not_vital_is_never_given_up(code: int) -> None:
+    stage, now = waiting(Policy(quick_limit=2, vital=False, delay_limit=4.0)), 0.0
+    for _ in range(30):
+        while stage.act(now) is not Action.START:
+            now += 0.5
+        stage.started(now)
+        died(stage, now + 0.1, code)
+        assert stage.state is State.WAITING
+    assert stage.reason is not None
+    assert "last words" in stage.reason
+    assert stage.act(now + 3.9) is None  # and it costs little
+    while stage.act(now) is not Action.START:
+        now += 0.5
+    stage.started(now)
+    stage.beat(now, ready=True)
+    assert stage.state is State.READY

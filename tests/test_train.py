@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from common.spec import FeatureSpec
-from train.augment import Odds, augment, quantize, speech_dbfs
+from train.augment import (
+    Odds,
+    augment,
+    overlay_spectrogram,
+    quantize,
+    speech_dbfs,
+    tilt_spectrogram,
+)
 from train.calibration import fit_temperature, nll
 from train.convert import layout_for
 from train.corpora import (
@@ -31,6 +38,8 @@ from train.dataset import Statistics, active
 from train.metrics import ece, figures, risk_at, risk_coverage, threshold_at, uar
 from train.nonspeech import mix
 from train.splits import leave_corpus_out, random_folds, speaker_folds
+from train.teacher import soft_labels
+from train.vad import in_place_of, voiced
 
 RATE = 16000
 
@@ -246,6 +255,69 @@ def test_levels_spread_over_forty_decibels():
         for i in range(80)
     ]
     assert max(levels) - min(levels) > 35
+
+
+def windows(n: int = 6, low: float = -60.0) -> np.ndarray:
+    """Log-mel windows relative to their maximum, (n, 10, 24)."""
+    x = np.random.default_rng(1).uniform(low, 0.0, (n, 10, 24)).astype(np.float32)
+    return x - x.max(axis=(1, 2), keepdims=True)
+
+
+@given(st.integers(0, 99), st.booleans())
+def test_a_frequency_response_is_the_same_in_every_frame(seed: int, relative: bool):
+    x = windows(low=-20.0)
+    tilted = tilt_spectrogram(x, 3.0, np.random.default_rng(seed), relative=relative)
+    response = tilted - x
+    np.testing.assert_allclose(response, np.broadcast_to(response[:, :1], x.shape), atol=1e-4)
+    assert np.abs(np.diff(response, axis=2)).max() > 0.01
+    if relative:
+        np.testing.assert_allclose(tilted.max(axis=(1, 2)), 0.0, atol=1e-5)
+
+
+@given(st.integers(0, 99))
+def test_a_sound_laid_under_speech_adds_power_and_stays_below(seed: int):
+    x, noise = windows(), windows()[::-1] - 7.0
+    mixed = overlay_spectrogram(x, noise, np.random.default_rng(seed), relative=False)
+    assert (mixed >= x - 1e-4).all()
+    assert mixed.max() <= 10 * np.log10(2) + 1e-4
+    assert (mixed > x + 1.0).any()
+    relative = overlay_spectrogram(x, noise, np.random.default_rng(seed), relative=True)
+    assert relative.max(axis=(1, 2)) == pytest.approx(0.0, abs=1e-5)
+    assert relative.min() >= -80.0
+
+
+def test_no_clip_is_taught_by_a_teacher_that_knows_its_speaker():
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    speakers = np.repeat([f"s{i}" for i in range(10)], 12)
+    truth = np.tile([0, 1, 2, -1], 30)
+    corpora = np.full(120, "A")
+    x = (np.eye(4)[truth] + 0.5 * rng.standard_normal((120, 4))).astype(np.float32)
+    train = np.flatnonzero(speakers != "s9")
+    found = soft_labels(x, truth, corpora, speakers, train, 3)
+    known = (truth >= 0) & (speakers != "s9")
+    assert np.isfinite(found[known]).all()
+    assert np.isnan(found[~known]).all()
+    assert (found[known].argmax(axis=1) == truth[known]).mean() > 0.7
+    wrong = np.where((speakers == "s3") & (truth >= 0), (truth + 1) % 3, truth)
+    other = soft_labels(x, wrong, corpora, speakers, train, 3)
+    mine = known & (speakers == "s3")
+    np.testing.assert_array_equal(found[mine], other[mine])
+    assert not np.array_equal(found[known], other[known])
+
+
+def test_webrtc_hears_a_voice_only_where_there_is_one():
+    pytest.importorskip("webrtcvad")
+    silence = 1e-4 * np.random.default_rng(0).standard_normal(2 * RATE)
+    found = voiced(np.concatenate([silence, speech_like(2.0)]).astype(np.float32), FeatureSpec())
+    assert len(found) == 7
+    assert (found[1:3] < 0.2).all()
+    assert found[-1] > 0.4
+    outputs = np.ones((2, 3), np.float32)
+    changed = in_place_of(outputs, found[:3], ["speech", "silence", "speech"])
+    assert changed[:, -1] == pytest.approx(found[[0, 2]])
+    assert (changed[:, :2] == 1).all()
+    assert (outputs == 1).all()
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 99))

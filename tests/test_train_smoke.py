@@ -37,8 +37,13 @@ gate = "adaptive"
 
 [recipe]
 copies = 1
-steps = 60
+steps = 90
 batch = 32
+noise = 0.15
+noise_minutes = 2
+speech_head = 0.3
+overlay = 0.3
+tilt = 1.0
 
 [network]
 channels = [8, 12]

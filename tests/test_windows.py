@@ -223,7 +223,7 @@ class Rig:
     def want(
         self, first: int, limit: int, *, session: str = "s", gate: list[float] | None = None
     ) -> None:
-        message = m.Want("main", self.ring.run, session, first, limit, gate or [])
+        message = m.Want("main", self.ring.run, session, first, limit, gate or [], BOX.id)
         self.infer.send(m.encode(message))
 
     def answer(self) -> m.Message:

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     crossval.add_argument("--sweep", action="store_true", help="the robustness sweep too")
     crossval.add_argument("--no-leak", action="store_true", help="leave the random split out")
     crossval.add_argument("--events", type=Path, metavar="DIR", help="sounds: false events too")
+    crossval.add_argument("--webrtc", action="store_true", help="and with WebRTC's detector")
     crossval.set_defaults(run=_crossval)
 
     explore = commands.add_parser("explore", help="the table of what was tried")
@@ -271,7 +272,7 @@ def _crossval(parsed: argparse.Namespace) -> int:
         figures["random_split"] = leak_figures(job, folds)
         print("random split, speakers leak", table(figures["random_split"]), sep="\n")
     if parsed.events:
-        figures["false_events"] = event_figures(job, folds, parsed.events)
+        figures["false_events"] = event_figures(job, folds, parsed.events, webrtc=parsed.webrtc)
         print("false events per hour", figures["false_events"]["per_hour"])
     write_json(parsed.json, figures)
     return EXIT_OK
@@ -285,22 +286,26 @@ def _explore(parsed: argparse.Namespace) -> int:
 
     threads(parsed.threads)
     clips, base = _clips(parsed), load_plan(parsed.recipe)
+    sounds = heard = spec = None
     rows: dict[str, Any] = json.loads(parsed.json.read_text()) if parsed.json.is_file() else {}
     for name in parsed.rows.split(",") if parsed.rows else ROWS:
         if name not in ROWS:
             raise UserError(f"{name}: no such row; known: {'; '.join(ROWS)}")
         if name in rows:
             continue
-        rows[name] = run_row(
-            prepare(
-                plan_of(base, ROWS[name]),
-                clips,
-                parsed.work,
-                seed=parsed.seed,
-                teacher_model=parsed.teacher,
-                noise_files=parsed.noise,
-            )
+        job = prepare(
+            plan_of(base, ROWS[name]),
+            clips,
+            parsed.work,
+            seed=parsed.seed,
+            teacher_model=parsed.teacher,
+            noise_files=parsed.noise,
+            sounds=sounds,
         )
+        sounds = job.sounds
+        if heard is None or job.plan.spec != spec:
+            heard, spec = job.hear(), job.plan.spec
+        rows[name] = run_row(job, heard)
         write_json(parsed.json, rows)
         print(table({name: rows[name]}), flush=True)
     print(table(rows))

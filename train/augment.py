@@ -190,3 +190,41 @@ def warp_spectrogram(x: NDArray[np.float32], most: float, rng: Generator) -> NDA
         below = np.take_along_axis(x, low, axis)
         x = below + share * (np.take_along_axis(x, low + 1, axis) - below)
     return x
+
+
+def tilt_spectrogram(
+    x: NDArray[np.float32], most_db: float, rng: Generator, *, relative: bool
+) -> NDArray[np.float32]:
+    """Another microphone and place, on a batch (n, frames, dims) of log-mel windows in dB.
+
+    A smooth curve over the bands, four cosines of random height (`most_db` is their common
+    deviation), is added to every frame.
+
+    Args:
+        relative: the windows are relative to their maximum, and shall be again.
+    """
+    n, _, dims = x.shape
+    order = np.arange(1, 5)[:, np.newaxis]
+    waves = np.cos(np.pi * order * (np.arange(dims) + 0.5) / dims)
+    height = rng.standard_normal((n, 4)) * most_db / np.sqrt(order[:, 0])
+    x = x + (height @ waves).astype(np.float32)[:, np.newaxis]
+    return _relative(x) if relative else x
+
+
+def overlay_spectrogram(
+    x: NDArray[np.float32], noise: NDArray[np.float32], rng: Generator, *, relative: bool
+) -> NDArray[np.float32]:
+    """Other sounds 0 to 30 dB below, by their maxima, on batches (n, frames, dims) in dB.
+
+    Powers add, as they do on average where phases are random.
+    """
+    below = rng.uniform(*SNR_DB, size=(len(x), 1, 1)).astype(np.float32)
+    top = x.max(axis=(1, 2), keepdims=True) - noise.max(axis=(1, 2), keepdims=True)
+    mixed = 10 * np.log10(10 ** (x / 10) + 10 ** ((noise + top - below) / 10) + 1e-20)
+    return _relative(mixed) if relative else mixed
+
+
+def _relative(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Windows in dB relative to their maximum, no lower than -80 dB, as the feature core's."""
+    shifted = x - x.max(axis=(1, 2), keepdims=True)
+    return np.asarray(np.maximum(shifted, np.float32(-80.0)))

@@ -58,24 +58,26 @@ def fit_all(job: Job) -> Fitted:
         job.plan.recipe,
         seed=job.seed,
         checkpoint=folder / "all.npz",
-        soft=job.soft(everybody),
+        soft=job.soft("all", everybody),
     )
 
 
 def export(fitted: Fitted, x: NDArray[np.floating]) -> Exports:
     """Convert, compare on real features (n, frames, dims), and choose the one to ship."""
-    model = shipped(fitted.model)
+    model = shipped(fitted.model, speech=fitted.speech)
     normalized = normalize(x.astype(np.float32), fitted.mean, fitted.std, fitted.eps)
     keras = fitted.outputs(x)
     models = {
         "float32": to_tflite(model),
         "quantized": to_tflite(model, quantized=True),
     }
+    labels = keras.shape[1] - fitted.speech
     difference, changed = {}, {}
     for name, flat in models.items():
         found = run_tflite_all(flat, normalized, "frames,dims,1")
         difference[name] = float(np.abs(found - keras).max())
-        changed[name] = float((found.argmax(axis=1) != keras.argmax(axis=1)).mean())
+        said = [each[:, :labels].argmax(axis=1) for each in (found, keras)]
+        changed[name] = float((said[0] != said[1]).mean())
         log.info(
             "%s: %d bytes, off by %.2g, %.2f %% of the labels differ",
             *(name, len(flat), difference[name], 100 * changed[name]),
@@ -156,6 +158,7 @@ def build_bundle(
         spec=spec,
         layout="frames,dims,1",
         output="probabilities",
+        speech_output=fitted.speech,
         stats=(fitted.mean, fitted.std),
         golden_audio=golden,
         card=card,

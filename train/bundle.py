@@ -38,6 +38,7 @@ def write_bundle(
     calibration: Calibration | None = None,
     decision: Decision | None = None,
     licence_id: str = "",
+    speech_output: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write the folder `path` and load it again with the pipeline's own checks.
@@ -48,6 +49,7 @@ def write_bundle(
         golden_audio: one window of sound, (spec.window,), whose features and probabilities
             are stored for the self-test.
         card: text of MODEL_CARD.md; `licence` that of LICENSE, `licence_id` its SPDX name.
+        speech_output: the model's last value is how likely the window is speech.
         provenance: where the model comes from: corpora, seed, command, ….
 
     Raises:
@@ -78,6 +80,7 @@ def write_bundle(
         "labels": list(labels),
         "licence": licence_id,
         "output": output,
+        "speech_output": speech_output,
         "features": dataclasses.asdict(spec),
         "input": {"layout": layout},
         "calibration": dataclasses.asdict(calibration or Calibration()),
@@ -138,7 +141,7 @@ def _check(path: Path) -> Bundle:
 
 
 def run_tflite_all(model: bytes, normalized: Samples, layout: str) -> Samples:
-    """Raw outputs (n, labels) of a TFLite model for normalized features (n, frames, dims)."""
+    """Raw outputs (n, size) of a TFLite model for normalized features (n, frames, dims)."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=1)

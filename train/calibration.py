@@ -16,6 +16,11 @@ from train.metrics import threshold_at
 COVERAGE = 0.8
 """Share of windows, and of utterances, that shall get a label."""
 
+LOST = 0.01
+"""Share of windows, and of utterances, of speech that may be taken for something else."""
+MOST_SPEECH = 0.7
+"""No threshold is higher: rooms and voices are not all as clear as those it is fitted on."""
+
 Vector = NDArray[np.float64]
 
 
@@ -39,10 +44,15 @@ def fit_temperature(probabilities: Vector, truth: NDArray[np.int64], weight: Vec
     return round(float(np.exp(found.x)), 4)
 
 
-def even(corpora: NDArray[np.str_]) -> Vector:
-    """Weights that let every corpus count the same."""
-    names, index, counts = np.unique(corpora, return_inverse=True, return_counts=True)
-    return np.asarray(len(corpora) / len(names) / counts[index])
+def weights(corpora: NDArray[np.str_]) -> Vector:
+    """Weights that let a corpus count as the root of its size.
+
+    Between all corpora alike, which makes the many clips of a large and difficult one too
+    sure, and all clips alike, which makes the others too unsure.
+    """
+    _, index, counts = np.unique(corpora, return_inverse=True, return_counts=True)
+    weight = 1 / np.sqrt(counts[index])
+    return np.asarray(weight / weight.mean())
 
 
 def calibrated(
@@ -56,17 +66,17 @@ def calibrated(
     """The bundle with temperatures and thresholds for these clips.
 
     First the temperature of single windows, then with it those of the smoothed windows and of
-    the utterances, then the thresholds. Every corpus counts the same.
+    the utterances, then the thresholds. See `weights` for how much a corpus counts.
 
     Args:
-        outputs: raw model outputs per clip, (speech windows, labels), probabilities.
+        outputs: raw model outputs per clip, (speech windows, bundle.outputs), probabilities.
         truth: label index per clip.
         corpora: corpus name per clip.
     """
     sizes = [len(o) for o in outputs]
     window_truth = np.repeat(truth, sizes)
-    window_weight = np.repeat(even(corpora) / np.maximum(sizes, 1), sizes)
-    stacked = np.concatenate(outputs).astype(np.float64)
+    window_weight = np.repeat(weights(corpora) / np.maximum(sizes, 1), sizes)
+    stacked = np.concatenate(outputs)[:, : len(bundle.labels)].astype(np.float64)
     bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
     judged = _judge(bundle, heard, outputs)
     smoothed = np.concatenate([j.smoothed for j in judged])
@@ -74,7 +84,7 @@ def calibrated(
     bundle = _with(
         bundle,
         smoothed_temperature=fit_temperature(smoothed, window_truth, window_weight),
-        utterance_temperature=fit_temperature(said, truth, even(corpora)),
+        utterance_temperature=fit_temperature(said, truth, weights(corpora)),
     )
     judged = _judge(bundle, heard, outputs)
     smoothed = np.concatenate([j.smoothed for j in judged])
@@ -84,7 +94,19 @@ def calibrated(
         min_confidence=_threshold(smoothed, window_truth, coverage),
         min_utterance_confidence=_threshold(said, truth, coverage),
     )
+    if bundle.speech_output:
+        voiced = [float(o[:, -1].mean()) for o in outputs if len(o)]
+        decision = dataclasses.replace(
+            decision,
+            min_speech=_rejects(np.concatenate([j.speech for j in judged])),
+            min_utterance_speech=_rejects(np.array(voiced)),
+        )
     return dataclasses.replace(bundle, decision=decision)
+
+
+def _rejects(speech: Vector) -> float:
+    """The probability of speech that all but a few reach."""
+    return round(min(MOST_SPEECH, float(np.quantile(speech, LOST))), 4)
 
 
 def _threshold(probabilities: Vector, truth: NDArray[np.int64], coverage: float) -> float:

@@ -90,12 +90,14 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         ]
     if "robustness" in figures:
         rows = [
-            f"| {name} | {100 * r['uar']:.1f} | {100 * (r['uar'] - r['clean']):+.1f} |"
+            f"| {name} | {100 * r['uar']:.1f} | {100 * (r['uar'] - r['clean']):+.1f} | "
+            f"{100 * r['speech_lost']:.1f} |"
             for name, r in figures["robustness"].items()
         ]
         parts += [
-            "**Robustness** (UAR over all corpora, and the change against the clean clips)",
-            "\n".join(["| condition | UAR | change |", "|---|---|---|", *rows]),
+            "**Robustness** (UAR over all corpora, the change against the clean clips, and the "
+            "utterances taken for no speech)",
+            "\n".join(["| condition | UAR | change | no speech |", "|---|---|---|---|", *rows]),
         ]
     if "risk" in figures:
         risk = figures["risk"]
@@ -105,12 +107,23 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         ]
     if "false_events" in figures:
         events = figures["false_events"]
-        kinds = ", ".join(f"{k} {n}" for k, n in events["by_kind"].items())
-        parts += [
-            f"**False events** (first fold): {events['per_hour']:.1f} an hour (utterances labelled "
-            f"neither neutral nor uncertain) in {events['hours']:.1f} h of noise, hum, clicks, "
-            f"tones, music, system sounds and silence; by kind: {kinds}."
-        ]
+        kinds = ", ".join(f"{k} {n:.1f}" for k, n in events["by_kind"].items())
+        text = (
+            f"**False events** (mean of the folds' models): {events['per_hour']:.1f} an hour "
+            f"(utterances labelled neither neutral nor uncertain) in {events['hours']:.1f} h of "
+            f"noise, hum, clicks, tones, music, system sounds and silence; by kind: {kinds}."
+        )
+        if "without_head" in events:
+            text += (
+                f" Without the speech head: {events['without_head']:.1f}. The head takes "
+                f"{100 * events['speech_lost']:.1f} % of new speakers' utterances for no speech."
+            )
+        if "webrtc" in events:
+            text += (
+                " WebRTC's detector in its place, its threshold set by the same rule: "
+                f"{events['webrtc']:.1f} an hour, {100 * events['webrtc_speech_lost']:.1f} % lost."
+            )
+        parts += [text]
     return "\n\n".join(parts)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from train.splits import Split
 log = logging.getLogger("train")
 
 Outputs = dict[int, NDArray[np.float32]]
-"""Clip → raw outputs of its speech windows, (windows, labels)."""
+"""Clip → raw outputs of its speech windows, (windows, bundle.outputs)."""
 
 
 def key_of(material: Material, recipe: Recipe, seed: int) -> str:
@@ -46,13 +46,14 @@ def run_split(
     heard: Mapping[str, Mapping[int, Heard]],
     work: Path,
     seed: int = 0,
-    soft: NDArray[np.float32] | None = None,
+    soft: Callable[[], NDArray[np.float32] | None] = lambda: None,
 ) -> dict[str, Outputs]:
     """Train on one side of a split and listen to the other, under each condition.
 
     Args:
         heard: condition → clip → what the live code heard of it; `clean` is as recorded.
         work: folder that keeps checkpoints and outputs, so that nothing is done twice.
+        soft: gives a teacher's probabilities per clip, where the recipe distils.
     """
     folder = work / key_of(material, recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def run_split(
             recipe,
             seed=seed,
             checkpoint=folder / f"{split.name}.npz",
-            soft=soft,
+            soft=soft(),
         )
         for condition in missing:
             clips = wanted[condition]
@@ -90,7 +91,7 @@ def _path(folder: Path, split: Split, condition: str) -> Path:
 
 
 def plain_bundle(
-    spec: FeatureSpec, labels: tuple[str, ...], decision: Decision | None = None
+    spec: FeatureSpec, labels: tuple[str, ...], *, speech_output: bool = False
 ) -> Bundle:
     """A bundle of parameters alone, for `judge`: nothing calibrated, nothing uncertain."""
     return Bundle(
@@ -102,7 +103,8 @@ def plain_bundle(
         layout="frames,dims,1",
         output="probabilities",
         calibration=Calibration(),
-        decision=decision or Decision(),
+        decision=Decision(),
+        speech_output=speech_output,
     )
 
 

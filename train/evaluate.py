@@ -121,9 +121,9 @@ def judge_sounds(bundle: Bundle, sounds: Sequence[Samples], runtime: str = "auto
 def outputs(
     model: Model, bundle: Bundle, statistics: tuple[Samples, Samples], heard: Heard
 ) -> NDArray[np.float32]:
-    """The model's raw output for each speech window, (windows, labels)."""
+    """The model's raw output for each speech window, (windows, bundle.outputs)."""
     rows = [model.predict(normalize(x, *statistics, bundle.spec.eps)).copy() for x in heard.x]
-    return np.array(rows, np.float32).reshape(-1, len(bundle.labels))
+    return np.array(rows, np.float32).reshape(-1, bundle.outputs)
 
 
 def table(result: dict[str, Any]) -> str:

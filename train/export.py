@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 
-def shipped(model: Any, head: str = "label") -> Any:
-    """The part of a training model that is shipped: fixed batch of 1, one head, probabilities."""
+def shipped(model: Any, *, speech: bool = False) -> Any:
+    """The part of a training model that is shipped: fixed batch of 1, probabilities.
+
+    Args:
+        speech: the probability of speech stands behind those of the labels.
+    """
     import keras
+    from keras import layers
 
     inputs = keras.Input(model.input_shape[1:], batch_size=1)
     scores = model(inputs, training=False)
-    scores = scores[head] if isinstance(scores, dict) else scores
-    return keras.Model(inputs, keras.layers.Softmax()(scores))
+    outputs = layers.Softmax()(scores["label"])
+    if speech:
+        heard = layers.Activation("sigmoid")(scores["speech"])
+        outputs = layers.Concatenate()([outputs, heard])
+    return keras.Model(inputs, outputs)
 
 
 def to_tflite(model: Any, *, quantized: bool = False) -> bytes:

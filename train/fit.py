@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from common.spec import FeatureSpec
 from features.core import normalize
-from train.augment import mask_spectrogram, warp_spectrogram
+from train.augment import (
+    mask_spectrogram,
+    overlay_spectrogram,
+    tilt_spectrogram,
+    warp_spectrogram,
+)
 from train.corpora import LABEL_SETS, Clip, Samples, mapping
 from train.dataset import Examples, Statistics
 from train.network import Network, build
+from train.teacher import TAUGHT
 
 log = logging.getLogger("train")
 
@@ -39,12 +45,17 @@ class Recipe:
         smoothing: of the labels (Szegedy et al., 2016).
         emotion_head: weight of a second head that learns all the corpora's emotions.
         teacher: weight of a head that learns the teacher's embedding of the clip.
-        distil: share of the teacher's probabilities in the targets.
+        distil: share of a teacher's probabilities in the targets.
+        ensemble: so many larger networks are that teacher; 0: a large speech model is.
         masking: SpecAugment on every batch.
         warp: how far speakers and paces are stretched on every batch, 0 for not at all; log-mel
             features alone.
         mixup: alpha of mixup (Zhang et al., 2018), 0 for none.
         noise: share of windows without speech, for which every label is equally (un)likely.
+        noise_minutes: length of the mixes from which these are taken.
+        speech_head: weight of a head that tells speech from these, which is shipped too.
+        overlay: share of the speech windows under which one without speech is laid.
+        tilt: deviation in dB of a random smooth frequency response on every window.
     """
 
     labels: str = "four"
@@ -58,7 +69,12 @@ class Recipe:
     emotion_head: float = 0.3
     teacher: float = 0.0
     distil: float = 0.0
+    ensemble: int = 0
     noise: float = 0.0
+    noise_minutes: int = 240
+    speech_head: float = 0.0
+    overlay: float = 0.0
+    tilt: float = 0.0
     masking: bool = True
     warp: float = 0.0
     mixup: float = 0.0
@@ -105,17 +121,28 @@ class Fitted:
     std: Samples
     eps: float
 
-    def outputs(self, x: NDArray[np.floating], head: str = "label") -> NDArray[np.float32]:
-        """Probabilities (n, labels) for features (n, frames, dims) before normalization."""
+    @property
+    def speech(self) -> bool:
+        """Whether there is a head that tells speech from other sounds."""
+        return "speech" in self.model.output
+
+    def outputs(self, x: NDArray[np.floating]) -> NDArray[np.float32]:
+        """What is shipped of the outputs, for features (n, frames, dims) before normalization.
+
+        Probabilities of the labels and, where there is such a head, of speech: (n, outputs).
+        """
         import keras
 
-        size = self.model.output[head].shape[-1]
+        size = self.model.output["label"].shape[-1] + self.speech
         found = [np.zeros((0, size), np.float32)]
         for part in np.array_split(x, max(1, -(-len(x) // 512))):
             if len(part):
                 normalized = normalize(part.astype(np.float32), self.mean, self.std, self.eps)
-                scores = self.model(normalized[..., np.newaxis], training=False)[head]
-                found.append(np.asarray(keras.ops.softmax(scores)))
+                scores = self.model(normalized[..., np.newaxis], training=False)
+                said = [keras.ops.softmax(scores["label"])]
+                if self.speech:
+                    said.append(keras.ops.sigmoid(scores["speech"]))
+                found.append(np.concatenate([np.asarray(part) for part in said], axis=1))
         return np.concatenate(found)
 
 
@@ -164,9 +191,12 @@ def fit(
     draw, mean, std = _sampler(material, inside, truth, recipe)
 
     heads = {"label": len(labels), "emotion": len(emotions)}
-    embeddings = material.embeddings if recipe.teacher else None
-    if embeddings is not None:
+    embeddings = None
+    if recipe.teacher and material.embeddings is not None:
+        embeddings = material.embeddings[:, :TAUGHT]
         heads["teacher"] = embeddings.shape[1]
+    if recipe.speech_head:
+        heads["speech"] = 1
     model = build(recipe.network, spec.n_frames, spec.dims, heads)
     optimizer = keras.optimizers.AdamW(
         keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.steps),
@@ -187,6 +217,9 @@ def fit(
             if embeddings is not None:
                 each = tf.reduce_mean((embedded - said["teacher"]) ** 2, axis=1)
                 loss += recipe.teacher * tf.reduce_sum(has_emotion * each) / recipe.batch
+            if recipe.speech_head:
+                each = tf.nn.sigmoid_cross_entropy_with_logits(has_emotion, said["speech"][:, 0])
+                loss += recipe.speech_head * tf.reduce_mean(each)
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
@@ -199,8 +232,7 @@ def fit(
     for number in range(begin, end):
         rng = np.random.default_rng([seed, number])
         x, clip = draw(rng)
-        if recipe.warp:
-            x = warp_spectrogram(x, recipe.warp, rng)
+        x = normalize(_vary(x, clip, material, recipe, rng), mean, std, spec.eps)
         if recipe.masking:
             x = mask_spectrogram(x, rng)
         speech = clip >= 0
@@ -244,7 +276,7 @@ Draw = Callable[[np.random.Generator], tuple[NDArray[np.float32], Index]]
 def _sampler(
     material: Material, inside: NDArray[np.bool_], truth: Index, recipe: Recipe
 ) -> tuple[Draw, Samples, Samples]:
-    """A function that draws normalized windows and their clips (-1: noise), and the statistics.
+    """A function that draws windows and their clips (-1: noise), and the statistics.
 
     Within a corpus every label is drawn as often as every other, and every clip of it too;
     emotions outside the label set a third as often, for the other heads.
@@ -290,9 +322,29 @@ def _sampler(
         if silent and material.noise is not None:
             x[len(chosen) :] = material.noise[rng.integers(len(material.noise), size=silent)]
         which = np.concatenate([clip[chosen], np.full(silent, -1)])
-        return normalize(x, mean, std, material.spec.eps), which
+        return x, which
 
     return draw, mean, std
+
+
+def _vary(
+    x: NDArray[np.float32],
+    clip: Index,
+    material: Material,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Another voice, another room's sounds, another microphone, on log-mel windows alone."""
+    relative = material.spec.mel == "db_max"
+    if recipe.warp:
+        x = warp_spectrogram(x, recipe.warp, rng)
+    if recipe.overlay and material.noise is not None:
+        hit = np.flatnonzero((clip >= 0) & (rng.random(len(x)) < recipe.overlay))
+        under = material.noise[rng.integers(len(material.noise), size=len(hit))]
+        x[hit] = overlay_spectrogram(x[hit], under.astype(np.float32), rng, relative=relative)
+    if recipe.tilt:
+        x = tilt_spectrogram(x, recipe.tilt, rng, relative=relative)
+    return x
 
 
 def _save(path: Path, step: int, variables: Sequence[Any]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.bundle import Bundle
 from common.errors import UserError
 from common.spec import FeatureSpec, read_toml
-from train import nonspeech, teacher
+from train import ensemble, nonspeech, teacher
 from train.corpora import Clip, Samples, check_sounds
 from train.crossval import Outputs, hear_subset, key_of, plain_bundle, run_split
 from train.dataset import load_all, render
@@ -24,9 +24,6 @@ from train.network import Network
 from train.splits import Split
 
 log = logging.getLogger("train")
-
-NOISE_S = 5400.0
-"""Length of the mix from which examples without speech are taken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +111,17 @@ class Job:
     def speaker(self) -> NDArray[np.str_]:
         return np.array([c.speaker for c in self.material.clips])
 
-    def soft(self, train: NDArray[np.int64]) -> NDArray[np.float32] | None:
-        """The teacher's probabilities for training clips, where the recipe distils."""
-        embeddings = self.material.embeddings
-        if not self.plan.recipe.distil or embeddings is None:
+    def soft(self, name: str, train: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """The teacher's probabilities for a split's training clips, where the recipe distils."""
+        recipe, embeddings = self.plan.recipe, self.material.embeddings
+        if recipe.distil and recipe.ensemble:
+            folder = self.work / key_of(self.material, recipe, self.seed)
+            return ensemble.soft_labels(self.material, name, train, recipe, self.seed, folder)
+        if not recipe.distil or embeddings is None:
             return None
-        return teacher.soft_labels(embeddings, self.truth, self.speaker, train, len(self.labels))
+        return teacher.soft_labels(
+            embeddings, self.truth, self.corpus, self.speaker, train, len(self.labels)
+        )
 
     def run(
         self, split: Split, heard: Mapping[str, Mapping[int, Heard]], seed: int | None = None
@@ -132,7 +134,7 @@ class Job:
             heard,
             self.work,
             self.seed if seed is None else seed,
-            self.soft(split.train),
+            lambda: self.soft(split.name, split.train),
         )
 
     def model(self, split: Split) -> Fitted:
@@ -144,7 +146,7 @@ class Job:
             self.plan.recipe,
             seed=self.seed,
             checkpoint=folder / f"{split.name}.npz",
-            soft=self.soft(split.train),
+            soft=self.soft(split.name, split.train),
         )
 
     def hear(self, clips: NDArray[np.int64] | None = None) -> dict[int, Heard]:
@@ -162,36 +164,41 @@ def prepare(
     workers: int = 2,
     teacher_model: Path | None = None,
     noise_files: Path | None = None,
+    sounds: Sequence[Samples] | None = None,
 ) -> Job:
     """Read, check and render all clips.
 
     Args:
         teacher_model: see `train.teacher`; needed where the recipe has a teacher.
         noise_files: folder of real sounds without speech, where the recipe has noise.
+        sounds: the clips' samples, where they have been read and checked before.
 
     Raises:
         UserError: a bad clip, a duplicate, or a part of the recipe that has no data.
     """
     recipe, rate = plan.recipe, plan.spec.sample_rate
-    sounds = load_all(clips, rate, workers)
-    check_sounds(clips, sounds)
+    if sounds is None:
+        sounds = load_all(clips, rate, workers)
+        check_sounds(clips, sounds)
     cache = work / "cache"
     examples = [
         render(clips, sounds, plan.spec, copy, cache, seed=seed, workers=workers)
         for copy in range(recipe.copies + 1)
     ]
     embeddings = None
-    if recipe.teacher or recipe.distil:
+    if recipe.teacher or (recipe.distil and not recipe.ensemble):
         if teacher_model is None:
             raise UserError("the recipe has a teacher: name its folder with --teacher DIR")
         embeddings = teacher.embed(clips, sounds, teacher_model, cache)
     noise = None
     if recipe.noise:
         files = nonspeech.sound_files(noise_files) if noise_files else []
-        noise = nonspeech.examples(plan.spec, NOISE_S, seed + 100, files)
+        noise = nonspeech.examples(
+            plan.spec, recipe.noise_minutes, seed + 100, files, cache, workers
+        )
     return Job(plan, Material(plan.spec, clips, examples, embeddings, noise), sounds, work, seed)
 
 
 def blank_bundle(job: Job) -> Bundle:
     """An uncalibrated bundle of the job's spec and labels, for `judge`."""
-    return plain_bundle(job.plan.spec, job.labels)
+    return plain_bundle(job.plan.spec, job.labels, speech_output=job.plan.recipe.speech_head > 0)

@@ -17,7 +17,7 @@ from common.messages import Utterance, Window
 from common.spec import FeatureSpec
 from features.core import Banks, Core, make_core
 from features.windows import Analyzer, Grid, windows_of
-from infer.decision import UNCERTAIN, State, calibrate, decide, finish
+from infer.decision import UNCERTAIN, State, calibrate, decide, finish, speech_of
 from train.corpora import Samples
 from train.dataset import pool, progress
 
@@ -57,6 +57,7 @@ class Judged:
         smoothed: of each speech window, (speech, labels).
         window_sure: whether each speech window got a label.
         reasons: why not, per speech window.
+        speech: smoothed probability of speech, per speech window.
     """
 
     probabilities: Vector
@@ -65,6 +66,7 @@ class Judged:
     smoothed: Vector
     window_sure: NDArray[np.bool_]
     reasons: list[str | None]
+    speech: Vector
 
 
 def hear_all(
@@ -76,8 +78,9 @@ def hear_all(
         force: a clip in which the gate finds no speech counts as speech throughout.
     """
     jobs = ((samples, force) for samples in sounds)
+    chunk = max(1, min(32, len(sounds) // (4 * workers)))
     with pool(workers, _start, (spec,)) as processes:
-        return progress(processes.imap(_hear, jobs, chunksize=32), len(sounds), "hearing")
+        return progress(processes.imap(_hear, jobs, chunksize=chunk), len(sounds), "hearing")
 
 
 def _start(spec: FeatureSpec) -> None:
@@ -112,22 +115,25 @@ def judge(heard: Heard, outputs: NDArray[np.float32], bundle: Bundle) -> Judged:
     """A clip's decisions, as a stream of its own that ends with it.
 
     Args:
-        outputs: the model's raw output per speech window, (speech, labels).
+        outputs: the model's raw output per speech window, (speech, bundle.outputs).
     """
     state, row = State(), 0
+    voiced = []
     utterances: list[Utterance] = []
     results = []
     window = _window(bundle, 0, "silence", -100.0, 0.0)
     for k, kind in enumerate(heard.kind):
         window = _window(bundle, k, kind, heard.rms_db[k], heard.clipped[k])
-        probabilities = None
+        probabilities, speech = None, 1.0
         if kind == "speech":
             probabilities = calibrate(outputs[row], bundle)
+            speech = speech_of(outputs[row], bundle)
             row += 1
-        result, ended, state = decide(state, window, probabilities, bundle)
+        result, ended, state = decide(state, window, probabilities, bundle, speech)
         utterances += ended
         if kind == "speech":
             results.append(result)
+            voiced.append(state.speech)
     utterances += finish(state, window, bundle)
     n = len(bundle.labels)
     smoothed = [list(r.smoothed.values()) if r.smoothed else [1 / n] * n for r in results]
@@ -141,6 +147,7 @@ def judge(heard: Heard, outputs: NDArray[np.float32], bundle: Bundle) -> Judged:
         smoothed=np.array(smoothed).reshape(-1, n),
         window_sure=np.array([r.emotion != UNCERTAIN for r in results], bool),
         reasons=[r.reason for r in results],
+        speech=np.array(voiced),
     )
 
 

@@ -17,6 +17,7 @@ class Network:
         channel_dropout: of whole channels behind every convolution.
         recurrent: a GRU over time in place of the last convolution's pooling.
         centre: subtract the window's mean over time from every band first (channel-invariant).
+        contrast: the window less that mean as a second channel beside it.
     """
 
     channels: tuple[int, ...] = (16, 32, 48, 64)
@@ -25,6 +26,7 @@ class Network:
     channel_dropout: float = 0.1
     recurrent: bool = False
     centre: bool = False
+    contrast: bool = False
 
 
 def build(network: Network, frames: int, dims: int, heads: dict[str, int]) -> Any:
@@ -37,8 +39,9 @@ def build(network: Network, frames: int, dims: int, heads: dict[str, int]) -> An
     from keras import layers
 
     x = inputs = keras.Input((frames, dims, 1))
-    if network.centre:
-        x = layers.Subtract()([x, layers.AveragePooling2D((frames, 1))(x)])
+    if network.centre or network.contrast:
+        centred = layers.Subtract()([x, layers.AveragePooling2D((frames, 1))(x)])
+        x = layers.Concatenate()([x, centred]) if network.contrast else centred
     for i, channels in enumerate(network.channels):
         x = layers.Conv2D(
             channels,

@@ -7,6 +7,8 @@ files, real music and sounds, at random levels. Seeded; every part is listed.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ PAUSE_S = (0.5, 6.0)
 """Between the sounds of a part made of short sound files."""
 SHORT_S = 5.0
 SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+TRAINING_SHARE = 0.7
+"""Of real sounds among training examples: noise and tones are easily told from speech."""
 SPOKEN = "audio-channel"
 """Sound themes have voices that name loudspeakers; they are left out."""
 
@@ -106,10 +110,13 @@ def sound_files(folder: Path) -> list[Path]:
     return found
 
 
-def mix(rate: int, seconds: float, seed: int, files: Sequence[Path]) -> tuple[Samples, list[Part]]:
+def mix(
+    rate: int, seconds: float, seed: int, files: Sequence[Path], recorded: float = 1 / 3
+) -> tuple[Samples, list[Part]]:
     """A seeded mix of non-speech, (seconds * rate,), and what it is made of.
 
-    A third of the parts are real sounds, if there are `files`.
+    Args:
+        recorded: share of the parts that are real sounds, if there are `files`.
     """
     rng = np.random.default_rng(seed)
     total = round(seconds * rate)
@@ -119,7 +126,7 @@ def mix(rate: int, seconds: float, seed: int, files: Sequence[Path]) -> tuple[Sa
     while at < total:
         n = min(total - at, round(rng.uniform(*PART_S) * rate))
         used: tuple[str, ...] = ()
-        if files and rng.random() < 1 / 3:
+        if files and rng.random() < recorded:
             kind = "recorded"
             x, used = _recorded(n, rate, rng, files)
         else:
@@ -186,8 +193,25 @@ def false_events(
 
 
 def examples(
-    spec: FeatureSpec, seconds: float, seed: int, files: Sequence[Path]
+    spec: FeatureSpec, minutes: int, seed: int, files: Sequence[Path], cache: Path, workers: int = 2
 ) -> NDArray[np.float16]:
-    """Windows of a mix that the gate takes for speech, (n, frames, dims), for training."""
-    samples, _ = mix(spec.sample_rate, seconds, seed, files)
-    return hear_mix(samples, spec).x.astype(np.float16)
+    """Windows that the gate takes for speech, (n, frames, dims), for training.
+
+    They come from mixes of an hour at most, mostly of real sounds if there are `files`; cached
+    under `cache` by spec, length, seed and files.
+    """
+    hours = -(-minutes // 60)
+    names = [(f.name, f.stat().st_size) for f in files]
+    described = json.dumps([dataclasses.asdict(spec), minutes, seed, names])
+    path = cache / f"noise-{hashlib.sha256(described.encode()).hexdigest()[:16]}.npy"
+    if path.is_file():
+        return np.asarray(np.load(path))
+    mixes = [
+        mix(spec.sample_rate, 60.0 * minutes / hours, seed + k, files, TRAINING_SHARE)[0]
+        for k in range(hours)
+    ]
+    heard = hear_all(mixes, spec, force=False, workers=workers)
+    x = np.concatenate([h.x.astype(np.float16) for h in heard])
+    cache.mkdir(parents=True, exist_ok=True)
+    np.save(path, x)
+    return x

@@ -11,7 +11,7 @@ from common.bundle import Bundle, load_bundle
 from common.errors import UserError
 from common.levels import rms_dbfs
 from features.windows import Grid, load_statistics, windows_of
-from infer.decision import UNCERTAIN
+from infer.decision import NOT_SPEECH, UNCERTAIN
 from infer.model import Model
 from train.bundle import update_bundle
 from train.corpora import Clip, Samples, load
@@ -103,8 +103,10 @@ def _thresholds(bundle: Bundle, samples: Samples) -> dict[str, float]:
     else:
         found = outputs(Model(bundle), bundle, load_statistics(bundle), heard)
         judged = judge(heard, found, bundle)
-        windows = judged.smoothed.max(axis=1)
-        said = np.array([u.confidence for u in judged.utterances])
+        # What is known to be no speech needs no higher threshold.
+        kept = [r != NOT_SPEECH for r in judged.reasons]
+        windows = np.append(judged.smoothed.max(axis=1)[kept], 0.0)
+        said = np.array([0.0] + [u.confidence for u in judged.utterances if u.reason != NOT_SPEECH])
 
     def above(present: float, seen: float) -> float:
         return max(present, min(MOST_CONFIDENCE, round(seen + 0.01, 4)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.bundle import Bundle
+from infer.decision import NOT_SPEECH
 from train import nonspeech
 from train.augment import coloured_noise, quantize, reverberate, speech_dbfs, telephone
 from train.corpora import Samples
@@ -27,6 +28,7 @@ from train.job import Job, blank_bundle
 from train.listen import Heard, Judged
 from train.metrics import risk_at, uar
 from train.splits import Split, leave_corpus_out, random_folds, speaker_folds
+from train.vad import in_place_of, voiced
 
 log = logging.getLogger("train")
 
@@ -126,6 +128,7 @@ def fold_figures(job: Job, folds: Folds) -> dict[str, Any]:
     found: dict[str, Any] = {
         "folds": summarize(judged, job.truth, job.corpus, n),
         "risk": _risk(job, judged),
+        "speech_lost": rejected(judged),
     }
     conditions = [c for c in heard if c != "clean"]
     if conditions:
@@ -145,11 +148,14 @@ def _risk(job: Job, judged: dict[int, Judged]) -> dict[str, float]:
 def _robustness(job: Job, folds: Folds, tuned: Bundle, condition: str) -> dict[str, float]:
     clips = sorted(folds.heard[condition])
 
-    def mean_uar(condition: str) -> float:
+    def judged_at(condition: str) -> dict[int, Judged]:
         judged: dict[int, Judged] = {}
         for fold in folds.outputs:
             chosen = {i: o for i, o in fold[condition].items() if i in wanted}
             judged |= judge_all(tuned, folds.heard[condition], chosen)
+        return judged
+
+    def mean_uar(judged: Mapping[int, Judged]) -> float:
         said = np.array([judged[i].probabilities for i in clips]).argmax(axis=1)
         corpus, truth = job.corpus[clips], job.truth[clips]
         names = sorted(set(corpus.tolist()))
@@ -157,9 +163,11 @@ def _robustness(job: Job, folds: Folds, tuned: Bundle, condition: str) -> dict[s
         return float(np.mean(each))
 
     wanted = set(clips)
+    judged = judged_at(condition)
     return {
-        "uar": mean_uar(condition),
-        "clean": mean_uar("clean"),
+        "uar": mean_uar(judged),
+        "clean": mean_uar(judged_at("clean")),
+        "speech_lost": rejected(judged),
         "unheard": float(np.mean([folds.heard[condition][i].forced for i in clips])),
     }
 
@@ -185,11 +193,59 @@ EVENTS_S = 7200.0
 EVENTS_SEED = 1
 
 
-def event_figures(job: Job, folds: Folds, sounds: Path) -> dict[str, Any]:
-    """False events of the first fold's model on a seeded mix of non-speech."""
+def event_figures(job: Job, folds: Folds, sounds: Path, *, webrtc: bool = False) -> dict[str, Any]:
+    """False events on a seeded mix of non-speech, the mean of all fold models.
+
+    Where there is a speech head: also without it and, if asked, with WebRTC's detector in its
+    place, its thresholds set by the same rule; and how much speech each takes for none.
+    """
     files = nonspeech.sound_files(sounds)
     samples, parts = nonspeech.mix(job.plan.spec.sample_rate, EVENTS_S, EVENTS_SEED, files)
     heard = nonspeech.hear_mix(samples, job.plan.spec)
+    outputs = [job.model(split).outputs(heard.x) for split in folds.splits]
     tuned = tune(job, folds)
-    outputs = job.model(folds.splits[0]).outputs(heard.x)
-    return nonspeech.false_events(heard, outputs, tuned, parts)
+
+    def mean(bundle: Bundle, outputs: list[NDArray[np.float32]]) -> dict[str, Any]:
+        return _mean([nonspeech.false_events(heard, o, bundle, parts) for o in outputs])
+
+    figures = mean(tuned, outputs)
+    if not tuned.speech_output:
+        return figures
+    open_ = dataclasses.replace(tuned.decision, min_speech=0.0, min_utterance_speech=0.0)
+    clean = folds.heard["clean"]
+    figures["speech_lost"] = rejected(cross_judged(tuned, folds.clean, clean))
+    figures["without_head"] = mean(dataclasses.replace(tuned, decision=open_), outputs)["per_hour"]
+    if webrtc:
+        spec = job.plan.spec
+        replaced = [
+            {i: in_place_of(o, voiced(job.sounds[i], spec), clean[i].kind) for i, o in fold.items()}
+            for fold in folds.clean
+        ]
+        other = tune(job, dataclasses.replace(folds, outputs=[{"clean": o} for o in replaced]))
+        voices = voiced(samples, spec)
+        figures["webrtc"] = mean(other, [in_place_of(o, voices, heard.kind) for o in outputs])[
+            "per_hour"
+        ]
+        figures["webrtc_speech_lost"] = rejected(cross_judged(other, replaced, clean))
+    return figures
+
+
+def cross_judged(
+    bundle: Bundle, folds: Sequence[Outputs], heard: Mapping[int, Heard]
+) -> dict[int, Judged]:
+    """Every fold's clips judged with one bundle."""
+    return {i: j for fold in folds for i, j in judge_all(bundle, heard, fold).items()}
+
+
+def rejected(judged: Mapping[int, Judged]) -> float:
+    """Share of the utterances that are taken for no speech."""
+    reasons = [u.reason for j in judged.values() for u in j.utterances]
+    return reasons.count(NOT_SPEECH) / max(1, len(reasons))
+
+
+def _mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of several models on one mix: their means."""
+    first = found[0]
+    kinds = {k: float(np.mean([f["by_kind"][k] for f in found])) for k in first["by_kind"]}
+    per_hour = float(np.mean([f["per_hour"] for f in found]))
+    return {**first, "per_hour": per_hour, "by_kind": kinds}

@@ -20,8 +20,10 @@ from train.corpora import Clip, Samples
 from train.dataset import content_key, progress
 
 RATE = 16000
-SIZE = 64
-"""Dimensions kept of the whitened embedding."""
+SIZE = 256
+"""Dimensions kept of the whitened embedding, most variance first."""
+TAUGHT = 64
+"""Of these, so many are taught as such."""
 TRIM_DB = 35.0
 
 Array = NDArray[np.float32]
@@ -85,6 +87,7 @@ def _whiten(raw: Array, size: int = SIZE) -> Array:
 def soft_labels(
     embeddings: Array,
     truth: NDArray[np.int64],
+    corpora: NDArray[np.str_],
     speakers: NDArray[np.str_],
     train: NDArray[np.int64],
     labels: int,
@@ -106,7 +109,10 @@ def soft_labels(
         seen, unseen = known[of != k], known[of == k]
         if len(unseen) == 0 or len(set(truth[seen].tolist())) < labels:
             continue
-        model = LogisticRegression(C=0.01, max_iter=300, class_weight="balanced")
-        model.fit(embeddings[seen], truth[seen])
+        groups = np.char.add(corpora[seen], truth[seen].astype(str))
+        _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        weight = len(seen) / len(counts) / counts[group]
+        model = LogisticRegression(C=0.01, max_iter=300)
+        model.fit(embeddings[seen], truth[seen], sample_weight=weight)
         found[unseen] = model.predict_proba(embeddings[unseen])
     return found

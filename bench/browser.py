@@ -1,0 +1,40 @@
+"""A real browser, headless, with a profile of its own: for tests, measurements and screenshots."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+"""Debian's, where it is installed."""
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Playwright's handle of a fresh Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM is not None, "deploy/setup.sh dev installs Chromium"
+    with tempfile.TemporaryDirectory(prefix="sep-browser-") as folder, sync_playwright() as api:
+        launched = api.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=[*FLAGS, f"--disk-cache-dir={folder}"]
+        )
+        try:
+            yield launched
+        finally:
+            launched.close()
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,175 @@
+"""The live page of a running pipeline, at http://127.0.0.1:8765 unless told otherwise.
+
+It subscribes like any other program, from this machine or another one. Beyond loopback it
+wants a token, in the environment variable SEP_DASHBOARD__TOKEN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import zmq
+
+from common.client import DEFAULT_ENDPOINT, Event, Status
+from common.errors import UserError
+from common.keys import add_ticket, ticket_of
+from common.listen import (
+    DEFAULT_LISTEN,
+    check_listen,
+    check_reach,
+    check_token,
+    listen_tcp,
+    split_listen,
+)
+from common.sockets import connect
+from common.stage import Heart, Stop, base_parser, read_job, run
+from dashboard.board import RECENT_S, Board
+from dashboard.feed import Feed
+from dashboard.guard import Guard
+from dashboard.server import Pages
+
+log = logging.getLogger("dashboard")
+
+TURN_S = 0.1
+STUCK_S = 2.0
+"""A feed that has not come round for so long is stuck; the heart then stops."""
+BACKLOG = 64
+CONNECTIONS = 256
+TOKEN = "SEP_DASHBOARD__TOKEN"
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which leaves the signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        UserError: the address is taken, or an endpoint is malformed.
+    """
+    history = Path(job["history"]) if job["history"] else None
+    board = Board(
+        {"endpoint": job["results"], "history": history is not None, "recent_s": RECENT_S}
+    )
+    pages = Pages(board, history, Path(job["bundle"]) if job["bundle"] else None)
+
+    def event(event: Event) -> None:
+        pages.tell(board.take(event))
+        if heart is not None:
+            heart.count += 1
+
+    def statuses(statuses: dict[str, Status]) -> None:
+        pages.tell(board.statuses(statuses))
+
+    host, _ = split_listen(job["listen"])
+    listener = listen_tcp(job["listen"])
+    server = Server(
+        uvicorn.Config(
+            Guard(pages.app, host, job["token"]),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    feed = Feed(job["results"], loop, event, statuses, job.get("ticket"))
+    feed.start()
+    # Who runs a pipeline has no use for uvicorn's words about odd requests.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    serving = asyncio.create_task(server.serve([listener]))
+    port = listener.getsockname()[1]
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        name = f"[{host}]" if ":" in host else host
+        log.info("the page is at http://%s:%d", name, port)
+        if heart is not None:
+            heart.state = "ready"
+            heart.beat(now=True)
+        while not stop.requested and not serving.done():
+            await asyncio.sleep(TURN_S)
+            if heart is not None and time.monotonic() - feed.turned < STUCK_S:
+                heart.counters["dashboard_malformed"] = feed.malformed
+                heart.counters["dashboard_viewers_cut"] = pages.counters["dashboard_viewers_cut"]
+                heart.beat()
+    finally:
+        # A page that reads nothing is cut off at the end, which is no error.
+        logging.getLogger("uvicorn.error").disabled = True
+        pages.close()
+        server.should_exit = True
+        await serving
+        feed.stop()
+
+
+def main(job: dict[str, Any]) -> int:
+    """Serve the page until told to stop."""
+    stop = Stop()
+    context: zmq.Context[Any] = zmq.Context()
+    heart = Heart(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
+    try:
+        asyncio.run(serve(job, stop, heart))
+    finally:
+        context.destroy(linger=0)
+    return 0
+
+
+def job_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The job that flags and environment describe.
+
+    Raises:
+        UserError: a mistake in one of them.
+    """
+    token = os.environ.get(TOKEN)
+    try:
+        if token is not None:
+            check_token(token)
+    except UserError as error:
+        raise UserError(f"environment variable {TOKEN}: {error}") from None
+    check_reach(check_listen(options.listen), token)
+    if options.history is not None and not options.history.is_file():
+        raise UserError(f"{options.history}: no such history file")
+    return {
+        "results": options.results,
+        "listen": options.listen,
+        "token": token,
+        "ticket": ticket_of(options),
+        "history": options.history and str(options.history),
+        "bundle": options.bundle and str(options.bundle),
+    }
+
+
+if __name__ == "__main__":
+    parser = base_parser("dashboard", __doc__ or "")
+    parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    add_ticket(parser)
+    parser.add_argument(
+        "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s"
+    )
+    parser.add_argument("--history", type=Path, metavar="FILE", help="history to look back into")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="where its model card is")
+    arguments = parser.parse_args()
+    run(
+        "dashboard",
+        lambda: main(read_job() if arguments.supervised else job_of(arguments)),
+        arguments.profile,
+    )

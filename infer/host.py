@@ -1,0 +1,121 @@
+"""An infer host: one process that runs the model for boxes on other machines.
+
+`python -m infer --boxes FILE`. It connects to every box's hub and features, over TCP with keys.
+A box that is away costs nothing and is served again when it is back; what it has not got in
+time waits in its ring. See docs/SCALING.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import pydantic
+import zmq
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.bundle import DEFAULT_BUNDLE, load_bundle
+from common.config import ENDPOINT, check_stream
+from common.errors import UserError
+from common.keys import Ticket
+from common.notify import Notifier
+from common.spec import read_toml
+from common.stage import Stop
+from infer.model import Model
+from infer.service import POLL_MS, InferService
+
+log = logging.getLogger("infer")
+
+AWAY_S = 5.0
+
+
+class Box(BaseModel):
+    """[[box]]"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    hub: str = Field(pattern=f"^{ENDPOINT}$")
+    features: str = Field(pattern=f"^{ENDPOINT}$")
+    server: Path
+    """The box's .key file."""
+
+
+class Boxes(BaseModel):
+    """The file: which boxes are served, with which bundles and whose key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    secret: Path
+    """This host's .key_secret file."""
+    bundles: tuple[Path, ...] = Field((DEFAULT_BUNDLE,), min_length=1)
+    """What boxes may ask for."""
+    runtime: str = Field("auto", pattern="^(auto|litert|tflite)$")
+    box: tuple[Box, ...] = Field(min_length=1, max_length=256)
+
+
+def load_boxes(path: Path) -> Boxes:
+    """Read the file.
+
+    Raises:
+        UserError: one line naming the key and what is wrong with it.
+    """
+    try:
+        boxes = Boxes(**read_toml(path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {key}: {first['msg']}") from None
+    names = [check_stream(box.name) for box in boxes.box]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: two boxes are named {name!r}; names must differ")
+    return boxes
+
+
+def serve_boxes(path: Path) -> int:
+    """Serve until told to stop.
+
+    Raises:
+        UserError: the file, a key or a bundle is missing or wrong.
+    """
+    stop, notifier = Stop(), Notifier()
+    boxes = load_boxes(path)
+    models = {}
+    for folder in boxes.bundles:
+        bundle = load_bundle(folder)
+        models[bundle.id] = (bundle, Model(bundle, boxes.runtime))
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    poller = zmq.Poller()
+    services: dict[str, InferService] = {}
+    away: dict[str, bool] = {}
+    try:
+        for box in boxes.box:
+            ticket = Ticket(boxes.secret, box.server)
+            service = InferService(models, box.hub, box.features, ticket=ticket, context=context)
+            services[box.name], away[box.name] = service, True
+        for service in services.values():
+            for socket in service.begin():
+                poller.register(socket, zmq.POLLIN)
+        while not stop.requested:
+            ready = dict(poller.poll(POLL_MS))
+            for name, service in services.items():
+                service.turn(ready)
+                if (gone := service.heard_s > AWAY_S) != away[name]:
+                    away[name] = gone
+                    log.log(
+                        logging.WARNING if gone else logging.INFO,
+                        "box %s is %s",
+                        name,
+                        "away" if gone else "there",
+                    )
+            there = len(away) - sum(away.values())
+            status = f"{there} of {len(away)} boxes are there"
+            notifier.turn(time.monotonic(), ready=True, well=True, status=status)
+        notifier.stopping()
+        for service in services.values():
+            service.end()
+    finally:
+        context.destroy(linger=0)
+    return 0

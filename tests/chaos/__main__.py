@@ -1,0 +1,120 @@
+"""`make chaos`: every fault, measured, as the table in docs/RELIABILITY.md.
+
+`python -m tests.chaos --list` names the parts, `--only NAME,…` runs some of them, `--quick`
+does less of each. Exit 0 where every bound was kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from tests.chaos import abuse, audio, kills, soak
+from tests.chaos.scene import QUICK, Row, Scale
+from tests.conftest import ROOT
+
+PARTS: dict[str, Callable[[Scale], list[Row]]] = {
+    "kill-file": kills.kill_file,
+    "kill-live": kills.kill_live,
+    "kill-capture": kills.kill_capture,
+    "stop": kills.stop_stages,
+    "kill-supervisor": kills.kill_supervisor,
+    "audio": audio.audio_faults,
+    "away": audio.away,
+    "load": audio.load,
+    "refusals": abuse.refusals,
+    "damaged-bundle": abuse.damaged_bundle,
+    "slow-subscriber": abuse.slow_subscriber,
+    "unread-stderr": abuse.unread_stderr,
+    "fuzz": abuse.fuzz,
+    "index": abuse.sample_index,
+    "clock": abuse.clock,
+    "soak": soak.soak,
+}
+BEGIN, END = "<!-- chaos: made by `make chaos` -->", "<!-- end -->"
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    flags.add_argument("--only", metavar="NAME,…", help="these parts alone")
+    flags.add_argument("--quick", action="store_true", help="less of each")
+    flags.add_argument("--list", action="store_true", help="name the parts, and end")
+    flags.add_argument("--json", type=Path, metavar="FILE", help="rows of earlier parts are kept")
+    flags.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table there")
+    options = flags.parse_args()
+    if options.list:
+        print("\n".join(PARTS))
+        return 0
+    chosen = options.only.split(",") if options.only else list(PARTS)
+    if unknown := set(chosen) - set(PARTS):
+        flags.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    table: dict[str, list[Row]] = {}
+    if options.json is not None and options.json.is_file():
+        known = json.loads(options.json.read_text())["parts"]
+        table = {part: [Row(**row) for row in rows] for part, rows in known.items()}
+    with tempfile.TemporaryDirectory(prefix="sep-run-") as runtime:
+        os.environ["XDG_RUNTIME_DIR"] = runtime
+        for part in chosen:
+            table[part] = run(part, QUICK if options.quick else Scale())
+            if options.json is not None:
+                content = {
+                    "machine": machine(),
+                    "parts": {p: [asdict(r) for r in rows] for p, rows in table.items()},
+                }
+                options.json.write_text(json.dumps(content, indent=1) + "\n")
+    if options.write is not None:
+        write(options.write, table)
+    return 0 if all(row.held for part in chosen for row in table[part]) else 1
+
+
+def run(part: str, scale: Scale) -> list[Row]:
+    """The rows of one part; a part that breaks down is a row, too."""
+    began = time.monotonic()
+    try:
+        rows = PARTS[part](scale)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # pytest's `fail` is no Exception
+        traceback.print_exc()
+        rows = [Row(part, "to run", f"broke down: {str(error)[:200]}", False)]
+    for row in rows:
+        print(f"{'held  ' if row.held else 'MISSED'} {row.fault}: {row.measured}", flush=True)
+    print(f"       ({part}: {time.monotonic() - began:.0f} s)", flush=True)
+    return rows
+
+
+def machine() -> str:
+    return (
+        f"{platform.machine()}, {psutil.cpu_count()} cores, Linux {platform.release()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def write(path: Path, table: dict[str, list[Row]]) -> None:
+    lines = ["| fault | bound | measured | held |", "|---|---|---|---|"]
+    for part in PARTS:
+        for row in table.get(part, []):
+            held = "yes" if row.held else "**no**"
+            lines.append(f"| {row.fault} | {row.bound} | {row.measured} | {held} |")
+    text = path.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    path.write_text(
+        "\n".join([head + BEGIN, "", f"Machine: {machine()}.", "", *lines, "", END]) + tail
+    )
+
+
+if __name__ == "__main__":
+    assert Path.cwd() == ROOT, "run it from the root of the project"
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Microphones that die, go quiet, lie, or are somebody else."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import soundfile
+
+from common import messages as m
+from tests.chaos.scene import (
+    RATE,
+    TOLD_S,
+    Row,
+    Scale,
+    Scene,
+    folder,
+    in_order,
+    loaded_cores,
+    microphone,
+    noise,
+)
+from tests.pulse import VirtualMicrophone
+
+RETURN_S = 5.0
+"""A source that is back is to be heard again within this."""
+OTHER = "other"
+
+
+class Room:
+    """The virtual microphone, what is played to it, and what can be done to it."""
+
+    def __init__(self, mic: VirtualMicrophone, here: Path) -> None:
+        self.mic = mic
+        self._noise, _ = noise(here, 300.0)
+        self._stuck = here / "stuck.wav"
+        soundfile.write(self._stuck, np.full(300 * RATE, 8000, np.int16), RATE)
+        self._player: subprocess.Popen[bytes] | None = None
+
+    def play(self, path: Path | None = None) -> None:
+        self.hush()
+        self._player = self.mic.play(path or self._noise)
+
+    def hush(self) -> None:
+        if self._player is not None:
+            self._player.kill()
+            self._player.wait()
+            self._player = None
+
+    def suspend(self) -> None:
+        self.mic.pactl("suspend-sink", "virtmic", "1")
+
+    def resume(self) -> None:
+        self.mic.pactl("suspend-sink", "virtmic", "0")
+
+    def unload(self) -> None:
+        rows = self.mic.pactl("list", "short", "modules").stdout.splitlines()
+        (module,) = [row.split()[0] for row in rows if "sink_name=virtmic" in row]
+        self.mic.pactl("unload-module", module)
+
+    def load(self, name: str = "virtmic") -> None:
+        form = f"rate={self.mic.rate} channels={self.mic.channels} format=s16le"
+        self.mic.pactl("load-module", "module-null-sink", f"sink_name={name}", *form.split())
+
+    def reload(self) -> None:
+        self.load()
+        self.play()
+
+    def kill(self) -> None:
+        self.hush()
+        self.mic.kill()
+
+    def start(self) -> None:
+        self.mic.start()
+        self.play()
+
+    def replace(self) -> None:
+        self.load(OTHER)
+        self.unload()
+
+    def stick(self) -> None:
+        self.play(self._stuck)
+
+
+def audio_faults(_scale: Scale) -> list[Row]:
+    """Each fault of a microphone, and its return."""
+    with folder() as here, microphone() as mic:
+        room = Room(mic, here)
+        faults: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
+            ("digital silence", room.hush, room.play),
+            ("a stuck value", room.stick, room.play),
+            ("source suspended", room.suspend, room.resume),
+            ("source unloaded", room.unload, room.reload),
+            ("audio daemon killed", room.kill, room.start),
+            ("source replaced by another", room.replace, room.reload),
+        ]
+        room.play()
+        with Scene("--source=mic", microphone=mic) as scene:
+            scene.await_results(2)
+            rows = [_fault(scene, *fault) for fault in faults]
+            ordered = in_order(scene.stop().fresh(m.Result))
+        room.hush()
+    if not ordered:
+        rows.append(Row("after them", "no message missing", "MESSAGES MISSING", False))
+    return rows
+
+
+def _fault(
+    scene: Scene, name: str, break_it: Callable[[], None], mend_it: Callable[[], None]
+) -> Row:
+    scene.await_health(lambda h: h.streams[0].state == "live", "the source to be live")
+    time.sleep(2.0)
+    since = time.monotonic()
+    break_it()
+    told, health = scene.await_health(
+        lambda h: h.streams[0].state != "live", f"{name} to be told", since
+    )
+    state = health.streams[0].state
+    time.sleep(4.0)  # long enough for several vain attempts
+    mend_it()
+    since = time.monotonic()
+    back, _ = scene.await_health(
+        lambda h: h.state == "ok" and h.streams[0].state == "live", "live again", since
+    )
+    return Row(
+        name,
+        "named within 3 s; live within 5 s of its return",
+        f"`{state}` after {told:.2f} s; live {back:.2f} s after its return",
+        told <= TOLD_S and back <= RETURN_S,
+    )
+
+
+def away(scale: Scale) -> list[Row]:
+    """A microphone that is away for longer than the ring holds."""
+    with folder() as here, microphone() as mic:
+        room = Room(mic, here)
+        room.play()
+        with Scene("--source=mic", microphone=mic, env={"SEP_RING__SECONDS": "5"}) as scene:
+            scene.await_results(6)
+            before = memory(scene)
+            last = scene.results()[-1]
+            room.kill()
+            time.sleep(scale.away_s)
+            room.start()
+            scene.await_health(lambda h: h.state == "ok", "all to be well")
+            scene.await_results(len(scene.results()) + 6)
+            grown = memory(scene) - before
+            results = scene.stop().fresh(m.Result)
+        room.hush()
+    long_ones = [r for r in results if r.seq > last.seq and r.skipped]
+    covered = long_ones[0].lost / RATE if long_ones else 0.0
+    held = len(long_ones) == 1 and in_order(results) and abs(covered - scale.away_s) < 5.0
+    return [
+        Row(
+            f"microphone away for {scale.away_s:g} s, ring of 5 s",
+            "one gap message, `seq` goes on, memory flat",
+            f"{len(long_ones)} long gap message of {covered:.1f} s; "
+            f"{'no' if in_order(results) else 'SOME'} `seq` missing; "
+            f"supervisor, features and infer {grown:+.1f} MiB",
+            held and grown < 4.0,
+        )
+    ]
+
+
+def memory(scene: Scene) -> float:
+    """Resident MiB of the processes that a lost microphone must not touch."""
+    stages = scene.running.stages()
+    processes = [psutil.Process(scene.running.process.pid), stages["features"], stages["infer"]]
+    return sum(process.memory_info().rss for process in processes) / 2**20
+
+
+def load(scale: Scale) -> list[Row]:
+    """Other programs that want every core."""
+    with folder() as here, microphone() as mic:
+        path, _ = noise(here, scale.load_s + 60.0)
+        player = mic.play(path)
+        with Scene("--source=mic", microphone=mic) as scene:
+            scene.await_results()
+            with loaded_cores():
+                time.sleep(scale.load_s)
+            received = scene.stop()
+        player.kill()
+        player.wait()
+    health = received.fresh(m.Health)[-1]
+    (stream,) = health.streams
+    results = received.fresh(m.Result)
+    restarts = sum(stage.restarts for stage in health.stages)
+    xruns = health.counters.get("capture_xruns", 0)
+    whole = in_order(results) and not any(r.lost for r in results) and not restarts
+    return [
+        Row(
+            f"every core fully loaded for {scale.load_s:g} s, live",
+            "0 samples lost",
+            f"{stream.position} samples, {stream.lost} lost, {stream.gaps} gaps, {xruns} xruns, "
+            f"{restarts} restarts",
+            whole and not stream.lost and not stream.gaps,
+        )
+    ]

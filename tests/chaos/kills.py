@@ -1,0 +1,210 @@
+"""Stages killed, stopped and orphaned."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import soundfile
+from numpy.typing import NDArray
+
+from common import messages as m
+from tests.chaos.scene import (
+    BACK_S,
+    RATE,
+    TOLD_S,
+    Row,
+    Scale,
+    Scene,
+    folder,
+    in_order,
+    microphone,
+    noise,
+    speech,
+    spread,
+)
+from tests.conftest import leftovers, offline, wait_until
+
+WINDOW_S = 1.0
+BLOCK = 320
+"""Samples of a block of 20 ms."""
+KEY = 16
+"""So many samples of the noise are found in one place of it only."""
+
+
+def kill_file(scale: Scale) -> list[Row]:
+    """features and infer under a file in real time."""
+    rng = random.Random(1)
+    times: dict[str, list[float]] = {"features": [], "infer": []}
+    victims = [stage for stage in times for _ in range(scale.kills)]
+    rng.shuffle(victims)
+    with folder() as here:
+        path = speech(here, 4.0 + 2.6 * len(victims))
+        with Scene(f"--source=file:{path}") as scene:
+            scene.await_results()
+            for stage in victims:
+                time.sleep(rng.uniform(0.0, 1.0))
+                times[stage].append(kill(scene, stage))
+            received = scene.end()
+        equal = received.stream() == offline(path)
+    return [
+        Row(
+            f"kill -9 of {stage}, {len(took)} times, a file in real time",
+            "same messages; results again within 3 s",
+            f"{'same' if equal else 'OTHER'} messages; {spread(took)}",
+            equal and max(took) <= BACK_S,
+        )
+        for stage, took in times.items()
+    ]
+
+
+def kill_live(scale: Scale) -> list[Row]:
+    """features and infer under a live microphone; what was heard is replayed to compare."""
+    rng = random.Random(2)
+    times: dict[str, list[float]] = {"features": [], "infer": []}
+    victims = [stage for stage in times for _ in range(scale.kills)]
+    rng.shuffle(victims)
+    with folder() as here, microphone() as mic:
+        mic.play(speech(here, 30.0 + 3.5 * len(victims)))
+        with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
+            scene.await_results()
+            for stage in victims:
+                time.sleep(rng.uniform(0.0, 1.0))
+                times[stage].append(kill(scene, stage))
+            received = scene.stop()
+        equal = received.stream() == offline(here / "tape" / "main")
+    return [
+        Row(
+            f"kill -9 of {stage}, {len(took)} times, live",
+            "same messages as the recording gives; results again within 3 s",
+            f"{'same' if equal else 'OTHER'} messages; {spread(took)}",
+            equal and max(took) <= BACK_S,
+        )
+        for stage, took in times.items()
+    ]
+
+
+def kill_capture(scale: Scale) -> list[Row]:
+    """The live capture; noise tells where in it we are, so the true gaps are known."""
+    rng, times = random.Random(3), []
+    with folder() as here, microphone() as mic:
+        path, played = noise(here, 20.0 + 5.0 * scale.kills)
+        mic.play(path)
+        with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
+            scene.await_results(3)
+            for _ in range(scale.kills):
+                time.sleep(rng.uniform(1.0, 2.0))  # long enough for speech between two gaps
+                times.append(kill(scene, "capture"))
+            received = scene.stop()
+        errors = gap_errors(here / "tape" / "main", played)
+        ordered = in_order(received.fresh(m.Result))
+        equal = received.stream() == offline(here / "tape" / "main")
+    worst = max(map(abs, errors), default=0)
+    held = len(errors) == scale.kills and worst <= BLOCK and ordered and equal
+    return [
+        Row(
+            f"kill -9 of the live capture, {scale.kills} times",
+            "gap declared within one block (20 ms) of the truth; results again within 4 s",
+            f"{len(errors)} gaps, off by at most {worst / RATE * 1000:.1f} ms; "
+            f"{'no message missing' if ordered and equal else 'MESSAGES MISSING'}; {spread(times)}",
+            held and max(times) <= WINDOW_S + BACK_S,
+        )
+    ]
+
+
+def stop_stages(_scale: Scale) -> list[Row]:
+    """SIGSTOP: alive, and deaf."""
+    rows = []
+    with folder() as here, microphone() as mic:
+        mic.play(speech(here, 120.0))
+        with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
+            scene.await_results(2)
+            for stage in ("capture", "features", "infer", "record"):
+                since, unix = time.monotonic(), time.time()
+                scene.running.stages()[stage].send_signal(signal.SIGSTOP)
+                told, _ = scene.await_health(
+                    lambda h, stage=stage: any(  # type: ignore[misc]
+                        s.name == stage and s.state != "ready" for s in h.stages
+                    ),
+                    f"{stage} to be found hung",
+                    since,
+                )
+                back = scene.await_sound_of(unix + told, since + told)
+                scene.await_health(
+                    lambda h: all(s.state == "ready" for s in h.stages), "all to be ready"
+                )
+                rows.append(
+                    Row(
+                        f"SIGSTOP of {stage}, live",
+                        "told within 3 s, then replaced, results again within 4 s",
+                        f"told after {told:.2f} s, results {back:.2f} s later",
+                        told <= TOLD_S and back <= WINDOW_S + BACK_S,
+                    )
+                )
+            ordered = in_order(scene.stop().fresh(m.Result))
+    if not ordered:
+        rows.append(Row("after them", "no message missing", "MESSAGES MISSING", False))
+    return rows
+
+
+def kill_supervisor(_scale: Scale) -> list[Row]:
+    """The one whom nobody supervises."""
+    with folder() as here:
+        path = speech(here, 60.0)
+        with Scene(f"--source=file:{path}") as scene:
+            scene.await_results()
+            children = list(scene.running.stages().values())
+            scene.running.process.kill()
+            since = time.monotonic()
+            _, alive = psutil.wait_procs(children, timeout=30.0)
+            gone = time.monotonic() - since
+        left = leftovers()
+        short = speech(here, 3.0)
+        with Scene(f"--source=file:{short}", "--speed=max") as scene:
+            equal = scene.end().stream() == offline(short)
+        wait_until(lambda: not leftovers() & left, "the remains to be gone")
+    return [
+        Row(
+            "kill -9 of the supervisor",
+            "every child gone within 2 s; the next start cleans up and runs",
+            f"{len(children)} children gone after {gone:.2f} s; {len(left)} remains removed; "
+            f"results {'right' if equal else 'WRONG'}",
+            not alive and gone <= 2.0 and bool(left) and equal,
+        )
+    ]
+
+
+def kill(scene: Scene, stage: str) -> float:
+    """kill -9, and the seconds until there is a result of sound from after it."""
+    while stage not in scene.running.stages():
+        time.sleep(0.01)
+    since, unix = time.monotonic(), time.time()
+    scene.running.stages()[stage].kill()
+    took = scene.await_sound_of(unix, since)
+    scene.await_health(lambda h: all(s.state == "ready" for s in h.stages), f"{stage} to be ready")
+    return took
+
+
+def gap_errors(tape: Path, played: NDArray[np.int16]) -> list[int]:
+    """Samples by which each declared gap is longer than what is missing of the noise."""
+    import json
+
+    heard, _ = soundfile.read(tape / "audio.flac", dtype="int16")
+    where = {played[i : i + KEY].tobytes(): i for i in range(len(played) - KEY)}
+    rows = [json.loads(line) for line in (tape / "tape.jsonl").read_text().splitlines()]
+    spans: list[tuple[int, int]] = []
+    for a, b in (row["gap"] for row in rows if "gap" in row):
+        if spans and spans[-1][1] == a:  # one gap may be told in pieces
+            spans[-1] = (spans[-1][0], b)
+        else:
+            spans.append((a, b))
+    errors = []
+    for a, b in spans:
+        before = where[heard[a - KEY : a].tobytes()] + KEY
+        behind = where[heard[b : b + KEY].tobytes()]
+        errors.append((b - a) - (behind - before))
+    return errors

@@ -1,0 +1,240 @@
+"""What every fault needs: a pipeline, something to hear, and what a subscriber learnt and when."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import soundfile
+from numpy.typing import NDArray
+
+from common import messages as m
+from tests.conftest import DEMO, Received, Running, leftovers, nothing_left_but, wait_until
+from tests.pulse import VirtualMicrophone
+
+RATE = 16000
+TOLD_S = 3.0
+"""A fault is to be named in `health` within this."""
+BACK_S = 3.0
+"""Results are to be there again within this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        fault: what was done.
+        bound: what is asked for.
+        measured: what came out.
+        held: whether the bound was kept.
+    """
+
+    fault: str
+    bound: str
+    measured: str
+    held: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much of it: the whole table, or a quick look.
+
+    Attributes:
+        kills: of each stage.
+        load_s: seconds with both cores loaded.
+        away_s: seconds without a microphone, on a ring of 5 s.
+        messages: random and mutated ones.
+        soak_h: hours of audio at full speed.
+        soak_restarts: of every stage meanwhile.
+    """
+
+    kills: int = 20
+    load_s: float = 300.0
+    away_s: float = 15.0
+    messages: int = 100_000
+    soak_h: float = 24.0
+    soak_restarts: int = 100
+
+
+QUICK = Scale(kills=3, load_s=10.0, away_s=8.0, messages=5_000, soak_h=0.5, soak_restarts=3)
+
+
+class Scene:
+    """A pipeline and its subscriber, in a folder that goes away with it; nothing may stay behind.
+
+    Args:
+        flags: of `supervisor.py`.
+        microphone: hears it.
+        env: environment beside the microphone's.
+    """
+
+    def __init__(
+        self,
+        *flags: str,
+        microphone: VirtualMicrophone | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        heard = microphone.env if microphone is not None else {}
+        self._before = leftovers()
+        self.running = Running(*flags, env={**heard, **(env or {})})
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.running.end()
+        if self.running.process.returncode >= 0:
+            nothing_left_but(self._before)
+
+    @property
+    def received(self) -> Received:
+        return self.running.received
+
+    def results(self) -> list[m.Result]:
+        return self.received.fresh(m.Result)
+
+    def health(self) -> m.Health | None:
+        """The newest."""
+        all_of_it = self.received.fresh(m.Health)
+        return all_of_it[-1] if all_of_it else None
+
+    def await_results(self, count: int = 1) -> None:
+        self.running.subscriber.wait_for(lambda r: len(r.fresh(m.Result)) >= count)
+
+    def await_health(
+        self, told: Callable[[m.Health], bool], what: str, since: float | None = None
+    ) -> tuple[float, m.Health]:
+        """Seconds from `since` (CLOCK_MONOTONIC; default: now) until `health` says it."""
+        since = time.monotonic() if since is None else since
+        return self._await(
+            lambda message: isinstance(message, m.Health) and told(message), since, what
+        )
+
+    def await_sound_of(self, moment: float, since: float) -> float:
+        """Seconds from `since` until a result came, no gap, whose window ended after `moment`.
+
+        Args:
+            moment: unix time.
+        """
+
+        def fits(message: m.Message) -> bool:
+            return (
+                isinstance(message, m.Result)
+                and message.state != "gap"
+                and message.time is not None
+                and message.time > moment
+            )
+
+        return self._await(fits, since, "results again")[0]
+
+    def _await(self, fits: Callable[[Any], bool], since: float, what: str) -> tuple[float, Any]:
+        found: list[tuple[float, Any]] = []
+        looked = 0
+
+        def there() -> bool:
+            nonlocal looked
+            messages = self.received.messages
+            while looked < len(messages):
+                message, replay, came = messages[looked]
+                looked += 1
+                if came >= since and not replay and fits(message):
+                    found.append((came - since, message))
+                    return True
+            return False
+
+        wait_until(there, what)
+        return found[0]
+
+    def stop(self) -> Received:
+        """End in order; everything that came.
+
+        Raises:
+            RuntimeError: it did not end well.
+        """
+        self.running.process.terminate()
+        return self.end()
+
+    def end(self) -> Received:
+        """The end of the source; everything that came."""
+        code, stderr, received = self.running.ended()
+        if code != 0:
+            raise RuntimeError(f"exit code {code}: {stderr}")
+        return received
+
+
+def in_order(results: list[m.Result]) -> bool:
+    """Whether no result is missing and none is there twice."""
+    expected = 0
+    for result in results:
+        if result.seq != expected:
+            return False
+        expected = result.next_seq
+    return True
+
+
+def speech(folder: Path, seconds: float) -> Path:
+    """The demo clip over and over, as a file of so many seconds."""
+    samples, rate = soundfile.read(DEMO, dtype="int16")
+    path = folder / f"speech-{seconds:g}.wav"
+    with soundfile.SoundFile(path, "w", rate, 1, subtype="PCM_16") as file:
+        left = round(seconds * rate)
+        while left > 0:
+            file.write(samples[:left])
+            left -= len(samples)
+    return path
+
+
+def noise(folder: Path, seconds: float, seed: int = 0) -> tuple[Path, NDArray[np.int16]]:
+    """Loud enough noise, whose every few samples are found nowhere else in it."""
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(-3000, 3000, round(seconds * RATE)).astype(np.int16)
+    path = folder / f"noise-{seconds:g}-{seed}.wav"
+    soundfile.write(path, samples, RATE)
+    return path, samples
+
+
+@contextlib.contextmanager
+def microphone() -> Iterator[VirtualMicrophone]:
+    """A virtual microphone that runs; a fault may have killed it already."""
+    mic = VirtualMicrophone()
+    try:
+        mic.start()
+        yield mic
+    finally:
+        mic.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for sound files, on disk."""
+    with tempfile.TemporaryDirectory(prefix="sep-chaos-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def loaded_cores() -> Iterator[None]:
+    """A busy loop on every core."""
+    load = [
+        psutil.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(psutil.cpu_count() or 2)
+    ]
+    try:
+        yield
+    finally:
+        for one in load:
+            one.kill()
+            one.wait()
+
+
+def spread(seconds: list[float]) -> str:
+    """Median and longest of some times."""
+    return f"median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s"
