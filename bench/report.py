@@ -232,7 +232,7 @@ def _ring(part: Any) -> list[Row]:
         beside = f", {tick['median']:.1f} with a tick each" if tick else ""
         found = f"{us['ring']['median']:.2f} µs{beside}; " + "; ".join(
             f"{name} {us[name]['median']:.1f} ({to[name]:.1f}x)"
-            for name in ("queue", "pipe", "zmq")
+            for name in ("queue", "pipe", "pipe, bytes", "zmq")
         )
         least = min(to["queue"], to["pipe"])
         rows.append(Row(f"{measure}, to Queue and Pipe", "≥ 20x", found, least, 20, more=True))
