@@ -45,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results.json, with docs")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results.json")
     parser.add_argument("--quick", action="store_true", help="to see that it runs; no documents")
     parser.add_argument("--table", action="store_true", help="only write the documents again")
     flags = parser.parse_args()
