@@ -33,6 +33,7 @@ PARTS: dict[str, Part] = {
     "inference": lambda at: inference.measure(at.bundle, 2000),
     "start": pipelines.start,
     "latency": pipelines.latency,
+    "loaded": pipelines.loaded,
     "cost": pipelines.cost,
     "streams": pipelines.streams,
     "speed": pipelines.speed,
@@ -70,7 +71,7 @@ def main() -> int:
                 flags.out.write_text(json.dumps(results, indent=1) + "\n")
                 print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
     print(report.table(results))
-    if not flags.quick:
+    if not flags.quick and flags.out == RESULTS:
         report.write(results)
     return 0
 

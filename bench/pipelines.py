@@ -76,28 +76,35 @@ def latencies(program: Program, seconds: float) -> list[float]:
 
 
 def latency(at: Setting) -> dict[str, Any]:
-    """Quiet, and with one busy program per core; ours with blocks of 20 ms."""
+    """On a machine that has nothing else to do; ours with blocks of 20 ms."""
+    return _latency(at, contextlib.nullcontext)
+
+
+def loaded(at: Setting) -> dict[str, Any]:
+    """The same with one busy program per core."""
+    return _latency(at, loaded_cores)
+
+
+def _latency(
+    at: Setting, load: Callable[[], contextlib.AbstractContextManager[None]]
+) -> dict[str, Any]:
     speech = speech_file(at.folder, 120)
     programs: dict[str, Start] = {
         "ours": lambda: pipeline(speech, at.bundle.path, block_ms=20.0),
         "rival": lambda: rival(speech, at.original.path),
     }
-    found: dict[str, Any] = {}
-    for load in ("quiet", "loaded"):
-        times: dict[str, list[float]] = {name: [] for name in programs}
-        p99s: dict[str, list[float]] = {name: [] for name in programs}
-        for _ in range(at.rounds(3)):
-            for name, start in programs.items():
-                busy = loaded_cores() if load == "loaded" else contextlib.nullcontext()
-                with start() as program, busy:
-                    ms = latencies(program, at.seconds(22.0))
-                times[name] += ms
-                p99s[name].append(float(np.percentile(ms, 99)))
-        found[load] = {
-            name: {**spread(values), "p99_by_round": spread(p99s[name])}
-            for name, values in times.items()
-        }
-    return found
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    p99s: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(at.rounds(3)):
+        for name, start in programs.items():
+            with start() as program, load():
+                ms = latencies(program, at.seconds(22.0))
+            times[name] += ms
+            p99s[name].append(float(np.percentile(ms, 99)))
+    return {
+        name: {**spread(values), "p99_by_round": spread(p99s[name])}
+        for name, values in times.items()
+    }
 
 
 def live_cost(program: Program, seconds: float, streams: int = 1) -> dict[str, Any]:

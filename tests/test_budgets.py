@@ -82,3 +82,5 @@ def test_running_processes_stay_within_memory_and_rate(
         low, high = budget_of(name).rate_hz
         mean = sum(rates) / len(rates)
         assert low <= mean <= high, (name, rates)
+    running.process.terminate()
+    assert running.ended()[0] == 0

@@ -51,6 +51,8 @@ def test_every_process_of_a_pipeline_has_them(
     assert set(slices.values()) == {SLICE_NS}
     threads = Path(f"/proc/{main.pid}/task").iterdir()
     assert {slice_ns(int(thread.name)) for thread in threads} == {SLICE_NS}
+    running.process.terminate()
+    assert running.ended()[0] == 0
 
 
 def test_a_stage_started_by_hand_asks_as_well(clip: Callable[..., Path]) -> None:
