@@ -96,7 +96,9 @@ def test_what_is_old_is_not_shown_as_new(publisher: tuple[Publisher, str]) -> No
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_in_tmux(supervise: Supervise, clip: Clip, tmp_path: Path) -> None:
     running = supervise(f"--source=file:{clip(30.0)}", f"--source=file:{clip(30.0, name='b')}")
-    environment = {**os.environ, "TMUX_TMPDIR": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    # Of a test runner's environment only what a shell has: its COLUMNS are not the pane's.
+    kept = {name: os.environ[name] for name in ("PATH", "XDG_RUNTIME_DIR") if name in os.environ}
+    environment = {**kept, "HOME": str(tmp_path), "TMUX_TMPDIR": str(tmp_path), "LC_ALL": "C.UTF-8"}
 
     def tmux(*words: str) -> str:
         done = subprocess.run(
@@ -107,7 +109,7 @@ def test_in_tmux(supervise: Supervise, clip: Clip, tmp_path: Path) -> None:
     watch = " ".join([*COMMAND, "--endpoint", running.endpoint])
     tmux("new-session", "-d", "-x", "100", "-y", "12", f"cd {ROOT} && {watch}; sleep 30")
     try:
-        wait_until(lambda: "● main-2" in tmux("capture-pane", "-p"), "both streams")
+        wait_until(lambda: "main-2" in tmux("capture-pane", "-p"), "both streams")
         first = tmux("capture-pane", "-p")
         wait_until(lambda: tmux("capture-pane", "-p") != first, "something to move")
         tmux("resize-window", "-x", "60", "-y", "5")
