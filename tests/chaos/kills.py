@@ -43,7 +43,7 @@ def kill_file(scale: Scale) -> list[Row]:
     victims = [stage for stage in times for _ in range(scale.kills)]
     rng.shuffle(victims)
     with folder() as here:
-        path = speech(here, 4.0 + 2.6 * len(victims))
+        path = speech(here, 4.0 + 4.5 * len(victims))
         with Scene(f"--source=file:{path}") as scene:
             scene.await_results()
             for stage in victims:
@@ -69,7 +69,7 @@ def kill_live(scale: Scale) -> list[Row]:
     victims = [stage for stage in times for _ in range(scale.kills)]
     rng.shuffle(victims)
     with folder() as here, microphone() as mic:
-        mic.play(speech(here, 30.0 + 3.5 * len(victims)))
+        mic.play(speech(here, 30.0 + 5.0 * len(victims)))
         with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
             scene.await_results()
             for stage in victims:
@@ -92,7 +92,7 @@ def kill_capture(scale: Scale) -> list[Row]:
     """The live capture; noise tells where in it we are, so the true gaps are known."""
     rng, times = random.Random(3), []
     with folder() as here, microphone() as mic:
-        path, played = noise(here, 20.0 + 5.0 * scale.kills)
+        path, played = noise(here, 30.0 + 9.0 * scale.kills)
         mic.play(path)
         with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
             scene.await_results(3)
@@ -120,7 +120,7 @@ def stop_stages(_scale: Scale) -> list[Row]:
     """SIGSTOP: alive, and deaf."""
     rows = []
     with folder() as here, microphone() as mic:
-        mic.play(speech(here, 120.0))
+        mic.play(speech(here, 240.0))
         with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
             scene.await_results(2)
             for stage in ("capture", "features", "infer", "record"):
