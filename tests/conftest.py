@@ -19,12 +19,14 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+import threadpoolctl
 import zmq
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from common import messages as m
 from common.process import ProcessIdentity
+from common.stage import ONE_BLAS_THREAD
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo.flac"
@@ -33,6 +35,10 @@ PATIENCE_S = 60.0
 """Far beyond what anything here takes; only a hang reaches it."""
 LIVE_ONLY = ("time", "timing_ms", "run")
 """Keys that a live message may have different from an offline one."""
+
+# As the stages have it: how a product is split among threads decides its last bits.
+os.environ.update(ONE_BLAS_THREAD)
+threadpoolctl.threadpool_limits(1)
 
 # A busy machine is slow at everything; that is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
