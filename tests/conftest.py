@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-import threadpoolctl
+import threadpoolctl  # type: ignore[import-untyped,unused-ignore]
 import zmq
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from common.stage import ONE_BLAS_THREAD
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo.flac"
 BUNDLE = ROOT / "models" / "default"
+SUPERVISOR = (str(ROOT / "supervisor.py"),)
 PATIENCE_S = 60.0
 """Far beyond what anything here takes; only a hang reaches it."""
 LIVE_ONLY = ("time", "timing_ms", "run")
@@ -111,11 +112,13 @@ class Subscriber(threading.Thread):
 class Running:
     """A supervisor that was started with some flags, and a subscriber to it."""
 
-    def __init__(self, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *flags: str, env: dict[str, str] | None = None, program: tuple[str, ...] = SUPERVISOR
+    ) -> None:
         self.endpoint = fresh_endpoint()
         self.subscriber = Subscriber(self.endpoint)
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "supervisor.py"), "--results", self.endpoint, *flags],
+            [sys.executable, *program, "--results", self.endpoint, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -186,6 +186,7 @@ class _Readers(threading.Thread):
         self._sockets = []
         for _ in range(READERS):
             one = context.socket(zmq.SUB)
+            one.setsockopt(zmq.RCVHWM, 0)  # they do read, if not as fast as this goes
             one.setsockopt(zmq.SUBSCRIBE, b"result/")
             one.connect(endpoint)
             self._sockets.append(one)

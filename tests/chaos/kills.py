@@ -13,6 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from common import messages as m
+from common.supervision import Policy
 from tests.chaos.scene import (
     BACK_S,
     RATE,
@@ -32,23 +33,22 @@ from tests.conftest import leftovers, offline, wait_until
 WINDOW_S = 1.0
 BLOCK = 320
 """Samples of a block of 20 ms."""
+LIVED_S = Policy().quick + 0.2
 KEY = 16
 """So many samples of the noise are found in one place of it only."""
 
 
 def kill_file(scale: Scale) -> list[Row]:
     """features and infer under a file in real time."""
-    rng = random.Random(1)
+    rng, killer = random.Random(1), Killer()
     times: dict[str, list[float]] = {"features": [], "infer": []}
-    victims = [stage for stage in times for _ in range(scale.kills)]
-    rng.shuffle(victims)
+    victims = [*times] * scale.kills
     with folder() as here:
         path = speech(here, 4.0 + 4.5 * len(victims))
         with Scene(f"--source=file:{path}") as scene:
             scene.await_results()
             for stage in victims:
-                time.sleep(rng.uniform(0.0, 1.0))
-                times[stage].append(kill(scene, stage))
+                times[stage].append(killer.kill(scene, stage, rng.uniform(0.0, 0.5)))
             received = scene.end()
         equal = received.stream() == offline(path)
     return [
@@ -64,17 +64,15 @@ def kill_file(scale: Scale) -> list[Row]:
 
 def kill_live(scale: Scale) -> list[Row]:
     """features and infer under a live microphone; what was heard is replayed to compare."""
-    rng = random.Random(2)
+    rng, killer = random.Random(2), Killer()
     times: dict[str, list[float]] = {"features": [], "infer": []}
-    victims = [stage for stage in times for _ in range(scale.kills)]
-    rng.shuffle(victims)
+    victims = [*times] * scale.kills
     with folder() as here, microphone() as mic:
         mic.play(speech(here, 30.0 + 5.0 * len(victims)))
         with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
             scene.await_results()
             for stage in victims:
-                time.sleep(rng.uniform(0.0, 1.0))
-                times[stage].append(kill(scene, stage))
+                times[stage].append(killer.kill(scene, stage, rng.uniform(0.0, 0.5)))
             received = scene.stop()
         equal = received.stream() == offline(here / "tape" / "main")
     return [
@@ -90,15 +88,14 @@ def kill_live(scale: Scale) -> list[Row]:
 
 def kill_capture(scale: Scale) -> list[Row]:
     """The live capture; noise tells where in it we are, so the true gaps are known."""
-    rng, times = random.Random(3), []
+    rng, killer, times = random.Random(3), Killer(), []
     with folder() as here, microphone() as mic:
         path, played = noise(here, 30.0 + 9.0 * scale.kills)
         mic.play(path)
         with Scene("--source=mic", f"--record={here / 'tape'}", microphone=mic) as scene:
             scene.await_results(3)
             for _ in range(scale.kills):
-                time.sleep(rng.uniform(1.0, 2.0))  # long enough for speech between two gaps
-                times.append(kill(scene, "capture"))
+                times.append(killer.kill(scene, "capture", rng.uniform(0.0, 0.5)))
             received = scene.stop()
         errors = gap_errors(here / "tape" / "main", played)
         ordered = in_order(received.fresh(m.Result))
@@ -178,15 +175,28 @@ def kill_supervisor(_scale: Scale) -> list[Row]:
     ]
 
 
-def kill(scene: Scene, stage: str) -> float:
-    """kill -9, and the seconds until there is a result of sound from after it."""
-    while stage not in scene.running.stages():
-        time.sleep(0.01)
-    since, unix = time.monotonic(), time.time()
-    scene.running.stages()[stage].kill()
-    took = scene.await_sound_of(unix, since)
-    scene.await_health(lambda h: all(s.state == "ready" for s in h.stages), f"{stage} to be ready")
-    return took
+class Killer:
+    """Kills a stage that has lived for a while: who dies again at once is made to wait."""
+
+    def __init__(self) -> None:
+        self._ready: dict[str, float] = {}
+
+    def kill(self, scene: Scene, stage: str, pause: float) -> float:
+        """kill -9, and the seconds until there is a result of sound from after it.
+
+        Args:
+            pause: seconds more than the stage must have lived.
+        """
+        born = self._ready.setdefault(stage, time.monotonic())
+        time.sleep(max(0.0, born + LIVED_S + pause - time.monotonic()))
+        since, unix = time.monotonic(), time.time()
+        scene.running.stages()[stage].kill()
+        took = scene.await_sound_of(unix, since)
+        scene.await_health(
+            lambda h: all(s.state == "ready" for s in h.stages), f"{stage} to be ready"
+        )
+        self._ready[stage] = time.monotonic()
+        return took
 
 
 def gap_errors(tape: Path, played: NDArray[np.int16]) -> list[int]:

@@ -17,7 +17,15 @@ import soundfile
 from numpy.typing import NDArray
 
 from common import messages as m
-from tests.conftest import DEMO, Received, Running, leftovers, nothing_left_but, wait_until
+from tests.conftest import (
+    DEMO,
+    SUPERVISOR,
+    Received,
+    Running,
+    leftovers,
+    nothing_left_but,
+    wait_until,
+)
 from tests.pulse import VirtualMicrophone
 
 RATE = 16000
@@ -65,7 +73,7 @@ class Scale:
     soak_restarts: int = 100
 
 
-QUICK = Scale(kills=3, load_s=10.0, away_s=8.0, messages=5_000, soak_h=0.5, soak_restarts=3)
+QUICK = Scale(kills=2, load_s=10.0, away_s=8.0, messages=5_000, soak_h=2.0, soak_restarts=3)
 
 
 class Scene:
@@ -75,6 +83,7 @@ class Scene:
         flags: of `supervisor.py`.
         microphone: hears it.
         env: environment beside the microphone's.
+        program: what to run in place of `supervisor.py`.
     """
 
     def __init__(
@@ -82,10 +91,11 @@ class Scene:
         *flags: str,
         microphone: VirtualMicrophone | None = None,
         env: dict[str, str] | None = None,
+        program: tuple[str, ...] = SUPERVISOR,
     ) -> None:
         heard = microphone.env if microphone is not None else {}
         self._before = leftovers()
-        self.running = Running(*flags, env={**heard, **(env or {})})
+        self.running = Running(*flags, env={**heard, **(env or {})}, program=program)
 
     def __enter__(self) -> Scene:
         return self
@@ -184,8 +194,8 @@ def in_order(results: list[m.Result]) -> bool:
 def speech(folder: Path, seconds: float) -> Path:
     """The demo clip over and over, as a file of so many seconds."""
     samples, rate = soundfile.read(DEMO, dtype="int16")
-    path = folder / f"speech-{seconds:g}.wav"
-    with soundfile.SoundFile(path, "w", rate, 1, subtype="PCM_16") as file:
+    path = folder / f"speech-{seconds:g}.w64"  # a WAV ends at 4 GB
+    with soundfile.SoundFile(path, "w", rate, 1, subtype="PCM_16", format="W64") as file:
         left = round(seconds * rate)
         while left > 0:
             file.write(samples[:left])
