@@ -281,6 +281,14 @@ class Microphone:
         if self._head - self._tail >= frames:  # they came while we were busy
             os.eventfd_write(self.wakeup, 1)
 
+    def waiting(self) -> list[tuple[int, float]]:
+        """Frames and time (CLOCK_MONOTONIC) of each block that `blocks` has not handed out yet."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.wakeup)
+        slots = len(self._frames)
+        unread = range(self._read, self._written)
+        return [(self._frames[n % slots], self._times[n % slots]) for n in unread]
+
     def close(self) -> None:
         """Let go of the device. A wedged one may never return: have a timer behind it."""
         self._stream.abort(ignore_errors=True)

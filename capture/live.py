@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -30,6 +31,8 @@ log = logging.getLogger("capture")
 
 ANCHOR_S = 1.0
 """The sample clock is tied to the monotonic one so often: devices drift."""
+BEGIN_S = 0.3
+"""Sound of a restarted source that is looked at to tell when it began."""
 WEDGED_S = 2.0
 """Closing a lost device may hang; after so long the process ends without it."""
 
@@ -82,10 +85,11 @@ class LiveDevice:
         """Feed what has come; look whether the device still lives."""
         if self.ended:
             return
+        if self._anchored is None and not self._begin():
+            self._check(now)
+            return
         for block in self.microphone.blocks():
             frames = len(block.samples)
-            if self._anchored is None:
-                self._begin(block.time, frames)
             missing = block.lost + (self._overrun(block.time, frames + block.lost) * block.xrun)
             if missing:
                 self._missing(missing)
@@ -118,16 +122,28 @@ class LiveDevice:
             pump.feed(samples)
         self._anchor(heard)
 
-    def _begin(self, heard: float, frames: int) -> None:
-        """Where time says a restarted source should be; a fresh one begins at its ring's index."""
+    def _begin(self) -> bool:
+        """Where time says a restarted source should be; a fresh one begins at its ring's index.
+
+        On a busy machine the first block comes late, so a restarted source waits for a few and
+        takes the promptest. False: it waits.
+        """
+        waiting = self.microphone.waiting()
+        frames = list(itertools.accumulate(n for n, _ in waiting))
+        again = any(ring.anchor[1] for ring in self._rings)
+        enough = round(BEGIN_S * self._rate) if again else 1
+        if not frames or frames[-1] < enough:
+            self.microphone.wait_for(enough)
+            return False
+        began = min(heard - n / self._rate for n, (_, heard) in zip(frames, waiting, strict=True))
         for at, (pump, ring) in enumerate(zip(self.pumps, self._rings, strict=True)):
             index, monotonic, _ = ring.anchor
             if monotonic:
-                first = index + (heard - monotonic) * self._form_rate
-                first -= frames * self._form_rate / self._rate
+                first = index + (began - monotonic) * self._form_rate
                 pump.gap(max(0, round(first) - ring.index))
             self._base[at] = ring.index
-        self._anchored = (0, heard - frames / self._rate)
+        self._anchored = (0, began)
+        return True
 
     def _overrun(self, heard: float, frames: int) -> int:
         """Frames that PortAudio has lost before a block: what the clock says is missing."""

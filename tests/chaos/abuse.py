@@ -222,7 +222,7 @@ def fuzz(scale: Scale) -> list[Row]:
     """Random bytes, random maps and real messages with a few bytes changed, at every socket."""
     rng = random.Random(4)
     with folder() as here:
-        path = speech(here, 40.0 if scale.messages < 50_000 else 120.0)
+        path = speech(here, 40.0 if scale.messages < 50_000 else 75.0)
         with Scene(f"--source=file:{path}", "--speed=realtime") as scene:
             scene.await_results()
             home = next((Path(os.environ["XDG_RUNTIME_DIR"]) / "sep").glob("*.*"))
@@ -240,6 +240,7 @@ def fuzz(scale: Scale) -> list[Row]:
                 for frame in _rubbish(rng, run, scale.messages // 3):
                     one.send(frame)
                     sent[name] += 1
+            scene.await_health(lambda h: h.streams[0].state == "ended", "the end of the file")
             received = scene.end()
             # Not before: what a peer has sent and is not yet read goes when it disconnects.
             context.destroy(linger=0)
