@@ -135,4 +135,6 @@ def _growth(name: str, points: list[tuple[float, str, dict[str, float]]], hours:
         low, high = fit.slope - error, fit.slope + error
         told.append(f"{quantity} {fit.slope:+.4f} an hour ({low:+.4f} to {high:+.4f})")
         held &= high * hours < GROWTH_LIMITS[quantity]
-    return Row(f"growth: {name}", "no growth: slope with its 95 % interval", "; ".join(told), held)
+    return Row(
+        f"growth: {name}", "no growth: slope with its 95 % interval", "; ".join(told), bool(held)
+    )
