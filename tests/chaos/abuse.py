@@ -222,7 +222,7 @@ def fuzz(scale: Scale) -> list[Row]:
     """Random bytes, random maps and real messages with a few bytes changed, at every socket."""
     rng = random.Random(4)
     with folder() as here:
-        path = speech(here, 40.0 if scale.messages < 50_000 else 75.0)
+        path = speech(here, 50.0)
         with Scene(f"--source=file:{path}", "--speed=realtime") as scene:
             scene.await_results()
             home = next((Path(os.environ["XDG_RUNTIME_DIR"]) / "sep").glob("*.*"))
