@@ -41,6 +41,10 @@ LIVE_ONLY = ("time", "timing_ms", "run")
 os.environ.update(ONE_BLAS_THREAD)
 threadpoolctl.threadpool_limits(1)
 
+# A shell ignores Ctrl-C in what it starts in the background, and children inherit that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A busy machine is slow at everything; that is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
