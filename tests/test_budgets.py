@@ -19,7 +19,7 @@ from common.bundle import DEFAULT_BUNDLE, load_bundle
 from common.config import load_config
 from tests.conftest import Running, wait_until
 
-SECONDS = 6.0
+SECONDS = 10.0
 
 
 def test_every_stage_that_the_supervisor_can_start_has_a_row() -> None:
@@ -78,7 +78,9 @@ def test_running_processes_stay_within_memory_and_rate(
     low, high = budget_of("supervisor").rate_hz
     assert low <= (len(healths) - 1) / elapsed <= high
     for name in ("capture", "features", "infer", "record"):
-        rates = [row.rate_hz for h in healths for row in h.stages if row.name == name]
+        # A process's first beats count from its start, when there was nothing to do yet.
+        settled = [h for h in healths if h.time >= began.time + 1.5]
+        rates = [row.rate_hz for h in settled for row in h.stages if row.name == name]
         low, high = budget_of(name).rate_hz
         mean = sum(rates) / len(rates)
         assert low <= mean <= high, (name, rates)
