@@ -227,7 +227,7 @@ def fuzz(scale: Scale) -> list[Row]:
             scene.await_results()
             home = next((Path(os.environ["XDG_RUNTIME_DIR"]) / "sep").glob("*.*"))
             run = scene.results()[0].run
-            sent = {}
+            sent, sockets = {}, []
             context: zmq.Context[Any] = zmq.Context()
             for name, kind, endpoint in (
                 ("hub", zmq.DEALER, f"ipc://{home}/hub"),
@@ -235,6 +235,7 @@ def fuzz(scale: Scale) -> list[Row]:
                 ("results", zmq.XSUB, scene.running.endpoint),
             ):
                 one = context.socket(kind)
+                sockets.append(one)
                 one.connect(endpoint)
                 sent[name] = 0
                 for frame in _rubbish(rng, run, scale.messages // 3):
