@@ -6,16 +6,19 @@ Topics: `sep/STREAM/state` is what is heard now (retained, when it changes), `se
 each utterance once it has ended, `sep/status` whether this program is there.
 
 A broker may come later, go and come back. Utterances wait for it, the newest 10,000 of them, and
-are delivered at least once (QoS 1); of the state only the newest counts. A password is taken from
-the environment variable MQTT_PASSWORD.
+are delivered at least once (QoS 1); of the state only the newest counts. At its end the program
+gives a broker that is there five seconds to take what waits, and says how many utterances were not
+taken. A password is taken from the environment variable MQTT_PASSWORD.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import threading
 import time
+from collections import deque
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -24,6 +27,7 @@ from common.client import DEFAULT_ENDPOINT, Results
 from common.messages import Result, Utterance
 
 QUEUED = 10_000
+GOODBYE_S = 5.0
 DISCOVERY = "homeassistant"
 ENTITIES: dict[str, dict[str, Any]] = {
     "emotion": {"kind": "sensor", "name": "Emotion", "icon": "mdi:account-voice"},
@@ -54,6 +58,8 @@ class Forwarder:
         self._prefix: str = options.prefix
         self._states: dict[str, dict[str, Any]] = {}
         self._announced: dict[str, str] = {}
+        self._waiting: set[int] = set()
+        self._taken: deque[int] = deque()
         self._lock = threading.Lock()
         self._client = client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id=f"{self._prefix}-forward"
@@ -65,12 +71,14 @@ class Forwarder:
         client.will_set(f"{self._prefix}/status", "offline", qos=1, retain=True)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
+        client.on_publish = lambda _c, _u, mid, _code, _p: self._taken.append(mid)
         host, _, port = options.broker.partition(":")
         client.connect_async(host, int(port or 1883), keepalive=15)
         client.loop_start()
 
     def state(self, stream: str, bundle: str, state: dict[str, Any]) -> None:
         """Publish what is heard now, if it has changed."""
+        self._settle()
         with self._lock:
             if self._states.get(stream) == state:
                 return
@@ -96,12 +104,22 @@ class Forwarder:
         if info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:
             self.unsent += 1
             print(f"mqtt: the queue is full, {self.unsent} utterances were let go", flush=True)
+        else:
+            self._waiting.add(info.mid)
+        self._settle()
 
     def close(self) -> None:
-        """Say goodbye."""
-        self._client.publish(f"{self._prefix}/status", "offline", qos=1, retain=True)
+        """Say goodbye behind all that waits, and tell what the broker did not take."""
+        if self._client.is_connected():
+            goodbye = self._client.publish(f"{self._prefix}/status", "offline", qos=1, retain=True)
+            # A disconnect does not wait for what is queued, and takes the last will back.
+            with contextlib.suppress(ValueError, RuntimeError):  # a full queue; just gone
+                goodbye.wait_for_publish(GOODBYE_S)
         self._client.disconnect()
         self._client.loop_stop()
+        self._settle()
+        if self._waiting:
+            print(f"mqtt: {len(self._waiting)} utterances did not reach the broker", flush=True)
 
     def _connected(self, client: mqtt.Client, _u: Any, _f: Any, code: Any, _p: Any) -> None:
         if code.is_failure:
@@ -112,6 +130,11 @@ class Forwarder:
             client.publish(f"{self._prefix}/status", "online", qos=1, retain=True)
             for stream in self._states:
                 self._retain(stream, announce=True)
+
+    def _settle(self) -> None:
+        """What is taken waits no more; the broker may answer before `publish` returns."""
+        while self._taken:
+            self._waiting.discard(self._taken.popleft())
 
     def _disconnected(self, _c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
         print(f"mqtt: the broker is away ({code}); trying again", flush=True)

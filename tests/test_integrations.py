@@ -277,6 +277,21 @@ def test_a_broker_restarts_and_nothing_queued_is_lost(
         wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the goodbye")
 
 
+def test_what_no_broker_took_is_counted(publisher: tuple[Publisher, str], broker: Broker) -> None:
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags) as process:
+        assert line_of(process) == "mqtt: connected\n"
+        publisher[0].wait_for()
+        broker.stop()
+        assert "away" in line_of(process)
+        for seq in range(7):
+            publisher[0].send(said(seq))
+        time.sleep(1.0)
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        assert line_of(process) == "mqtt: 7 utterances did not reach the broker\n"
+
+
 def test_a_real_pipeline_is_forwarded(
     supervise: Supervise, clip: Clip, broker: Broker, listener: Listener
 ) -> None:
