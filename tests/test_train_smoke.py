@@ -160,6 +160,23 @@ def test_training_goes_on_where_it_stopped(corpus: Path, tmp_path: Path):
     assert all(map(np.array_equal, straight, resumed))
 
 
+def test_the_level_is_removed_from_the_first_feature_and_its_course_is_kept():
+    from train.network import Network, build
+
+    network = Network(channels=(4, 8), hidden=8, centre_first=True)
+    model = build(network, 20, 12, {"label": 4})
+    x = np.random.default_rng(0).standard_normal((3, 20, 12, 1)).astype(np.float32)
+
+    def said(change: np.ndarray) -> np.ndarray:
+        return np.asarray(model((x + change).astype(np.float32), training=False)["label"])
+
+    louder, rising, higher = np.zeros((3, 1, 20, 12, 1), np.float32)
+    louder[..., 0, 0], rising[0, :, 0, 0], higher[..., 1, 0] = 3.0, np.linspace(-2, 2, 20), 3.0
+    np.testing.assert_allclose(said(louder), said(np.float32(0)), atol=1e-5)
+    assert np.abs(said(rising) - said(np.float32(0))).max() > 1e-3
+    assert np.abs(said(higher) - said(np.float32(0))).max() > 1e-3
+
+
 def test_calibrate_closes_the_gate_on_a_noisy_room(bundle: Path, tmp_path: Path):
     copy = tmp_path / "made"
     shutil.copytree(bundle, copy)

@@ -17,6 +17,8 @@ class Network:
         channel_dropout: of whole channels behind every convolution.
         recurrent: a GRU over time in place of the last convolution's pooling.
         centre: subtract the window's mean over time from every band first (channel-invariant).
+        centre_first: subtract that mean from the first feature alone: c0 of the MFCC, which
+            holds the level and nothing else does.
         contrast: the window less that mean as a second channel beside it.
     """
 
@@ -26,6 +28,7 @@ class Network:
     channel_dropout: float = 0.1
     recurrent: bool = False
     centre: bool = False
+    centre_first: bool = False
     contrast: bool = False
 
 
@@ -42,6 +45,10 @@ def build(network: Network, frames: int, dims: int, heads: dict[str, int]) -> An
     if network.centre or network.contrast:
         centred = layers.Subtract()([x, layers.AveragePooling2D((frames, 1))(x)])
         x = layers.Concatenate()([x, centred]) if network.contrast else centred
+    if network.centre_first:
+        first, rest = x[:, :, :1], x[:, :, 1:]
+        first = layers.Subtract()([first, layers.AveragePooling2D((frames, 1))(first)])
+        x = layers.Concatenate(axis=2)([first, rest])
     for i, channels in enumerate(network.channels):
         x = layers.Conv2D(
             channels,
