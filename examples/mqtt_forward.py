@@ -193,8 +193,11 @@ def main() -> None:
     newest: dict[str, Result] = {}
     look_due = 0.0
     with Results(options.endpoint) as results:
-        while not stop.is_set():
-            event = results.receive(timeout=0.25)
+        while True:
+            ending = stop.is_set()
+            event = results.receive(timeout=0.0 if ending else 0.25)
+            if ending and event is None:
+                break
             if event is not None and not event.replay:
                 match event.message:
                     case Utterance() as said:

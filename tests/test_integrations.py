@@ -277,6 +277,26 @@ def test_a_broker_restarts_and_nothing_queued_is_lost(
         wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the goodbye")
 
 
+def test_a_slow_broker_is_waited_for_at_the_end(
+    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
+) -> None:
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags) as process:
+        assert line_of(process) == "mqtt: connected\n"
+        publisher[0].wait_for()
+        wait_until(lambda: listener.of("sep/status") == ["online"], "the listener to be one")
+        broker.process.send_signal(signal.SIGSTOP)
+        for seq in range(50):  # more than are in flight at once
+            publisher[0].send(said(seq))
+        time.sleep(1.0)
+        process.terminate()
+        time.sleep(1.0)
+        broker.process.send_signal(signal.SIGCONT)
+        assert process.wait(PATIENCE_S) == 0
+        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the goodbye")
+        wait_until(lambda: len(listener.of("sep/main/utterance")) == 50, "every utterance")
+
+
 def test_what_no_broker_took_is_counted(publisher: tuple[Publisher, str], broker: Broker) -> None:
     flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
     with example("mqtt_forward.py", *flags) as process:
@@ -286,7 +306,7 @@ def test_what_no_broker_took_is_counted(publisher: tuple[Publisher, str], broker
         assert "away" in line_of(process)
         for seq in range(7):
             publisher[0].send(said(seq))
-        time.sleep(1.0)
+        time.sleep(1.0)  # to its socket; what lies there when it is told to end is read
         process.terminate()
         assert process.wait(PATIENCE_S) == 0
         assert line_of(process) == "mqtt: 7 utterances did not reach the broker\n"
