@@ -361,3 +361,9 @@ def test_the_layout_follows_from_shape_and_spec():
     assert layout_for((108,), spec) == "dims"
     with pytest.raises(UserError, match="the spec gives 180 frames of 108 dims"):
         layout_for((108, 90), spec)
+
+
+def test_every_row_of_what_was_tried_can_be_asked_for_by_name():
+    from train.explore import ROWS
+
+    assert not [name for name in ROWS if "," in name]  # --rows takes them between commas

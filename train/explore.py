@@ -43,14 +43,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "40 mels": {"n_mels": 40},
     "40 MFCC": {"n_mels": 0, "n_mfcc": 40},
     "MFCC with chroma and 15 mels": {"n_mfcc": 40, "chroma": True, "n_mels": 15},
-    "40 MFCC, level removed": {"n_mels": 0, "n_mfcc": 40, "centre_first": True},
-    "40 MFCC and chroma, level removed": {
+    "40 MFCC without level": {"n_mels": 0, "n_mfcc": 40, "centre_first": True},
+    "40 MFCC and chroma without level": {
         "n_mels": 0,
         "n_mfcc": 40,
         "centre_first": True,
         "chroma": True,
     },
-    "MFCC with chroma and 15 mels, level removed": {
+    "MFCC with chroma and 15 mels without level": {
         "n_mfcc": 40,
         "centre_first": True,
         "chroma": True,
