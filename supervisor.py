@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import functools
 import importlib
 import importlib.util
 import logging
@@ -22,31 +23,45 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from common.bundle import Bundle, keep_bundle, load_bundle
-from common.child import Child
-from common.config import (
-    DEFAULT_STREAM,
-    MAX_STREAMS,
-    Config,
-    MetricsConfig,
-    load_config,
-    to_toml,
+from speech_emotion.common.bundle.manifest import Bundle, keep_bundle, load_bundle
+from speech_emotion.common.config.load import load_config, to_toml
+from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config, MetricsConfig
+from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.hub.health import (
+    pipeline_health,
+    remote_health,
+    stage_health,
+    stream_info,
 )
-from common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
-from common.health import pipeline_health, remote_health, stage_health, stream_info
-from common.hub import Hub
-from common.listen import DEFAULT_LISTEN, listen_tcp
-from common.messages import Health, Swapped
-from common.notify import Notifier
-from common.process import keep_private
-from common.processes import FILES, KEEPERS, STAGES, Stage, process_table, status_line
-from common.punctual import ask_for_short_slices
-from common.ring import create_ring, reclaim_segments
-from common.runtime import own_folder, reclaim_folders
-from common.stage import LOG_FORMAT, Parser
-from common.supervision import Action, State
-from common.swap import EXCHANGED, Control, Exchange, check_grid, forget_copy, standby_name
-from common.terminal import Unhurried, leave, make_view
+from speech_emotion.common.hub.hub import Hub
+from speech_emotion.common.linux.process_identity import keep_private
+from speech_emotion.common.linux.runtime_dir import own_folder, reclaim_folders
+from speech_emotion.common.linux.scheduling import ask_for_short_slices
+from speech_emotion.common.ring.segment import create_ring, reclaim_segments
+from speech_emotion.common.security.exposure import DEFAULT_LISTEN, listen_tcp
+from speech_emotion.common.stage.main import LOG_FORMAT, Parser, program
+from speech_emotion.common.wire.internal import Swapped
+from speech_emotion.common.wire.public import Health
+from speech_emotion.supervision.bundle_swap import (
+    EXCHANGED,
+    Exchange,
+    check_grid,
+    forget_copy,
+    standby_name,
+)
+from speech_emotion.supervision.child import Child
+from speech_emotion.supervision.console_view import Unhurried, leave, make_view
+from speech_emotion.supervision.control_socket import Control
+from speech_emotion.supervision.process_table import (
+    FILES,
+    KEEPERS,
+    STAGES,
+    Stage,
+    process_table,
+    status_line,
+)
+from speech_emotion.supervision.restart_policy import Action, State
+from speech_emotion.supervision.systemd import Notifier
 
 log = logging.getLogger("supervisor")
 
@@ -65,7 +80,11 @@ HUB_TURN_S = 3.0
 """A hub that takes no turn for so long is not well."""
 EXCHANGE_TURN_S = 0.02
 """So often it turns while a bundle is exchanged: sound waits."""
-COMMANDS = {"doctor": "common.doctor", "keygen": "common.keys", "swap": "common.swap"}
+COMMANDS = {
+    "doctor": "speech_emotion.commands.doctor",
+    "keygen": "speech_emotion.commands.keygen",
+    "swap": "speech_emotion.commands.swap",
+}
 """`supervisor.py WORD …` → the module whose `main` does it."""
 
 
@@ -141,7 +160,7 @@ class Pipeline:
 
     def _serve_metrics(self, metrics: MetricsConfig) -> None:
         if metrics.port is not None:
-            from common.metrics import MetricsServer
+            from speech_emotion.supervision.prometheus import MetricsServer
 
             server = MetricsServer(metrics.address, metrics.port, self.health)
             self._resources.callback(server.close)
@@ -274,7 +293,9 @@ class Pipeline:
     def _requests(self) -> None:
         """Whoever asks for another bundle, over the control socket or by SIGHUP."""
         for identity, request in self._control.requests():
-            if (refusal := self._begin_exchange(lambda r=request: Path(r.bundle))) is not None:
+            if (
+                refusal := self._begin_exchange(functools.partial(Path, request.bundle))
+            ) is not None:
                 self._control.answer(identity, refusal)
             else:
                 self._asked = identity
@@ -461,7 +482,7 @@ class _QueueStream:
 
 def parser() -> argparse.ArgumentParser:
     flags = Parser(
-        prog="python supervisor.py",
+        prog=program("run", "python supervisor.py"),
         description=__doc__,
         epilog=f"Commands, each with --help: {', '.join(COMMANDS)}",
     )

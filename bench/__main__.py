@@ -15,14 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.stage import ONE_BLAS_THREAD
+from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 
 os.environ.update(ONE_BLAS_THREAD)  # read when numpy is imported
 
 from bench import features, inference, pipelines, report, ring
 from bench.harness import machine
-from common.bundle import DEFAULT_BUNDLE, load_bundle
-from common.errors import EXIT_USER, UserError
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.errors import EXIT_USER, UserError
+from speech_emotion.common.paths import DEFAULT_BUNDLE
 
 RESULTS = Path(__file__).with_name("results.json")
 

@@ -12,10 +12,17 @@ import scipy.fft
 import soundfile
 
 from bench.harness import DATA, spread
-from common.bundle import Bundle
-from common.spec import N_CHROMA, FeatureSpec
-from features.core import MFCC_MELS, Banks, ExactCore, FastCore, Samples, make_core
-from features.definition import definition
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.spec import N_CHROMA, FeatureSpec
+from speech_emotion.features.core import (
+    MFCC_MELS,
+    Banks,
+    ExactCore,
+    FastCore,
+    Samples,
+    make_core,
+)
+from speech_emotion.features.reference import definition
 
 ORIGINAL = FeatureSpec()
 

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 
-from common.bundle import DEFAULT_BUNDLE, load_bundle
-from common.child import ROOT
-from common.client import Results
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.client.results import Results
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.paths import PACKAGE as ROOT
 
 
 def measure() -> float:

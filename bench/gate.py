@@ -23,10 +23,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from common.errors import EXIT_USER, UserError
-from common.levels import rms_dbfs
-from common.spec import FeatureSpec, load_spec
-from features.gate import make_gate
+from speech_emotion.common.bundle.spec import FeatureSpec, load_spec
+from speech_emotion.common.errors import EXIT_USER, UserError
+from speech_emotion.common.levels import rms_dbfs
+from speech_emotion.features.gate import make_gate
 
 Samples = NDArray[np.float32]
 

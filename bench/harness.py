@@ -19,8 +19,8 @@ import psutil
 import soundfile
 import zmq
 
-from common.levels import rms_dbfs
-from common.stage import ONE_BLAS_THREAD
+from speech_emotion.common.levels import rms_dbfs
+from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"

@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import messages as m
-from dashboard.history import Reader, Writer
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history import Reader, Writer
 
 DAY = 172_800
 """Windows in a day, at two a second."""
@@ -16,12 +16,12 @@ BATCH = 100
 LABELS = ("angry", "happy", "neutral", "sad")
 
 
-def window(seq: int, at: float, *, speech: bool) -> m.Result:
+def window(seq: int, at: float, *, speech: bool) -> public.Result:
     """A window of a stream that hears speech, or silence."""
     draws = [random.random() for _ in LABELS]
     share = {x: draw / sum(draws) for x, draw in zip(LABELS, draws, strict=True)}
     label = max(share, key=lambda x: share[x])
-    return m.Result(
+    return public.Result(
         stream="living-room",
         run="621cb50dd21b5680",
         seq=seq,

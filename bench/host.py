@@ -21,9 +21,9 @@ import numpy as np
 import psutil
 import soundfile
 
-from common.client import Results
-from common.keys import make_keys
-from common.messages import Result
+from speech_emotion.common.client.results import Results
+from speech_emotion.common.security.curve import make_keys
+from speech_emotion.common.wire.public import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE_S = 6.0

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bench.harness import spread
-from common.bundle import Bundle
-from infer.decision import calibrate
-from infer.model import Model
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.infer.decision import calibrate
+from speech_emotion.infer.model import Model
 
 
 def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:

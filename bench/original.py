@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.bundle import Bundle
-from common.spec import FeatureSpec
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
 
 MODEL = Path(__file__).with_suffix(".tflite")
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -24,7 +24,7 @@ GATED = dataclasses.replace(SPEC, gate="adaptive")
 
 def original_bundle(path: Path) -> Bundle:
     """Write it to a folder."""
-    from train.bundle import write_bundle
+    from speech_emotion.train.bundle.writer import write_bundle
 
     rng = np.random.default_rng(0)
     return write_bundle(
@@ -47,8 +47,8 @@ def main() -> None:
     """Make the model again."""
     import keras
 
-    from train.export import shipped, to_tflite
-    from train.network import Network, build
+    from speech_emotion.train.model.export import shipped, to_tflite
+    from speech_emotion.train.model.network import Network, build
 
     keras.utils.set_random_seed(0)
     model = build(Network(), SPEC.n_frames, SPEC.dims, {"label": len(LABELS)})

@@ -26,9 +26,9 @@ import psutil
 import zmq
 
 from bench.browser import browser, free_port
-from common import messages as m
-from common.child import ROOT
-from common.client import Results
+from speech_emotion.common.client.results import Results
+from speech_emotion.common.paths import PACKAGE as ROOT
+from speech_emotion.common.wire import public
 
 DEMO = ROOT / "examples" / "demo.flac"
 LOADS = 10
@@ -178,7 +178,7 @@ def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
     def send(level: float) -> None:
         nonlocal seq
         seq += 1
-        quiet = m.Result(
+        quiet = public.Result(
             stream="main",
             run="a",
             seq=seq,
@@ -198,7 +198,7 @@ def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
             timing_ms=None,
             bundle="none@00000000",
         )
-        socket.send_multipart(m.encode_public(quiet))
+        socket.send_multipart(public.encode_public(quiet))
 
     return send
 

@@ -26,7 +26,7 @@ from bench.harness import (
     spread,
 )
 from bench.original import original_bundle
-from common.bundle import Bundle
+from speech_emotion.common.bundle.manifest import Bundle
 
 BLOCK_MS = 100.0
 """The rival's blocks; ours are as long where both are compared by CPU time."""

@@ -22,9 +22,10 @@ import numpy as np
 import zmq
 
 from bench.harness import spread
-from common import messages as m
-from common.ring import RingReader, RingWriter, create_ring
-from common.sockets import send
+from speech_emotion.common.ring.access import RingReader, RingWriter
+from speech_emotion.common.ring.segment import create_ring
+from speech_emotion.common.wire import internal
+from speech_emotion.common.wire.sockets import send
 
 BLOCK, WINDOW, RATE = 320, 16000, 16000
 BLOCKS = WINDOW // BLOCK
@@ -183,7 +184,9 @@ def over_ring(kind: str, *, ticks: bool = False) -> float:
 
         def write_and_tick(socket: zmq.Socket[bytes]) -> None:
             writer.write(block)
-            tick = m.Tick("main", made.run, made.name, 1, writer.index, False, 0, 0.0, 0.0, [])
+            tick = internal.Tick(
+                "main", made.run, made.name, 1, writer.index, False, 0, 0.0, 0.0, []
+            )
             send(socket, tick)
 
         return over_zmq(kind, write_and_tick)

@@ -25,13 +25,13 @@ import msgpack
 import numpy as np
 import zmq
 
-from common.bundle import load_bundle
-from common.levels import rms_dbfs
-from features.core import Samples, normalize
-from features.definition import definition
-from features.windows import load_statistics
-from infer.decision import calibrate
-from infer.model import Model
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.levels import rms_dbfs
+from speech_emotion.features.core import Samples, normalize
+from speech_emotion.features.extractor import load_statistics
+from speech_emotion.features.reference import definition
+from speech_emotion.infer.decision import calibrate
+from speech_emotion.infer.model import Model
 
 BLOCK_S = 0.1
 POLL_S = 0.01

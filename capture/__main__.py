@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.bundle import DEFAULT_BUNDLE
-from common.stage import Stop, base_parser, read_job, run
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.main import base_parser, run
+from speech_emotion.common.stage.signals import Stop
 
 DESCRIPTION = """\
 Listens to a device, or plays a sound file, into a shared-memory ring and shows its level.
@@ -50,7 +52,7 @@ def latency(text: str) -> float | str:
 
 def list_devices() -> int:
     """`--list-devices`: one line per input device, the default one marked."""
-    from capture.device import input_devices
+    from speech_emotion.capture.sources.portaudio import input_devices
 
     devices = input_devices()
     for device in devices:
@@ -68,8 +70,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def supervised(job: dict[str, Any]) -> int:
     """Capture as the supervisor's job says."""
-    from capture.pump import Format
-    from capture.service import CaptureService, Opening, StreamJob, open_streams
+    from speech_emotion.capture.open_sources import Opening, open_streams
+    from speech_emotion.capture.ring_feeder import Format
+    from speech_emotion.capture.service import CaptureService
+    from speech_emotion.capture.stream import StreamJob
 
     stop = Stop()
     form = Format(job["rate"], job["window"], job["hop"])
@@ -86,14 +90,16 @@ def supervised(job: dict[str, Any]) -> int:
 
 def alone(arguments: argparse.Namespace) -> int:
     """Capture by hand: an own ring, a level meter, a hub only if one is there."""
-    from capture.meter import LevelMeter
-    from capture.pump import Format
-    from capture.service import CaptureService, Opening, StreamJob, open_streams
-    from common.bundle import load_bundle
-    from common.config import check_source, check_stream
-    from common.errors import UserError
-    from common.ring import create_ring, reclaim_segments
-    from common.runtime import alone_endpoint
+    from speech_emotion.capture.level_meter import LevelMeter
+    from speech_emotion.capture.open_sources import Opening, open_streams
+    from speech_emotion.capture.ring_feeder import Format
+    from speech_emotion.capture.service import CaptureService
+    from speech_emotion.capture.stream import StreamJob
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.common.config.checks import check_source, check_stream
+    from speech_emotion.common.errors import UserError
+    from speech_emotion.common.linux.runtime_dir import alone_endpoint
+    from speech_emotion.common.ring.segment import create_ring, reclaim_segments
 
     if arguments.source is None:
         raise UserError("--source is missing; for example --source file:examples/demo.flac")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from capture.sources import FileSource, Samples, quantize, to_mono
-from capture.tape import open_tape
+from speech_emotion.capture.recording.reader import open_tape
+from speech_emotion.capture.sources.sound_file import FileSource, Samples, quantize, to_mono
 
 BLOCK = 1 << 16
 

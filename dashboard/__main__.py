@@ -19,10 +19,10 @@ from typing import Any
 import uvicorn
 import zmq
 
-from common.client import DEFAULT_ENDPOINT, Event, Status
-from common.errors import UserError
-from common.keys import add_ticket, ticket_of
-from common.listen import (
+from speech_emotion.common.client.results import DEFAULT_ENDPOINT, Event, Status
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.curve import add_ticket, ticket_of
+from speech_emotion.common.security.exposure import (
     DEFAULT_LISTEN,
     check_listen,
     check_reach,
@@ -30,12 +30,15 @@ from common.listen import (
     listen_tcp,
     split_listen,
 )
-from common.sockets import connect
-from common.stage import Heart, Stop, base_parser, read_job, run
-from dashboard.board import RECENT_S, Board
-from dashboard.feed import Feed
-from dashboard.guard import Guard
-from dashboard.server import Pages
+from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.main import base_parser, run
+from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.wire.sockets import connect
+from speech_emotion.dashboard.access import Guard
+from speech_emotion.dashboard.feed import Feed
+from speech_emotion.dashboard.live_state import RECENT_S, Board
+from speech_emotion.dashboard.server import Pages
 
 log = logging.getLogger("dashboard")
 

@@ -7,9 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from common.client import Event, Freshness, NewerProtocolError, Results, Status
-from common.errors import UserError
-from common.keys import Ticket
+from speech_emotion.common.client.results import (
+    Event,
+    Freshness,
+    NewerProtocolError,
+    Results,
+    Status,
+)
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.curve import Ticket
 
 TURN_S = 0.1
 STATUS_S = 0.25

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import messages as m
-from common.errors import UserError
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire import public
 
 SCHEMA_VERSION = 1
 APPLICATION = 0x53455031
@@ -100,7 +100,7 @@ class Writer:
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
 
-    def write(self, messages: Sequence[tuple[m.Public, float]]) -> None:
+    def write(self, messages: Sequence[tuple[public.Public, float]]) -> None:
         """Write messages and when each came (unix time), all or none of them, to the disk.
 
         Raises:
@@ -119,9 +119,9 @@ class Writer:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _put(self, message: m.Public, came: float) -> None:
+    def _put(self, message: public.Public, came: float) -> None:
         match message:
-            case m.Result() as r:
+            case public.Result() as r:
                 source = self._source(r)
                 self._db.execute(
                     "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -131,7 +131,7 @@ class Writer:
                         *(self._by_label(source, r.smoothed), (r.timing_ms or {}).get("total")),
                     ),
                 )
-            case m.Utterance() as u:
+            case public.Utterance() as u:
                 self._db.execute(
                     "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?)",
                     (
@@ -139,7 +139,7 @@ class Writer:
                         *(u.confidence, u.reason, _rounded(u.probabilities), u.windows),
                     ),
                 )
-            case m.Health() as h:
+            case public.Health() as h:
                 shape = (
                     h.state,
                     *((s.name, s.state, s.restarts, s.reason) for s in h.stages),
@@ -147,12 +147,12 @@ class Writer:
                 )
                 if shape != self._health or h.time >= self._health_due:
                     self._health, self._health_due = shape, h.time + HEALTH_EVERY_S
-                    text = json.dumps(m.to_json_map(h))
+                    text = json.dumps(public.to_json_map(h))
                     self._db.execute(
                         "INSERT OR IGNORE INTO health VALUES (?,?,?)", (h.time, h.state, text)
                     )
 
-    def _source(self, message: m.Result | m.Utterance) -> int:
+    def _source(self, message: public.Result | public.Utterance) -> int:
         key = message.stream, message.run, message.bundle
         if key not in self._sources:
             self._db.execute(

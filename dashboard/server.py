@@ -25,11 +25,11 @@ from starlette.responses import (
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from common.errors import UserError
-from dashboard import STATIC
-from dashboard.board import Board
-from dashboard.cards import find_card, folders
-from dashboard.history import COLUMNS, Reader
+from speech_emotion.common.errors import UserError
+from speech_emotion.dashboard.history import COLUMNS, Reader
+from speech_emotion.dashboard.live_state import Board
+from speech_emotion.dashboard.model_cards import find_card, folders
+from speech_emotion.dashboard.static_files import STATIC
 
 VIEWERS = 64
 QUEUE = 1 << 22

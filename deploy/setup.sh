@@ -82,8 +82,8 @@ if [ "$kind" != run ]; then
     # to a cache that several processes at once can ruin: fill it by one.
     "$venv/bin/python" - <<'END'
 import numpy as np
-from common.spec import FeatureSpec
-from features.definition import definition
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.features.reference import definition
 
 definition(np.random.default_rng(0).normal(0.0, 0.1, 16000).astype(np.float32), FeatureSpec())
 END

@@ -10,8 +10,8 @@ import argparse
 import contextlib
 import time
 
-from common.client import DEFAULT_ENDPOINT, Freshness, Results
-from common.messages import Utterance
+from speech_emotion.common.client.results import DEFAULT_ENDPOINT, Freshness, Results
+from speech_emotion.common.wire.public import Utterance
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT)

@@ -23,8 +23,8 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
-from common.client import DEFAULT_ENDPOINT, Results
-from common.messages import Result, Utterance
+from speech_emotion.common.client.results import DEFAULT_ENDPOINT, Results
+from speech_emotion.common.wire.public import Result, Utterance
 
 QUEUED = 10_000
 GOODBYE_S = 5.0

@@ -18,8 +18,8 @@ matplotlib.use("Agg")
 import matplotlib.dates
 import matplotlib.pyplot as plt
 
-from common.errors import UserError
-from dashboard.history import Reader
+from speech_emotion.common.errors import UserError
+from speech_emotion.dashboard.history import Reader
 
 BIN_S = 900.0
 LOOKS = {

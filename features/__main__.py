@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.bundle import DEFAULT_BUNDLE
-from common.stage import Stop, base_parser, read_job, run
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.main import base_parser, run
+from speech_emotion.common.stage.signals import Stop
 
 DESCRIPTION = """\
 With FILE: computes the features of every window of a recording, and ends. Without: the
@@ -30,10 +32,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from common.errors import UserError
+    from speech_emotion.common.errors import UserError
 
     if arguments.file is not None:
-        from features.offline import report
+        from speech_emotion.features.offline import report
 
         return report(
             arguments.file,
@@ -53,7 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
             standby=job["standby"],
             remote=job["remote"],
         )
-    from common.runtime import alone_endpoint
+    from speech_emotion.common.linux.runtime_dir import alone_endpoint
 
     return serve(
         arguments.bundle or DEFAULT_BUNDLE,
@@ -64,8 +66,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def self_test(path: Path) -> int:
     """Load what features needs of a bundle, which holds it to its golden vector; then end."""
-    from common.bundle import load_bundle
-    from features.windows import load_analyzers
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.features.extractor import load_analyzers
 
     bundle = load_bundle(path)
     load_analyzers(bundle)
@@ -90,12 +92,12 @@ def serve(
     """
     import zmq
 
-    from common.bundle import load_bundle
-    from common.keys import Lock
-    from common.sockets import connect
-    from common.stage import stand_by
-    from features.service import FeaturesService
-    from features.windows import load_analyzers
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.common.security.curve import Lock
+    from speech_emotion.common.stage.jobs import stand_by
+    from speech_emotion.common.wire.sockets import connect
+    from speech_emotion.features.extractor import load_analyzers
+    from speech_emotion.features.service import FeaturesService
 
     stop = Stop()
     bundle = load_bundle(path)

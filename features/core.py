@@ -17,9 +17,9 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import UserError
-from common.spec import N_CHROMA, FeatureSpec
-from features import pocketfft
+from speech_emotion.common.bundle.spec import N_CHROMA, FeatureSpec
+from speech_emotion.common.errors import UserError
+from speech_emotion.features import pocketfft
 
 MFCC_MELS = 128
 """librosa.feature.mfcc makes its cepstra of 128 mels, whatever other mels are asked for."""
@@ -156,7 +156,7 @@ class LibrosaCore:
     """The definition itself: slow, and it imports librosa."""
 
     def __init__(self, spec: FeatureSpec) -> None:
-        from features.definition import definition
+        from speech_emotion.features.reference import definition
 
         self._spec = spec
         self._definition = definition

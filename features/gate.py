@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.levels import SILENCE_DBFS, rms_dbfs
-from common.spec import FeatureSpec
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.levels import SILENCE_DBFS, rms_dbfs
 
 Samples = NDArray[np.float32]
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.offline import read_recording
-from common.bundle import DEFAULT_BUNDLE, load_bundle
-from common.errors import UserError
-from common.levels import rms_dbfs
-from common.spec import FeatureSpec, load_spec
-from features.core import Banks, Core, make_core, normalize
-from features.gate import make_gate
-from features.windows import Grid, Samples, load_statistics, windows_of
+from speech_emotion.capture.offline import read_recording
+from speech_emotion.common.bundle.grid import Grid
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.spec import FeatureSpec, load_spec
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.levels import rms_dbfs
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.features.core import Banks, Core, make_core, normalize
+from speech_emotion.features.extractor import Samples, load_statistics, windows_of
+from speech_emotion.features.gate import make_gate
 
 
 @dataclasses.dataclass(frozen=True)

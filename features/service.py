@@ -13,15 +13,18 @@ import time
 import numpy as np
 import zmq
 
-from common import messages as m
-from common.bundle import Bundle
-from common.errors import UserError
-from common.keys import Doorman, Lock, count_refused
-from common.levels import SILENCE_DBFS
-from common.ring import RingReader
-from common.sockets import bind, configure, remove_file, watch_link
-from common.stage import Heart, Stop
-from features.windows import Analyzer, AnalyzerFactory, Grid, Samples, missing_samples
+from speech_emotion.common.bundle.grid import Grid, missing_samples
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.levels import SILENCE_DBFS
+from speech_emotion.common.ring.access import RingReader
+from speech_emotion.common.security.curve import Lock
+from speech_emotion.common.security.zap import Doorman, count_refused
+from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.sockets import bind, configure, remove_file, watch_link
+from speech_emotion.features.extractor import Analyzer, AnalyzerFactory, Samples
 
 log = logging.getLogger("features")
 
@@ -34,15 +37,15 @@ class Stream:
 
     name: str
     analyzer: Analyzer
-    tick: m.Tick | None = None
+    tick: internal.Tick | None = None
     ring: RingReader | None = None
-    want: m.Want | None = None
+    want: internal.Want | None = None
     client: bytes = b""
     next: int = 0
     ended: bool = False
     refused: str = ""
 
-    def follow(self, want: m.Want, client: bytes) -> None:
+    def follow(self, want: internal.Want, client: bytes) -> None:
         """Take the newest want; a new session starts where it says.
 
         Raises:
@@ -136,25 +139,25 @@ class FeaturesService:
                 return
             try:
                 if len(parts) != 2:
-                    raise m.ProtocolError(f"{len(parts)} frames instead of 2")
-                self._handle(parts[0], m.decode(parts[1]))
+                    raise codec.ProtocolError(f"{len(parts)} frames instead of 2")
+                self._handle(parts[0], internal.decode(parts[1]))
             except ValueError as error:  # also a checkpoint that is none
                 self._heart.counters["features_malformed"] += 1
                 if self._heart.counters["features_malformed"] % 100 == 1:
                     log.warning("refused a message: %s", error)
 
-    def _handle(self, identity: bytes, message: m.Message) -> None:
+    def _handle(self, identity: bytes, message: codec.Message) -> None:
         match message:
-            case m.Tick():
+            case internal.Tick():
                 if any(len(span) != 2 for span in message.gaps):
-                    raise m.ProtocolError("a gap is not two positions")
+                    raise codec.ProtocolError("a gap is not two positions")
                 stream = self._stream(message.stream)
                 if stream.tick is None or stream.tick.run != message.run:
                     stream.detach()
                 stream.tick = message
-            case m.Want():
+            case internal.Want():
                 if message.next < 0:
-                    raise m.ProtocolError(f"window {message.next} is before the first")
+                    raise codec.ProtocolError(f"window {message.next} is before the first")
                 if message.bundle != self._bundle.id:
                     # An infer of before or behind an exchange, or of a box with another bundle.
                     self._heart.counters["features_other_bundle"] += 1
@@ -163,7 +166,7 @@ class FeaturesService:
                 repeated = stream.want == message
                 stream.follow(message, identity)
                 if repeated:
-                    self._send(stream, m.Sent(message.stream, message.session, stream.next))
+                    self._send(stream, internal.Sent(message.stream, message.session, stream.next))
             case _:
                 self._heart.counters["features_malformed"] += 1
 
@@ -198,7 +201,9 @@ class FeaturesService:
         self._send(stream, window)
         return True
 
-    def _window(self, stream: Stream, tick: m.Tick, ring: RingReader, k: int) -> m.Window:
+    def _window(
+        self, stream: Stream, tick: internal.Tick, ring: RingReader, k: int
+    ) -> internal.Window:
         start, end = self._grid.start(k), self._grid.end(k)
         missing = missing_samples(tick.gaps, start, end)
         after_gap = self._after_long_gap(tick, k, ring.capacity)
@@ -235,7 +240,7 @@ class FeaturesService:
             features=None if analysis.features is None else analysis.features.tobytes(),
         )
 
-    def _after_long_gap(self, tick: m.Tick, k: int, capacity: int) -> int:
+    def _after_long_gap(self, tick: internal.Tick, k: int, capacity: int) -> int:
         """`k`, or the first window behind the gap, longer than the ring, that voids window k."""
 
         def voided() -> bool:
@@ -249,7 +254,9 @@ class FeaturesService:
                     k += 1
         return min(k, self._grid.total(tick.position)) if tick.ended else k
 
-    def _skip(self, stream: Stream, tick: m.Tick, k: int, first: int, lost: int) -> m.Window:
+    def _skip(
+        self, stream: Stream, tick: internal.Tick, k: int, first: int, lost: int
+    ) -> internal.Window:
         return self._message(
             stream,
             tick,
@@ -261,13 +268,13 @@ class FeaturesService:
             gate=stream.analyzer.skip(),
         )
 
-    def _end(self, stream: Stream, tick: m.Tick, k: int) -> m.Window:
+    def _end(self, stream: Stream, tick: internal.Tick, k: int) -> internal.Window:
         return self._message(stream, tick, k, tick.position, kind="end")
 
     def _message(
         self,
         stream: Stream,
-        tick: m.Tick,
+        tick: internal.Tick,
         k: int,
         end: int,
         *,
@@ -279,13 +286,13 @@ class FeaturesService:
         features_ms: float = 0.0,
         gate: list[float] | None = None,
         features: bytes | None = None,
-    ) -> m.Window:
+    ) -> internal.Window:
         assert stream.want is not None
         after_anchor = (end - tick.anchor_index) / self._bundle.spec.sample_rate
         unix = tick.anchor_unix
         # Where time means nothing a window is as old as its analysis.
         captured = time.monotonic() if unix is None else tick.anchor_monotonic + after_anchor
-        return m.Window(
+        return internal.Window(
             stream=stream.name,
             run=tick.run,
             session=stream.want.session,
@@ -305,7 +312,7 @@ class FeaturesService:
             bundle=self._bundle.id,
         )
 
-    def _ring(self, stream: Stream, tick: m.Tick) -> RingReader | None:
+    def _ring(self, stream: Stream, tick: internal.Tick) -> RingReader | None:
         if stream.ring is None and tick.ring != stream.refused:
             try:
                 stream.ring = RingReader.attach(tick.ring)
@@ -316,9 +323,9 @@ class FeaturesService:
                 log.warning("stream %s: %s", stream.name, error)
         return stream.ring
 
-    def _send(self, stream: Stream, message: m.Message) -> None:
+    def _send(self, stream: Stream, message: codec.Message) -> None:
         try:
-            self._socket.send_multipart([stream.client, m.encode(message)], zmq.DONTWAIT)
+            self._socket.send_multipart([stream.client, internal.encode(message)], zmq.DONTWAIT)
         except zmq.Again:
             # infer stopped reading; its next session asks for this window again.
             self._heart.counters["features_unsent"] += 1

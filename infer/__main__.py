@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.bundle import DEFAULT_BUNDLE
-from common.stage import Stop, base_parser, read_job, run
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.main import base_parser, run
+from speech_emotion.common.stage.signals import Stop
 
 DESCRIPTION = """\
 With FILE: prints the results of every window of a recording and its utterances, and ends.
@@ -38,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from common.errors import UserError
+    from speech_emotion.common.errors import UserError
 
     if arguments.file is not None:
-        from infer.offline import report
+        from speech_emotion.infer.offline import report
 
         return report(arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json)
     if arguments.self_test:
@@ -51,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.supervised:
         return supervised(read_job())
     if arguments.boxes is not None:
-        from infer.host import serve_boxes
+        from speech_emotion.infer.host import serve_boxes
 
         return serve_boxes(arguments.boxes)
     return alone(arguments)
@@ -59,8 +61,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def self_test(path: Path, runtime: str) -> int:
     """Load a bundle's model, which holds it to its golden vector; then end."""
-    from common.bundle import load_bundle
-    from infer.model import Model
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.infer.model import Model
 
     bundle = load_bundle(path)
     model = Model(bundle, runtime)
@@ -70,10 +72,10 @@ def self_test(path: Path, runtime: str) -> int:
 
 def supervised(job: dict[str, Any]) -> int:
     """The stage as the supervisor's job says."""
-    from common.bundle import load_bundle
-    from common.stage import stand_by
-    from infer.model import Model
-    from infer.service import InferService
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.common.stage.jobs import stand_by
+    from speech_emotion.infer.model import Model
+    from speech_emotion.infer.service import InferService
 
     stop = Stop()
     bundle = load_bundle(Path(job["bundle"]))
@@ -86,9 +88,9 @@ def supervised(job: dict[str, Any]) -> int:
 
 def serve(path: Path, runtime: str, hub: str, features: str) -> int:
     """The running stage, unsupervised."""
-    from common.bundle import load_bundle
-    from infer.model import Model
-    from infer.service import InferService
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.infer.model import Model
+    from speech_emotion.infer.service import InferService
 
     stop = Stop()
     bundle = load_bundle(path)
@@ -97,10 +99,10 @@ def serve(path: Path, runtime: str, hub: str, features: str) -> int:
 
 def alone(arguments: argparse.Namespace) -> int:
     """The stage started by hand: it serves the results endpoint itself."""
-    from common.bundle import load_bundle
-    from common.health import observe, stream_info
-    from common.hub import Hub
-    from common.runtime import alone_endpoint
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.common.hub.health import observe, stream_info
+    from speech_emotion.common.hub.hub import Hub
+    from speech_emotion.common.linux.runtime_dir import alone_endpoint
 
     bundle = load_bundle(arguments.bundle)
     endpoint = arguments.hub or alone_endpoint("hub")

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bundle import Bundle
-from common.messages import Result, Utterance, Window
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.wire.internal import Window
+from speech_emotion.common.wire.public import Result, Utterance
 
 UNCERTAIN = "uncertain"
 NOT_SPEECH = "not_speech"

@@ -15,15 +15,16 @@ import pydantic
 import zmq
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.bundle import DEFAULT_BUNDLE, load_bundle
-from common.config import ENDPOINT, check_stream
-from common.errors import UserError
-from common.keys import Ticket
-from common.notify import Notifier
-from common.spec import read_toml
-from common.stage import Stop
-from infer.model import Model
-from infer.service import POLL_MS, InferService
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.spec import read_toml
+from speech_emotion.common.config.checks import ENDPOINT, check_stream
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.security.curve import Ticket
+from speech_emotion.common.stage.signals import Stop
+from speech_emotion.infer.model import Model
+from speech_emotion.infer.service import POLL_MS, InferService
+from speech_emotion.supervision.systemd import Notifier
 
 log = logging.getLogger("infer")
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bundle import Bundle
-from common.errors import UserError
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.errors import UserError
 
 RUNTIMES = {
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),

@@ -7,19 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from capture.offline import Recording, read_recording
-from common import messages as m
-from common.bundle import Bundle, load_bundle
-from features.windows import (
-    AnalyzerFactory,
-    Grid,
-    load_analyzers,
-    missing_samples,
-    windows_of,
-)
-from infer.decision import State
-from infer.model import Model
-from infer.service import submission
+from speech_emotion.capture.offline import Recording, read_recording
+from speech_emotion.common.bundle.grid import Grid, missing_samples
+from speech_emotion.common.bundle.manifest import Bundle, load_bundle
+from speech_emotion.common.wire import internal, public
+from speech_emotion.features.extractor import AnalyzerFactory, load_analyzers, windows_of
+from speech_emotion.infer.decision import State
+from speech_emotion.infer.model import Model
+from speech_emotion.infer.service import submission
 
 STREAM = "main"
 RUN = "offline"
@@ -32,7 +27,7 @@ def results_of(
     model: Model,
     *,
     stream: str = STREAM,
-) -> Iterator[m.Result | m.Utterance]:
+) -> Iterator[public.Result | public.Utterance]:
     """Everything a subscriber gets for a recording at the bundle's rate, in its order.
 
     A gap is one message per window that it voids, however long it is.
@@ -41,7 +36,7 @@ def results_of(
     analyzer = analyzers()
     grid = Grid(bundle.spec.window, bundle.spec.hop)
     state = State()
-    end = m.Window(
+    end = internal.Window(
         stream=stream,
         run=RUN,
         session=RUN,
@@ -62,7 +57,7 @@ def results_of(
     for k, window in windows_of(samples, grid):
         missing = missing_samples(recording.gaps, grid.start(k), grid.end(k))
         analysis = analyzer.analyze(window, missing=missing)
-        analysed = m.Window(
+        analysed = internal.Window(
             stream=stream,
             run=RUN,
             session=RUN,
@@ -98,17 +93,17 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
     recording = read_recording(file, bundle.spec.sample_rate)
     for message in results_of(recording, bundle, analyzers, model):
         if as_json:
-            mark = {"utterance": True} if isinstance(message, m.Utterance) else {}
-            print(json.dumps({**m.to_json_map(message), **mark}, allow_nan=False))
+            mark = {"utterance": True} if isinstance(message, public.Utterance) else {}
+            print(json.dumps({**public.to_json_map(message), **mark}, allow_nan=False))
         else:
             print(_line(message))
     sys.stdout.flush()
     return 0
 
 
-def _line(message: m.Result | m.Utterance) -> str:
+def _line(message: public.Result | public.Utterance) -> str:
     span = f"{message.start / message.rate:8.2f} to {message.end / message.rate:7.2f} s"
-    if isinstance(message, m.Utterance):
+    if isinstance(message, public.Utterance):
         return f"{span}  = {message.emotion} {message.confidence:.0%} ({message.windows} windows)"
     if message.confidence is None:
         return f"{span}  {message.state:<10} {message.rms_db:6.1f} dBFS"

@@ -17,13 +17,14 @@ from typing import Any
 
 import zmq
 
-from common import messages as m
-from common.bundle import Bundle
-from common.keys import Ticket
-from common.sockets import connect, send
-from common.stage import Heart, Stop
-from infer.decision import State, calibrate, decide, finish, speech_of
-from infer.model import Array, Model
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.security.curve import Ticket
+from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.wire import codec, internal, public
+from speech_emotion.common.wire.sockets import connect, send
+from speech_emotion.infer.decision import State, calibrate, decide, finish, speech_of
+from speech_emotion.infer.model import Array, Model
 
 log = logging.getLogger("infer")
 
@@ -51,14 +52,14 @@ class Session:
     gate: list[float]
     state: State
     ended: bool
-    owed: list[m.Utterance] = dataclasses.field(default_factory=list)
+    owed: list[public.Utterance] = dataclasses.field(default_factory=list)
     id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
     expected: int = 0
     gates: dict[int, list[float]] = dataclasses.field(default_factory=dict)
     progress: float = dataclasses.field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, resume: m.Resume, bundle: Bundle, before: Bundle | None = None) -> Session:
+    def of(cls, resume: internal.Resume, bundle: Bundle, before: Bundle | None = None) -> Session:
         """Go on from a checkpoint with `bundle`.
 
         Args:
@@ -86,16 +87,16 @@ class Session:
         """Whether nothing is on its way to the hub."""
         return self.expected == self.accepted
 
-    def want(self) -> m.Want:
+    def want(self) -> internal.Want:
         limit = self.accepted + IN_FLIGHT
-        return m.Want(
+        return internal.Want(
             self.stream, self.run, self.id, self.accepted, limit, self.gate, self.bundle.id
         )
 
 
 def submission(
-    window: m.Window, state: State, model: Model, bundle: Bundle, *, timed: bool = True
-) -> tuple[m.Submit, State]:
+    window: internal.Window, state: State, model: Model, bundle: Bundle, *, timed: bool = True
+) -> tuple[internal.Submit, State]:
     """What the hub is told of one window, and the state behind it. Pure but for the clock.
 
     Args:
@@ -114,7 +115,7 @@ def submission(
             milliseconds = (time.perf_counter() - began) * 1000.0
             timing = {"features": window.features_ms, "infer": milliseconds}
             result = dataclasses.replace(result, timing_ms=timing)
-    submit = m.Submit(
+    submit = internal.Submit(
         stream=window.stream,
         run=window.run,
         seq=window.seq,
@@ -129,12 +130,12 @@ def submission(
     return submit, state
 
 
-def _matrix(window: m.Window, bundle: Bundle) -> Array:
+def _matrix(window: internal.Window, bundle: Bundle) -> Array:
     import numpy as np
 
     shape = (bundle.spec.n_frames, bundle.spec.dims)
     if window.features is None or len(window.features) != 4 * shape[0] * shape[1]:
-        raise m.ProtocolError(f"window {window.seq} without features of shape {shape}")
+        raise codec.ProtocolError(f"window {window.seq} without features of shape {shape}")
     return np.frombuffer(window.features, dtype="<f4").reshape(shape)
 
 
@@ -234,21 +235,21 @@ class InferService:
             if socket is self._hub:
                 self._heard = time.monotonic()
             try:
-                self._handle(m.decode(frame))
-            except m.ProtocolError as error:
+                self._handle(internal.decode(frame))
+            except codec.ProtocolError as error:
                 self._heart.counters["infer_malformed"] += 1
                 if self._heart.counters["infer_malformed"] % 100 == 1:
                     log.warning("refused a message: %s", error)
 
-    def _handle(self, message: m.Message) -> None:
+    def _handle(self, message: codec.Message) -> None:
         match message:
-            case m.Window():
+            case internal.Window():
                 self._window(message)
-            case m.Accepted():
+            case internal.Accepted():
                 self._accepted(message)
-            case m.Resume():
+            case internal.Resume():
                 self._resume(message)
-            case m.Sent():
+            case internal.Sent():
                 session = self._sessions.get(message.stream)
                 if session and session.id == message.session and message.next > session.expected:
                     # Everything below `next` was sent before this; what is missing is lost.
@@ -256,7 +257,7 @@ class InferService:
             case _:
                 self._heart.counters["infer_malformed"] += 1
 
-    def _resume(self, message: m.Resume) -> None:
+    def _resume(self, message: internal.Resume) -> None:
         self._asked.pop(message.stream, None)
         self._asked.pop("", None)
         if self._worker_of is not None and message.stream not in self._worker_of:
@@ -276,7 +277,7 @@ class InferService:
         if not session.ended:
             self._want(session)
 
-    def _refuse(self, message: m.Resume) -> None:
+    def _refuse(self, message: internal.Resume) -> None:
         """A bundle that is not here: ask again, somebody may change that on either side."""
         self._heart.counters["infer_bundle_missing"] += 1
         self._sessions.pop(message.stream, None)
@@ -289,7 +290,7 @@ class InferService:
                 ", ".join(self._models),
             )
 
-    def _accepted(self, message: m.Accepted) -> None:
+    def _accepted(self, message: internal.Accepted) -> None:
         session = self._sessions.get(message.stream)
         if session is None or session.run != message.run or message.next < session.accepted:
             return
@@ -301,7 +302,7 @@ class InferService:
         if not session.ended:
             self._want(session)
 
-    def _window(self, window: m.Window) -> None:
+    def _window(self, window: internal.Window) -> None:
         session = self._sessions.get(window.stream)
         if session is None or (session.id, session.bundle.id) != (window.session, window.bundle):
             self._heart.counters["infer_stale_windows"] += 1
@@ -356,12 +357,12 @@ class InferService:
         self._ask(stream)
 
     def _ask(self, stream: str) -> None:
-        asked = send(self._hub, m.Hello(self._heart.stage, stream))
+        asked = send(self._hub, internal.Hello(self._heart.stage, stream))
         # Where nobody is connected yet it is tried again soon.
         self._asked[stream] = time.monotonic() - (0.0 if asked else STALLED_S - REPEAT_S)
 
 
-def _stands(session: Session, resume: m.Resume) -> bool:
+def _stands(session: Session, resume: internal.Resume) -> bool:
     """Whether a session is just where the hub says that its stream stands."""
     return (session.run, session.bundle.id, session.accepted, session.ended) == (
         resume.run,

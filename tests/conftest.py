@@ -24,9 +24,9 @@ import zmq
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from common import messages as m
-from common.process import ProcessIdentity
-from common.stage import ONE_BLAS_THREAD
+from speech_emotion.common.linux.process_identity import ProcessIdentity
+from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
+from speech_emotion.common.wire import codec, public
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo.flac"
@@ -54,9 +54,9 @@ settings.load_profile("busy")
 class Received:
     """What a subscriber got, in order."""
 
-    messages: list[tuple[m.Message, bool, float]] = dataclasses.field(default_factory=list)
+    messages: list[tuple[codec.Message, bool, float]] = dataclasses.field(default_factory=list)
 
-    def fresh(self, kind: type[m.Message], stream: str | None = None) -> list[Any]:
+    def fresh(self, kind: type[codec.Message], stream: str | None = None) -> list[Any]:
         return [
             message
             for message, replay, _ in self.messages
@@ -70,13 +70,15 @@ class Received:
         return [
             comparable(message)
             for message, replay, _ in self.messages
-            if isinstance(message, m.Result | m.Utterance) and not replay and message.stream == name
+            if isinstance(message, public.Result | public.Utterance)
+            and not replay
+            and message.stream == name
         ]
 
 
-def comparable(message: m.Result | m.Utterance) -> dict[str, Any]:
+def comparable(message: public.Result | public.Utterance) -> dict[str, Any]:
     """A result or utterance without what only time decides."""
-    table = m.to_json_map(message)
+    table = public.to_json_map(message)
     return {"kind": message.topic, **{k: v for k, v in table.items() if k not in LIVE_ONLY}}
 
 
@@ -99,7 +101,7 @@ class Subscriber(threading.Thread):
         while self._stop_at is None or time.monotonic() < self._stop_at:
             if self._socket.poll(50):
                 topic, payload = self._socket.recv_multipart()
-                message, replay = m.decode_public(topic, payload)
+                message, replay = public.decode_public(topic, payload)
                 self.received.messages.append((message, replay, time.monotonic()))
         self._context.destroy(linger=0)
 
@@ -146,7 +148,7 @@ class Running:
             if len(words) > 1 and words[0] == "sep":
                 table[words[1]] = child
             elif "-m" in words:
-                table[words[words.index("-m") + 1]] = child
+                table[words[words.index("-m") + 1].removeprefix("speech_emotion.")] = child
         return table
 
     def ended(self) -> tuple[int, str, Received]:

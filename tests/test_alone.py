@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capture.pump import Format
-from capture.service import CaptureService, FileStream, StreamJob
-from common import messages as m
-from common.bundle import load_bundle
-from common.ring import create_ring
+from speech_emotion.capture.ring_feeder import Format
+from speech_emotion.capture.service import CaptureService
+from speech_emotion.capture.sources.file import FileStream
+from speech_emotion.capture.stream import StreamJob
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.ring.segment import create_ring
+from speech_emotion.common.wire import codec, public
 from tests.conftest import (
     BUNDLE,
     PATIENCE_S,
@@ -186,10 +188,10 @@ def test_json_lines_are_the_messages_of_the_protocol(clip: Clip) -> None:
     kinds = set()
     for line in stdout.splitlines():
         table = json.loads(line)
-        kind = m.Utterance if table.pop("utterance", False) else m.Result
+        kind = public.Utterance if table.pop("utterance", False) else public.Result
         kinds.add(kind)
         topic = f"{kind.topic}/{table['stream']}".encode()
-        message, replay = m.decode_public(topic, m._pack(table))
+        message, replay = public.decode_public(topic, codec._pack(table))
         assert isinstance(message, kind)
         assert not replay
-    assert kinds == {m.Result, m.Utterance}
+    assert kinds == {public.Result, public.Utterance}

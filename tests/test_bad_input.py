@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import tomli_w
 
-from common import messages as m
+from speech_emotion.common.wire import public
 from tests.conftest import (
     BUNDLE,
     DEMO,
@@ -271,7 +271,7 @@ def test_a_bundle_damaged_meanwhile_does_not_reach_a_running_pipeline(
     shutil.copytree(BUNDLE, bundle)
     recording = clip(20.0)
     running = supervise(f"--source=file:{recording}", f"--bundle={bundle}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     (bundle / "model.tflite").write_bytes(b"damaged")
     for stage in ("infer", "features"):
         running.stages()[stage].kill()

@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common import messages as m
-from common import processes
-from common.budgets import BUDGETS, budget_of
-from common.bundle import DEFAULT_BUNDLE, load_bundle
-from common.config import load_config
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.config.load import load_config
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.wire import public
+from speech_emotion.supervision import process_table as processes
+from speech_emotion.supervision.budgets import BUDGETS, budget_of
 from tests.conftest import Running, wait_until
 
 SECONDS = 10.0
@@ -58,13 +59,13 @@ def test_running_processes_stay_within_memory_and_rate(
     running = supervise(
         f"--source=file:{clip(30.0)}", "--record", str(tmp_path / "tape"), "--speed=realtime"
     )
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
-    began = running.received.fresh(m.Health)[-1]
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
+    began = running.received.fresh(public.Health)[-1]
     wait_until(
-        lambda: running.received.fresh(m.Health)[-1].time - began.time >= SECONDS,
+        lambda: running.received.fresh(public.Health)[-1].time - began.time >= SECONDS,
         "health to go on",
     )
-    healths = [h for h in running.received.fresh(m.Health) if h.time >= began.time]
+    healths = [h for h in running.received.fresh(public.Health) if h.time >= began.time]
     processes = {"supervisor": psutil.Process(running.process.pid)}
     for row in healths[-1].stages:
         processes[row.name] = psutil.Process(row.pid)

@@ -20,8 +20,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import messages as m
-from common.client import (
+from speech_emotion.common.client.results import (
     GONE_AFTER_S,
     STALE_AFTER_S,
     Freshness,
@@ -30,6 +29,7 @@ from common.client import (
     Results,
     Status,
 )
+from speech_emotion.common.wire import public
 from tests.conftest import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 
 Supervise = Callable[..., Running]
@@ -38,8 +38,8 @@ Clip = Callable[..., Path]
 HOP, WINDOW, RATE = 8000, 16000, 16000
 
 
-def result(seq: int, *, stream: str = "main", run: str = "a", skipped: int = 0) -> m.Result:
-    return m.Result(
+def result(seq: int, *, stream: str = "main", run: str = "a", skipped: int = 0) -> public.Result:
+    return public.Result(
         stream=stream,
         run=run,
         seq=seq,
@@ -61,12 +61,12 @@ def result(seq: int, *, stream: str = "main", run: str = "a", skipped: int = 0) 
     )
 
 
-def health(stream: str = "main", *, stage: str = "ready", source: str = "live") -> m.Health:
-    return m.Health(
+def health(stream: str = "main", *, stage: str = "ready", source: str = "live") -> public.Health:
+    return public.Health(
         time=0.0,
         state="ok",
-        stages=[m.StageHealth("infer", 1, stage, 0, 0.1, 2.0, 9.0, 0, 1.0, 50.0, "broke")],
-        streams=[m.StreamHealth(stream, "a", source, None, 0.0, None, 0, None, 0.0, 0, 0)],
+        stages=[public.StageHealth("infer", 1, stage, 0, 0.1, 2.0, 9.0, 0, 1.0, 50.0, "broke")],
+        streams=[public.StreamHealth(stream, "a", source, None, 0.0, None, 0, None, 0.0, 0, 0)],
         counters={},
     )
 
@@ -91,12 +91,12 @@ class Publisher:
             nonlocal asked
             while self._socket.poll(0):
                 asked += self._socket.recv()[:1] == b"\x01"
-            return asked >= len(m.PUBLIC) or (client is not None and bool(client.receive(0.0)))
+            return asked >= len(public.PUBLIC) or (client is not None and bool(client.receive(0.0)))
 
         wait_until(turn, "the client to subscribe")
 
     def send(self, message: Any, **changes: Any) -> None:
-        topic, payload = m.encode_public(message)
+        topic, payload = public.encode_public(message)
         table = {**msgpack.unpackb(payload), **changes}
         self._socket.send_multipart([topic, msgpack.packb(table)])
 
@@ -136,7 +136,7 @@ def connect(endpoint: str, publisher: Publisher) -> Iterator[Callable[..., Resul
         client.close()
 
 
-def take(client: Results, count: int) -> list[m.Result]:
+def take(client: Results, count: int) -> list[public.Result]:
     return [message for _, message in zip(range(count), client, strict=False)]
 
 
@@ -144,7 +144,7 @@ def take(client: Results, count: int) -> list[m.Result]:
 
 
 @st.composite
-def runs_with_losses(draw: st.DrawFn) -> list[list[tuple[m.Result, bool]]]:
+def runs_with_losses(draw: st.DrawFn) -> list[list[tuple[public.Result, bool]]]:
     """Runs of two streams; each message is received or is not. Some cover many windows."""
     runs = []
     for run in "abc"[: draw(st.integers(1, 3))]:
@@ -161,7 +161,7 @@ def runs_with_losses(draw: st.DrawFn) -> list[list[tuple[m.Result, bool]]]:
 
 @given(runs_with_losses())
 def test_losses_are_the_windows_between_received_ones(
-    runs: list[list[tuple[m.Result, bool]]],
+    runs: list[list[tuple[public.Result, bool]]],
 ) -> None:
     counter = LossCounter()
     expected = {"main": 0, "main-2": 0}
@@ -207,8 +207,8 @@ def test_a_stream_is_not_its_longer_namesake(
 
 def test_all_streams_and_all_kinds(publisher: Publisher, connect: Callable[..., Results]) -> None:
     client = connect()
-    info = m.Info("hall", "a", ["calm"], WINDOW, HOP, RATE, "none@00000000", "file:x")
-    said = m.Utterance(
+    info = public.Info("hall", "a", ["calm"], WINDOW, HOP, RATE, "none@00000000", "file:x")
+    said = public.Utterance(
         "hall", "a", 3, 0, 9, RATE, None, "calm", 0.9, {"calm": 0.9}, None, 2, "none@00000000"
     )
     sent = [health("hall"), info, result(3, stream="hall"), said, result(0)]
@@ -404,7 +404,9 @@ def test_a_result_that_came_late_is_old_when_it_comes(
     publisher.send(dataclasses.replace(result(0), timing_ms={"total": late_ms}))
     take(client, 1)
     assert client.status().state is Freshness.STALE
-    publisher.send(m.Info("main", "a", [], 20 * RATE, 10 * RATE, RATE, "none@00000000", "file:x"))
+    publisher.send(
+        public.Info("main", "a", [], 20 * RATE, 10 * RATE, RATE, "none@00000000", "file:x")
+    )
     publisher.send(dataclasses.replace(result(1), timing_ms={"total": late_ms}))
     take(client, 1)
     assert client.status().state is Freshness.FRESH  # a hop of 10 s makes it young
@@ -477,7 +479,7 @@ GONE = f"subscribe: gone: nothing heard for {GONE_AFTER_S:g} s\n"
 
 def subscribe(*flags: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "common.subscribe", *flags],
+        [sys.executable, "-m", "speech_emotion", "subscribe", *flags],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import reference
-from common.config import Config, load_config, to_toml
-from common.errors import UserError
+from speech_emotion.common.config.load import load_config, to_toml
+from speech_emotion.common.config.model import Config
+from speech_emotion.common.errors import UserError
 from tests.conftest import ROOT
+from tools import config_reference as reference
 
 
 def written(folder: Path, text: str) -> Path:
@@ -196,7 +197,7 @@ def test_a_token_that_is_too_short_is_not_told() -> None:
 
 def test_the_reference_is_that_of_the_types() -> None:
     page = (ROOT / "docs" / "CONFIGURATION.md").read_text()
-    assert page == reference.page(), "run: python -m common.reference > docs/CONFIGURATION.md"
+    assert page == reference.page(), "run: python -m tools.config_reference > docs/CONFIGURATION.md"
     for name, field in Config.model_fields.items():
         assert f"`{name}`" in page or f"`[{name}]`" in page or f"`[[{name}]]`" in page
         assert field.description or "[" + name in page

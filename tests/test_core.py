@@ -24,11 +24,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.bundle import DEFAULT_BUNDLE, load_bundle
-from common.errors import UserError
-from common.spec import FeatureSpec
-from features import pocketfft
-from features.core import (
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.features import pocketfft
+from speech_emotion.features.core import (
     TUNING_EDGES,
     Banks,
     Core,
@@ -38,7 +39,7 @@ from features.core import (
     make_core,
     normalize,
 )
-from features.definition import definition
+from speech_emotion.features.reference import definition
 
 Samples = NDArray[np.float32]
 
@@ -399,8 +400,8 @@ def test_the_live_path_imports_neither_librosa_nor_numba(tmp_path: Path) -> None
     program = """
 import sys
 import numpy as np
-from common.spec import FeatureSpec
-from features.core import Banks, make_core
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.features.core import Banks, make_core
 with np.load("banks.npz") as arrays:
     banks = Banks.from_arrays(FeatureSpec(), dict(arrays))
 features = make_core(FeatureSpec(), banks).extract(np.load("window.npy"))

@@ -15,13 +15,13 @@ import psutil
 import pytest
 
 from bench.browser import free_port
-from common import messages as m
-from common.bundle import load_bundle
-from common.client import Event, Freshness, Status
-from common.listen import is_loopback
-from dashboard.board import RECENT_ROWS, STREAMS, UTTERANCES, Board
-from dashboard.cards import find_card, folders
-from dashboard.history import Reader, Writer
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.client.results import Event, Freshness, Status
+from speech_emotion.common.security.exposure import is_loopback
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history import Reader, Writer
+from speech_emotion.dashboard.live_state import RECENT_ROWS, STREAMS, UTTERANCES, Board
+from speech_emotion.dashboard.model_cards import find_card, folders
 from tests.conftest import BUNDLE, PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.pages import STATIC, TOKEN, Dashboard, answers, get, greeting
 from tests.test_client import Publisher, health, result
@@ -30,13 +30,13 @@ from tests.test_keys import House
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
-INFO = m.Info("main", "a", ["angry", "sad"], 16000, 8000, 16000, "b@1", "mic", "fixed", -40.0)
+INFO = public.Info("main", "a", ["angry", "sad"], 16000, 8000, 16000, "b@1", "mic", "fixed", -40.0)
 
 
 # The board ------------------------------------------------------------------------------------
 
 
-def live(seq: int, **changes: object) -> m.Result:
+def live(seq: int, **changes: object) -> public.Result:
     return dataclasses.replace(heard(seq), time=time.time(), **changes)  # type: ignore[arg-type]
 
 
@@ -49,10 +49,10 @@ def test_a_fresh_page_is_told_all_but_the_past() -> None:
     hello = json.loads(board.greeting())
     assert hello["kind"] == "hello"
     assert hello["history"] is True
-    assert hello["infos"] == [m.to_json_map(INFO)]
+    assert hello["infos"] == [public.to_json_map(INFO)]
     assert [one["row"][0] for one in hello["latest"]] == [5]
     assert hello["latest"][0]["labels"] == ["angry", "sad"]
-    assert hello["health"] == m.to_json_map(health())
+    assert hello["health"] == public.to_json_map(health())
     assert hello["statuses"] == [{"stream": "", "state": "degraded", "reason": "why", "age_s": 0.5}]
     recent = json.loads(board.recent("main"))
     assert [row[0] for row in recent["rows"]] == [4, 5]
@@ -342,9 +342,9 @@ def test_the_page_lives_and_dies_beside_the_pipeline(supervise: Supervise, clip:
     assert {s["name"] for s in hello["health"]["stages"]} >= {"dashboard", "infer"}
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     assert [one.seq for one in results] == list(range(len(results)))
-    rows = [s for h in received.fresh(m.Health) for s in h.stages if s.name == "dashboard"]
+    rows = [s for h in received.fresh(public.Health) for s in h.stages if s.name == "dashboard"]
     assert rows[-1].restarts == 1
 
 
@@ -373,7 +373,7 @@ def test_a_page_that_cannot_live_does_not_end_the_pipeline(
         code, stderr, received = running.ended()
     assert code == 0, stderr
     assert "already in use" in stderr
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     assert [one.seq for one in results] == list(range(len(results)))
 
 
@@ -473,7 +473,7 @@ def test_page_history_and_terminal_take_keys(
     kept = tmp_path / "kept.sqlite"
     recorder = subprocess.Popen(
         [
-            *(sys.executable, "-m", "dashboard.recorder", "--results", house.endpoint),
+            *(sys.executable, "-m", "speech_emotion", "history", "--results", house.endpoint),
             *("--file", str(kept), *keys),
         ],
         cwd=ROOT,
@@ -482,7 +482,15 @@ def test_page_history_and_terminal_take_keys(
     stranger = Dashboard(house.endpoint)
     try:
         wait_until(lambda: bool(greeting(page.port)["latest"]), "a result on the page")
-        command = [sys.executable, "-m", "common.watch", "--once", "--endpoint", house.endpoint]
+        command = [
+            sys.executable,
+            "-m",
+            "speech_emotion",
+            "watch",
+            "--once",
+            "--endpoint",
+            house.endpoint,
+        ]
         done = subprocess.run([*command, *keys], cwd=ROOT, capture_output=True, text=True)
         assert "main" in done.stdout, done.stderr
         half = subprocess.run([*command, *keys[:2]], cwd=ROOT, capture_output=True, text=True)

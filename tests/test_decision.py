@@ -12,10 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.bundle import Bundle, Calibration, Decision
-from common.messages import Result, Utterance, Window
-from common.spec import FeatureSpec
-from infer.decision import MAX_UTTERANCE_S, State, calibrate, decide, finish, speech_of
+from speech_emotion.common.bundle.manifest import Bundle, Calibration, Decision
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.wire.internal import Window
+from speech_emotion.common.wire.public import Result, Utterance
+from speech_emotion.infer.decision import (
+    MAX_UTTERANCE_S,
+    State,
+    calibrate,
+    decide,
+    finish,
+    speech_of,
+)
 
 LABELS = ("angry", "happy", "neutral")
 Step = tuple[str, list[float] | None] | tuple[str, list[float] | None, float]

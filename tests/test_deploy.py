@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common import messages as m
-from common.notify import Notifier
+from speech_emotion.common.wire import public
+from speech_emotion.supervision.systemd import Notifier
 from tests.conftest import PATIENCE_S, ROOT, Running, wait_until
 
 Supervise = Callable[..., Running]
@@ -130,7 +130,7 @@ def test_a_pipeline_tells_when_it_is_ready_alive_and_ending(
 ) -> None:
     running = supervise(f"--source=file:{clip(50.0)}", env=notifying(tmp_path))
     wait_until(lambda: bool(manager.times("READY=1")), "READY")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 4)
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
     for stage in running.stages().values():
         assert "NOTIFY_SOCKET" not in stage.environ()
     before = len(manager.times("WATCHDOG=1"))
@@ -165,7 +165,7 @@ def test_the_watchdog_starves_where_the_supervisor_is_stopped(
 
 def test_a_hub_that_does_not_turn_starves_the_watchdog() -> None:
     """The supervisor's loop alone is not enough."""
-    import supervisor
+    from speech_emotion import supervisor
 
     class Stuck:
         turned, failure = 0.0, None
@@ -245,7 +245,7 @@ def settings_of(unit: Path) -> dict[str, str]:
 
 
 def test_the_unit_fits_the_program() -> None:
-    import supervisor
+    from speech_emotion import supervisor
 
     unit = settings_of(UNIT)
     assert unit["Type"] == "notify"
@@ -256,7 +256,7 @@ def test_the_unit_fits_the_program() -> None:
 
 
 def test_the_shipped_configuration_is_valid() -> None:
-    from common.config import load_config
+    from speech_emotion.common.config.load import load_config
 
     config = load_config(DEPLOY / "sep.toml", {})
     assert config.capture.wait_for_device

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from common import doctor
-from common import messages as m
-from common.doctor import Finding, Level, Trial, hear, judge
+from speech_emotion.commands import doctor
+from speech_emotion.commands.doctor import Finding, Level, Trial, hear, judge
+from speech_emotion.common.wire import public
 from tests.conftest import (
     BUNDLE,
     DEMO,
@@ -127,7 +127,7 @@ def test_a_muted_microphone_is_told_in_plain_words(tmp_path: Path) -> None:
 
 def test_beside_a_running_pipeline_nothing_is_tried(supervise: Supervise, clip: Clip) -> None:
     running = supervise(f"--source=file:{clip(50.0)}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     done = subprocess.run(
         [*(sys.executable, "supervisor.py", "doctor"), "--results", running.endpoint],
         capture_output=True,
@@ -140,7 +140,7 @@ def test_beside_a_running_pipeline_nothing_is_tried(supervise: Supervise, clip: 
     running.process.terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    assert all(stage.restarts == 0 for stage in received.fresh(m.Health)[-1].stages)
+    assert all(stage.restarts == 0 for stage in received.fresh(public.Health)[-1].stages)
 
 
 def test_too_little_shared_memory() -> None:
@@ -201,7 +201,7 @@ def test_levels_in_words(levels: list[float], level: Level, words: str) -> None:
 
 
 def tried(*, total: float = 5.0, cpu: float = 0.2, **counters: int) -> dict[str, Finding]:
-    row = m.StreamHealth(
+    row = public.StreamHealth(
         name="main",
         run="a",
         state="live",
@@ -217,7 +217,7 @@ def tried(*, total: float = 5.0, cpu: float = 0.2, **counters: int) -> dict[str,
     rows = [
         dataclasses.replace(result(k), rms_db=-30.0, timing_ms={"total": total}) for k in range(5)
     ]
-    trial = Trial(rows, m.Health(0.0, "ok", [], [row], counters), None, cpu, 2)
+    trial = Trial(rows, public.Health(0.0, "ok", [], [row], counters), None, cpu, 2)
     return {finding.topic: finding for finding in judge(trial, {"main": "mic"})}
 
 

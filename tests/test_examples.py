@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common import messages as m
+from speech_emotion.common.wire import public
 from tests.conftest import PATIENCE_S, ROOT, Running
 
 EXAMPLES = ROOT / "examples"
@@ -64,7 +64,7 @@ def test_an_example_prints_every_result_of_its_stream(
     try:
         assert running.process.wait(PATIENCE_S) == 0
         _, _, received = running.ended()
-        results = received.fresh(m.Result, "main")
+        results = received.fresh(public.Result, "main")
         lines: list[str] = []
         while not lines or lines[-1].split()[0] != str(results[-1].seq):
             lines.append(example.stdout.readline())  # type: ignore[union-attr]

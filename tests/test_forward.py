@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common import messages as m
-from common.client import Results
+from speech_emotion.common.client.results import Results
+from speech_emotion.common.wire import public
 from tests.conftest import PATIENCE_S, ROOT, Running
 from tests.test_keys import House, free_port
 
@@ -45,7 +45,7 @@ def test_one_subscriber_to_two_boxes_through_a_forwarder(
                 # Who comes late gets the last values all the same.
                 with Results(listen, "hall", timeout=PATIENCE_S) as late:
                     event = late.receive(PATIENCE_S)
-                    while event is not None and not isinstance(event.message, m.Info):
+                    while event is not None and not isinstance(event.message, public.Info):
                         event = late.receive(PATIENCE_S)
                     assert event is not None
                     assert event.replay

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.gate import colored, fan, gain, harmonics, opened
-from common.levels import rms_dbfs
-from common.spec import FeatureSpec
-from features.gate import State, make_gate, transition
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.levels import rms_dbfs
+from speech_emotion.features.gate import State, make_gate, transition
 
 Samples = NDArray[np.float32]
 

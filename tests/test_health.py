@@ -7,19 +7,21 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from common import messages as m
-from common.errors import UserError
-from common.health import stream_health
-from common.metrics import MetricsServer
-from common.source import SourceState
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.hub.health import stream_health
+from speech_emotion.common.source_state import SourceState
+from speech_emotion.common.wire import internal, public
+from speech_emotion.supervision.prometheus import MetricsServer
 
 
-def stage(state: str, reason: str | None = None, restarts: int = 0) -> m.StageHealth:
-    return m.StageHealth("capture", 7, state, restarts, 0.1, 50.0, None, 2, 12.5, 40.0, reason)
+def stage(state: str, reason: str | None = None, restarts: int = 0) -> public.StageHealth:
+    return public.StageHealth("capture", 7, state, restarts, 0.1, 50.0, None, 2, 12.5, 40.0, reason)
 
 
-def source(state: SourceState, reason: str | None = None) -> m.SourceStatus:
-    return m.SourceStatus("main", state.value, reason, 4.0, "usb", 16000, -30.0, 0.25, 1, 320)
+def source(state: SourceState, reason: str | None = None) -> internal.SourceStatus:
+    return internal.SourceStatus(
+        "main", state.value, reason, 4.0, "usb", 16000, -30.0, 0.25, 1, 320
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,9 @@ def test_a_source_that_has_ended_stays_so() -> None:
 @pytest.fixture
 def scraped() -> dict[str, float]:
     rows = [stream_health("main", "r", source(SourceState.STUCK), stage("ready"))]
-    health = m.Health(1.0, "degraded", [stage("ready", restarts=3)], rows, {"hub_malformed": 9})
+    health = public.Health(
+        1.0, "degraded", [stage("ready", restarts=3)], rows, {"hub_malformed": 9}
+    )
     server = MetricsServer("127.0.0.1", 0, lambda: health)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as answer:
@@ -91,7 +95,7 @@ def test_metrics_say_what_health_says(scraped: dict[str, float]) -> None:
 
 
 def test_a_taken_port_is_one_line() -> None:
-    health = m.Health(1.0, "ok", [], [], {})
+    health = public.Health(1.0, "ok", [], [], {})
     server = MetricsServer("127.0.0.1", 0, lambda: health)
     try:
         with pytest.raises(UserError, match=rf"127\.0\.0\.1:{server.port}.*metrics\.port"):

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from common import messages as m
-from common.errors import UserError
-from dashboard.history import PURGE_ROWS, Reader, Writer
-from dashboard.recorder import HELD, Recorder
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history import PURGE_ROWS, Reader, Writer
+from speech_emotion.dashboard.history_writer import HELD, Recorder
 from tests.conftest import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.test_client import Publisher, health, result
 
@@ -30,7 +30,7 @@ T0 = 1_800_000_000.0
 LABELS = ("angry", "sad")
 
 
-def heard(seq: int, *, speech: bool = True, stream: str = "main", run: str = "a") -> m.Result:
+def heard(seq: int, *, speech: bool = True, stream: str = "main", run: str = "a") -> public.Result:
     """A window that ended half a second after the one before."""
     quiet = dataclasses.replace(result(seq, stream=stream, run=run), time=T0 + 0.5 * (seq + 1))
     if not speech:
@@ -48,8 +48,8 @@ def heard(seq: int, *, speech: bool = True, stream: str = "main", run: str = "a"
     )
 
 
-def said(seq: int) -> m.Utterance:
-    return m.Utterance(
+def said(seq: int) -> public.Utterance:
+    return public.Utterance(
         *("main", "a", seq, 8000 * seq, 8000 * seq + 24000, 16000, T0 + seq, "sad", 0.75),
         *({"angry": 0.25, "sad": 0.75}, None, 2, "none@00000000"),
     )
@@ -67,7 +67,7 @@ def writer(path: Path) -> Iterator[Writer]:
     one.close()
 
 
-def put(writer: Writer, *messages: m.Public) -> None:
+def put(writer: Writer, *messages: public.Public) -> None:
     writer.write([(message, T0) for message in messages])
 
 
@@ -194,9 +194,9 @@ class FullDisk:
 
     def __init__(self) -> None:
         self.full = True
-        self.written: list[m.Public] = []
+        self.written: list[public.Public] = []
 
-    def write(self, messages: list[tuple[m.Public, float]]) -> None:
+    def write(self, messages: list[tuple[public.Public, float]]) -> None:
         if self.full:
             raise sqlite3.OperationalError("database or disk is full")
         self.written += [message for message, _ in messages]
@@ -223,7 +223,7 @@ def test_a_full_disk_is_waited_for_and_what_is_let_go_is_counted() -> None:
 def test_a_crash_loses_at_most_a_second(path: Path) -> None:
     endpoint = fresh_endpoint()
     publisher = Publisher(endpoint)
-    command = [sys.executable, "-m", "dashboard.recorder", "--results", endpoint]
+    command = [sys.executable, "-m", "speech_emotion", "history", "--results", endpoint]
     process = subprocess.Popen([*command, "--file", str(path)], cwd=ROOT)
     try:
         publisher.wait_for()
@@ -257,13 +257,13 @@ def test_a_pipeline_keeps_all_it_publishes(
     ).ended()
     assert code == 0, stderr
     assert "keeping results" in stderr
-    results = received.fresh(m.Result, "main")
+    results = received.fresh(public.Result, "main")
     with Reader(path) as reader:
         found = reader.windows("main", 0.0, time.time() + 10.0, 10000)
         spoken = reader.utterances("main", 0.0, time.time() + 10.0)
     assert [row[0] for row in found["rows"]] == [one.seq for one in results]
     assert [row[4] for row in found["rows"]] == [one.emotion for one in results]
-    assert len(spoken) == len(received.fresh(m.Utterance, "main")) > 0
+    assert len(spoken) == len(received.fresh(public.Utterance, "main")) > 0
 
 
 def test_a_killed_recorder_comes_back_and_ends_nothing(
@@ -271,15 +271,15 @@ def test_a_killed_recorder_comes_back_and_ends_nothing(
 ) -> None:
     path = tmp_path / "kept.sqlite"
     running = supervise(f"--source=file:{clip(14.0)}", f"--history={path}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 4)
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
     running.stages()["history"].kill()
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    rows = [s for h in received.fresh(m.Health) for s in h.stages if s.name == "history"]
+    rows = [s for h in received.fresh(public.Health) for s in h.stages if s.name == "history"]
     assert rows[-1].restarts == 1
     with Reader(path) as reader:
         kept = [row[0] for row in reader.windows("main", 0.0, time.time() + 10.0, 9999)["rows"]]
-    last = received.fresh(m.Result)[-1].seq
+    last = received.fresh(public.Result)[-1].seq
     assert kept[-1] == last
     assert len(kept) >= last - 6  # what came within a commit and a restart
 
@@ -295,7 +295,7 @@ def test_a_killed_recorder_comes_back_and_ends_nothing(
 )
 def test_the_recorders_mistakes_are_one_line(flags: list[str], words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dashboard.recorder", *flags],
+        [sys.executable, "-m", "speech_emotion", "history", *flags],
         capture_output=True,
         text=True,
         cwd=ROOT,

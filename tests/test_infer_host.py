@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from common import messages as m
-from common.keys import make_keys
+from speech_emotion.common.security.curve import make_keys
+from speech_emotion.common.wire import public
 from tests.conftest import (
     BUNDLE,
     PATIENCE_S,
@@ -198,13 +198,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def infer_state(box: Box) -> str:
-    healths = box.received.fresh(m.Health)
+    healths = box.received.fresh(public.Health)
     rows = [row for row in healths[-1].stages if row.name == "infer"] if healths else []
     return rows[0].state if rows else ""
 
 
-def results(box: Box) -> list[m.Result]:
-    return box.received.fresh(m.Result)
+def results(box: Box) -> list[public.Result]:
+    return box.received.fresh(public.Result)
 
 
 def ended(box: Box) -> list[dict[str, object]]:
@@ -221,10 +221,10 @@ def test_two_boxes_and_one_host_give_what_offline_gives(site: Site, clip: Clip) 
     site.host("a", "b")
     assert all(set(box.stages()) == {"capture", "features"} for box in boxes.values())
     for name, box in boxes.items():
-        box.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+        box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
         wait_until(lambda box=box: infer_state(box) == "ready", "the host to be seen")
         assert ended(box) == offline(paths[name])
-        last = box.received.fresh(m.Health)[-1]
+        last = box.received.fresh(public.Health)[-1]
         (row,) = [row for row in last.stages if row.name == "infer"]
         assert (row.pid, row.lag_ms) == (0, None)
         assert all(
@@ -240,7 +240,7 @@ def test_a_link_cut_and_healed_loses_and_doubles_nothing(
     path = clip(25.0)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
-    box.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 4)
+    box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
     for _ in range(2):
         site.network.link(1, "down")
         time.sleep(seconds)
@@ -249,7 +249,7 @@ def test_a_link_cut_and_healed_loses_and_doubles_nothing(
         before = len(results(box))
         site.network.link(1, "up")
         box.subscriber.wait_for(
-            lambda received, before=before: len(received.fresh(m.Result)) > before + 2
+            lambda received, before=before: len(received.fresh(public.Result)) > before + 2
         )
     assert ended(box) == offline(path)
 
@@ -261,7 +261,7 @@ def test_a_host_killed_and_started_again_loses_nothing(site: Site, clip: Clip) -
         host = site.host("a")
         before = len(results(box))
         box.subscriber.wait_for(
-            lambda received, before=before: len(received.fresh(m.Result)) > before + 1
+            lambda received, before=before: len(received.fresh(public.Result)) > before + 1
         )
         host.kill()
         host.wait()
@@ -273,13 +273,13 @@ def test_stages_of_a_box_killed_beside_a_remote_infer_lose_nothing(site: Site, c
     path = clip(15.0)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
-    box.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     for stage in ("features", "capture", "features"):
         wait_until(lambda stage=stage: stage in box.stages(), stage)
         box.stages()[stage].kill()
         before = len(results(box))
         box.subscriber.wait_for(
-            lambda received, before=before: len(received.fresh(m.Result)) > before
+            lambda received, before=before: len(received.fresh(public.Result)) > before
         )
     assert ended(box) == offline(path)
 
@@ -290,7 +290,7 @@ def test_a_box_leaves_and_comes_back_and_the_other_does_not_notice(site: Site, c
     leaving = site.box("b", f"--source=file:{clip(40.0, name='leaving')}")
     site.host("a", "b")
     for box in (steady, leaving):
-        box.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+        box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     leaving.process.kill()
     leaving.ended()
     Path(leaving.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
@@ -306,7 +306,7 @@ def test_a_box_leaves_and_comes_back_and_the_other_does_not_notice(site: Site, c
 def test_a_host_without_an_allowed_key_gets_nothing_and_is_counted(site: Site, clip: Clip) -> None:
     path = clip(8.0)
     box = site.box("a", f"--source=file:{path}")
-    box.subscriber.wait_for(lambda received: bool(received.fresh(m.Health)))
+    box.subscriber.wait_for(lambda received: bool(received.fresh(public.Health)))
     stranger = site.host("a", who="stranger")
     wait_until(lambda: refused(box) >= 2, "the stranger to be counted")
     assert infer_state(box) == "away"
@@ -318,7 +318,7 @@ def test_a_host_without_an_allowed_key_gets_nothing_and_is_counted(site: Site, c
 
 
 def refused(box: Box) -> int:
-    healths = box.received.fresh(m.Health)
+    healths = box.received.fresh(public.Health)
     return healths[-1].counters.get("connections_refused", 0) if healths else 0
 
 
@@ -326,7 +326,7 @@ def test_a_bundle_is_exchanged_where_the_host_has_it(site: Site, clip: Clip) -> 
     path = clip(25.0)
     box = site.box("a", f"--source=file:{path}")
     site.host("a", bundles=(BUNDLE, OTHER))
-    box.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
     done = swap(OTHER)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = ended(box)
@@ -339,19 +339,19 @@ def test_a_bundle_that_the_host_has_not_is_rolled_back(site: Site, clip: Clip) -
     path = clip(30.0)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
-    box.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
     done = swap(OTHER)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "rolled back" in done.stdout
     assert "no result" in done.stdout
     assert ended(box) == offline(path)
-    assert box.received.fresh(m.Health)[-1].counters.get("infer_bundle_missing", 0) > 0
+    assert box.received.fresh(public.Health)[-1].counters.get("infer_bundle_missing", 0) > 0
 
 
 def test_a_host_ends_in_order(site: Site, clip: Clip) -> None:
     box = site.box("a", f"--source=file:{clip(30.0)}")
     host = site.host("a")
-    box.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     host.send_signal(signal.SIGTERM)
     assert host.wait(PATIENCE_S) == 0
     with contextlib.suppress(ProcessLookupError):

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from bench.browser import free_port
-from common import messages as m
-from common.config import Config
-from dashboard.history import Writer
+from speech_emotion.common.config.model import Config
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history import Writer
 from tests.conftest import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.test_client import Publisher, health
 from tests.test_dashboard import live
@@ -86,11 +86,11 @@ def test_alerts_are_printed_once(publisher: tuple[Publisher, str]) -> None:
 
 def test_alerts_of_a_real_pipeline(supervise: Supervise, clip: Clip) -> None:
     running = supervise(f"--source=file:{clip(9.0)}")
-    spoken: list[m.Utterance] = []
+    spoken: list[public.Utterance] = []
     with example("alerts.py", "--endpoint", running.endpoint, "--emotion", "neutral") as process:
         running.process.wait(PATIENCE_S)
         _, _, received = running.ended()
-        spoken = [one for one in received.fresh(m.Utterance) if one.emotion == "neutral"]
+        spoken = [one for one in received.fresh(public.Utterance) if one.emotion == "neutral"]
         if spoken and max(one.confidence for one in spoken) >= 0.6:
             assert "main: neutral" in line_of(process)
     assert spoken, "the clip has a neutral sentence"
@@ -321,7 +321,7 @@ def test_a_real_pipeline_is_forwarded(
     with example("mqtt_forward.py", *flags):
         running.process.wait(PATIENCE_S)
         _, _, received = running.ended()
-        spoken = received.fresh(m.Utterance)
+        spoken = received.fresh(public.Utterance)
         assert spoken
         wait_until(lambda: len(listener.of("sep/main/utterance")) == len(spoken), "utterances")
     seen = [json.loads(text)["emotion"] for text in listener.of("sep/main/utterance")]
@@ -351,7 +351,7 @@ def test_prometheus_finds_metrics_where_the_example_looks(
     config = tmp_path / "box.toml"
     config.write_text(f"[metrics]\nport = {port}\n")
     running = supervise(f"--config={config}", f"--source=file:{clip(12.0)}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10.0) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     assert any(sample.value > 0 for family in families for sample in family.samples)

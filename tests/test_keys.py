@@ -18,19 +18,18 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import messages as m
-from common.client import Results
-from common.errors import UserError
-from common.keys import (
+from speech_emotion.common.client.results import Results
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.curve import (
     Lock,
     Ticket,
     allowed_keys,
-    check_exposure,
     make_keys,
-    on_loopback,
     read_pair,
     read_public,
 )
+from speech_emotion.common.security.exposure import check_exposure, on_loopback
+from speech_emotion.common.wire import public
 from tests.conftest import (
     PATIENCE_S,
     ROOT,
@@ -295,7 +294,15 @@ def test_noise_at_a_locked_door_does_nothing(
 
 def test_the_command_takes_keys(supervise: Supervise, clip: Clip, house: House) -> None:
     running = supervise(f"--source=file:{clip(50.0)}", *house.flags, env=house.env)
-    command = [sys.executable, "-m", "common.subscribe", "--endpoint", house.endpoint, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "speech_emotion",
+        "subscribe",
+        "--endpoint",
+        house.endpoint,
+        "--json",
+    ]
     keys = ["--secret", str(house.folder / "friend.key_secret")]
     keys += ["--server", str(house.folder / "box.key")]
     with subprocess.Popen(
@@ -304,7 +311,15 @@ def test_the_command_takes_keys(supervise: Supervise, clip: Clip, house: House) 
         assert subscriber.stdout is not None
         assert b'"topic"' in subscriber.stdout.readline()
         subscriber.terminate()
-    watch = [sys.executable, "-m", "common.watch", "--once", "--endpoint", house.endpoint]
+    watch = [
+        sys.executable,
+        "-m",
+        "speech_emotion",
+        "watch",
+        "--once",
+        "--endpoint",
+        house.endpoint,
+    ]
     seen = subprocess.run([*watch, *keys], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert "default@" in seen.stdout or "main" in seen.stdout
     assert "belong together" in refused(*command[1:], *keys[:2])
@@ -333,7 +348,7 @@ def test_recording_works_behind_a_lock(
 
 def test_sockets_and_segments_are_for_the_owner_only(supervise: Supervise, clip: Clip) -> None:
     running = supervise(f"--source=file:{clip(50.0)}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "sep"
     (own,) = folder.glob(f"{running.process.pid}.*")
     for place in (folder, own):
@@ -408,15 +423,15 @@ def test_neither_sound_nor_features_reach_the_disk_unless_asked(
     running = supervise(
         f"--source=file:{source}", *flags, env={**env, "PYTHONDONTWRITEBYTECODE": "1"}
     )
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     watched = Watched(running)
     # Until the sources end: then the sockets' files are removed from their folder.
-    while len(running.received.fresh(m.Result)) < 22:
+    while len(running.received.fresh(public.Result)) < 22:
         watched.look()
         time.sleep(0.02)
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    assert any(result.state == "speech" for result in received.fresh(m.Result))
+    assert any(result.state == "speech" for result in received.fresh(public.Result))
     runtime = Path(os.environ["XDG_RUNTIME_DIR"])
     changed = changed_since(began, tmp_path, runtime, *(ROOT / s for s in STAGES)) - {str(source)}
     if record:  # what is asked for is seen: so this test can fail
@@ -442,7 +457,7 @@ def test_no_pickle_anywhere() -> None:
 
 def test_a_malformed_question_to_the_doorman_is_no_answer_for_all(house: House) -> None:
     """The hub asks the doorman itself; a domain or key it never saw is simply refused."""
-    from common.keys import Doorman
+    from speech_emotion.common.security.zap import Doorman
 
     context: zmq.Context[Any] = zmq.Context()
     try:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from common.levels import SILENCE_DBFS, clipped_fraction, rms_dbfs
+from speech_emotion.common.levels import SILENCE_DBFS, clipped_fraction, rms_dbfs
 
 AUDIO = arrays.arrays(np.float32, st.integers(1, 300), elements=st.floats(-1.0, 1.0, width=32))
 

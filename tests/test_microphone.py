@@ -16,7 +16,7 @@ import soxr
 from numpy.typing import NDArray
 from scipy.signal import correlate
 
-from common import messages as m
+from speech_emotion.common.wire import public
 from tests.conftest import (
     PATIENCE_S,
     ROOT,
@@ -139,7 +139,7 @@ def test_results_arrive_within_a_second_of_their_window(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     running = supervise("--source=mic", env=microphone.env)
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 6)
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 6)
     running.process.terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr
@@ -147,7 +147,7 @@ def test_results_arrive_within_a_second_of_their_window(
     arrived = [
         came + behind - message.time
         for message, replay, came in received.messages
-        if isinstance(message, m.Result) and not replay and message.time is not None
+        if isinstance(message, public.Result) and not replay and message.time is not None
     ]
     assert len(arrived) >= 6
     assert max(arrived[1:]) < 1.0  # the first one is on its way while stages still start
@@ -169,14 +169,14 @@ def test_two_streams_of_one_stereo_device_are_its_channels(
         tapes = tmp_path / "tapes"
         running = supervise("--config", str(config), f"--record={tapes}", env=mic.env)
         running.subscriber.wait_for(
-            lambda r: bool(r.fresh(m.Result, "left") and r.fresh(m.Result, "right"))
+            lambda r: bool(r.fresh(public.Result, "left") and r.fresh(public.Result, "right"))
         )
         mic.play(path).wait(PATIENCE_S)
         running.process.terminate()
         code, stderr, received = running.ended()
     assert code == 0, stderr
-    assert any(result.state == "speech" for result in received.fresh(m.Result, "left"))
-    assert all(result.rms_db == -100.0 for result in received.fresh(m.Result, "right"))
+    assert any(result.state == "speech" for result in received.fresh(public.Result, "left"))
+    assert all(result.rms_db == -100.0 for result in received.fresh(public.Result, "right"))
     for name in ("left", "right"):
         alone = offline(tapes / name)
         assert received.stream(name) == [{**row, "stream": name} for row in alone]
@@ -186,23 +186,23 @@ def test_a_killed_capture_declares_its_gap(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     running = supervise("--source=mic", env=microphone.env)
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
-    before = running.received.fresh(m.Result)[-1].seq
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
+    before = running.received.fresh(public.Result)[-1].seq
     victim = running.stages()["capture"]
     victim.kill()
     running.subscriber.wait_for(
         lambda r: (
-            any(x.seq > before and x.state != "gap" for x in r.fresh(m.Result)[-1:])
-            and any(x.lost for x in r.fresh(m.Result))
+            any(x.seq > before and x.state != "gap" for x in r.fresh(public.Result)[-1:])
+            and any(x.lost for x in r.fresh(public.Result))
         )
     )
     running.process.terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     assert [result.seq for result in results] == list(range(len(results)))
     assert any(result.state == "gap" for result in results)
-    last = received.fresh(m.Health)[-1]
+    last = received.fresh(public.Health)[-1]
     assert last.streams[0].gaps == 1
     # The sample clock is where time says: as many samples as seconds went by.
     first, final = results[0], results[-1]
@@ -237,13 +237,13 @@ def test_a_device_that_is_waited_for_comes(supervise: Supervise) -> None:
         wait_until(
             lambda: any(
                 "waiting" in (stage.reason or "")
-                for health in running.received.fresh(m.Health)
+                for health in running.received.fresh(public.Health)
                 for stage in health.stages
             ),
             "capture to say that it waits",
         )
         mic.start()
-        running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+        running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
         running.process.terminate()
         code, stderr, _ = running.ended()
         assert code == 0, stderr
@@ -256,20 +256,20 @@ def test_a_lost_device_is_told_and_taken_up_again(supervise: Supervise) -> None:
     try:
         mic.start()
         running = supervise("--source=mic", env=mic.env)
-        running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+        running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
         mic.kill()
         wait_until(
-            lambda: running.received.fresh(m.Health)[-1].state != "ok", "health to tell of it"
+            lambda: running.received.fresh(public.Health)[-1].state != "ok", "health to tell of it"
         )
-        seen = len(running.received.fresh(m.Result))
+        seen = len(running.received.fresh(public.Result))
         mic.start()
         running.subscriber.wait_for(
-            lambda r: any(x.state != "gap" and not x.lost for x in r.fresh(m.Result)[seen:])
+            lambda r: any(x.state != "gap" and not x.lost for x in r.fresh(public.Result)[seen:])
         )
         running.process.terminate()
         code, stderr, received = running.ended()
         assert code == 0, stderr
-        assert any(result.state == "gap" for result in received.fresh(m.Result))
+        assert any(result.state == "gap" for result in received.fresh(public.Result))
     finally:
         mic.__exit__(None, None, None)
 
@@ -293,16 +293,16 @@ def test_a_capture_that_was_held_up_keeps_time(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     running = supervise("--source=mic", env=microphone.env)
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
     running.stages()["capture"].suspend()
     time.sleep(0.7)
     running.stages()["capture"].resume()
-    seen = running.received.fresh(m.Result)[-1].seq
-    running.subscriber.wait_for(lambda r: r.fresh(m.Result)[-1].seq > seen + 8)
+    seen = running.received.fresh(public.Result)[-1].seq
+    running.subscriber.wait_for(lambda r: r.fresh(public.Result)[-1].seq > seen + 8)
     running.process.terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     assert [result.seq for result in results] == list(range(len(results)))
     first, final = results[0], results[-1]
     assert first.time is not None

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.bundle import LAYOUTS, load_bundle
-from common.errors import UserError
-from infer.model import RUNTIMES, Model, find_runtime, shape_input
+from speech_emotion.common.bundle.manifest import LAYOUTS, load_bundle
+from speech_emotion.common.errors import UserError
+from speech_emotion.infer.model import RUNTIMES, Model, find_runtime, shape_input
 from tests.conftest import BUNDLE, ROOT
 
 TINY = sorted((ROOT / "tests" / "data" / "models").glob("*/bundle.toml"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from common import messages as m
+from speech_emotion.common.wire import public
 from tests.conftest import Running, offline
 
 Supervise = Callable[..., Running]
@@ -31,7 +31,7 @@ def test_loaded_cores_lose_no_sample(supervise: Supervise, clip: Clip) -> None:
             one.wait()
     assert code == 0, stderr
     assert received.stream() == offline(path)
-    last = received.fresh(m.Health)[-1]
+    last = received.fresh(public.Health)[-1]
     assert last.streams[0].lost == 0
     assert "samples_overrun" not in last.counters
 
@@ -42,7 +42,7 @@ def test_features_away_for_longer_than_the_ring_is_declared_and_counted(
     path = clip(25.0)
     ring_s = 6.0
     running = supervise(f"--source=file:{path}", env={"SEP_RING__SECONDS": str(ring_s)})
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     until = time.monotonic() + ring_s + 3.0
     while time.monotonic() < until:
         if victim := running.stages().get("features"):
@@ -51,7 +51,7 @@ def test_features_away_for_longer_than_the_ring_is_declared_and_counted(
     code, stderr, received = running.ended()
     assert code == 0, stderr
 
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     jumps = [result for result in results if result.skipped]
     assert jumps
     assert all(jump.state == "gap" and jump.emotion is None and jump.lost for jump in jumps)
@@ -61,7 +61,7 @@ def test_features_away_for_longer_than_the_ring_is_declared_and_counted(
         assert result.seq == following
         assert result.start == result.seq * hop
         following = result.next_seq
-    counters = received.fresh(m.Health)[-1].counters
+    counters = received.fresh(public.Health)[-1].counters
     assert counters["windows_overrun"] == sum(jump.skipped for jump in jumps)
     assert counters["samples_overrun"] == sum(jump.lost for jump in jumps)
     # What was heard whole is what it would have been, but for what smoothing remembers.

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from bench.browser import CHROMIUM, browser, free_port
-from common import messages as m
-from dashboard.history import Writer
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history import Writer
 from tests.conftest import Running, fresh_endpoint, wait_until
 from tests.pages import TOKEN, Dashboard, answers, opened
 from tests.test_client import Publisher, health
@@ -69,7 +69,7 @@ def dashboard(publisher: tuple[Publisher, str], *flags: str, **more: Any) -> Ite
         server.end()
 
 
-def now(message: m.Health) -> m.Health:
+def now(message: public.Health) -> public.Health:
     return dataclasses.replace(message, time=time.time())
 
 
@@ -122,7 +122,7 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         assert text(page, "#level-number") == "−∞"
         assert not page.locator("#clip").is_visible()
 
-        spoken = m.Utterance(
+        spoken = public.Utterance(
             *("main", "a", 5, 0, 24000, 16000, time.time(), "sad", 0.75),
             *({"angry": 0.25, "sad": 0.75}, None, 2, "b@1"),
         )
@@ -199,7 +199,7 @@ def test_names_and_words_of_others_are_only_text(
         smoothed = {evil: 0.75, "sad": 0.25}
         publisher[0].send(live(0, emotion=evil, smoothed=smoothed, bundle=evil))
         shows(page, "#emotion", evil)
-        stage = m.StageHealth(evil, 1, "failed", 0, 0.1, 2.0, 9.0, 0, 1.0, 50.0, evil)
+        stage = public.StageHealth(evil, 1, "failed", 0, 0.1, 2.0, 9.0, 0, 1.0, 50.0, evil)
         publisher[0].send(now(dataclasses.replace(health(), stages=[stage])))
         shows(page, "#stages", evil)
         assert page.locator("img").count() == 0
@@ -230,7 +230,7 @@ def test_it_can_be_used_without_a_mouse_and_read_aloud(
         )
         for seq in range(4, 40):
             publisher[0].send(live(seq))
-            spoken = m.Utterance(
+            spoken = public.Utterance(
                 *("main", "a", seq, 8000 * seq, 8000 * seq + 8000, 16000, time.time(), "sad", 0.7),
                 *({"angry": 0.3, "sad": 0.7}, None, 1, "b@1"),
             )
@@ -310,7 +310,7 @@ def test_an_hours_worth_of_data_keeps_memory_flat(
                 counters = {"results_accepted": seq}
                 publisher[0].send(now(dataclasses.replace(health(), counters=counters)))
             if seq % 20 == 0:
-                spoken = m.Utterance(
+                spoken = public.Utterance(
                     *("main", "a", seq, 8000 * seq, 8000 * seq + 8000, 16000, time.time(), "sad"),
                     *(0.7, {"angry": 0.3, "sad": 0.7}, None, 1, "b@1"),
                 )
@@ -353,7 +353,7 @@ def test_the_past_is_scrolled_through(
     begin = time.time() - 3000.0
     rows = [dataclasses.replace(heard(seq), time=begin + seq / 2) for seq in range(3000)]
     writer.write([(row, 0.0) for row in rows])
-    spoken = m.Utterance(
+    spoken = public.Utterance(
         *("main", "a", 7, 0, 24000, 16000, begin + 60.0, "sad", 0.91),
         *({"angry": 0.09, "sad": 0.91}, None, 2, "b@1"),
     )

@@ -16,8 +16,8 @@ import pytest
 import soundfile
 import soxr
 
-from common import messages as m
-from common import terminal
+from speech_emotion.common.wire import public
+from speech_emotion.supervision import console_view as terminal
 from tests.conftest import PATIENCE_S, Running, offline, wait_until
 
 Supervise = Callable[..., Running]
@@ -42,7 +42,7 @@ def test_real_time_equals_offline(supervise: Supervise, clip: Clip, block: int) 
     code, stderr, received = running.ended()
     assert code == 0, stderr
     assert received.stream() == offline(path)
-    assert all(result.time is not None for result in received.fresh(m.Result))
+    assert all(result.time is not None for result in received.fresh(public.Result))
 
 
 @pytest.mark.parametrize("block", [160, 1600])
@@ -66,7 +66,7 @@ def test_a_source_shorter_than_a_window_is_one_window(supervise: Supervise, clip
     code, stderr, received = supervise(f"--source=file:{path}", "--speed=max").ended()
     assert code == 0, stderr
     assert received.stream() == offline(path)
-    (result,) = received.fresh(m.Result)
+    (result,) = received.fresh(public.Result)
     assert (result.seq, result.start) == (0, 0)
 
 
@@ -89,7 +89,7 @@ def test_exactly_once_with_a_stage_killed(
     kills = 3
     running = supervise(f"--source=file:{path}", f"--speed={speed}")
     chance = random.Random(f"{stage} {speed}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     killed: set[int] = set()
     while len(killed) < kills and running.process.poll() is None:
         victim = running.stages().get(stage)
@@ -106,7 +106,7 @@ def test_exactly_once_with_a_stage_killed(
     assert code == 0, stderr
     assert killed
     assert received.stream() == offline(path)
-    (row,) = [row for row in received.fresh(m.Health)[-1].stages if row.name == stage]
+    (row,) = [row for row in received.fresh(public.Health)[-1].stages if row.name == stage]
     assert row.restarts >= len(killed) - 1  # the last one may have met a stage about to end
 
 
@@ -116,13 +116,13 @@ def test_an_ordered_stop_delivers_complete_windows(
 ) -> None:
     path = clip(50.0)
     running = supervise(f"--source=file:{path}")
-    running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     running.process.send_signal(signum)
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     assert [result.seq for result in results] == list(range(len(results)))
-    position = received.fresh(m.Health)[-1].streams[0].position
+    position = received.fresh(public.Health)[-1].streams[0].position
     assert results[-1].end <= position < results[-1].end + 8000  # one hop
 
 
@@ -131,7 +131,7 @@ def test_a_killed_supervisor_takes_its_stages_along_and_the_next_cleans_up(
 ) -> None:
     path = clip(50.0)
     running = supervise(f"--source=file:{path}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     stages = list(running.stages().values())
     assert len(stages) == 3
     segments = {path.name for path in Path("/dev/shm").glob(f"sep.{running.process.pid}.*")}
@@ -148,11 +148,11 @@ def test_health_and_info_say_what_runs(supervise: Supervise, clip: Clip) -> None
     running = supervise(f"--source=file:{clip(5.0)}")
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    (info,) = received.fresh(m.Info)
+    (info,) = received.fresh(public.Info)
     assert info.stream == "main"
     assert info.source.startswith("file:")
     assert info.bundle.startswith("default@")
-    steady = [health for health in received.fresh(m.Health) if health.state == "ok"]
+    steady = [health for health in received.fresh(public.Health) if health.state == "ok"]
     assert steady
     assert {stage.name for stage in steady[-1].stages} == {"capture", "features", "infer"}
     assert all(stage.rss_mb > 0 for stage in steady[-1].stages)
@@ -164,12 +164,12 @@ def test_a_late_subscriber_gets_the_last_values_as_replays(
     from tests.conftest import Subscriber
 
     running = supervise(f"--source=file:{clip(8.0)}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     late = Subscriber(running.endpoint)
     late.wait_for(
         lambda received: (
             {type(message) for message, replay, _ in received.messages if replay}
-            >= {m.Result, m.Info, m.Health}
+            >= {public.Result, public.Info, public.Health}
         )
     )
     late.finish()
@@ -183,7 +183,7 @@ def test_a_stage_that_was_told_to_end_by_somebody_else_comes_back(
 ) -> None:
     path = clip(6.0)
     running = supervise(f"--source=file:{path}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     running.stages()[stage].terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.process import ProcessIdentity, boot_id
+from speech_emotion.common.linux.process_identity import ProcessIdentity, boot_id
 
 
 def test_the_current_process_is_alive() -> None:

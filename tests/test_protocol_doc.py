@@ -14,11 +14,11 @@ import msgpack
 import pytest
 import zmq
 
-from capture.watch import SourceState
-from common import hub
-from common import messages as m
-from common.client import FINE_STAGES, FINE_STREAMS
-from common.supervision import State
+from speech_emotion.capture.sources.monitor import SourceState
+from speech_emotion.common.client.results import FINE_STAGES, FINE_STREAMS
+from speech_emotion.common.hub import hub, ledger
+from speech_emotion.common.wire import codec, public
+from speech_emotion.supervision.restart_policy import State
 from tests.conftest import ROOT, Running
 
 PAGE = (ROOT / "docs" / "PROTOCOL.md").read_text()
@@ -26,13 +26,13 @@ SECTIONS = {
     title.replace("`", ""): text
     for title, text in re.findall(r"^##+ (.+)\n((?:(?!^##+ )[^\n]*\n)*)", PAGE, re.MULTILINE)
 }
-MESSAGES: dict[str, type[m.Message]] = {
-    "result/STREAM": m.Result,
-    "utterance/STREAM": m.Utterance,
-    "info/STREAM": m.Info,
-    "health": m.Health,
-    "A stage": m.StageHealth,
-    "A stream": m.StreamHealth,
+MESSAGES: dict[str, type[codec.Message]] = {
+    "result/STREAM": public.Result,
+    "utterance/STREAM": public.Utterance,
+    "info/STREAM": public.Info,
+    "health": public.Health,
+    "A stage": public.StageHealth,
+    "A stream": public.StreamHealth,
 }
 TYPES: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: type(value) is str,
@@ -75,7 +75,7 @@ def described(hint: Any) -> str:
         return f"map of {described(arguments[0])} to {described(arguments[1])}"
     if typing.get_origin(hint) is list:
         return f"list of {described(arguments[0])}"
-    return {m.StageHealth: "stages", m.StreamHealth: "streams"}.get(hint, hint.__name__)
+    return {public.StageHealth: "stages", public.StreamHealth: "streams"}.get(hint, hint.__name__)
 
 
 def fits(message: dict[str, Any], section: str) -> bool:
@@ -101,9 +101,9 @@ def test_tables_are_the_dataclasses(section: str) -> None:
 
 
 def test_topics_states_counters_and_limits_are_those_of_the_code() -> None:
-    assert {topic.partition("/")[0] for topic in table("Topics")} == set(m.PUBLIC)
+    assert {topic.partition("/")[0] for topic in table("Topics")} == set(public.PUBLIC)
     assert list(table("Every message")) == ["v", "replay"]
-    assert f"protocol version, {m.VERSION}" in table("Every message")["v"]
+    assert f"protocol version, {codec.VERSION}" in table("Every message")["v"]
     states = {state.value for state in State}
     assert states <= named("A stage", "state")
     sources = {state.value for state in SourceState}
@@ -112,10 +112,10 @@ def test_topics_states_counters_and_limits_are_those_of_the_code() -> None:
     documented = {name for row in table("Counters") for name in row.split(", ")}
     assert documented == counters_in_the_code()
     assert [cell for (cell,) in table("Limits").values()] == [
-        f"{m.MAX_FRAME} bytes",
-        f"{m.MAX_TEXT} bytes",
-        f"{m.MAX_INT}",
-        f"{m.MAX_ITEMS}",
+        f"{codec.MAX_FRAME} bytes",
+        f"{codec.MAX_TEXT} bytes",
+        f"{codec.MAX_INT}",
+        f"{codec.MAX_ITEMS}",
         f"{hub.SUBSCRIBER_HIGH_WATER_MARK}",
     ]
 
@@ -125,9 +125,9 @@ def named_anywhere(section: str) -> set[str]:
 
 
 def counters_in_the_code() -> set[str]:
-    found = {f"results_{verdict.value}" for verdict in hub.Verdict}
-    folders = ("capture", "features", "infer", "common", "dashboard")
-    for path in (ROOT / "supervisor.py", *(p for f in folders for p in (ROOT / f).glob("*.py"))):
+    found = {f"results_{verdict.value}" for verdict in ledger.Verdict}
+    folders = ("capture", "features", "infer", "common", "dashboard", "supervision")
+    for path in (ROOT / "supervisor.py", *(p for f in folders for p in (ROOT / f).rglob("*.py"))):
         found |= set(re.findall(r'counters\["(\w+)"\]', path.read_text()))
     return found
 
@@ -139,18 +139,18 @@ def test_examples_are_messages() -> None:
         example = json.loads(block)
         (kind,) = (
             cls
-            for cls in m.PUBLIC.values()
+            for cls in public.PUBLIC.values()
             if [f.name for f in dataclasses.fields(cls)] == [k for k in example if k != "v"]
         )
         stream = f"/{example['stream']}" if "stream" in example else ""
-        message, replay = m.decode_public(
+        message, replay = public.decode_public(
             f"{kind.topic}{stream}".encode(),
             msgpack.packb(example),  # type: ignore[attr-defined]
         )
         assert not replay
-        assert m.to_json_map(message) == example
+        assert public.to_json_map(message) == example
         kinds.append(kind)
-    assert kinds == list(m.PUBLIC.values())
+    assert kinds == list(public.PUBLIC.values())
 
 
 def test_a_real_pipeline_says_what_the_page_says(
@@ -161,7 +161,7 @@ def test_a_real_pipeline_says_what_the_page_says(
     socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
     socket.subscribe(b"")
     socket.connect(running.endpoint)
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     socket.subscribe(b"result/main")  # once more: its last value comes again
     raw: list[list[bytes]] = []
     while running.process.poll() is None or socket.poll(500):
@@ -175,7 +175,7 @@ def test_a_real_pipeline_says_what_the_page_says(
     for topic, payload in raw:
         message = msgpack.unpackb(payload)
         kind, _, stream = topic.decode().partition("/")
-        assert message.pop("v") == m.VERSION
+        assert message.pop("v") == codec.VERSION
         assert message.pop("replay", None) in (None, True)
         if kind != "health":
             assert message["stream"] == stream

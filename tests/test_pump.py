@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from capture.pump import LOOK_S, Format, Pump
-from common.ring import RingOwner, RingWriter, create_ring
+from speech_emotion.capture.ring_feeder import LOOK_S, Format, Pump
+from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.segment import RingOwner, create_ring
 
 FORM = Format(16000, 16000, 8000)
 
@@ -53,7 +54,8 @@ def test_at_the_streams_own_rate_the_last_frame_that_waits_completes_the_window(
 
 
 def test_files_of_one_process_spread_their_windows_and_share_their_blocks(ring: RingOwner) -> None:
-    from capture.service import FileStream, StreamJob
+    from speech_emotion.capture.sources.file import FileStream
+    from speech_emotion.capture.stream import StreamJob
     from tests.conftest import DEMO
 
     job = StreamJob("pump", f"file:{DEMO}", ring.name)

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common import messages as m
-from common.punctual import SLICE_NS, slice_ns
+from speech_emotion.common.linux.scheduling import SLICE_NS, slice_ns
+from speech_emotion.common.wire import public
 from tests.conftest import ROOT, Running
 
 EEVDF = (6, 12)
@@ -44,7 +44,7 @@ def test_every_process_of_a_pipeline_has_them(
     supervise: Callable[..., Running], clip: Callable[..., Path]
 ) -> None:
     running = supervise(f"--source=file:{clip(6.0)}")
-    running.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     main = psutil.Process(running.process.pid)
     slices = {process.pid: slice_ns(process.pid) for process in [main, *main.children()]}
     assert len(slices) == 4

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 
-from common import messages as m
+from speech_emotion.common.wire import public
 from tests.conftest import ROOT, Running, comparable, offline
 from tests.pulse import VirtualMicrophone, installed
 
@@ -25,7 +25,7 @@ def written(folder: Path) -> list[dict[str, object]]:
     rows = []
     for line in (folder / "messages.jsonl").read_text().splitlines():
         table = json.loads(line)
-        kind = {"result": m.Result, "utterance": m.Utterance}.get(table.pop("topic"))
+        kind = {"result": public.Result, "utterance": public.Utterance}.get(table.pop("topic"))
         if kind is not None:
             table.pop("v")
             rows.append(comparable(kind(**table)))
@@ -53,17 +53,17 @@ def test_a_microphone_with_a_gap_replays(supervise: Supervise, clip: Clip, tmp_p
     folder = tmp_path / "tapes"
     with VirtualMicrophone() as mic:
         running = supervise("--source=mic", f"--record={folder}", env=mic.env)
-        running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+        running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
         player = mic.play(clip(12.0))
-        running.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 8)
+        running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 8)
         running.stages()["capture"].kill()
-        running.subscriber.wait_for(lambda r: any(x.lost for x in r.fresh(m.Result)))
+        running.subscriber.wait_for(lambda r: any(x.lost for x in r.fresh(public.Result)))
         player.wait()
         running.process.terminate()
         code, stderr, live = running.ended()
     assert code == 0, stderr
-    assert any(result.state == "gap" for result in live.fresh(m.Result))
-    assert any(result.state == "speech" for result in live.fresh(m.Result))
+    assert any(result.state == "gap" for result in live.fresh(public.Result))
+    assert any(result.state == "speech" for result in live.fresh(public.Result))
     tape = folder / "main"
     assert written(tape) == live.stream()
     assert offline(tape) == live.stream()

@@ -21,17 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.errors import UserError
-from common.process import ProcessIdentity, boot_id
-from common.ring import (
-    MAX_GAPS,
-    RingOwner,
-    RingReader,
-    RingWriter,
-    add_span,
-    create_ring,
-    reclaim_segments,
-)
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.process_identity import ProcessIdentity, boot_id
+from speech_emotion.common.ring.access import RingReader, RingWriter, add_span
+from speech_emotion.common.ring.layout import MAX_GAPS
+from speech_emotion.common.ring.segment import RingOwner, create_ring, reclaim_segments
 
 RUN = "0123456789abcdef"
 SHM = Path("/dev/shm")

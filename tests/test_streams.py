@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import supervisor
-from common import messages as m
-from common import processes
-from common.config import MAX_STREAMS
-from common.errors import UserError
+from speech_emotion import supervisor
+from speech_emotion.common.config.model import MAX_STREAMS
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire import public
+from speech_emotion.supervision import process_table as processes
 from tests.conftest import Running, offline
 
 Supervise = Callable[..., Running]
@@ -34,7 +34,7 @@ def test_every_stream_equals_its_own_single_run(
     for n in range(1, 8):
         name = "main" if n == 1 else f"main-{n}"
         assert received.stream(name) == [{**row, "stream": name} for row in expected]
-    stages = {row.name for row in received.fresh(m.Health)[-1].stages}
+    stages = {row.name for row in received.fresh(public.Health)[-1].stages}
     if workers:
         assert stages >= {"features/0", "features/1", "infer/0", "infer/1", "infer/2"}
     else:
@@ -48,7 +48,7 @@ def test_a_killed_worker_loses_nothing_and_leaves_the_others_alone(
     path = clip(8.0)
     running = supervise(f"--source=file:{path}", "--streams=4", env=WORKERS)
     running.subscriber.wait_for(
-        lambda received: len({result.stream for result in received.fresh(m.Result)}) == 4
+        lambda received: len({result.stream for result in received.fresh(public.Result)}) == 4
     )
     rows = {row.name: row.pid for row in received_health(running).stages}
     os.kill(rows[f"{stage}/1"], signal.SIGKILL)
@@ -57,16 +57,16 @@ def test_a_killed_worker_loses_nothing_and_leaves_the_others_alone(
     expected = offline(path)
     for name in ("main", "main-2", "main-3", "main-4"):
         assert received.stream(name) == [{**row, "stream": name} for row in expected]
-    restarts = {row.name: row.restarts for row in received.fresh(m.Health)[-1].stages}
+    restarts = {row.name: row.restarts for row in received.fresh(public.Health)[-1].stages}
     assert restarts[f"{stage}/1"] == 1
     assert sum(restarts.values()) == 1
 
 
-def received_health(running: Running) -> m.Health:
+def received_health(running: Running) -> public.Health:
     running.subscriber.wait_for(
-        lambda received: any(h.state == "ok" for h in received.fresh(m.Health))
+        lambda received: any(h.state == "ok" for h in received.fresh(public.Health))
     )
-    health: m.Health = running.received.fresh(m.Health)[-1]
+    health: public.Health = running.received.fresh(public.Health)[-1]
     return health
 
 
@@ -76,15 +76,15 @@ def test_live_streams_spread_their_windows_and_none_waits_for_another(
     running = supervise(f"--source=file:{clip(6.0)}", "--streams=20")
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    results = received.fresh(m.Result)
-    by_stream: dict[str, list[m.Result]] = {}
+    results = received.fresh(public.Result)
+    by_stream: dict[str, list[public.Result]] = {}
     for result in results:
         by_stream.setdefault(result.stream, []).append(result)
     assert len(by_stream) == 20
     assert {len(rows) for rows in by_stream.values()} == {11}
     first = sorted(rows[0].time or 0.0 for rows in by_stream.values())
     assert first[-1] - first[0] >= 0.4  # a hop, less the last one's share
-    last = received.fresh(m.Health)[-1]
+    last = received.fresh(public.Health)[-1]
     assert "samples_overrun" not in last.counters
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.errors import EXIT_DEVICE
-from common.supervision import Action, Policy, State, Supervision
+from speech_emotion.common.errors import EXIT_DEVICE
+from speech_emotion.supervision.restart_policy import Action, Policy, State, Supervision
 
 POLICY = Policy(quick_limit=10)
 

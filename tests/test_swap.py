@@ -19,16 +19,18 @@ from typing import Any
 import pytest
 import zmq
 
-from capture.offline import read_recording
-from common import messages as m
-from common.bundle import Bundle, load_bundle
-from common.errors import UserError
-from common.hub import Ledger, Verdict
-from common.swap import CONTROL, Control, ask, check_grid, running
-from features.windows import Grid, load_analyzers, windows_of
-from infer.decision import State
-from infer.model import Model
-from infer.service import Session, submission
+from speech_emotion.capture.offline import read_recording
+from speech_emotion.common.bundle.grid import Grid
+from speech_emotion.common.bundle.manifest import Bundle, load_bundle
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.hub.ledger import Ledger, Verdict
+from speech_emotion.common.wire import internal, public
+from speech_emotion.features.extractor import load_analyzers, windows_of
+from speech_emotion.infer.decision import State
+from speech_emotion.infer.model import Model
+from speech_emotion.infer.service import Session, submission
+from speech_emotion.supervision.bundle_swap import check_grid
+from speech_emotion.supervision.control_socket import CONTROL, Control, ask, running
 from tests.conftest import BUNDLE, PATIENCE_S, ROOT, Running, comparable, wait_until
 from tests.test_bad_input import change, rehash
 from tests.test_hub import OPEN, submit
@@ -49,15 +51,17 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
     bundle = first[1]
     samples = read_recording(str(path), bundle.spec.sample_rate).samples
     analyzer, state, gate = analyzers[bundle.id](), State(), list[float]()
-    said: list[m.Result | m.Utterance] = []
-    owed: list[m.Utterance] = []
+    said: list[public.Result | public.Utterance] = []
+    owed: list[public.Utterance] = []
     total = Grid(bundle.spec.window, bundle.spec.hop).total(len(samples))
     plain: dict[str, Any] = {"stream": "main", "run": "", "session": ""}
     plain |= {"captured": 0.0, "time": None, "features_ms": 0.0}
     for k, samples_of in windows_of(samples, Grid(bundle.spec.window, bundle.spec.hop)):
         for at, other in others:
             if at == k:
-                resume = m.Resume("main", "", k, False, gate, state.to_map(), other.id, bundle.id)
+                resume = internal.Resume(
+                    "main", "", k, False, gate, state.to_map(), other.id, bundle.id
+                )
                 session = Session.of(resume, other, bundle)
                 state, owed, bundle = session.state, session.owed, other
                 analyzer = analyzers[bundle.id]()
@@ -65,7 +69,7 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
         analysis = analyzer.analyze(samples_of)
         gate = analysis.gate
         features = None if analysis.features is None else analysis.features.tobytes()
-        window = m.Window(
+        window = internal.Window(
             **plain,
             seq=k,
             start=k * bundle.spec.hop,
@@ -86,7 +90,7 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
     return [comparable(message) for message in said]
 
 
-def exchanges(received: list[m.Result]) -> list[tuple[int, str]]:
+def exchanges(received: list[public.Result]) -> list[tuple[int, str]]:
     """At which window which bundle began, by the results."""
     found: list[tuple[int, str]] = []
     for result in received:
@@ -114,8 +118,8 @@ def running_folder(one: Running) -> Path:
     return running()[one.process.pid].parent
 
 
-def results_of(running: Running) -> list[m.Result]:
-    return running.received.fresh(m.Result)
+def results_of(running: Running) -> list[public.Result]:
+    return running.received.fresh(public.Result)
 
 
 # It takes over --------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
 ) -> None:
     path = clip(25.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=60)
     pipeline = supervise(f"--source=file:{path}", f"--speed={speed}")
-    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 5)
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 5)
     there = swap(OTHER)
     assert there.returncode == 0, there.stderr
     assert "emodb@" in there.stdout
@@ -139,15 +143,15 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
         assert copies(pipeline) == {"bundle.1", "bundle.2"}
     code, stderr, received = pipeline.ended()
     assert code == 0, stderr
-    began = exchanges(received.fresh(m.Result))
+    began = exchanges(received.fresh(public.Result))
     wanted = ["default", "emodb", "default"] if speed == "realtime" else ["default", "emodb"]
     assert [name.partition("@")[0] for _, name in began] == wanted
     folders = {"default": BUNDLE, "emodb": OTHER}
     plan = [(at, folders[name.partition("@")[0]]) for at, name in began]
     assert received.stream() == with_exchanges(path, plan)
-    infos = [info.bundle for info in received.fresh(m.Info)]
+    infos = [info.bundle for info in received.fresh(public.Info)]
     assert infos == [name for _, name in began]
-    last = received.fresh(m.Health)[-1]
+    last = received.fresh(public.Health)[-1]
     assert {stage.restarts for stage in last.stages} == {0}
     assert {stage.name for stage in last.stages} == {"capture", "features", "infer"}
 
@@ -158,7 +162,7 @@ def test_stages_killed_around_the_exchange_lose_nothing(
 ) -> None:
     path = clip(20.0)
     pipeline = supervise(f"--source=file:{path}")
-    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
     chance = random.Random(when)
     asked = threading.Thread(target=swap, args=(OTHER,))
     asked.start()
@@ -176,7 +180,7 @@ def test_stages_killed_around_the_exchange_lose_nothing(
     code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     assert killed
-    began = exchanges(received.fresh(m.Result))
+    began = exchanges(received.fresh(public.Result))
     folders = {"default": BUNDLE, "emodb": OTHER}
     plan = [(at, folders[name.partition("@")[0]]) for at, name in began]
     assert received.stream() == with_exchanges(path, plan)
@@ -190,12 +194,12 @@ def test_a_hangup_takes_the_configured_bundle_over(
     config = tmp_path / "box.toml"
     config.write_text(f"bundle = '{bundle}'")
     pipeline = supervise(f"--config={config}", f"--source=file:{clip(50.0)}")
-    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     # In place, as an update of the folder does it.
     change(bundle, lambda table: table["calibration"].update(temperature=2.0))
     pipeline.process.send_signal(signal.SIGHUP)
     new = load_bundle(bundle).id
-    pipeline.subscriber.wait_for(lambda received: received.fresh(m.Result)[-1].bundle == new)
+    pipeline.subscriber.wait_for(lambda received: received.fresh(public.Result)[-1].bundle == new)
     pipeline.process.send_signal(signal.SIGHUP)  # nothing new: nothing happens
     config.write_text("bundle = 'models/nowhere'")
     pipeline.process.send_signal(signal.SIGHUP)
@@ -203,7 +207,7 @@ def test_a_hangup_takes_the_configured_bundle_over(
     pipeline.process.terminate()
     code, stderr, received = pipeline.ended()
     assert code == 0, stderr
-    assert len(exchanges(received.fresh(m.Result))) == 2
+    assert len(exchanges(received.fresh(public.Result))) == 2
     assert "models/nowhere: no such bundle folder" in stderr
 
 
@@ -214,21 +218,21 @@ def test_after_the_exchange_stages_are_restarted_with_the_new_one(
     shutil.copytree(OTHER, bundle)
     path = clip(20.0)
     pipeline = supervise(f"--source=file:{path}")
-    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 2)
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     assert swap(bundle).returncode == 0
     shutil.rmtree(bundle)  # it has its own copy
     for stage in ("infer", "features"):
         pipeline.stages()[stage].kill()
     code, stderr, received = pipeline.ended()
     assert code == 0, stderr
-    began = exchanges(received.fresh(m.Result))
+    began = exchanges(received.fresh(public.Result))
     assert len(began) == 2
     assert received.stream() == with_exchanges(path, [(0, BUNDLE), (began[1][0], OTHER)])
 
 
 def test_the_same_bundle_is_at_work_already(supervise: Supervise, clip: Clip) -> None:
     pipeline = supervise(f"--source=file:{clip(50.0)}")
-    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     stages = {name: process.pid for name, process in pipeline.stages().items()}
     done = swap(BUNDLE)
     assert done.returncode == 0
@@ -283,7 +287,7 @@ def test_a_bundle_that_does_not_do_is_refused_and_nothing_has_happened(
     break_it(bundle)
     path = clip(8.0)
     pipeline = supervise(f"--source=file:{path}")
-    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     stages = {name: process.pid for name, process in pipeline.stages().items()}
     done = swap(bundle)
     assert done.returncode == 2
@@ -305,7 +309,7 @@ def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: C
     """It passes its test, takes over, and then hangs before it gives a result."""
     path = clip(25.0)
     pipeline = supervise(f"--source=file:{path}")
-    pipeline.subscriber.wait_for(lambda received: len(received.fresh(m.Result)) >= 3)
+    pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
     first = {name: process.pid for name, process in pipeline.stages().items()}
     asked: list[subprocess.CompletedProcess[str]] = []
     thread = threading.Thread(target=lambda: asked.append(swap(OTHER)))
@@ -320,10 +324,10 @@ def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: C
     assert copies(pipeline) == {"bundle"}
     code, stderr, received = pipeline.ended()
     assert code == 0, stderr
-    began = exchanges(received.fresh(m.Result))
+    began = exchanges(received.fresh(public.Result))
     assert [name.partition("@")[0] for _, name in began] == ["default"]
     assert received.stream() == with_exchanges(path, [(0, BUNDLE)])
-    infos = [info.bundle.partition("@")[0] for info in received.fresh(m.Info)]
+    infos = [info.bundle.partition("@")[0] for info in received.fresh(public.Info)]
     assert infos == ["default", "emodb", "default"]
 
 
@@ -360,7 +364,7 @@ def test_a_stop_during_the_exchange_ends_in_order(supervise: Supervise, clip: Cl
     for pause in (0.2, 1.4, 1.8):
         path = clip(50.0)
         pipeline = supervise(f"--source=file:{path}")
-        pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+        pipeline.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
         asked = threading.Thread(target=swap, args=(OTHER,))
         asked.start()
         time.sleep(pause)
@@ -368,7 +372,7 @@ def test_a_stop_during_the_exchange_ends_in_order(supervise: Supervise, clip: Cl
         code, stderr, received = pipeline.ended()
         asked.join()
         assert code == 0, stderr
-        results = received.fresh(m.Result)
+        results = received.fresh(public.Result)
         assert [result.seq for result in results] == list(range(len(results)))
         assert len(exchanges(results)) <= 2
 
@@ -387,13 +391,13 @@ def test_nobody_to_ask() -> None:
 def test_two_pipelines_are_told_apart(supervise: Supervise, clip: Clip) -> None:
     both = [supervise(f"--source=file:{clip(50.0)}") for _ in range(2)]
     for one in both:
-        one.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+        one.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     assert set(running()) == {one.process.pid for one in both}
     done = swap(OTHER)
     assert done.returncode == 2
     assert all(str(one.process.pid) in done.stderr for one in both)
     assert swap(OTHER, "--pid", str(both[1].process.pid)).returncode == 0
-    both[1].subscriber.wait_for(lambda r: r.fresh(m.Result)[-1].bundle.startswith("emodb"))
+    both[1].subscriber.wait_for(lambda r: r.fresh(public.Result)[-1].bundle.startswith("emodb"))
     assert len(exchanges(results_of(both[0]))) == 1
     for one in both:
         one.process.terminate()
@@ -404,7 +408,7 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
     supervise: Supervise, clip: Clip
 ) -> None:
     pipeline = supervise(f"--source=file:{clip(50.0)}")
-    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(m.Result)))
+    pipeline.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     control = running()[pipeline.process.pid]
     context: zmq.Context[Any] = zmq.Context()
     noisy = context.socket(zmq.DEALER)
@@ -413,7 +417,7 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
     for _ in range(2000):
         noisy.send(chance.randbytes(chance.randrange(200)))
     noisy.send_multipart([b"a", b"b", b"c"])
-    first: list[m.Swapped] = []
+    first: list[internal.Swapped] = []
     thread = threading.Thread(target=lambda: first.append(ask(control, OTHER)))
     thread.start()
     time.sleep(0.4)
@@ -430,17 +434,17 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "c"
     folder.mkdir(exist_ok=True)
     control = Control(folder)
-    answered: list[m.Swapped] = []
+    answered: list[internal.Swapped] = []
     thread = threading.Thread(target=lambda: answered.append(ask(folder / CONTROL, tmp_path)))
     thread.start()
-    requests: list[tuple[bytes, m.Swap]] = []
+    requests: list[tuple[bytes, internal.Swap]] = []
     wait_until(lambda: bool(requests.extend(control.requests()) or requests), "the request")
     ((identity, request),) = requests
-    assert request == m.Swap(str(tmp_path))
-    control.answer(b"nobody", m.Swapped(0, "lost"))
-    control.answer(identity, m.Swapped(1, "no"))
+    assert request == internal.Swap(str(tmp_path))
+    control.answer(b"nobody", internal.Swapped(0, "lost"))
+    control.answer(identity, internal.Swapped(1, "no"))
     thread.join()
-    assert answered == [m.Swapped(1, "no")]
+    assert answered == [internal.Swapped(1, "no")]
     control.close()
     folder.rmdir()
 
@@ -452,7 +456,7 @@ def test_the_ledger_takes_results_of_the_bundle_in_force_only() -> None:
     ledger = Ledger("a")
     ledger.open(OPEN)
 
-    def of(bundle: str, seq: int) -> m.Submit:
+    def of(bundle: str, seq: int) -> internal.Submit:
         return dataclasses.replace(submit(seq), bundle=bundle)
 
     assert ledger.submit(of("a", 0)) is Verdict.ACCEPTED
@@ -472,7 +476,7 @@ def test_the_ledger_takes_results_of_the_bundle_in_force_only() -> None:
 
 
 def spoken(bundle: Bundle) -> State:
-    from infer.decision import Speaking
+    from speech_emotion.infer.decision import Speaking
 
     total = [1.0, *[0.0] * (len(bundle.labels) - 1)]
     speaking = Speaking(
@@ -484,7 +488,7 @@ def spoken(bundle: Bundle) -> State:
 def test_an_exchange_ends_the_utterance_and_smoothing() -> None:
     old, new = load_bundle(BUNDLE), load_bundle(OTHER)
     state = spoken(old)
-    resume = m.Resume("main", "run", 2, False, [1.0], state.to_map(), new.id, old.id)
+    resume = internal.Resume("main", "run", 2, False, [1.0], state.to_map(), new.id, old.id)
     session = Session.of(resume, new, old)
     assert session.state == State()
     (utterance,) = session.owed

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.client import Results
-from common.watch import Screen
+from speech_emotion.commands.watch import Screen
+from speech_emotion.common.client.results import Results
 from tests.conftest import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.test_client import Publisher, health
 from tests.test_history import heard, said
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
-COMMAND = [sys.executable, "-m", "common.watch"]
+COMMAND = [sys.executable, "-m", "speech_emotion", "watch"]
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import UserError
-from common.spec import FeatureSpec
-from train.augment import (
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.errors import UserError
+from speech_emotion.train.bundle.convert import layout_for
+from speech_emotion.train.data.augment import (
     Odds,
     augment,
     overlay_spectrogram,
@@ -22,9 +23,7 @@ from train.augment import (
     speech_dbfs,
     tilt_spectrogram,
 )
-from train.calibration import fit_temperature, nll
-from train.convert import layout_for
-from train.corpora import (
+from speech_emotion.train.data.corpora import (
     LABEL_SETS,
     Clip,
     check_sounds,
@@ -34,12 +33,20 @@ from train.corpora import (
     read_manifest,
     select,
 )
-from train.dataset import Statistics, active
-from train.metrics import ece, figures, risk_at, risk_coverage, threshold_at, uar
-from train.nonspeech import mix
-from train.splits import leave_corpus_out, random_folds, speaker_folds
-from train.teacher import soft_labels
-from train.vad import in_place_of, voiced
+from speech_emotion.train.data.dataset import Statistics, active
+from speech_emotion.train.data.nonspeech import mix
+from speech_emotion.train.data.splits import leave_corpus_out, random_folds, speaker_folds
+from speech_emotion.train.evaluation.calibration import fit_temperature, nll
+from speech_emotion.train.evaluation.metrics import (
+    ece,
+    figures,
+    risk_at,
+    risk_coverage,
+    threshold_at,
+    uar,
+)
+from speech_emotion.train.evaluation.webrtc_vad import in_place_of, voiced
+from speech_emotion.train.model.teacher import soft_labels
 
 RATE = 16000
 
@@ -364,6 +371,6 @@ def test_the_layout_follows_from_shape_and_spec():
 
 
 def test_every_row_of_what_was_tried_can_be_asked_for_by_name():
-    from train.explore import ROWS
+    from speech_emotion.train.evaluation.explore import ROWS
 
     assert not [name for name in ROWS if "," in name]  # --rows takes them between commas

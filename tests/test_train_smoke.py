@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common.bundle import load_bundle
-from features.windows import load_analyzers
-from infer.model import Model
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.features.extractor import load_analyzers
+from speech_emotion.infer.model import Model
 
 pytest.importorskip("tensorflow")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -138,9 +138,9 @@ def test_training_is_deterministic(corpus: Path, bundle: Path, tmp_path: Path):
 def test_training_goes_on_where_it_stopped(corpus: Path, tmp_path: Path):
     import keras
 
-    from train.corpora import read_manifest
-    from train.fit import fit as fit_network
-    from train.job import load_plan, prepare
+    from speech_emotion.train.data.corpora import read_manifest
+    from speech_emotion.train.model.fit import fit as fit_network
+    from speech_emotion.train.model.training_job import load_plan, prepare
 
     plan = load_plan(corpus / "recipe.toml")
     job = prepare(plan, read_manifest(corpus / "manifest.csv"), corpus / "work", workers=1)
@@ -161,7 +161,7 @@ def test_training_goes_on_where_it_stopped(corpus: Path, tmp_path: Path):
 
 
 def test_the_level_is_removed_from_the_first_feature_and_its_course_is_kept():
-    from train.network import Network, build
+    from speech_emotion.train.model.network import Network, build
 
     network = Network(channels=(4, 8), hidden=8, centre_first=True)
     model = build(network, 20, 12, {"label": 4})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capture.watch import GRACE_S, SourceWatch
-from common.source import SourceState
+from speech_emotion.capture.sources.monitor import GRACE_S, SourceWatch
+from speech_emotion.common.source_state import SourceState
 
 RATE = 16000
 BLOCK_S = 0.02

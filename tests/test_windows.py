@@ -17,20 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common import messages as m
-from common.bundle import load_bundle
-from common.errors import UserError
-from common.ring import RingOwner, RingWriter, create_ring
-from common.sockets import connect
-from features.service import FeaturesService
-from features.windows import (
-    Analysis,
-    Grid,
-    load_analyzers,
-    load_statistics,
-    missing_samples,
-    windows_of,
-)
+from speech_emotion.common.bundle.grid import Grid, missing_samples
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.segment import RingOwner, create_ring
+from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.sockets import connect
+from speech_emotion.features.extractor import Analysis, load_analyzers, load_statistics, windows_of
+from speech_emotion.features.service import FeaturesService
 from tests.conftest import BUNDLE, fresh_endpoint
 
 Samples = NDArray[np.float32]
@@ -206,7 +201,7 @@ class Rig:
         self.send_tick(position=self.writer.index, ended=ended)
 
     def send_tick(self, **other: Any) -> None:
-        plain = m.Tick(
+        plain = internal.Tick(
             stream="main",
             run=self.ring.run,
             ring=self.ring.name,
@@ -218,38 +213,38 @@ class Rig:
             anchor_unix=None,
             gaps=[[a, b] for a, b in self.writer.gaps()],
         )
-        self.capture.send(m.encode(dataclasses.replace(plain, **other)))
+        self.capture.send(internal.encode(dataclasses.replace(plain, **other)))
 
     def want(
         self, first: int, limit: int, *, session: str = "s", gate: list[float] | None = None
     ) -> None:
-        message = m.Want("main", self.ring.run, session, first, limit, gate or [], BOX.id)
-        self.infer.send(m.encode(message))
+        message = internal.Want("main", self.ring.run, session, first, limit, gate or [], BOX.id)
+        self.infer.send(internal.encode(message))
 
-    def answer(self) -> m.Message:
+    def answer(self) -> codec.Message:
         assert self.infer.poll(20_000)
-        return m.decode(self.infer.recv())
+        return internal.decode(self.infer.recv())
 
-    def take(self, count: int) -> list[m.Window]:
+    def take(self, count: int) -> list[internal.Window]:
         windows = []
         while len(windows) < count:
             answer = self.answer()
-            if isinstance(answer, m.Window):
+            if isinstance(answer, internal.Window):
                 windows.append(answer)
         return windows
 
-    def take_all(self) -> list[m.Window]:
+    def take_all(self) -> list[internal.Window]:
         """Everything up to the end of the stream."""
         windows = self.take(1)
         while windows[-1].kind != "end":
             windows += self.take(1)
         return windows
 
-    def health(self, counter: str) -> m.Heartbeat:
+    def health(self, counter: str) -> internal.Heartbeat:
         """The first heartbeat that has counted something."""
         while self.hub.poll(20_000):
-            beat = m.decode(self.hub.recv_multipart()[1])
-            assert isinstance(beat, m.Heartbeat)
+            beat = internal.decode(self.hub.recv_multipart()[1])
+            assert isinstance(beat, internal.Heartbeat)
             if beat.counters.get(counter):
                 return beat
         pytest.fail(f"no {counter}")
@@ -281,7 +276,7 @@ def analyzed(samples: Samples, first: int = 0, gaps: list[list[int]] | None = No
     return said
 
 
-def heard(windows: list[m.Window]) -> list[Any]:
+def heard(windows: list[internal.Window]) -> list[Any]:
     """What was said of windows, comparable to `analyzed`."""
     return [
         (
@@ -300,7 +295,7 @@ def heard(windows: list[m.Window]) -> list[Any]:
     ]
 
 
-def check_grid(windows: list[m.Window]) -> None:
+def check_grid(windows: list[internal.Window]) -> None:
     """Whatever happened: no number twice or left out, and the span is that of the numbers."""
     following = windows[0].seq
     for window in windows:
@@ -319,7 +314,7 @@ def test_blocks_of_any_size_give_the_windows_of_the_recording(
     expected = analyzed(samples)
     assert {said["kind"] for _, _, said in expected} == {"speech", "silence"}
     rng = np.random.default_rng(seed)
-    windows: list[m.Window] = []
+    windows: list[internal.Window] = []
     rig.want(0, len(expected) + 1)
     at = 0
     while at < len(samples):
@@ -341,7 +336,7 @@ def test_no_more_is_sent_than_is_wanted(rig: Rig, demo: tuple[Samples, int]) -> 
     assert [window.seq for window in rig.take(3)] == [0, 1, 2]
     for _ in range(3):  # whatever else it may have sent would lie between the answers
         rig.want(0, 3)
-        assert rig.answer() == m.Sent("main", "s", 3)
+        assert rig.answer() == internal.Sent("main", "s", 3)
     rig.want(2, 5)
     assert [window.seq for window in rig.take(2)] == [3, 4]
 
@@ -494,7 +489,7 @@ def test_time_is_that_of_the_last_sample(rig: Rig, demo: tuple[Samples, int]) ->
 
 def test_rubbish_is_counted_and_nothing_else(rig: Rig, demo: tuple[Samples, int]) -> None:
     rig.infer.send(b"rubbish")
-    rig.infer.send(m.encode(m.Hello("infer", "")))
+    rig.infer.send(internal.encode(internal.Hello("infer", "")))
     rig.infer.send_multipart([b"a", b"b"])
     rig.want(-1, 5)
     rig.want(0, 5, gate=[1.0] * 99)

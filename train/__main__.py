@@ -16,12 +16,13 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from common.errors import EXIT_OK, EXIT_USER, UserError  # noqa: E402
-from common.spec import FeatureSpec, load_spec  # noqa: E402
-from train.corpora import READERS, Clip, read_corpus, read_manifest  # noqa: E402
+from speech_emotion.common.bundle.spec import FeatureSpec, load_spec  # noqa: E402
+from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError  # noqa: E402
+from speech_emotion.common.paths import DEMO_CLIP  # noqa: E402
+from speech_emotion.common.stage.main import program  # noqa: E402
+from speech_emotion.train.data.corpora import READERS, Clip, read_corpus, read_manifest  # noqa: E402
 
 HERE = Path(__file__).parent
-REPO = HERE.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("train", "python -m train"), description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     fit = commands.add_parser("fit", help="train on corpora, end in a bundle")
@@ -144,8 +145,8 @@ def _clips(parsed: argparse.Namespace) -> list[Clip]:
 
 
 def _job(parsed: argparse.Namespace) -> Any:
-    from train.fit import threads
-    from train.job import load_plan, prepare
+    from speech_emotion.train.model.fit import threads
+    from speech_emotion.train.model.training_job import load_plan, prepare
 
     plan = load_plan(parsed.recipe)
     clips = _clips(parsed)
@@ -166,8 +167,8 @@ def _command(arguments: Sequence[str] | None = None) -> str:
 
 
 def _fit(parsed: argparse.Namespace) -> int:
-    from train.build import build_bundle
-    from train.study import fold_figures, run_folds
+    from speech_emotion.train.bundle.build import build_bundle
+    from speech_emotion.train.evaluation.protocols import fold_figures, run_folds
 
     job = _job(parsed)
     folds = run_folds(job, job.hear(), folds=parsed.folds)
@@ -188,8 +189,8 @@ def _fit(parsed: argparse.Namespace) -> int:
         chosen=parsed.export,
     )
     if parsed.events:
-        from train.bundle import append_to_card
-        from train.events import summary
+        from speech_emotion.train.bundle.writer import append_to_card
+        from speech_emotion.train.evaluation.events import summary
 
         bundle = append_to_card(parsed.out, summary(parsed.out, parsed.events))
     print(f"wrote {bundle.path}: {bundle.id}")
@@ -198,9 +199,9 @@ def _fit(parsed: argparse.Namespace) -> int:
 
 def _golden(spec: FeatureSpec, path: Path | None = None) -> Any:
     """The loudest window of a recording: the self-test shall hear speech."""
-    from train.corpora import load
+    from speech_emotion.train.data.corpora import load
 
-    clip = Clip(path or REPO / "examples" / "demo.flac", "", "", "", "", "golden")
+    clip = Clip(path or DEMO_CLIP, "", "", "", "", "golden")
     samples = load(clip, spec.sample_rate)
     starts = range(0, max(1, len(samples) - spec.window), spec.hop)
     start = max(starts, key=lambda s: float((samples[s : s + spec.window] ** 2).sum()))
@@ -210,8 +211,8 @@ def _golden(spec: FeatureSpec, path: Path | None = None) -> Any:
 def _events(parsed: argparse.Namespace) -> int:
     import dataclasses
 
-    from train.evaluate import write_json
-    from train.events import measure
+    from speech_emotion.train.evaluation.evaluate import write_json
+    from speech_emotion.train.evaluation.events import measure
 
     found, parts = measure(parsed.bundle, parsed.sounds, 3600 * parsed.hours, parsed.seed)
     print("min_utterance_confidence  false events per hour")
@@ -224,7 +225,7 @@ def _events(parsed: argparse.Namespace) -> int:
 
 
 def _calibrate(parsed: argparse.Namespace) -> int:
-    from train.site import calibrate
+    from speech_emotion.train.evaluation.room_calibration import calibrate
 
     site = calibrate(parsed.bundle, parsed.recording)
     print(f"{site.key} = {site.value:g}: {100 * site.passing:.1f} % of the room passes the gate")
@@ -235,7 +236,7 @@ def _calibrate(parsed: argparse.Namespace) -> int:
 
 
 def _bundle(parsed: argparse.Namespace) -> int:
-    from train.convert import bundle_model
+    from speech_emotion.train.bundle.convert import bundle_model
 
     spec = load_spec(parsed.spec)
     bundle = bundle_model(
@@ -252,8 +253,8 @@ def _bundle(parsed: argparse.Namespace) -> int:
 
 
 def _crossval(parsed: argparse.Namespace) -> int:
-    from train.evaluate import table, write_json
-    from train.study import (
+    from speech_emotion.train.evaluation.evaluate import table, write_json
+    from speech_emotion.train.evaluation.protocols import (
         corpus_figures,
         event_figures,
         fold_figures,
@@ -279,10 +280,10 @@ def _crossval(parsed: argparse.Namespace) -> int:
 
 
 def _explore(parsed: argparse.Namespace) -> int:
-    from train.evaluate import write_json
-    from train.explore import ROWS, plan_of, run_row, table
-    from train.fit import threads
-    from train.job import load_plan, prepare
+    from speech_emotion.train.evaluation.evaluate import write_json
+    from speech_emotion.train.evaluation.explore import ROWS, plan_of, run_row, table
+    from speech_emotion.train.model.fit import threads
+    from speech_emotion.train.model.training_job import load_plan, prepare
 
     threads(parsed.threads)
     clips, base = _clips(parsed), load_plan(parsed.recipe)
@@ -313,8 +314,8 @@ def _explore(parsed: argparse.Namespace) -> int:
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
-    from train.evaluate import evaluate, table, write_json
-    from train.report import write_report
+    from speech_emotion.train.evaluation.evaluate import evaluate, table, write_json
+    from speech_emotion.train.evaluation.report import write_report
 
     evaluation = evaluate(parsed.bundle, _clips(parsed), parsed.runtime)
     figures = evaluation.figures()

@@ -21,7 +21,7 @@ import msgpack
 import psutil
 import zmq
 
-from common import messages as m
+from speech_emotion.common.wire import codec, internal, public
 from tests.chaos.scene import RATE, Row, Scale, Scene, folder, in_order, microphone, noise, speech
 from tests.conftest import (
     BUNDLE,
@@ -134,9 +134,9 @@ def slow_subscriber(scale: Scale) -> list[Row]:
                     peak = max(peak, supervisor.memory_info().rss)
                 time.sleep(0.2)
             received = scene.end()
-            complete = readers.finish(received.fresh(m.Result)[-1].seq)
+            complete = readers.finish(received.fresh(public.Result)[-1].seq)
             context.destroy(linger=0)
-        results = received.fresh(m.Result)
+        results = received.fresh(public.Result)
     grown = (peak - early) / 2**20
     return [
         Row(
@@ -246,7 +246,7 @@ def fuzz(scale: Scale) -> list[Row]:
             # Not before: what a peer has sent and is not yet read goes when it disconnects.
             context.destroy(linger=0)
         equal = received.stream() == offline(path)
-    health = received.fresh(m.Health)[-1]
+    health = received.fresh(public.Health)[-1]
     counted = {name: health.counters.get(f"{name}_malformed", 0) for name in ("hub", "features")}
     restarts = sum(stage.restarts for stage in health.stages)
     exact = all(counted[name] == sent[name] for name in counted)
@@ -264,14 +264,14 @@ def fuzz(scale: Scale) -> list[Row]:
 
 def _rubbish(rng: random.Random, run: str, count: int) -> Iterator[bytes]:
     real = [
-        m.encode(message)
+        internal.encode(message)
         for message in (
-            m.Hello("infer", ""),
-            m.Accepted("main", run, 3, False),
-            m.Open("main", run, "mic", RATE, RATE, RATE // 2),
-            m.Want("main", run, "0" * 16, 3, 19, []),
-            m.Tick("main", run, "sep.1.1.main", 1, 10 * RATE, False, 0, 0.0, None, []),
-            m.Heartbeat("infer", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {}),
+            internal.Hello("infer", ""),
+            internal.Accepted("main", run, 3, False),
+            internal.Open("main", run, "mic", RATE, RATE, RATE // 2),
+            internal.Want("main", run, "0" * 16, 3, 19, []),
+            internal.Tick("main", run, "sep.1.1.main", 1, 10 * RATE, False, 0, 0.0, None, []),
+            internal.Heartbeat("infer", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {}),
         )
     ]
     for n in range(count):
@@ -279,7 +279,7 @@ def _rubbish(rng: random.Random, run: str, count: int) -> Iterator[bytes]:
             yield rng.randbytes(rng.randrange(0, 300))
         elif n % 3 == 1:
             table = {rng.choice("tvabc"): rng.choice([1, "Hello", None, [1] * 9, b"x"])}
-            yield m.framed(msgpack.packb(table))
+            yield codec.framed(msgpack.packb(table))
         else:
             frame = bytearray(rng.choice(real))
             for _ in range(rng.randrange(1, 4)):
@@ -320,7 +320,7 @@ def sample_index(_scale: Scale) -> list[Row]:
             )
             received = subscriber.finish()
             expected = offline(path)
-        results = received.fresh(m.Result)
+        results = received.fresh(public.Result)
         hops = start // (RATE // 2)
         shifted = [
             {
@@ -368,16 +368,16 @@ def clock(_scale: Scale) -> list[Row]:
             for offset in ("3600", "-3600", "0"):
                 stamp.write_text(offset)
                 scene.await_results(len(scene.results()) + 6)
-            health = scene.received.fresh(m.Health)
+            health = scene.received.fresh(public.Health)
             received = scene.stop()
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     times = [r.time for r in results if r.time is not None]
     jumps = sorted(round(b - a) for a, b in itertools.pairwise(times))
     seen = (jumps[0], jumps[-1])
     quiet = max(
         b - a
         for a, b in itertools.pairwise(
-            [c for x, r, c in received.messages if isinstance(x, m.Result) and not r]
+            [c for x, r, c in received.messages if isinstance(x, public.Result) and not r]
         )
     )
     restarts = sum(stage.restarts for stage in health[-1].stages)

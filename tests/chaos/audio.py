@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import soundfile
 
-from common import messages as m
+from speech_emotion.common.wire import public
 from tests.chaos.scene import (
     RATE,
     TOLD_S,
@@ -102,7 +102,7 @@ def audio_faults(_scale: Scale) -> list[Row]:
         with Scene("--source=mic", microphone=mic) as scene:
             scene.await_results(2)
             rows = [_fault(scene, *fault) for fault in faults]
-            ordered = in_order(scene.stop().fresh(m.Result))
+            ordered = in_order(scene.stop().fresh(public.Result))
         room.hush()
     if not ordered:
         rows.append(Row("after them", "no message missing", "MESSAGES MISSING", False))
@@ -149,7 +149,7 @@ def away(scale: Scale) -> list[Row]:
             scene.await_health(lambda h: h.state == "ok", "all to be well")
             scene.await_results(len(scene.results()) + 6)
             grown = memory(scene) - before
-            results = scene.stop().fresh(m.Result)
+            results = scene.stop().fresh(public.Result)
         room.hush()
     long_ones = [r for r in results if r.seq > last.seq and r.skipped]
     covered = long_ones[0].lost / RATE if long_ones else 0.0
@@ -185,9 +185,9 @@ def load(scale: Scale) -> list[Row]:
             received = scene.stop()
         player.kill()
         player.wait()
-    health = received.fresh(m.Health)[-1]
+    health = received.fresh(public.Health)[-1]
     (stream,) = health.streams
-    results = received.fresh(m.Result)
+    results = received.fresh(public.Result)
     restarts = sum(stage.restarts for stage in health.stages)
     xruns = health.counters.get("capture_xruns", 0)
     whole = in_order(results) and not any(r.lost for r in results) and not restarts

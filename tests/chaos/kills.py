@@ -12,8 +12,8 @@ import psutil
 import soundfile
 from numpy.typing import NDArray
 
-from common import messages as m
-from common.supervision import Policy
+from speech_emotion.common.wire import public
+from speech_emotion.supervision.restart_policy import Policy
 from tests.chaos.scene import (
     BACK_S,
     RATE,
@@ -98,7 +98,7 @@ def kill_capture(scale: Scale) -> list[Row]:
                 times.append(killer.kill(scene, "capture", rng.uniform(0.0, 0.5)))
             received = scene.stop()
         errors = gap_errors(here / "tape" / "main", played)
-        ordered = in_order(received.fresh(m.Result))
+        ordered = in_order(received.fresh(public.Result))
         equal = received.stream() == offline(here / "tape" / "main")
     worst = max(map(abs, errors), default=0)
     held = len(errors) == scale.kills and worst <= BLOCK and ordered and equal
@@ -142,7 +142,7 @@ def stop_stages(_scale: Scale) -> list[Row]:
                         told <= TOLD_S and back <= WINDOW_S + BACK_S,
                     )
                 )
-            ordered = in_order(scene.stop().fresh(m.Result))
+            ordered = in_order(scene.stop().fresh(public.Result))
     if not ordered:
         rows.append(Row("after them", "no message missing", "MESSAGES MISSING", False))
     return rows

@@ -16,7 +16,7 @@ import psutil
 import soundfile
 from numpy.typing import NDArray
 
-from common import messages as m
+from speech_emotion.common.wire import codec, public
 from tests.conftest import (
     DEMO,
     SUPERVISOR,
@@ -109,24 +109,24 @@ class Scene:
     def received(self) -> Received:
         return self.running.received
 
-    def results(self) -> list[m.Result]:
-        return self.received.fresh(m.Result)
+    def results(self) -> list[public.Result]:
+        return self.received.fresh(public.Result)
 
-    def health(self) -> m.Health | None:
+    def health(self) -> public.Health | None:
         """The newest."""
-        all_of_it = self.received.fresh(m.Health)
+        all_of_it = self.received.fresh(public.Health)
         return all_of_it[-1] if all_of_it else None
 
     def await_results(self, count: int = 1) -> None:
-        self.running.subscriber.wait_for(lambda r: len(r.fresh(m.Result)) >= count)
+        self.running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= count)
 
     def await_health(
-        self, told: Callable[[m.Health], bool], what: str, since: float | None = None
-    ) -> tuple[float, m.Health]:
+        self, told: Callable[[public.Health], bool], what: str, since: float | None = None
+    ) -> tuple[float, public.Health]:
         """Seconds from `since` (CLOCK_MONOTONIC; default: now) until `health` says it."""
         since = time.monotonic() if since is None else since
         return self._await(
-            lambda message: isinstance(message, m.Health) and told(message), since, what
+            lambda message: isinstance(message, public.Health) and told(message), since, what
         )
 
     def await_sound_of(self, moment: float, since: float) -> float:
@@ -136,9 +136,9 @@ class Scene:
             moment: unix time.
         """
 
-        def fits(message: m.Message) -> bool:
+        def fits(message: codec.Message) -> bool:
             return (
-                isinstance(message, m.Result)
+                isinstance(message, public.Result)
                 and message.state != "gap"
                 and message.time is not None
                 and message.time > moment
@@ -181,7 +181,7 @@ class Scene:
         return received
 
 
-def in_order(results: list[m.Result]) -> bool:
+def in_order(results: list[public.Result]) -> bool:
     """Whether no result is missing and none is there twice."""
     expected = 0
     for result in results:

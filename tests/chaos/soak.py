@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from scipy.stats import linregress
 
-from common import messages as m
+from speech_emotion.common.wire import public
 from tests.chaos.scene import RATE, Row, Scale, Scene, folder, in_order, speech
 
 STAGES = ("capture", "features", "infer")
@@ -58,15 +58,15 @@ def soak(scale: Scale) -> list[Row]:
                     rounds, quiet_from, ready_at = rounds + 1, position, None
             received = scene.end()
         took = time.monotonic() - began
-        ordered = in_order(received.fresh(m.Result))
-    health = received.fresh(m.Health)[-1]
+        ordered = in_order(received.fresh(public.Result))
+    health = received.fresh(public.Health)[-1]
     restarts = {s.name: s.restarts for s in health.stages}
     whole = ordered and position >= total - END_S * RATE and not health.streams[0].lost
     rows = [
         Row(
             f"{scale.soak_h:g} h of sound at full speed, every stage killed {rounds} times",
             "no message missing",
-            f"{len(received.fresh(m.Result))} results in {took / 60:.1f} min, "
+            f"{len(received.fresh(public.Result))} results in {took / 60:.1f} min, "
             f"{'none' if whole else 'SOME'} missing; restarts {restarts}",
             whole and rounds == scale.soak_restarts,
         )
@@ -97,7 +97,7 @@ def _all_ready(scene: Scene, rounds: int) -> float | None:
 def _position(scene: Scene) -> int:
     """Samples of which the newest results speak."""
     newest = scene.received.messages[-10:]
-    return max((x.end for x, *_ in newest if isinstance(x, m.Result)), default=0)
+    return max((x.end for x, *_ in newest if isinstance(x, public.Result)), default=0)
 
 
 def _look(

@@ -18,10 +18,10 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 
-from common.bundle import LAYOUTS  # noqa: E402
-from common.spec import FeatureSpec  # noqa: E402
-from train.bundle import write_bundle  # noqa: E402
-from train.export import to_tflite  # noqa: E402
+from speech_emotion.common.bundle.manifest import LAYOUTS  # noqa: E402
+from speech_emotion.common.bundle.spec import FeatureSpec  # noqa: E402
+from speech_emotion.train.bundle.writer import write_bundle  # noqa: E402
+from speech_emotion.train.model.export import to_tflite  # noqa: E402
 
 LABELS = ("angry", "happy", "neutral", "sad")
 SPEC = FeatureSpec(

@@ -1,1 +1,0 @@
-"""Sound in, the ring out."""

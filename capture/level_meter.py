@@ -1,0 +1,56 @@
+"""The level meter of a capture started by hand."""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+if TYPE_CHECKING:
+    from speech_emotion.capture.stream import Stream
+
+FLOOR_DB = -70.0
+
+
+class LevelMeter:
+    """One line a stream on stderr: a bar from -70 to 0 dBFS, the level, the time so far."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(40),
+            TextColumn("{task.fields[level]:>7}  {task.fields[seconds]:8.1f} s"),
+            console=Console(stderr=True),
+            disable=not enabled,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> LevelMeter:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, streams: list[Stream]) -> None:
+        """Draw the streams' levels and positions."""
+        for stream in streams:
+            name, pump = stream.job.name, stream.pump
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(
+                    name, total=-FLOOR_DB, level="", seconds=0.0
+                )
+            level = pump.level_db
+            self._progress.update(
+                self._tasks[name],
+                completed=0.0 if level is None else max(0.0, level - FLOOR_DB),
+                level="" if level is None else f"{level:.1f} dBFS",
+                seconds=pump.position / pump.ring.sample_rate,
+            )

@@ -1,0 +1,70 @@
+"""Open the sources of one capture process."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+
+from speech_emotion.capture.ring_feeder import Format
+from speech_emotion.capture.sources.file import FileStream
+from speech_emotion.capture.stream import Stream, StreamJob
+from speech_emotion.common.wire import internal
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How sources are opened.
+
+    Attributes:
+        realtime: the pace of files.
+        block_frames: frames per block; None: `block_ms`, and for files 20 ms in real time,
+            100 ms at full speed.
+        latency: of devices, in seconds, or PortAudio's `low` and `high`.
+        wait_for_device: an absent device is waited for.
+        record: sound file that takes what a device gives.
+        seconds: a device is listened to for so long.
+        stdin: descriptor that `stdin:…` reads from.
+        alone: nobody may be there to accept results.
+    """
+
+    realtime: bool = True
+    block_frames: int | None = None
+    block_ms: float = 20.0
+    latency: float | str = "high"
+    wait_for_device: bool = False
+    record: str | None = None
+    seconds: float | None = None
+    stdin: int = 0
+    alone: bool = False
+
+
+def open_streams(
+    jobs: list[StreamJob], form: Format, send: Callable[[internal.Tick], None], opening: Opening
+) -> list[Stream]:
+    """The streams of one process from their jobs: files, or the streams of one device.
+
+    Raises:
+        UserError: a source cannot be opened.
+        DeviceError: a device that is waited for is not there.
+    """
+    if jobs[0].source.startswith("mic"):
+        from speech_emotion.capture.sources.microphone import LiveDevice, LiveStream
+
+        device = LiveDevice(jobs, form, send, opening)
+        return [LiveStream(j, device, p) for j, p in zip(jobs, device.pumps, strict=True)]
+    if jobs[0].source.startswith("stdin"):
+        from speech_emotion.capture.sources.stdin import StdinStream
+
+        return [StdinStream(job, form, send, opening, opening.stdin) for job in jobs[:1]]
+    files = []
+    for job in jobs:
+        frames = opening.block_frames
+        blocks = itertools.repeat(frames) if frames else None
+        files.append(FileStream(job, form, blocks, send, realtime=opening.realtime))
+    # One clock for the blocks of all; their windows spread over a hop, as those of devices are.
+    now, hop = time.monotonic(), form.hop / form.rate
+    for at, file in enumerate(files):
+        file.begin(now, at * hop / len(files) if opening.realtime else 0.0)
+    return [*files]

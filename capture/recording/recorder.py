@@ -1,0 +1,159 @@
+"""`python -m capture.taping`, the supervised `record` stage: rings and messages to disk.
+
+It reads the rings like anybody else and subscribes like anybody else, so that it can neither
+hold up nor change what it records.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import zmq
+
+from speech_emotion.capture.recording.reader import AUDIO, MESSAGES, TAPE
+from speech_emotion.capture.sources.sound_file import FULL_SCALE, Samples
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.ring.access import RingReader
+from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.main import base_parser, run
+from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.wire import codec, public
+from speech_emotion.common.wire.sockets import configure, connect
+
+log = logging.getLogger("record")
+
+POLL_MS = 100
+CHUNK = 1 << 14
+DRAIN_MS = 300
+
+
+class StreamTape:
+    """One stream's folder while it is written.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, ring: RingReader) -> None:
+        import soundfile
+
+        self._ring = ring
+        self._written = 0
+        self._declared = 0
+        self._anchor = (0, 0.0, 0.0)
+        self._buffer: Samples = np.zeros(CHUNK, np.float32)
+        try:
+            folder = _unused(folder)
+            folder.mkdir(parents=True)
+            self._audio = soundfile.SoundFile(
+                folder / AUDIO, "w", ring.sample_rate, 1, subtype="PCM_24"
+            )
+            self._tape: TextIO = (folder / TAPE).open("w")
+            self._messages: TextIO = (folder / MESSAGES).open("w")
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise UserError(f"{folder}: cannot be written ({error})") from None
+        _line(self._tape, {"rate": ring.sample_rate, "run": ring.run})
+        log.warning("RECORDING sound and messages to %s", folder)
+
+    def message(self, message: public.Result | public.Utterance | public.Info) -> None:
+        """A message was published; a result says that its samples are there."""
+        _line(self._messages, {"topic": message.topic, **public.to_json_map(message)})
+        if isinstance(message, public.Result):
+            self.advance(message.end)
+
+    def advance(self, position: int) -> None:
+        """Write the samples up to a position."""
+        while self._written < position:
+            samples = self._buffer[: min(CHUNK, position - self._written)]
+            if not self._ring.read(self._written, samples, position):
+                # We came too late: silence, declared as missing.
+                samples[:] = 0.0
+                self._declare(self._written, self._written + len(samples))
+            steps = (samples * np.float32(FULL_SCALE)).astype(np.int32)
+            self._audio.write(steps << 8)
+            self._written += len(samples)
+        for start, end in self._ring.gaps():
+            if end <= self._written:
+                self._declare(start, end)
+        if self._ring.anchor != self._anchor:
+            self._anchor = self._ring.anchor
+            _line(self._tape, {"anchor": self._anchor})
+
+    def finish(self) -> None:
+        """The stream is over: the rest of the ring, then close."""
+        self.advance(self._ring.index)
+        self._ring.close()
+        for file in (self._audio, self._tape, self._messages):
+            file.close()
+
+    def _declare(self, start: int, end: int) -> None:
+        start = max(start, self._declared)
+        if start < end:
+            self._declared = end
+            _line(self._tape, {"gap": [start, end]})
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or where it exists the first of `folder.2`, `folder.3`, … that does not."""
+    number, unused = 1, folder
+    while unused.exists():
+        number += 1
+        unused = folder.with_name(f"{folder.name}.{number}")
+    return unused
+
+
+def _line(file: TextIO, table: dict[str, Any]) -> None:
+    print(json.dumps(table), file=file, flush=True)
+
+
+def main(job: dict[str, Any]) -> int:
+    """Record the streams of a job until told to stop."""
+    stop = Stop()
+    context: zmq.Context[Any] = zmq.Context()
+    hub = connect(context, job["hub"], "hub")
+    results: zmq.Socket[bytes] = context.socket(zmq.SUB)
+    configure(results)
+    results.setsockopt(zmq.RCVHWM, 0)
+    results.setsockopt(zmq.SUBSCRIBE, b"")
+    results.connect(job["results"])
+    heart = Heart(job["stage"], hub)
+    folder = Path(job["folder"])
+    tapes = {
+        row["name"]: StreamTape(folder / row["name"], RingReader.attach(row["ring"]))
+        for row in job["streams"]
+    }
+    heart.state = "ready"
+    heart.beat(now=True)
+    while not stop.requested:
+        if results.poll(POLL_MS):
+            _take(results, tapes, heart)
+        heart.beat()
+    while results.poll(DRAIN_MS):
+        _take(results, tapes, heart)
+    for tape in tapes.values():
+        tape.finish()
+    context.destroy(linger=0)
+    return 0
+
+
+def _take(results: zmq.Socket[bytes], tapes: dict[str, StreamTape], heart: Heart) -> None:
+    try:
+        message, replay = public.decode_public(*results.recv_multipart()[:2])
+    except (codec.ProtocolError, TypeError):
+        heart.counters["record_malformed"] += 1
+        return
+    if replay or not isinstance(message, public.Result | public.Utterance | public.Info):
+        return
+    if message.stream in tapes:
+        tapes[message.stream].message(message)
+        heart.count += 1
+
+
+if __name__ == "__main__":
+    options = base_parser("capture.taping", __doc__ or "").parse_args()
+    run("record", lambda: main(read_job()), options.profile)

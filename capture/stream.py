@@ -1,0 +1,60 @@
+"""A source of samples on its way into its ring, as the capture loop sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from speech_emotion.capture.ring_feeder import Pump
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.source_state import Condition
+from speech_emotion.common.wire import internal
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamJob:
+    """One stream of this process: its name, its source as configured, its ring.
+
+    Attributes:
+        features: where its worker listens; empty: where all streams' features does.
+    """
+
+    name: str
+    source: str
+    ring: str
+    channel: int | None = None
+    features: str = ""
+
+
+class Stream(Protocol):
+    """A source on its way into its ring, as the service's loop sees it."""
+
+    job: StreamJob
+    pump: Pump
+    accepted: internal.Accepted | None
+    error: UserError | None
+
+    def due(self, now: float) -> float:
+        """Seconds until `turn` has something to do."""
+        ...
+
+    def turn(self, now: float) -> None:
+        """Feed what is due."""
+        ...
+
+    def finish(self) -> None:
+        """The source is over, or is told to be."""
+        ...
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What went wrong at the source, by name, since this process began."""
+        ...
+
+    @property
+    def wakeup(self) -> int | None:
+        """A file descriptor that is readable when there is something to do before it is due."""
+        ...
+
+    @property
+    def condition(self) -> Condition: ...

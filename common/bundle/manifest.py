@@ -1,0 +1,273 @@
+"""The model bundle: a folder with everything that turns a window of sound into probabilities.
+
+`bundle.toml` names the labels, the feature spec, the model's input layout, calibration and
+decision parameters, and the SHA-256 of every other file. `model.tflite` is the network,
+`stats.npz` the normalization statistics, `banks.npz` librosa's filter banks for the spec,
+`golden.npz` a window of sound with the features and probabilities it must give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
+from speech_emotion.common.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+"""The bundle that comes with the pipeline."""
+FORMAT = 1
+MANIFEST = "bundle.toml"
+LAYOUTS = ("frames,dims,1", "frames,dims", "dims,frames", "dims,frames,1", "dims")
+"""Axes of the model's input behind the batch of 1; `dims` alone is the average over time."""
+OUTPUTS = ("probabilities", "logits")
+REQUIRED_FILES = ("model.tflite", "stats.npz", "banks.npz", "golden.npz")
+
+T = TypeVar("T", bound="Calibration | Decision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Temperatures (Guo et al., 2017) that make a probability mean what it says.
+
+    Applied to the model's output per window, to the smoothed probabilities, and to the
+    average over an utterance.
+    """
+
+    temperature: float = 1.0
+    smoothed_temperature: float = 1.0
+    utterance_temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """How probabilities become a label.
+
+    Attributes:
+        smoothing: weight of the newest speech window in the exponential average.
+        hysteresis: how far another label must lead before the published one changes.
+        min_confidence: below it a window is `uncertain` (`low_margin`).
+        min_utterance_confidence: the same for an utterance.
+        min_speech: a window whose smoothed probability of speech is below it is `uncertain`
+            (`not_speech`); for models with `speech_output` alone.
+        min_utterance_speech: the same for the average over an utterance.
+        min_windows: speech windows an utterance needs before a label is given (`too_short`).
+        too_quiet_dbfs: speech windows below it are `uncertain` (`too_quiet`).
+        clipped_fraction: share of clipped samples from which a window is `clipped`.
+    """
+
+    smoothing: float = 0.5
+    hysteresis: float = 0.05
+    min_confidence: float = 0.0
+    min_utterance_confidence: float = 0.0
+    min_speech: float = 0.0
+    min_utterance_speech: float = 0.0
+    min_windows: int = 1
+    too_quiet_dbfs: float = -80.0
+    clipped_fraction: float = 0.05
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.05, 100.0),
+    "smoothed_temperature": (0.05, 100.0),
+    "utterance_temperature": (0.05, 100.0),
+    "smoothing": (0.01, 1.0),
+    "hysteresis": (0.0, 1.0),
+    "min_confidence": (0.0, 1.0),
+    "min_utterance_confidence": (0.0, 1.0),
+    "min_speech": (0.0, 1.0),
+    "min_utterance_speech": (0.0, 1.0),
+    "min_windows": (1, 100),
+    "too_quiet_dbfs": (-100.0, 0.0),
+    "clipped_fraction": (0.0, 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest is valid and whose files have the hashes it names.
+
+    `speech_output`: behind the labels, the model's output has a last value that tells speech
+    from other sounds, a probability or a logit as the labels' are.
+    """
+
+    path: Path
+    name: str
+    digest: str
+    labels: tuple[str, ...]
+    spec: FeatureSpec
+    layout: str
+    output: str
+    calibration: Calibration
+    decision: Decision
+    speech_output: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """How many values the model gives for a window."""
+        return len(self.labels) + self.speech_output
+
+    @property
+    def id(self) -> str:
+        """`name@first 8 hex of the manifest's hash`; the manifest holds every file's hash."""
+        return f"{self.name}@{self.digest[:8]}"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.tflite"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the model's input, batch included."""
+        axes = {"frames": self.spec.n_frames, "dims": self.spec.dims, "1": 1}
+        return (1, *(axes[axis] for axis in self.layout.split(",")))
+
+    def arrays(self, file: str) -> dict[str, NDArray[np.generic]]:
+        """The arrays of one of the bundle's npz files.
+
+        Raises:
+            UserError: the file is no npz archive.
+        """
+        import zipfile
+
+        import numpy as np
+
+        try:
+            with np.load(self.path / file, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+            raise UserError(f"{self.path / file}: is not a readable npz file") from None
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle folder.
+
+    Raises:
+        UserError: the folder, a file or a key is missing or wrong, or a hash differs.
+    """
+    manifest = path / MANIFEST
+    if not path.is_dir():
+        raise UserError(f"{path}: no such bundle folder; `models/default` is the shipped one")
+    if not manifest.is_file():
+        raise UserError(f"{path}: is not a bundle, it has no {MANIFEST}")
+    table = read_toml(manifest)
+    where = str(manifest)
+    if table.get("format") != FORMAT:
+        raise UserError(
+            f"{where}: format = {table.get('format')!r} is not known here; allowed: {FORMAT}"
+        )
+    known = {
+        *("format", "name", "labels", "licence", "features"),
+        *("input", "output", "speech_output", "calibration", "decision", "files", "provenance"),
+    }
+    if unknown := sorted(set(table) - known):
+        raise UserError(f"{where}: {unknown[0]} is not a key of a bundle")
+    _verify_files(path, _table(table, "files", where), where)
+    layout = _table(table, "input", where).get("layout")
+    if layout not in LAYOUTS:
+        raise UserError(f"{where}: input.layout = {layout!r} must be one of {'; '.join(LAYOUTS)}")
+    output = table.get("output", "probabilities")
+    if output not in OUTPUTS:
+        raise UserError(f"{where}: output = {output!r} must be one of {', '.join(OUTPUTS)}")
+    speech_output = table.get("speech_output", False)
+    if not isinstance(speech_output, bool):
+        raise UserError(f"{where}: speech_output = {speech_output!r} must be true or false")
+    return Bundle(
+        path=path,
+        name=_name(table.get("name"), where),
+        digest=hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        labels=_labels(table.get("labels"), where),
+        spec=FeatureSpec.from_table(_table(table, "features", where), where),
+        layout=layout,
+        output=output,
+        calibration=_numbers(Calibration, table.get("calibration", {}), "calibration", where),
+        decision=_numbers(Decision, table.get("decision", {}), "decision", where),
+        speech_output=speech_output,
+    )
+
+
+def keep_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle as a verified copy in `folder`, which must not exist yet.
+
+    A stage that is restarted after months reads what the pipeline began with, whatever has
+    become of the original.
+
+    Raises:
+        UserError: the copy cannot be written, or the original changed meanwhile.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+        for file in (MANIFEST, *read_toml(bundle.path / MANIFEST)["files"]):
+            shutil.copyfile(bundle.path / file, folder / file)
+    except OSError as error:
+        raise UserError(f"{folder}: the bundle cannot be copied ({error.strerror})") from None
+    return load_bundle(folder)
+
+
+def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = table.get(key)
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: has no [{key}] table")
+    return value
+
+
+def _name(name: object, where: str) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", name):
+        raise UserError(f"{where}: name = {name!r} must be 1 to 40 of a-z, 0-9, _ and -")
+    return name
+
+
+def _labels(labels: object, where: str) -> tuple[str, ...]:
+    if (
+        not isinstance(labels, list)
+        or not 2 <= len(labels) <= 64
+        or not all(isinstance(label, str) and 0 < len(label) <= 40 for label in labels)
+        or len(set(labels)) != len(labels)
+        or "uncertain" in labels
+    ):
+        raise UserError(
+            f"{where}: labels = {labels!r} must be 2 to 64 different words, none `uncertain`"
+        )
+    return tuple(labels)
+
+
+def _numbers(cls: type[T], table: object, name: str, where: str) -> T:
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: {name} must be a table")
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in defaults:
+            raise UserError(f"{where}: {name}.{key} is not a key; allowed: {', '.join(defaults)}")
+        low, high = _RANGES[key]
+        whole = isinstance(defaults[key], int)
+        ok = type(value) is int or (type(value) is float and not whole)
+        if not ok or not math.isfinite(value) or not low <= value <= high:
+            raise UserError(f"{where}: {name}.{key} = {value!r} must be {low} to {high}")
+        values[key] = value if whole else float(value)
+    return cls(**values)
+
+
+def _verify_files(path: Path, files: Mapping[str, Any], where: str) -> None:
+    for required in REQUIRED_FILES:
+        if required not in files:
+            raise UserError(f"{where}: files names no {required}")
+    for file, expected in files.items():
+        if "/" in file or file in ("", ".", "..", MANIFEST):
+            raise UserError(f"{where}: files.{file} is not the name of a file in the bundle")
+        if not (path / file).is_file():
+            raise UserError(f"{path / file}: missing, though {MANIFEST} names it")
+        if hashlib.sha256((path / file).read_bytes()).hexdigest() != expected:
+            raise UserError(
+                f"{path / file}: SHA-256 differs from the one in {MANIFEST}; "
+                "the file is damaged or was changed, restore or rebuild the bundle"
+            )

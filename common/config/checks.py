@@ -1,0 +1,46 @@
+"""Syntax of stream names, sources and endpoints."""
+
+from __future__ import annotations
+
+import re
+
+from speech_emotion.common.errors import UserError
+
+STREAM_NAME = r"[a-z0-9_-]{1,40}"
+
+
+ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]+)"
+
+
+SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
+
+
+STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
+
+
+def check_stream(name: str) -> str:
+    """Raises UserError where `name` cannot be a stream's name."""
+    if not re.fullmatch(STREAM_NAME, name):
+        raise UserError(f"stream name {name!r} must be 1 to 40 of a-z, 0-9, _ and -")
+    return name
+
+
+def check_source(source: str) -> str:
+    """Raises UserError where `source` is of no known kind."""
+    kind, _, rest = source.partition(":")
+    if source == "mic" or (kind in ("file", "mic", "replay") and rest):
+        return source
+    if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
+        return source
+    raise UserError(f"source {source!r} is not known; allowed: {SOURCES}")
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Raises UserError where `endpoint` cannot be bound."""
+    if not re.fullmatch(ENDPOINT, endpoint) or not endpoint.isprintable():
+        raise UserError(
+            f"endpoint {endpoint!r} is malformed; allowed: tcp://ADDRESS:PORT or ipc://PATH"
+        )
+    if endpoint.startswith("tcp://") and int(endpoint.rpartition(":")[2]) > 65535:
+        raise UserError(f"endpoint {endpoint!r}: the port must be 0 to 65535")
+    return endpoint

@@ -1,0 +1,121 @@
+"""Load the configuration: TOML file, environment variables, flags; later wins.
+
+`SEP_RING__SECONDS=…` sets `ring.seconds`. An error is one line with key, value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pydantic_settings
+from pydantic import BaseModel
+
+from speech_emotion.common.bundle.spec import read_toml
+from speech_emotion.common.config.model import (
+    ENV_PREFIX,
+    FROM_FILE,
+    MAX_STREAMS,
+    CaptureConfig,
+    Config,
+    CurveConfig,
+    DashboardConfig,
+    HistoryConfig,
+    InferHostConfig,
+    MetricsConfig,
+    RingConfig,
+    StreamConfig,
+    WorkersConfig,
+)
+from speech_emotion.common.errors import UserError
+
+
+def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
+    """The effective configuration.
+
+    Args:
+        path: TOML file, or None.
+        flags: what the command line sets, by key.
+
+    Raises:
+        UserError: one line naming the key, the value and what is allowed.
+    """
+    table = read_toml(path) if path is not None else {}
+    for name in os.environ:
+        key = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
+        if name.startswith(ENV_PREFIX) and key not in Config.model_fields:
+            raise UserError(f"environment variable {name}: {_unknown(key)}")
+    try:
+        values: dict[str, Any] = {**flags, FROM_FILE: table}
+        return Config(**values)
+    except pydantic_settings.SettingsError as error:
+        field = str(error).split('"')[1]  # a sentence about pydantic, and the field in quotes
+        raise UserError(f"environment variable {ENV_PREFIX}{field.upper()} must be JSON") from None
+    except pydantic.ValidationError as error:
+        raise UserError(_origin(error, path, flags) + _line(error)) from None
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as a file that gives it again; what is unset is left out."""
+    import tomli_w
+
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _unknown(key: str) -> str:
+    return f"{key} is not a key; allowed: {', '.join(Config.model_fields)}"
+
+
+def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str, Any]) -> str:
+    """Where the mistake was made: on the command line, in a variable or in the file."""
+    location = error.errors()[0]["loc"] or ("stream",)
+    if location[0] in flags:
+        return ""
+    for depth in range(len(location), 0, -1):
+        name = ENV_PREFIX + "__".join(map(str, location[:depth])).upper()
+        if name in os.environ:
+            return f"environment variable {name}: "
+    return f"{path}: " if path is not None else ""
+
+
+_ALLOWED = {
+    "model_type": "a table",
+    "tuple_type": "rows of [[stream]]",
+    "too_long": f"at most {MAX_STREAMS} rows",
+    "path_type": "a path",
+}
+"""Pydantic's error types of which it speaks in Python's terms, in the user's."""
+
+
+def _line(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    key = key if key.isprintable() else repr(key)
+    if first["type"] == "extra_forbidden":
+        model = _model_at(first["loc"][:-1])
+        return f"{key} is not a key; allowed: {', '.join(model.model_fields)}"
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    allowed = _ALLOWED.get(first["type"]) or first["msg"].removeprefix("Input should be ")
+    return f"{key} = {reprlib.repr(first['input'])} must be {allowed}"
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    tables: dict[str, type[BaseModel]] = {
+        "ring": RingConfig,
+        "capture": CaptureConfig,
+        "curve": CurveConfig,
+        "infer_host": InferHostConfig,
+        "metrics": MetricsConfig,
+        "workers": WorkersConfig,
+        "dashboard": DashboardConfig,
+        "history": HistoryConfig,
+        "stream": StreamConfig,
+    }
+    return tables[str(location[0])] if location else Config

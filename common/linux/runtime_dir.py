@@ -1,0 +1,71 @@
+"""Where the sockets of a running pipeline live: a folder for the owner only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.process_identity import ProcessIdentity
+
+MAX_IPC_PATH = 100
+"""sun_path holds 107 characters; some are kept for the socket's own name."""
+
+
+def base_folder() -> Path:
+    """`$XDG_RUNTIME_DIR/sep`, else `sep-<uid>` in the folder for temporary files; 0700.
+
+    Raises:
+        UserError: the folder belongs to somebody else, is open to others, or is too deep.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir():
+        folder = Path(runtime) / "sep"
+    else:
+        folder = Path(tempfile.gettempdir()) / f"sep-{os.getuid()}"
+    return _owned(folder)
+
+
+def own_folder() -> Path:
+    """A fresh folder of this process inside `base_folder()`, named by pid and start time."""
+    folder = base_folder() / str(ProcessIdentity.current())
+    if len(str(folder)) > MAX_IPC_PATH - len("/features"):
+        raise UserError(f"{folder}: too long for a socket; set XDG_RUNTIME_DIR to a short path")
+    return _owned(folder)
+
+
+def alone_folder() -> Path:
+    """The folder where stages started by hand find each other."""
+    return _owned(base_folder() / "alone")
+
+
+def alone_endpoint(name: str) -> str:
+    """The endpoint `hub` or `features` of stages started by hand."""
+    return f"ipc://{alone_folder()}/{name}"
+
+
+def reclaim_folders() -> list[str]:
+    """Remove the folders of processes that are gone; returns their names."""
+    removed = []
+    for folder in base_folder().iterdir():
+        owner = ProcessIdentity.parse(folder.name)
+        if owner is not None and not owner.alive():
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+    return removed
+
+
+def _owned(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise UserError(f"{folder}: belongs to somebody else; remove it or set XDG_RUNTIME_DIR")
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder

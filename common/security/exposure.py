@@ -1,0 +1,91 @@
+"""Where a page is served: HOST:PORT, who reaches it, and the token that others need."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import socket
+
+from speech_emotion.common.errors import UserError
+
+DEFAULT_LISTEN = "127.0.0.1:8765"
+
+
+def split_listen(listen: str) -> tuple[str, str]:
+    """Host, without the brackets of IPv6, and port."""
+    host, _, port = listen.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), port
+
+
+def check_listen(listen: str) -> str:
+    """Raises UserError where `listen` is no HOST:PORT."""
+    host, port = split_listen(listen)
+    named = re.fullmatch(r"[0-9A-Za-z._:%-]+", host)
+    if not named or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise UserError(f"listen {listen!r} must be HOST:PORT, such as {DEFAULT_LISTEN}")
+    return listen
+
+
+def check_token(token: str) -> str:
+    """Raises UserError, without the token in it, where it is too easily guessed."""
+    if not re.fullmatch(r"[\x21-\x7e]{16,256}", token):
+        raise UserError("token must be 16 to 256 printable ASCII characters without spaces")
+    return token
+
+
+def check_reach(listen: str, token: str | None) -> str:
+    """Raises UserError where a page without a token could be opened from another machine."""
+    if token is None and not is_loopback(split_listen(listen)[0]):
+        raise UserError(
+            f"{listen} can be reached from other machines: set dashboard.token, "
+            f"or listen on {DEFAULT_LISTEN}"
+        )
+    return listen
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; of names only `localhost` is trusted."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen_tcp(listen: str) -> socket.socket:
+    """A TCP socket that listens on HOST:PORT.
+
+    Raises:
+        UserError: it is taken, or no address of this machine.
+    """
+    host, port = split_listen(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "is already in use; stop the other program or choose another"
+        raise UserError(f"page address {listen}: {reason}") from None
+
+
+def on_loopback(endpoint: str) -> bool:
+    """Whether only this machine can connect to an endpoint: ipc, and TCP on loopback."""
+    if not endpoint.startswith("tcp://"):
+        return True
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("localhost", "lo")
+
+
+def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool) -> None:
+    """Raises UserError where anybody on the network could connect and nobody said that twice."""
+    if locked or unprotected or on_loopback(endpoint):
+        return
+    raise UserError(
+        f"{name} endpoint {endpoint} is open to the whole network; give it keys (curve.secret and "
+        "curve.allowed, see docs/SECURITY.md), or say a second time that everybody may listen "
+        "(curve.unprotected)"
+    )

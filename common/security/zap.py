@@ -1,0 +1,117 @@
+"""The ZAP authenticator (ZeroMQ RFC 27): accepts the allowed keys, counts refused handshakes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.curve import Lock, allowed_keys
+
+ZAP = "inproc://zeromq.zap.01"
+
+
+ZAP_VERSION = b"1.0"
+
+
+PER_TURN = 100
+
+
+REFUSED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+"""An unknown key; none, or a wrong idea of ours; a client that saw that first and hung up."""
+
+
+class Doorman:
+    """Lets holders of allowed keys in at the locked endpoints of one context; counts the others.
+
+    ZeroMQ asks it by ZAP (RFC 27) about every key. A folder of keys is read anew when it has
+    changed: a key that is added counts at once, one that is removed no longer for connections to
+    come. Call `turn()` from the thread that owns the sockets, several times a second, or
+    whenever one of `sockets` has something.
+
+    Attributes:
+        refused: how many handshakes have failed.
+    """
+
+    def __init__(self, context: zmq.Context[Any]) -> None:
+        self.refused = 0
+        self._folders: dict[str, Path] = {}
+        self._known: dict[str, tuple[int, dict[bytes, str]]] = {}
+        self._monitors: list[zmq.Socket[bytes]] = []
+        self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap.bind(ZAP)
+
+    def guard(self, socket: zmq.Socket[bytes], lock: Lock, domain: str) -> None:
+        """Lock the next bind of a socket.
+
+        Raises:
+            UserError: a key is missing or malformed.
+        """
+        lock.check()
+        lock.apply(socket, domain)
+        self._folders[domain] = lock.allowed
+        monitor = socket.get_monitor_socket(REFUSED)
+        monitor.setsockopt(zmq.LINGER, 0)
+        self._monitors.append(monitor)
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What to poll, to answer at once."""
+        return [self._zap, *self._monitors]
+
+    def turn(self) -> None:
+        """Answer who asks, count who was turned away."""
+        for _ in range(PER_TURN):
+            try:
+                frames = self._zap.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            self._zap.send_multipart(self._answer(frames))
+        for monitor in self._monitors:
+            for _ in range(PER_TURN):
+                try:
+                    monitor.recv_multipart(zmq.DONTWAIT)
+                except zmq.Again:
+                    break
+                self.refused += 1
+
+    def close(self) -> None:
+        for socket in self.sockets:
+            socket.close()
+
+    def _answer(self, frames: list[bytes]) -> list[bytes]:
+        # version, request id, domain, address, routing id, mechanism, credentials
+        request, domain, mechanism = frames[1], frames[2].decode("utf-8", "replace"), frames[5]
+        name = self._name(domain, frames[6]) if mechanism == b"CURVE" else None
+        verdict = [b"400", b"no such key", b""] if name is None else [b"200", b"", name.encode()]
+        return [ZAP_VERSION, request, *verdict, b""]
+
+    def _name(self, domain: str, key: bytes) -> str | None:
+        from zmq.utils import z85
+
+        folder = self._folders.get(domain)
+        if folder is None or len(key) != 32:
+            return None
+        try:
+            changed = folder.stat().st_mtime_ns
+            if domain not in self._known or self._known[domain][0] != changed:
+                self._known[domain] = (changed, allowed_keys(folder))
+        except (OSError, UserError):
+            # A file half copied, or the folder gone: what was known goes on to count.
+            pass
+        return self._known.get(domain, (0, {}))[1].get(z85.encode(key))
+
+
+def count_refused(doorman: Doorman | None, counters: Counter[str]) -> None:
+    """Enter what a doorman has counted."""
+    if doorman is not None and doorman.refused:
+        counters["connections_refused"] += doorman.refused
+        doorman.refused = 0

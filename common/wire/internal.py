@@ -1,0 +1,255 @@
+"""The messages between stages, hub and supervisor: one frame, a CRC-32 and a msgpack map.
+
+The key `t` of the map names the class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Any
+
+from speech_emotion.common.wire.codec import (
+    CRC_BYTES,
+    MAX_FRAME,
+    Message,
+    ProtocolError,
+    _build,
+    _pack,
+    _plain,
+    _unpack,
+    framed,
+)
+from speech_emotion.common.wire.public import Result, Utterance
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick(Message):
+    """capture → features: samples up to `position` are in `ring`; the newest supersedes all.
+
+    `gaps` are the spans of missing samples that the ring still holds as zeros. `anchor_*`
+    ties sample `anchor_index` to CLOCK_MONOTONIC and, for live sources, to unix time.
+    """
+
+    stream: str
+    run: str
+    ring: str
+    generation: int
+    position: int
+    ended: bool
+    anchor_index: int
+    anchor_monotonic: float
+    anchor_unix: float | None
+    gaps: list[list[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Want(Message):
+    """infer → features: everything below window `next` is accepted; send up to `limit`.
+
+    Self-contained and repeated, so that either side may restart: a new `session` makes
+    features begin at `next` with the voice gate as `gate` says. `bundle` is the one whose
+    normalization the windows must have; features of another does not answer.
+    """
+
+    stream: str
+    run: str
+    session: str
+    next: int
+    limit: int
+    gate: list[float]
+    bundle: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent(Message):
+    """features → infer, the answer to every `Want`: all windows below `next` were sent."""
+
+    stream: str
+    session: str
+    next: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Message):
+    """features → infer: window `seq`, analysed. `kind` is speech, silence, gap or end.
+
+    `features` holds float32, little-endian, C order, normalized, shape
+    (spec.n_frames, spec.dims); only speech has them. `gate` is the gate after this window.
+    An `end` window has no sound: it says that the stream has no window `seq`.
+    """
+
+    stream: str
+    run: str
+    session: str
+    seq: int
+    start: int
+    end: int
+    kind: str
+    rms_db: float
+    clipped: float
+    lost: int
+    skipped: int
+    captured: float
+    time: float | None
+    features_ms: float
+    gate: list[float]
+    features: bytes | None
+    bundle: str = ""
+
+    @property
+    def next_seq(self) -> int:
+        return self.seq + max(1, self.skipped)
+
+
+@dataclasses.dataclass(frozen=True)
+class Submit(Message):
+    """infer → hub: the messages of window `seq` and the checkpoint behind it, made with `bundle`.
+
+    `result` is absent and `ended` true for the end of a stream. `captured` is the monotonic
+    time of the window's last sample; the hub completes `timing_ms` with it.
+    """
+
+    stream: str
+    run: str
+    seq: int
+    result: Result | None
+    utterances: list[Utterance]
+    ended: bool
+    gate: list[float]
+    decision: dict[str, Any]
+    captured: float
+    bundle: str = ""
+
+    @property
+    def messages(self) -> list[Result | Utterance]:
+        """What subscribers get of it, in this order."""
+        return [*([self.result] if self.result else []), *self.utterances]
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepted(Message):
+    """hub → infer and capture: windows below `next` are accepted; `ended`: so is the end."""
+
+    stream: str
+    run: str
+    next: int
+    ended: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume(Message):
+    """hub → infer: where a stream stands and the checkpoint to go on from.
+
+    `bundle` is the one to go on with, `made_by` the one behind the checkpoint (empty at the start
+    of a stream). Where they differ, smoothing starts anew and the utterance ends.
+    """
+
+    stream: str
+    run: str
+    next: int
+    ended: bool
+    gate: list[float]
+    decision: dict[str, Any]
+    bundle: str = ""
+    made_by: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hello(Message):
+    """infer → hub: tell me where `stream` stands; empty: every stream, and each new one."""
+
+    stage: str
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Open(Message):
+    """capture → hub: this stream exists; repeated until `Accepted` answers."""
+
+    stream: str
+    run: str
+    source: str
+    rate: int
+    window: int
+    hop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceStatus(Message):
+    """What capture knows of one stream."""
+
+    stream: str
+    state: str
+    reason: str | None
+    state_s: float
+    device: str | None
+    position: int
+    level_db: float | None
+    clipped: float
+    gaps: int
+    lost: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Heartbeat(Message):
+    """stage → hub, twice a second from the stage's main loop: alive, and how."""
+
+    stage: str
+    pid: int
+    state: str
+    count: int
+    rate_hz: float
+    lag_ms: float | None
+    drops: int
+    cpu_percent: float
+    rss_mb: float
+    streams: list[SourceStatus]
+    counters: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Swap(Message):
+    """`supervisor.py swap` → supervisor: go on with the bundle in this folder."""
+
+    bundle: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Swapped(Message):
+    """The answer when all is over: an exit code and a line for people."""
+
+    code: int
+    text: str
+
+
+INTERNAL: dict[str, type[Message]] = {
+    m.__name__: m
+    for m in (
+        *(Tick, Want, Sent, Window, Submit, Accepted),
+        *(Resume, Hello, Open, Heartbeat, Swap, Swapped),
+    )
+}
+
+
+def encode(message: Message) -> bytes:
+    """One internal message as one frame."""
+    return framed(_pack({"t": type(message).__name__, **_plain(message)}))
+
+
+def decode(frame: bytes) -> Message:
+    """The internal message in `frame`.
+
+    Raises:
+        ProtocolError: the bytes are no internal message of this version.
+    """
+    if len(frame) > MAX_FRAME:
+        raise ProtocolError(f"frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
+    body = memoryview(frame)[CRC_BYTES:]
+    if zlib.crc32(body) != int.from_bytes(frame[:CRC_BYTES], "little"):
+        raise ProtocolError("its checksum differs")
+    table = _unpack(body)
+    cls = INTERNAL.get(table.get("t", "")) if isinstance(table.get("t"), str) else None
+    if cls is None:
+        raise ProtocolError(f"unknown message type {str(table.get('t'))[:40]!r}")
+    return _build(cls, table)

@@ -1,0 +1,163 @@
+"""Keeps what a pipeline publishes in a SQLite file: results, utterances and health, no sound.
+
+Supervised it is the stage `history`; by hand it subscribes from anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sqlite3
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from speech_emotion.common.client.results import DEFAULT_ENDPOINT, NewerProtocolError, Results
+from speech_emotion.common.config.model import HistoryConfig
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.curve import add_ticket, ticket_of
+from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.main import base_parser, run
+from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.wire import public
+from speech_emotion.common.wire.sockets import connect
+from speech_emotion.dashboard.feed import subscribe
+from speech_emotion.dashboard.history import Writer
+
+log = logging.getLogger("history")
+
+POLL_S = 0.1
+COMMIT_S = 0.5
+RETRY_S = 2.0
+PURGE_EVERY_S = 60.0
+DRAIN_S = 0.3
+HELD = 10_000
+"""Messages that wait for a disk which takes none; beyond it the oldest are let go and counted."""
+
+
+class Recorder:
+    """Takes messages, and writes them at most half a second later.
+
+    Args:
+        days: what is older is removed.
+    """
+
+    def __init__(self, writer: Writer, days: float) -> None:
+        self.unwritten = 0
+        self._writer = writer
+        self._keep_s = days * 86400.0
+        self._held: deque[tuple[public.Public, float]] = deque()
+        self._commit_due = 0.0
+        self._purge_due = 0.0
+        self._failing = False
+
+    def take(self, message: public.Public) -> None:
+        """Hold a message until the next commit."""
+        if len(self._held) >= HELD:
+            self._held.popleft()
+            self.unwritten += 1
+        self._held.append((message, time.time()))
+
+    def turn(self, now: float) -> None:
+        """Write and clear up what is due. `now` is CLOCK_MONOTONIC."""
+        if self._held and now >= self._commit_due:
+            self._commit_due = now + (COMMIT_S if self.flush() else RETRY_S)
+        if now >= self._purge_due:
+            try:
+                more = self._writer.purge(time.time() - self._keep_s)
+            except sqlite3.Error as error:
+                log.warning("old entries cannot be removed: %s", error)
+                more = 0
+            self._purge_due = now + (COMMIT_S if more else PURGE_EVERY_S)
+
+    def flush(self) -> bool:
+        """Write what is held; False where the disk does not take it."""
+        try:
+            self._writer.write(self._held)
+        except sqlite3.Error as error:
+            if not self._failing:
+                log.error("history cannot be written, tried again every 2 s: %s", error)
+            self._failing = True
+            return False
+        if self._failing:
+            log.info("history is written again; %d messages were lost", self.unwritten)
+        self._failing = False
+        self._held.clear()
+        return True
+
+
+def main(job: dict[str, Any]) -> int:
+    """Record until told to stop."""
+    stop = Stop()
+    context: zmq.Context[Any] = zmq.Context()
+    heart = Heart(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
+    file = Path(job["file"])
+    writer = Writer(file)
+    recorder = Recorder(writer, job["days"])
+    log.warning("keeping results, utterances and health, no sound, in %s", file)
+    try:
+        with subscribe(job["results"], job.get("ticket")) as results:
+            if heart is not None:
+                heart.state = "ready"
+                heart.beat(now=True)
+            while not stop.requested:
+                _take(results, recorder, heart, POLL_S)
+                recorder.turn(time.monotonic())
+                if heart is not None:
+                    heart.counters["history_malformed"] = results.malformed
+                    heart.counters["history_unwritten"] = recorder.unwritten
+                    heart.beat()
+            while _take(results, recorder, heart, DRAIN_S):
+                pass
+    finally:
+        recorder.flush()
+        writer.close()
+        context.destroy(linger=0)
+    return 0
+
+
+def _take(results: Results, recorder: Recorder, heart: Heart | None, timeout: float) -> bool:
+    try:
+        event = results.receive(timeout)
+    except NewerProtocolError as error:
+        raise UserError(str(error)) from None
+    if event is None:
+        return False
+    # A replay may be news to a recorder that was away; but what has no time has no place.
+    if not event.replay or getattr(event.message, "time", None) is not None:
+        recorder.take(event.message)
+        if heart is not None:
+            heart.count += isinstance(event.message, public.Result)
+    return True
+
+
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    if options.file is None:
+        raise UserError("--file is missing: where shall history be kept?")
+    if not 0.0 < options.days <= 3660.0:
+        raise UserError(f"--days {options.days:g} must be more than 0 and at most 3660")
+    return {
+        "results": options.results,
+        "file": str(options.file),
+        "days": options.days,
+        "ticket": ticket_of(options),
+    }
+
+
+if __name__ == "__main__":
+    parser = base_parser("dashboard.recorder", __doc__ or "")
+    parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    add_ticket(parser)
+    parser.add_argument("--file", type=Path, metavar="FILE", help="SQLite file to write")
+    default_days = HistoryConfig().days
+    parser.add_argument("--days", type=float, default=default_days, help="default: %(default)s")
+    arguments = parser.parse_args()
+    run(
+        "history",
+        lambda: main(read_job() if arguments.supervised else _flags(arguments)),
+        arguments.profile,
+    )

@@ -1,0 +1,160 @@
+"""Windows of samples to normalized features: pure, the same live, offline and in training."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.levels import clipped_fraction, rms_dbfs
+from speech_emotion.features.core import Banks, Core, make_core, normalize
+from speech_emotion.features.gate import Gate, make_gate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+from speech_emotion.common.bundle.grid import MAX_MISSING, Grid
+
+GOLDEN_TOLERANCE = 1e-3
+
+
+Samples = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What features knows of one window.
+
+    Attributes:
+        kind: `speech`, `silence` or `gap`.
+        rms_db: RMS dBFS of the window.
+        clipped: share of clipped samples.
+        features: normalized, float32, (spec.n_frames, spec.dims); speech only.
+        gate: the voice gate's state behind this window.
+        milliseconds: time the analysis took.
+    """
+
+    kind: str
+    rms_db: float
+    clipped: float
+    features: Samples | None
+    gate: list[float]
+    milliseconds: float
+
+
+class Analyzer:
+    """Gate, feature core and normalization of one stream, fed its windows in order."""
+
+    def __init__(self, spec: FeatureSpec, core: Core, mean: Samples, std: Samples) -> None:
+        self._spec = spec
+        self._core = core.stream()
+        self._mean = mean
+        self._std = std
+        self._gate: Gate = make_gate(spec)
+
+    def resume(self, gate: list[float]) -> None:
+        """Go on from a checkpoint; an empty one is the start of a stream."""
+        if gate:
+            self._gate.restore(gate)
+        else:
+            self._gate.reset()
+
+    def analyze(self, samples: Samples, *, missing: int = 0) -> Analysis:
+        """Analyse the next window, shape (spec.window,), of which `missing` samples are zeros."""
+        began = time.perf_counter()
+        kind, features = "silence", None
+        if missing > MAX_MISSING * self._spec.window:
+            kind = "gap"
+            self._gate.reset()
+        elif self._gate.step(samples):
+            kind = "speech"
+            features = self._core.extract(samples)
+            normalize(features, self._mean, self._std, self._spec.eps, out=features)
+        return Analysis(
+            kind=kind,
+            rms_db=rms_dbfs(samples),
+            clipped=clipped_fraction(samples),
+            features=features,
+            gate=self._gate.state(),
+            milliseconds=(time.perf_counter() - began) * 1000.0,
+        )
+
+    def skip(self) -> list[float]:
+        """Windows were skipped: forget the past. Returns the gate's state."""
+        self._gate.reset()
+        return self._gate.state()
+
+
+def windows_of(samples: Samples, grid: Grid) -> Iterator[tuple[int, Samples]]:
+    """Every window of a whole recording as (k, samples of shape (grid.window,))."""
+    for k in range(grid.total(len(samples))):
+        window = samples[grid.start(k) : grid.end(k)]
+        if len(window) < grid.window:
+            window = np.pad(window, (0, grid.window - len(window)))
+        yield k, window
+
+
+class AnalyzerFactory(Protocol):
+    """Makes the analyzer of one more stream."""
+
+    def __call__(self) -> Analyzer: ...
+
+
+def load_analyzers(bundle: Bundle) -> AnalyzerFactory:
+    """Everything of a bundle that features needs, checked against its golden vector.
+
+    Raises:
+        UserError: arrays do not fit the spec, or this machine computes other features.
+    """
+    spec = bundle.spec
+    mean, std = load_statistics(bundle)
+    core = make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
+    _self_test(bundle, core)
+    return lambda: Analyzer(spec, core, mean, std)
+
+
+def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:
+    """Mean and standard deviation, (dims,) or (n_frames, dims), of a bundle's `stats.npz`.
+
+    Raises:
+        UserError: an array is missing, of another shape, or not finite.
+    """
+    arrays = bundle.arrays("stats.npz")
+    path = bundle.path / "stats.npz"
+    spec = bundle.spec
+    allowed = ((spec.dims,), (spec.n_frames, spec.dims))
+    found = []
+    for key in ("mean", "std"):
+        if key not in arrays or arrays[key].shape not in allowed:
+            raise UserError(f"{path}: {key} must have shape {allowed[0]} or {allowed[1]}")
+        array = arrays[key].astype(np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {key} has values that are not finite")
+        found.append(array)
+    if (found[1] < 0).any():
+        raise UserError(f"{path}: std has negative values")
+    return found[0], found[1]
+
+
+def _self_test(bundle: Bundle, core: Core) -> None:
+    path: Path = bundle.path / "golden.npz"
+    golden = bundle.arrays("golden.npz")
+    spec = bundle.spec
+    shapes = {"audio": (spec.window,), "features": (spec.n_frames, spec.dims)}
+    for key, shape in shapes.items():
+        if key not in golden or golden[key].shape != shape:
+            raise UserError(f"{path}: {key} must have shape {shape}, as the feature spec says")
+    features = core.extract(golden["audio"].astype(np.float32))
+    expected = golden["features"].astype(np.float32)
+    if not np.allclose(features, expected, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+        worst = float(np.max(np.abs(features - expected)))
+        raise UserError(
+            f"{path}: this machine computes other features (off by {worst:.3g}, allowed "
+            f"{GOLDEN_TOLERANCE:g}); the bundle was made with another spec or is damaged"
+        )

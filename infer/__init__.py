@@ -1,1 +1,0 @@
-"""Windows of features in, calibrated and smoothed emotions out."""

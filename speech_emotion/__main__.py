@@ -1,0 +1,120 @@
+"""The command `speech-emotion`: one subcommand each, loaded only when it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import runpy
+import sys
+
+from speech_emotion import __version__
+
+EXIT_USER = 2
+TRAIN_PACKAGES = ("keras", "tensorflow", "sklearn", "tqdm", "matplotlib")
+"""What the extra `train` installs, by import name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        module: a module with `main(words) -> int`, or a program that runs as `__main__`.
+        help: one line for `speech-emotion --help`.
+        program: whether the module is a program.
+        words: arguments set before the user's.
+    """
+
+    module: str
+    help: str
+    program: bool = False
+    words: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "run": Command("supervisor", "run the pipeline: microphone, file or stdin to results", True),
+    "demo": Command("commands.demo", "run the pipeline on a recording that comes with it"),
+    "doctor": Command("commands.doctor", "check bundle, memory, devices and a trial run"),
+    "devices": Command("capture", "list the input devices", True, ("--list-devices",)),
+    "infer": Command("infer", "classify a sound file, or run the infer stage alone", True),
+    "features": Command("features", "compute features of a file, or run the stage alone", True),
+    "capture": Command("capture", "record or meter a source, or run the stage alone", True),
+    "watch": Command("commands.watch", "show a running pipeline in this terminal"),
+    "subscribe": Command("commands.subscribe", "print the results of a running pipeline"),
+    "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
+    "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
+    "swap": Command("commands.swap", "make a running pipeline use another bundle"),
+    "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
+    "train": Command("train", "train, evaluate and convert models (extra: train)", True),
+}
+
+
+def main() -> int:
+    """Run the subcommand of the command line; its exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"speech-emotion {__version__}")
+        return 0
+    command = COMMANDS.get(name)
+    if command is None:
+        print(f"speech-emotion: no command {name!r}; see speech-emotion --help", file=sys.stderr)
+        return EXIT_USER
+    if name == "train" and (missing := absent(TRAIN_PACKAGES)):
+        print(
+            f"speech-emotion train: needs the extra `train` (missing: {', '.join(missing)}); "
+            "pip install 'speech-emotion-pipeline[train]'",
+            file=sys.stderr,
+        )
+        return EXIT_USER
+    words = [*command.words, *sys.argv[2:]]
+    sys.argv = [f"speech-emotion {name}", *words]
+    module = f"speech_emotion.{command.module}"
+    if command.program:
+        runpy.run_module(module, run_name="__main__")
+        return 0
+    return run_command(name, module, words)
+
+
+def run_command(name: str, module: str, words: list[str]) -> int:
+    """Call `main(words)` of a module; a user's mistake is one line and exit code 2."""
+    from speech_emotion.common.errors import UserError
+
+    try:
+        return int(importlib.import_module(module).main(words))
+    except UserError as error:
+        print(f"speech-emotion {name}: {error}", file=sys.stderr)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the flush at exit must not fail as well
+        return 0
+
+
+def absent(packages: tuple[str, ...]) -> list[str]:
+    """The packages that are not installed."""
+    return [package for package in packages if importlib.util.find_spec(package) is None]
+
+
+def usage() -> str:
+    """The text of `speech-emotion --help`."""
+    rows = "\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: speech-emotion COMMAND [ARGUMENTS]\n\n"
+        "Real-time speech emotion: sound in, labels with calibrated confidence out.\n\n"
+        f"commands:\n{rows}\n\n"
+        "speech-emotion COMMAND --help explains a command; --version prints the version.\n\n"
+        "examples:\n"
+        "  speech-emotion demo\n"
+        "  speech-emotion run --dashboard\n"
+        "  speech-emotion infer talk.wav --json"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The essentials of a running pipeline on a terminal: a line a stream, live, over ssh and in tmux.
+
+Ctrl-C ends it. Where there are more streams than lines, those in trouble come first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+import time
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from speech_emotion.common.client.results import (
+    DEFAULT_ENDPOINT,
+    FINE_STAGES,
+    FINE_STREAMS,
+    Freshness,
+    NewerProtocolError,
+    Results,
+    Status,
+)
+from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.security.curve import add_ticket, ticket_of
+from speech_emotion.common.stage.main import Parser
+from speech_emotion.common.wire import public
+
+SHOW_S = 0.1
+FLOOR_DB = -80.0
+UTTERANCES = 3
+MARKS = {
+    Freshness.FRESH: ("●", "green"),
+    Freshness.DEGRADED: ("▲", "yellow"),
+    Freshness.STALE: ("■", "red"),
+    Freshness.GONE: ("✕", "red"),
+}
+"""Shape and colour: neither alone."""
+
+
+class Screen:
+    """What is known now, as lines for a terminal of any size."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._latest: dict[str, public.Result] = {}
+        self._said: collections.deque[public.Utterance] = collections.deque(maxlen=UTTERANCES)
+        self._refusal: str | None = None
+
+    def take(self, timeout: float) -> None:
+        """Note what comes within so many seconds."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0.0:
+            try:
+                event = self._results.receive(left)
+            except NewerProtocolError as error:
+                self._refusal = str(error)
+                continue
+            match event and event.message:
+                case public.Result() as result:
+                    self._latest[result.stream] = result
+                case public.Utterance() as utterance if event is not None and not event.replay:
+                    self._said.append(utterance)
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        health = self._results.health
+        rows = {row.name: row for row in health.streams} if health else {}
+        names = [*rows] if rows else [*self._latest]
+        if self._results.stream is not None:
+            names = [name for name in names if name == self._results.stream]
+        statuses = {name: self._results.status(name) for name in names}
+        names.sort(key=lambda name: -list(Freshness).index(statuses[name].state))
+        spare = (options.max_height or 24) - 3
+        said = min(len(self._said), max(0, spare - len(names)), UTTERANCES)
+        room = max(1, spare - said)
+        # All in the order of their names where they fit, else the worst.
+        shown = sorted(names) if len(names) <= room else names[: room - 1]
+        yield self._header()
+        yield self._table(shown, statuses, rows, options.max_width)
+        if len(shown) < len(names):
+            yield Text(f"  and {len(names) - len(shown)} more", "bright_black")
+        for utterance in list(self._said)[len(self._said) - said :]:
+            yield Text(f"  {_spoken(utterance)}", "bright_black", no_wrap=True, overflow="crop")
+        yield self._stages(health)
+
+    def _header(self) -> Text:
+        status = self._results.status()
+        mark, colour = MARKS[status.state]
+        why = self._refusal or status.reason or ""
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{mark} {status.state.value}", f"bold {colour}")
+        line.append(f"  {self._results.endpoint}", "bright_black")
+        return line.append(f"  {why}", colour) if why else line
+
+    def _table(
+        self,
+        names: list[str],
+        statuses: dict[str, Status],
+        rows: dict[str, public.StreamHealth],
+        width: int,
+    ) -> RenderableType:
+        table = Table.grid(padding=(0, 1))
+        fair, wide = width >= 56, width >= 90
+        for name in names:
+            result, status = self._latest.get(name), statuses[name]
+            mark, colour = MARKS[status.state]
+            old = status.state in (Freshness.STALE, Freshness.GONE)
+            label = (result.emotion or result.state) if result and not old else "–"
+            sure = result.confidence if result and not old else None
+            level = result.rms_db if result and not old else FLOOR_DB
+            trouble = _trouble(rows.get(name), status, result)
+            table.add_row(
+                Text(mark, colour),
+                Text(name, "bold", no_wrap=True, overflow="ellipsis"),
+                Text(f"{label:<9}", "bright_black" if sure is None else "cyan", no_wrap=True),
+                Text("" if sure is None else f"{sure:4.0%}", no_wrap=True),
+                ProgressBar(100, 100 * (sure or 0.0), width=14) if wide else "",
+                ProgressBar(-FLOOR_DB, max(0.0, level - FLOOR_DB), width=12, complete_style="green")
+                if fair
+                else "",
+                Text(f"{level:4.0f} dB" if result and not old else "", no_wrap=True),
+                Text(_lag(result) if wide and not old else "", "bright_black", no_wrap=True),
+                Text(trouble, colour if status.reason else "yellow", no_wrap=True),
+            )
+        return table if names else Text("  no stream yet", "bright_black")
+
+    def _stages(self, health: public.Health | None) -> Text:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        if health is None:
+            return line.append("  no news of the stages yet", "bright_black")
+        for stage in health.stages:
+            fine = stage.state in FINE_STAGES
+            line.append("  ")
+            line.append(f"{'✓' if fine else '✕'} {stage.name}", "" if fine else "bold red")
+            how = f"{stage.cpu_percent:.0f} %" if fine else stage.state
+            line.append(f" {how}", "bright_black")
+            if stage.restarts:
+                line.append(f" ↻{stage.restarts}", "yellow")
+        memory = sum(stage.rss_mb for stage in health.stages)
+        return line.append(f"  {memory:.0f} MB", "bright_black")
+
+
+def _trouble(row: public.StreamHealth | None, status: Status, result: public.Result | None) -> str:
+    """What is wrong with a stream, the cause first; else why its label is uncertain."""
+    if row is not None and (row.reason or row.state not in FINE_STREAMS):
+        state = row.state.replace("_", " ")
+        return f"{state}: {row.reason}" if row.reason else state
+    if status.reason is not None:
+        return status.reason
+    return (result.reason or "").replace("_", " ") if result is not None else ""
+
+
+def _lag(result: public.Result | None) -> str:
+    if result is None or result.timing_ms is None or result.time is None:
+        return ""
+    return f"{result.timing_ms['total']:.0f} ms"
+
+
+def _spoken(said: public.Utterance) -> str:
+    at = "" if said.time is None else time.strftime("%H:%M:%S  ", time.localtime(said.time))
+    seconds = (said.end - said.start) / said.rate
+    return f"{at}{said.stream}: {said.emotion} {said.confidence:.0%}, {seconds:.1f} s"
+
+
+def main(words: list[str]) -> int:
+    """Show until Ctrl-C; an exit code."""
+    parser = Parser(
+        prog="speech-emotion watch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
+    parser.add_argument("--once", action="store_true", help="print what is there now, and end")
+    add_ticket(parser)
+    flags = parser.parse_args(words)
+    console = Console(highlight=False)
+    if not (flags.once or console.is_terminal):
+        print("watch: needs a terminal; speech-emotion subscribe prints lines", file=sys.stderr)
+        return EXIT_USER
+    try:
+        results = Results(flags.endpoint, flags.stream, ticket=ticket_of(flags))
+    except (ValueError, UserError) as error:
+        print(f"watch: {error}", file=sys.stderr)
+        return EXIT_USER
+    with results:
+        screen = Screen(results)
+        try:
+            if flags.once:
+                screen.take(1.5)  # health comes once a second
+                console.print(Group(screen))
+                return EXIT_OK
+            with Live(screen, console=console, screen=True, auto_refresh=False) as live:
+                while True:
+                    screen.take(SHOW_S)
+                    live.refresh()
+        except KeyboardInterrupt:
+            return EXIT_OK

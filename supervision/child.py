@@ -1,0 +1,108 @@
+"""One stage as a child process: started, listened to, told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
+from speech_emotion.common.paths import IMPORT_ROOT
+from speech_emotion.common.stage.main import LAST_WORDS
+
+LINE_LIMIT = 2000
+LAST_LENGTH = 500
+
+
+class Child:
+    """`python -m MODULE --supervised`, its job on standard input, its stderr line by line.
+
+    Must be started from a thread that lives as long as the child may: the kernel ends the
+    child with the thread that made it.
+
+    Args:
+        write: takes every line that the child writes to stderr, from another thread.
+        inherit: descriptors that the child gets as they are.
+        hold: it waits, all prepared, until `release()`.
+        ended: called when it is gone, from another thread.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: list[str],
+        job: dict[str, Any],
+        write: Callable[[str], None],
+        inherit: tuple[int, ...] = (),
+        ended: Callable[[], None] = lambda: None,
+        *,
+        hold: bool = False,
+    ) -> None:
+        self._write = write
+        self._ended = ended
+        self._last = ""
+        path = os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"speech_emotion.{module}", "--supervised", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=inherit,
+            env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
+            # Ctrl-C is for the supervisor; a child that is still importing cannot ignore it yet.
+            process_group=0,
+        )
+        self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
+        self._reader.start()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died at once; `exit_code` tells
+        if not hold:
+            self.release()
+
+    def release(self) -> None:
+        """Let a held child begin."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._process.poll()
+
+    def last_words(self) -> str | None:
+        """The last line a child that is gone wrote to stderr."""
+        self._reader.join(timeout=1.0)
+        return self._last or None
+
+    def terminate(self) -> None:
+        """Ask it to end in order."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it now, even if it is stopped."""
+        self._process.kill()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
+                line = raw.decode("utf-8", "replace").rstrip()
+                if line:
+                    self._last = line.removeprefix(LAST_WORDS)[:LAST_LENGTH]
+                    if not line.startswith(LAST_WORDS):
+                        self._write(line)
+        self._process.wait()
+        self._ended()

@@ -1,0 +1,263 @@
+"""What a person sees of a running pipeline: live lines on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterable
+from typing import NoReturn, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from speech_emotion.common.wire.public import Health, Result, Utterance
+
+log = logging.getLogger("results")
+
+FLOOR_DB = -70.0
+HELD_CALLS = 200
+"""Lines and updates that wait for a terminal that is held up; what comes beyond is dropped."""
+HELD_NEWS = 1000
+"""Messages in those updates."""
+LEAVE_S = 1.0
+SETTLE_S = 2.0
+THREAD = "view"
+COLOURS = {"silence": "bright_black", "gap": "red", "uncertain": "yellow"}
+
+
+class View(Protocol):
+    """Shows news and health; entered before the first and left after the last.
+
+    Attributes:
+        live: whether it changes without news, so that it wants to be shown all the time.
+    """
+
+    live: bool
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None: ...
+
+    def write(self, line: str) -> None:
+        """A line of somebody's log."""
+        ...
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
+        """What came since the last call, and how all is now."""
+        ...
+
+
+def make_view() -> Unhurried:
+    """Live lines where stderr is a terminal, else plain ones."""
+    return Unhurried(LiveView() if sys.stderr.isatty() else PlainView())
+
+
+class Unhurried:
+    """A view in a thread of its own.
+
+    A terminal that is held (Ctrl-S), or a pipe that nobody reads, must not hold up who
+    supervises. Where nobody looks any more nothing is shown, and all else goes on.
+
+    Attributes:
+        dropped: lines and updates that found no room.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.live = view.live
+        self.dropped = 0
+        self._view = view
+        self._news = 0
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(HELD_CALLS)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+
+    def __enter__(self) -> Unhurried:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._put(None)
+        self._thread.join(LEAVE_S)
+
+    def write(self, line: str) -> None:
+        self._put(lambda: self._view.write(line))
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
+        news = list(news)
+        if self._calls.empty():
+            self._news = 0
+        if self._news + len(news) > HELD_NEWS:
+            self.dropped += 1
+            return
+        self._news += len(news)
+        self._put(lambda: self._view.show(news, health))
+
+    def settle(self) -> None:
+        """Wait a moment for what was handed over to be shown."""
+        deadline = time.monotonic() + SETTLE_S
+        while self._calls.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _put(self, call: Callable[[], None] | None) -> None:
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self.dropped += 1
+
+    def _run(self) -> None:
+        try:
+            with self._view:
+                while (call := self._calls.get()) is not None:
+                    call()
+                    self._calls.task_done()
+        except OSError:  # nobody is at the other end any more
+            while self._calls.get() is not None:
+                self.dropped += 1
+                self._calls.task_done()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process, also past a view that is held up for ever."""
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
+
+
+class PlainView:
+    """Changes of the label, and utterances, as log lines."""
+
+    live = False
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        pass
+
+    def write(self, line: str) -> None:
+        # Past Python's buffer, whose lock a held thread would keep to the end.
+        data = f"{line}\n".encode(errors="replace")
+        while data:
+            data = data[os.write(sys.stderr.fileno(), data) :]
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:  # noqa: ARG002
+        for message in news:
+            if isinstance(message, Utterance):
+                log.info(utterance_line(message))
+            elif (label := message.emotion or message.state) != self._labels.get(message.stream):
+                self._labels[message.stream] = label
+                at = message.end / message.rate
+                log.info("%s  %7.1f s  %s%s", message.stream, at, label, _sure(message))
+
+
+class LiveView:
+    """One live line a stream below the utterances and log lines as they come."""
+
+    live = True
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._latest: dict[str, Result] = {}
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def write(self, line: str) -> None:
+        self._console.print(Text(line, "bright_black"))
+
+    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
+        for message in news:
+            if isinstance(message, Utterance):
+                self._console.print(Text(utterance_line(message), _colour(message.emotion)))
+            else:
+                self._latest[message.stream] = message
+        self._live.update(self._table(health), refresh=True)
+
+    def _table(self, health: Health) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for stream in health.streams:
+            result = self._latest.get(stream.name)
+            label = (result.emotion or result.state) if result else stream.state
+            confidence = (result.confidence if result else None) or 0.0
+            level = FLOOR_DB if stream.level_db is None else max(FLOOR_DB, stream.level_db)
+            table.add_row(
+                Text(stream.name, "bold"),
+                Text(f"{label:<10}", f"bold {_colour(label)}"),
+                ProgressBar(1.0, confidence, width=20, complete_style=_colour(label)),
+                f"{confidence:4.0%}" if confidence else "    ",
+                ProgressBar(-FLOOR_DB, level - FLOOR_DB, width=12, complete_style="green"),
+                f"{level:5.0f} dBFS",
+                _lag(result),
+                Text("" if health.state == "ok" else _trouble(health), "bold red"),
+            )
+        if not health.streams:
+            table.add_row(Text(_trouble(health) or health.state, "bright_black"))
+        return table
+
+
+def utterance_line(message: Utterance) -> str:
+    """One utterance in words, with its span in seconds since the start of the stream."""
+    start, end = message.start / message.rate, message.end / message.rate
+    sure = f"{message.emotion} {message.confidence:.0%}"
+    return f"{message.stream}  {start:7.1f} to {end:.1f} s  utterance: {sure}"
+
+
+def _sure(result: Result) -> str:
+    if result.confidence is None:
+        return f" ({result.rms_db:.0f} dBFS)"
+    return f" {result.confidence:.0%}" + (f" ({result.reason})" if result.reason else "")
+
+
+def _lag(result: Result | None) -> str:
+    if result is None or result.time is None or result.timing_ms is None:
+        return ""
+    return f"lag {result.timing_ms['total']:.0f} ms"
+
+
+def _colour(label: str) -> str:
+    return COLOURS.get(label, "cyan")
+
+
+def _trouble(health: Health) -> str:
+    for stage in health.stages:
+        if stage.state not in ("ready", "done"):
+            return f"{stage.name} {stage.state}" + (f": {stage.reason}" if stage.reason else "")
+    for stream in health.streams:
+        if stream.state not in ("live", "ended") or stream.reason:
+            return f"{stream.name} {stream.state}" + (f": {stream.reason}" if stream.reason else "")
+    return ""

@@ -1,0 +1,101 @@
+"""The control socket of a running supervisor: requests come in, one answer goes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.process_identity import ProcessIdentity
+from speech_emotion.common.linux.runtime_dir import base_folder
+from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.sockets import bind, configure, connect, remove_file, send
+
+CONTROL = "control"
+
+
+ANSWER_S = 90.0
+
+
+class Control:
+    """Where a running supervisor is asked: a socket in its own folder, for its user only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._endpoint = f"ipc://{folder}/{CONTROL}"
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        configure(self._socket)
+        bind(self._socket, self._endpoint, CONTROL)
+        self.malformed = 0
+
+    def requests(self) -> Iterator[tuple[bytes, internal.Swap]]:
+        """Who asks for what, without waiting."""
+        for _ in range(100):
+            try:
+                parts = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                if len(parts) != 2:
+                    raise codec.ProtocolError(f"{len(parts)} frames instead of 2")
+                message = internal.decode(parts[1])
+            except codec.ProtocolError:
+                self.malformed += 1
+                continue
+            if isinstance(message, internal.Swap):
+                yield parts[0], message
+            else:
+                self.malformed += 1
+
+    def answer(self, identity: bytes, outcome: internal.Swapped) -> None:
+        """Tell who asked; nothing happens where he has gone."""
+        try:
+            self._socket.send_multipart([identity, internal.encode(outcome)], zmq.DONTWAIT)
+        except zmq.ZMQError:
+            return
+
+    def close(self) -> None:
+        self._context.destroy(linger=200)
+        remove_file(self._endpoint)
+
+
+def running() -> dict[int, Path]:
+    """Control sockets of this user's supervisors that run, by process id.
+
+    Raises:
+        UserError: the folder for sockets cannot be used.
+    """
+    found = {}
+    for folder in base_folder().iterdir():
+        owner = ProcessIdentity.parse(folder.name)
+        if owner is not None and owner.alive() and (folder / CONTROL).is_socket():
+            found[owner.pid] = folder / CONTROL
+    return found
+
+
+def ask(control: Path, bundle: Path) -> internal.Swapped:
+    """Ask a supervisor to go on with a bundle, and wait for the outcome.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        socket = connect(context, f"ipc://{control}", CONTROL)
+        send(socket, internal.Swap(str(bundle)))
+        deadline = time.monotonic() + ANSWER_S
+        while not socket.poll(200):
+            if not control.exists():
+                raise UserError(f"{control}: the pipeline has ended")
+            if time.monotonic() > deadline:
+                raise UserError(f"{control}: no answer within {ANSWER_S:g} s")
+        answer = internal.decode(socket.recv())
+    finally:
+        context.destroy(linger=0)
+    if not isinstance(answer, internal.Swapped):
+        raise UserError(f"{control}: does not answer as a supervisor does")
+    return answer

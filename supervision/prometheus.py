@@ -1,0 +1,129 @@
+"""`health` as Prometheus metrics, for those who have a Prometheus; off unless configured.
+
+http://ADDRESS:PORT/metrics. Every counter of docs/PROTOCOL.md is `sep_events_total{event=…}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.source_state import SourceState
+from speech_emotion.common.wire.public import Health, StageHealth, StreamHealth
+from speech_emotion.supervision.restart_policy import State
+
+PIPELINE_STATES = ("ok", "starting", "degraded")
+
+STAGE_GAUGES: dict[str, tuple[str, Callable[[StageHealth], float | None]]] = {
+    "heartbeat_age_seconds": ("Since it last said that it lives.", lambda s: s.heartbeat_age_s),
+    "rate_hertz": ("Windows a second; of capture, announcements.", lambda s: s.rate_hz),
+    "lag_seconds": (
+        "From the capture of the newest window's last sample to the end of the stage's work.",
+        lambda s: None if s.lag_ms is None else s.lag_ms / 1000.0,
+    ),
+    "cpu_ratio": ("Of one core.", lambda s: s.cpu_percent / 100.0),
+    "resident_memory_bytes": ("Resident memory.", lambda s: s.rss_mb * 2**20),
+}
+STAGE_COUNTERS: dict[str, tuple[str, Callable[[StageHealth], float | None]]] = {
+    "restarts": ("Starts beyond the first.", lambda s: s.restarts),
+    "windows_dropped": ("Windows left out, the ring no longer held them.", lambda s: s.drops),
+}
+STREAM_GAUGES: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
+    "level_dbfs": ("Present RMS level.", lambda s: s.level_db),
+    "clipped_ratio": ("Share of samples at full scale.", lambda s: s.clipped),
+    "state_seconds": ("For how long the source has been in its state.", lambda s: s.state_s),
+    "gaps": ("Gaps in the sound that the ring holds.", lambda s: s.gaps),
+}
+STREAM_COUNTERS: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
+    "samples": ("Samples captured.", lambda s: s.position),
+    "samples_lost": ("Samples missing since the run began.", lambda s: s.lost),
+}
+
+
+class HealthCollector(Collector):
+    """Makes metrics of a fresh `Health` at every scrape.
+
+    Args:
+        health: gives it; called from the server's threads.
+    """
+
+    def __init__(self, health: Callable[[], Health]) -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        health = self._health()
+        pipeline = StateSetMetricFamily("sep_state", "State of the pipeline.")
+        pipeline.add_metric([], {state: state == health.state for state in PIPELINE_STATES})
+        yield pipeline
+        stages = {stage.name: stage for stage in health.stages}
+        yield _states("stage", {name: stage.state for name, stage in stages.items()}, State)
+        yield from _families(GaugeMetricFamily, "stage", STAGE_GAUGES, stages)
+        yield from _families(CounterMetricFamily, "stage", STAGE_COUNTERS, stages)
+        streams = {stream.name: stream for stream in health.streams}
+        yield _states("stream", {name: row.state for name, row in streams.items()}, SourceState)
+        yield from _families(GaugeMetricFamily, "stream", STREAM_GAUGES, streams)
+        yield from _families(CounterMetricFamily, "stream", STREAM_COUNTERS, streams)
+        events = CounterMetricFamily("sep_events", "What was counted, by name.", labels=["event"])
+        for event, number in sorted(health.counters.items()):
+            events.add_metric([event], number)
+        yield events
+
+
+def _states(kind: str, states: dict[str, str], known: type[Enum]) -> Metric:
+    family = StateSetMetricFamily(f"sep_{kind}_state", f"State of a {kind}.", labels=[kind])
+    for name, state in states.items():
+        family.add_metric([name], {each.value: each.value == state for each in known})
+    return family
+
+
+def _families(
+    make: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    kind: str,
+    table: dict[str, tuple[str, Callable[[Any], float | None]]],
+    rows: dict[str, Any],
+) -> Iterator[Metric]:
+    for name, (text, value) in table.items():
+        family = make(f"sep_{kind}_{name}", text, labels=[kind])
+        for row, message in rows.items():
+            if (number := value(message)) is not None:
+                family.add_metric([row], number)
+        yield family
+
+
+class MetricsServer:
+    """Serves `/metrics` from a thread of its own until closed.
+
+    Args:
+        address, port: where; port 0 is any free one.
+
+    Raises:
+        UserError: the port is taken or may not be used.
+    """
+
+    def __init__(self, address: str, port: int, health: Callable[[], Health]) -> None:
+        registry = CollectorRegistry()
+        registry.register(HealthCollector(health))
+        try:
+            self._server, self._thread = start_http_server(port, address, registry)
+        except OSError as error:
+            raise UserError(
+                f"metrics at {address}:{port} cannot be served ({error.strerror}); "
+                "stop the other program or choose another metrics.port"
+            ) from None
+        self.port: int = self._server.server_port
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

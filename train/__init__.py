@@ -1,1 +1,0 @@
-"""Training and honest evaluation: corpora in, a model bundle with figures out."""

@@ -1,0 +1,189 @@
+"""A model that somebody already has, as a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.manifest import LAYOUTS, Bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.errors import UserError
+from speech_emotion.train.bundle.card import PURPOSE
+from speech_emotion.train.bundle.writer import Samples, run_tflite_all, write_bundle
+from speech_emotion.train.model.export import to_tflite
+
+
+def bundle_model(
+    files: Sequence[Path],
+    spec: FeatureSpec,
+    labels: tuple[str, ...],
+    out: Path,
+    golden: Samples,
+    *,
+    stats: tuple[Path, Path] | None = None,
+    quantized: bool = False,
+) -> Bundle:
+    """Turn a .keras file, a config.json with its .weights.h5, or a .tflite into a bundle.
+
+    The temperature is 1 and nothing is uncertain; `calibrate` and `evaluate` come next.
+
+    Args:
+        golden: one window of sound for the self-test.
+        stats: mean.npy and std.npy of the training set; without them nothing is subtracted.
+
+    Raises:
+        UserError: files that make no model, or a model that does not fit spec or labels.
+    """
+    if [f.suffix for f in files] == [".tflite"]:
+        if quantized:
+            raise UserError(f"{files[0]}: is TFLite already; only Keras models can be quantized")
+        flat = _read(files[0])
+        shape, size = tflite_shapes(files[0], flat)
+        layout = layout_for(shape, spec)
+    else:
+        model = load_keras(files)
+        layout = layout_for(tuple(model.input_shape[1:]), spec)
+        size = int(model.output_shape[-1])
+        flat = to_tflite(_fixed(model, layout, spec), quantized=quantized)
+    if size != len(labels):
+        raise UserError(f"{files[0]}: gives {size} values, but --labels names {len(labels)}")
+    output = "probabilities" if gives_probabilities(flat, layout, spec) else "logits"
+    name = out.name.lower()
+    return write_bundle(
+        out,
+        name=name,
+        model=flat,
+        labels=labels,
+        spec=spec,
+        layout=layout,
+        output=output,
+        stats=load_stats(stats, spec),
+        golden_audio=golden,
+        card=f"# Model card: {name}\n\nLabels: {', '.join(labels)}. Made from "
+        f"{', '.join(f.name for f in files)}. **Not measured yet**: `python -m train evaluate`.\n\n"
+        + PURPOSE,
+        licence="See the model's own licence.\n",
+        provenance={"files": [f.name for f in files]},
+    )
+
+
+def load_keras(files: Sequence[Path]) -> Any:
+    """A Keras model from a .keras file, or from a config.json and a .weights.h5.
+
+    Raises:
+        UserError: other files, or files that Keras cannot load.
+    """
+    import keras
+
+    by_suffix = {
+        "".join(f.suffixes[-2:]) if f.name.endswith(".weights.h5") else f.suffix: f for f in files
+    }
+    for file in files:
+        _read(file)
+    try:
+        if set(by_suffix) == {".keras"}:
+            return keras.models.load_model(by_suffix[".keras"], compile=False)
+        if set(by_suffix) == {".json", ".weights.h5"}:
+            model = keras.models.model_from_json(by_suffix[".json"].read_text())
+            model.load_weights(by_suffix[".weights.h5"])
+            return model
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"{files[0]}: Keras cannot load it ({reason})") from None
+    raise UserError(
+        "--model takes one .keras file, a config.json and a .weights.h5, or one .tflite; "
+        f"not {', '.join(f.name for f in files)}"
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def layout_for(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
+    """The first layout whose shape, batch left out, is the model's; None fits any number.
+
+    Raises:
+        UserError: no layout fits; the message says what the spec gives.
+    """
+    axes = {"frames": spec.n_frames, "dims": spec.dims, "1": 1}
+    for layout in LAYOUTS:
+        wanted = tuple(axes[axis] for axis in layout.split(","))
+        if len(shape) == len(wanted) and all(
+            a is None or a == b for a, b in zip(shape, wanted, strict=True)
+        ):
+            return layout
+    raise UserError(
+        f"the model takes {shape}, the spec gives {spec.n_frames} frames of {spec.dims} dims: "
+        f"none of the layouts {'; '.join(LAYOUTS)} fits; set features.frames, n_mfcc, chroma or "
+        "n_mels in the spec to those the model was trained with"
+    )
+
+
+def tflite_shapes(path: Path, flat: bytes) -> tuple[tuple[int, ...], int]:
+    """Input shape without the batch, and the size of the output, of a TFLite model.
+
+    Raises:
+        UserError: it is none, or its batch is not 1.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    if flat[4:8] != b"TFL3":
+        raise UserError(f"{path}: is no TFLite model")
+    try:
+        interpreter = Interpreter(model_content=flat, num_threads=1)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be loaded ({str(error).splitlines()[0][:120]})") from None
+    shape = tuple(int(n) for n in interpreter.get_input_details()[0]["shape"])
+    if shape[0] != 1:
+        raise UserError(f"{path}: takes {shape[0]} windows at once; convert it with a batch of 1")
+    return shape[1:], int(interpreter.get_output_details()[0]["shape"][-1])
+
+
+def _fixed(model: Any, layout: str, spec: FeatureSpec) -> Any:
+    """The model with every axis fixed and a batch of 1, which recurrent layers need."""
+    import keras
+
+    axes = {"frames": spec.n_frames, "dims": spec.dims, "1": 1}
+    inputs = keras.Input(tuple(axes[axis] for axis in layout.split(",")), batch_size=1)
+    return keras.Model(inputs, model(inputs, training=False))
+
+
+def gives_probabilities(flat: bytes, layout: str, spec: FeatureSpec) -> bool:
+    """Whether the model's outputs are never negative and sum to 1, on seeded noise."""
+    rng = np.random.default_rng(0)
+    x = 3 * rng.standard_normal((8, spec.n_frames, spec.dims)).astype(np.float32)
+    found = run_tflite_all(flat, x, layout)
+    return bool((found >= 0).all() and np.allclose(found.sum(axis=1), 1, atol=1e-3))
+
+
+def load_stats(paths: tuple[Path, Path] | None, spec: FeatureSpec) -> tuple[Samples, Samples]:
+    """Mean and standard deviation from .npy files; without files, those that change nothing.
+
+    Raises:
+        UserError: a file is missing or has another shape than (dims,) or (frames, dims).
+    """
+    if paths is None:
+        return np.zeros(spec.dims, np.float32), np.ones(spec.dims, np.float32)
+    found: list[NDArray[np.float32]] = []
+    for path in paths:
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError):
+            raise UserError(f"{path}: is not a readable .npy file") from None
+        array = np.squeeze(array)
+        if array.shape not in ((spec.dims,), (spec.n_frames, spec.dims)):
+            raise UserError(
+                f"{path}: has shape {array.shape}, the spec needs ({spec.dims},) or "
+                f"({spec.n_frames}, {spec.dims})"
+            )
+        found.append(array.astype(np.float32))
+    return found[0], found[1]

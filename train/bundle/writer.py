@@ -1,0 +1,163 @@
+"""Write a model bundle: everything that `common.bundle` loads, in one folder, with hashes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.manifest import (
+    FORMAT,
+    MANIFEST,
+    Bundle,
+    Calibration,
+    Decision,
+    load_bundle,
+)
+from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
+from speech_emotion.features.core import Banks, make_core, normalize
+from speech_emotion.features.extractor import load_analyzers
+from speech_emotion.infer.model import Model, shape_input
+
+Samples = NDArray[np.float32]
+
+
+def write_bundle(
+    path: Path,
+    *,
+    name: str,
+    model: bytes,
+    labels: tuple[str, ...],
+    spec: FeatureSpec,
+    layout: str,
+    output: str,
+    stats: tuple[Samples, Samples],
+    golden_audio: Samples,
+    card: str,
+    licence: str,
+    calibration: Calibration | None = None,
+    decision: Decision | None = None,
+    licence_id: str = "",
+    speech_output: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Write the folder `path` and load it again with the pipeline's own checks.
+
+    Args:
+        model: a TFLite flatbuffer, float32 in and out.
+        stats: mean and standard deviation, (dims,) or (frames, dims).
+        golden_audio: one window of sound, (spec.window,), whose features and probabilities
+            are stored for the self-test.
+        card: text of MODEL_CARD.md; `licence` that of LICENSE, `licence_id` its SPDX name.
+        speech_output: the model's last value is how likely the window is speech.
+        provenance: where the model comes from: corpora, seed, command, ….
+
+    Raises:
+        UserError: the parts do not fit each other.
+    """
+    mean, std = stats
+    banks = Banks.from_librosa(spec)
+    features = make_core(spec, banks).extract(golden_audio)
+    normalized = normalize(features, mean, std, spec.eps)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / "model.tflite").write_bytes(model)
+    (partial / "MODEL_CARD.md").write_text(card)
+    (partial / "LICENSE").write_text(licence)
+    np.savez(partial / "stats.npz", mean=mean, std=std)
+    np.savez_compressed(partial / "banks.npz", **banks.to_arrays())  # type: ignore[arg-type]
+    np.savez_compressed(
+        partial / "golden.npz",
+        audio=golden_audio.astype(np.float32),
+        features=features,
+        normalized=normalized,
+        probabilities=run_tflite_all(model, normalized[np.newaxis], layout)[0],
+    )
+    table: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "labels": list(labels),
+        "licence": licence_id,
+        "output": output,
+        "speech_output": speech_output,
+        "features": dataclasses.asdict(spec),
+        "input": {"layout": layout},
+        "calibration": dataclasses.asdict(calibration or Calibration()),
+        "decision": dataclasses.asdict(decision or Decision()),
+        "provenance": dict(provenance or {}),
+    }
+    _seal(partial, table)
+    _check(partial)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+    return load_bundle(path)
+
+
+def _seal(path: Path, table: dict[str, Any]) -> None:
+    """Write bundle.toml with the hashes of all other files."""
+    table["files"] = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.iterdir())
+        if file.name != MANIFEST
+    }
+    (path / MANIFEST).write_text(tomli_w.dumps(table))
+
+
+def append_to_card(path: Path, text: str) -> Bundle:
+    """Add a paragraph to a bundle's MODEL_CARD.md, and its new hash to the manifest."""
+    load_bundle(path)
+    card = path / "MODEL_CARD.md"
+    card.write_text(card.read_text() + "\n" + text + "\n")
+    _seal(path, read_toml(path / MANIFEST))
+    return load_bundle(path)
+
+
+def update_bundle(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> Bundle:
+    """Change values in the tables of a bundle's manifest, e.g. `{"features": {"gate_dbfs": -50}}`.
+
+    Raises:
+        UserError: the bundle, or the changed one, is not valid.
+    """
+    load_bundle(path)
+    table = read_toml(path / MANIFEST)
+    for key, values in changes.items():
+        table[key] = {**table.get(key, {}), **values}
+    before = (path / MANIFEST).read_bytes()
+    _seal(path, table)
+    try:
+        return _check(path)
+    except Exception:
+        (path / MANIFEST).write_bytes(before)
+        raise
+
+
+def _check(path: Path) -> Bundle:
+    """Load the bundle as features and infer do, golden vectors and all."""
+    bundle = load_bundle(path)
+    load_analyzers(bundle)
+    Model(bundle)
+    return bundle
+
+
+def run_tflite_all(model: bytes, normalized: Samples, layout: str) -> Samples:
+    """Raw outputs (n, size) of a TFLite model for normalized features (n, frames, dims)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    sink = interpreter.get_output_details()[0]["index"]
+    found = []
+    for features in normalized:
+        interpreter.set_tensor(source, shape_input(features, layout))
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(sink)[0].copy())
+    return np.array(found, np.float32)
