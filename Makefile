@@ -35,8 +35,8 @@ test-all: .venv/.dev test-tflite-runtime test-train
 
 # Inference and the end-to-end tests on the other TFLite runtime, with numpy 1.
 test-tflite-runtime: .venv-tflite-runtime/.done
-	.venv-tflite-runtime/bin/python -m pytest -n 4 -m "not slow" tests/test_model.py \
-		tests/test_alone.py tests/test_bad_input.py tests/test_pipeline.py \
+	.venv-tflite-runtime/bin/python -m pytest -n 4 -m "not slow" tests/unit/infer/test_model.py \
+		tests/system/test_alone.py tests/system/test_bad_input.py tests/system/test_pipeline.py \
 		-k "not realtime and not real_time"
 
 .venv-train/.done: $(INPUTS) deploy/constraints-train.txt
@@ -45,7 +45,7 @@ test-tflite-runtime: .venv-tflite-runtime/.done
 
 # Training from end to end on a tiny made-up corpus, with TensorFlow.
 test-train: .venv-train/.done
-	.venv-train/bin/python -m pytest tests/test_train.py tests/test_train_smoke.py
+	.venv-train/bin/python -m pytest tests/unit/train/test_train.py tests/system/test_train_smoke.py
 
 # Every fault, measured, into docs/RELIABILITY.md: half an hour on a quiet machine.
 chaos: .venv/.dev

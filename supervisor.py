@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import Bundle, keep_bundle, load_bundle
+from speech_emotion.common.bundle.manifest import Bundle, copy_bundle, load_bundle
 from speech_emotion.common.config.load import load_config, to_toml
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config, MetricsConfig
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
@@ -34,34 +34,34 @@ from speech_emotion.common.hub.health import (
     stream_info,
 )
 from speech_emotion.common.hub.hub import Hub
-from speech_emotion.common.linux.process_identity import keep_private
-from speech_emotion.common.linux.runtime_dir import own_folder, reclaim_folders
-from speech_emotion.common.linux.scheduling import ask_for_short_slices
+from speech_emotion.common.linux.process_identity import restrict_file_access
+from speech_emotion.common.linux.runtime_dir import create_runtime_dir, reclaim_runtime_dirs
+from speech_emotion.common.linux.scheduling import request_short_time_slices
 from speech_emotion.common.ring.segment import create_ring, reclaim_segments
 from speech_emotion.common.security.exposure import DEFAULT_LISTEN, listen_tcp
 from speech_emotion.common.stage.main import LOG_FORMAT, Parser, program
 from speech_emotion.common.wire.internal import Swapped
 from speech_emotion.common.wire.public import Health
 from speech_emotion.supervision.bundle_swap import (
-    EXCHANGED,
-    Exchange,
+    BUNDLE_STAGES,
+    BundleSwap,
     check_grid,
-    forget_copy,
+    remove_bundle_copy,
     standby_name,
 )
 from speech_emotion.supervision.child import Child
-from speech_emotion.supervision.console_view import Unhurried, leave, make_view
-from speech_emotion.supervision.control_socket import Control
+from speech_emotion.supervision.console_view import BackgroundView, leave, make_view
+from speech_emotion.supervision.control_socket import ControlSocket
 from speech_emotion.supervision.process_table import (
     FILES,
-    KEEPERS,
     STAGES,
-    Stage,
+    START_BEFORE_CAPTURE,
+    ManagedProcess,
     process_table,
     status_line,
 )
-from speech_emotion.supervision.restart_policy import Action, State
-from speech_emotion.supervision.systemd import Notifier
+from speech_emotion.supervision.restart_policy import Action, ProcessState
+from speech_emotion.supervision.systemd import SystemdNotifier
 
 log = logging.getLogger("supervisor")
 
@@ -106,24 +106,24 @@ class Pipeline:
         self._stops = 0
         self._reloads = 0
         self._configured = configured
-        self._exchange: Exchange | None = None
+        self._exchange: BundleSwap | None = None
         self._asked: bytes | None = None
         self._copies = 0
-        self._notifier = Notifier()
+        self._notifier = SystemdNotifier()
         self._infer_away = config.infer_host.wanted is not None
-        self._failed: Stage | None = None
+        self._failed: ManagedProcess | None = None
         self._runs: dict[str, str] = {}
         self._resources = ExitStack()
         self._log_to_queue()
         with ExitStack() as undo:
             undo.push(self._resources)
-            folder = own_folder()
+            folder = create_runtime_dir()
             self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
             self._originals = (str(folder / "bundle"), str(config.bundle))
-            bundle = keep_bundle(bundle, folder / "bundle")
+            bundle = copy_bundle(bundle, folder / "bundle")
             self.bundle = self._before = bundle
             self._folder = folder
-            self._control = Control(folder)
+            self._control = ControlSocket(folder)
             self._resources.callback(self._control.close)
             rings = self._create_rings(config, bundle)
             stages, inner = f"ipc://{folder}/hub", f"ipc://{folder}/results"
@@ -225,12 +225,12 @@ class Pipeline:
         expected = {name: (run, self._owners[name]) for name, run in self._runs.items()}
         return pipeline_health(self.hub, rows, expected)
 
-    def _captures(self) -> list[Stage]:
+    def _captures(self) -> list[ManagedProcess]:
         return [stage for stage in self.stages if stage.module == "capture"]
 
-    def _exchanged(self) -> list[Stage]:
+    def _exchanged(self) -> list[ManagedProcess]:
         """The stages that work with a bundle."""
-        return [stage for stage in self.stages if stage.module in EXCHANGED]
+        return [stage for stage in self.stages if stage.module in BUNDLE_STAGES]
 
     def _over(self) -> bool:
         if self._exchange is not None and self._exchange.between:
@@ -238,7 +238,7 @@ class Pipeline:
         ended = all(stage.supervision.over for stage in self._captures())
         return ended or bool(self._stops or self._failed or self.hub.failure)
 
-    def _end(self, view: Unhurried, stages: list[Stage], limit: float) -> None:
+    def _end(self, view: BackgroundView, stages: list[ManagedProcess], limit: float) -> None:
         """Tell stages to end, and see to it."""
         for stage in stages:
             stage.supervision.stop()
@@ -256,19 +256,19 @@ class Pipeline:
             self._turn(view)
             self._pause(view)
 
-    def _pause(self, view: Unhurried) -> None:
+    def _pause(self, view: BackgroundView) -> None:
         if self._exchange is not None:
             self._woken.wait(EXCHANGE_TURN_S)
         else:
             self._woken.wait(SHOW_S if view.live else TURN_S)
         self._woken.clear()
 
-    def _verdict(self, view: Unhurried) -> int:
+    def _verdict(self, view: BackgroundView) -> int:
         failed = self._failed
         mistake = failed is not None and failed.supervision.exit_code == EXIT_USER
         if not mistake or self._held is None:  # else nothing has begun, and nothing is of use
             self._release(view)
-            view.show(self.hub.take_news(), self.health())
+            view.show(self.hub.drain_results(), self.health())
             view.settle()
         if failed is not None and mistake:
             view.write(failed.supervision.reason or f"{failed.name}: exit code {EXIT_USER}")
@@ -316,12 +316,12 @@ class Pipeline:
             if bundle.id == self.bundle.id:
                 return Swapped(EXIT_OK, f"{bundle.id} is at work already")
             check_grid(self.bundle, bundle)
-            bundle = keep_bundle(bundle, copy)
+            bundle = copy_bundle(bundle, copy)
         except UserError as error:
             shutil.rmtree(copy, ignore_errors=True)
             return Swapped(EXIT_USER, str(error))
         self._originals = (str(copy), str(path))
-        self._exchange = Exchange(
+        self._exchange = BundleSwap(
             self._exchanged(), self.bundle, bundle, self.hub, self._use, self._line
         )
         return None
@@ -349,10 +349,10 @@ class Pipeline:
         if outcome.code == EXIT_OK:
             # The old one stays: an utterance that began under it may not be out yet.
             if self._before is not exchange.old:
-                forget_copy(self._before, self._folder)
+                remove_bundle_copy(self._before, self._folder)
             self._before = exchange.old
         else:
-            forget_copy(exchange.new, self._folder)
+            remove_bundle_copy(exchange.new, self._folder)
         if self._asked is not None:
             self._control.answer(self._asked, outcome)
             self._asked = None
@@ -360,7 +360,7 @@ class Pipeline:
 
     # One turn ---------------------------------------------------------------------------
 
-    def _turn(self, view: Unhurried) -> None:
+    def _turn(self, view: BackgroundView) -> None:
         now = time.monotonic()
         before = [stage.supervision.state for stage in self.stages]
         self._requests()
@@ -371,12 +371,12 @@ class Pipeline:
         after = [stage.supervision.state for stage in self.stages]
         if before != after:
             self.hub.health_changed()
-        started = all(state in (State.READY, State.DONE) for state in after)
+        started = all(state in (ProcessState.READY, ProcessState.DONE) for state in after)
         if started or now - self._began > QUIET_START_S:
             self._release(view)
         if self._held is None and now >= self._show_due:
             self._show_due = now + SHOW_S
-            news = list(self.hub.take_news())
+            news = list(self.hub.drain_results())
             if news or view.live:
                 view.show(news, self.health())
         self._notify(now)
@@ -386,7 +386,7 @@ class Pipeline:
         self._notifier.turn(
             now,
             ready=all(
-                stage.supervision.state in (State.READY, State.DONE)
+                stage.supervision.state in (ProcessState.READY, ProcessState.DONE)
                 or stage.supervision.exit_code == EXIT_DEVICE
                 for stage in self.stages
             ),
@@ -394,7 +394,7 @@ class Pipeline:
             status=status_line(self.stages),
         )
 
-    def _look_after(self, stage: Stage, now: float) -> None:
+    def _look_after(self, stage: ManagedProcess, now: float) -> None:
         supervision, child = stage.supervision, stage.child
         if child is not None and (code := child.exit_code()) is not None:
             stage.child = None
@@ -402,14 +402,14 @@ class Pipeline:
             was = supervision.state
             words = child.last_words()
             supervision.exited(now, code, words and words.replace(*self._originals))
-            if supervision.state is State.WAITING:
+            if supervision.state is ProcessState.WAITING:
                 self._tell_death(stage, was)
-            elif supervision.state is State.FAILED:
+            elif supervision.state is ProcessState.FAILED:
                 self._failed = stage
             return
         beat = self.hub.beats.get(stage.name)
         if child is not None and beat is not None and beat.heartbeat.pid == child.pid:
-            if supervision.state is State.STARTING and supervision.restarts:
+            if supervision.state is ProcessState.STARTING and supervision.restarts:
                 log.info("%s is back", stage.name)
             supervision.beat(beat.received, ready=beat.heartbeat.state == "ready")
         match supervision.act(now):
@@ -434,10 +434,10 @@ class Pipeline:
         """Whether somebody is about to be there who shall hear everything from the start."""
         if now - self._began > KEEPERS_S:
             return False
-        keepers = [s.supervision for s in self.stages if s.name in KEEPERS]
-        return any(k.state is not State.READY and not k.restarts for k in keepers)
+        keepers = [s.supervision for s in self.stages if s.name in START_BEFORE_CAPTURE]
+        return any(k.state is not ProcessState.READY and not k.restarts for k in keepers)
 
-    def _tell_death(self, stage: Stage, was: State) -> None:
+    def _tell_death(self, stage: ManagedProcess, was: ProcessState) -> None:
         # A microphone may be away for weeks: the same words again are told ever more rarely.
         reason = stage.supervision.reason
         stage.repeats = stage.repeats + 1 if reason == stage.told else 1
@@ -457,7 +457,7 @@ class Pipeline:
         handler.setFormatter(logging.Formatter(LOG_FORMAT, "%H:%M:%S"))
         logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
-    def _release(self, view: Unhurried) -> None:
+    def _release(self, view: BackgroundView) -> None:
         """Hand held and new lines to the view."""
         lines, self._held = self._held or [], None
         while not self._lines.empty():
@@ -566,7 +566,7 @@ def profiles_of(pairs: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    keep_private()
+    restrict_file_access()
     if module := COMMANDS.get("".join(sys.argv[1:2])):
         return int(importlib.import_module(module).main(sys.argv[2:]))
     arguments = parser().parse_args()
@@ -582,14 +582,14 @@ def main() -> int:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
         listen_tcp(config.dashboard.listen).close()
-    for gone in (*reclaim_segments(), *reclaim_folders()):
+    for gone in (*reclaim_segments(), *reclaim_runtime_dirs()):
         log.info("removed %s, left by a process that is gone", gone)
     return Pipeline(config, bundle, profiles, lambda: configure(arguments).bundle).run()
 
 
 if __name__ == "__main__":
     faulthandler.enable()
-    ask_for_short_slices()  # its threads and stages take theirs from this one
+    request_short_time_slices()  # its threads and stages take theirs from this one
     try:
         code = main()
     except UserError as error:

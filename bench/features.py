@@ -22,7 +22,7 @@ from speech_emotion.features.core import (
     Samples,
     make_core,
 )
-from speech_emotion.features.reference import definition
+from speech_emotion.features.reference import reference_features
 
 ORIGINAL = FeatureSpec()
 
@@ -70,8 +70,8 @@ def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
         out = np.empty((spec.n_frames, spec.dims), np.float32)
         whole = np.resize(speech, spec.window + rounds * spec.hop)
         programs: dict[str, Callable[[Samples], Samples]] = {
-            "librosa": lambda w, s=spec: definition(w, s),  # type: ignore[misc]
-            "original": lambda w: definition(w[: ORIGINAL.window], ORIGINAL),
+            "librosa": lambda w, s=spec: reference_features(w, s),  # type: ignore[misc]
+            "original": lambda w: reference_features(w[: ORIGINAL.window], ORIGINAL),
             "core": lambda w, c=core, o=out: c.extract(w, o),  # type: ignore[misc]
             "bare": bare(spec),
         }

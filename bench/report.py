@@ -178,7 +178,7 @@ def _cost(part: Any) -> list[Row]:
             3,
         ),
         Row(
-            "CPU and memory of every process within its budget (common/budgets.py)",
+            "CPU and memory of every process within its budget (supervision/budgets.py)",
             "≤ 1 of it",
             f"at most {beyond:.2f}: {budgets}",
             beyond,

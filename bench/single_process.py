@@ -29,7 +29,7 @@ from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.levels import rms_dbfs
 from speech_emotion.features.core import Samples, normalize
 from speech_emotion.features.extractor import load_statistics
-from speech_emotion.features.reference import definition
+from speech_emotion.features.reference import reference_features
 from speech_emotion.infer.decision import calibrate
 from speech_emotion.infer.model import Model
 
@@ -64,7 +64,7 @@ class Engine:
         self._heard = 0
         self._seq = 0
         # The first call compiles, or loads what numba has compiled before.
-        definition(np.zeros(self.spec.window, np.float32), self.spec)
+        reference_features(np.zeros(self.spec.window, np.float32), self.spec)
 
     def hear(self, block: Samples, began: float) -> None:
         """Take a block; process each window that it completes."""
@@ -78,7 +78,7 @@ class Engine:
     def _process(self, samples: Samples, began: float, end: int) -> None:
         label, probability, level = None, None, rms_dbfs(samples)
         if level >= GATE_DBFS:
-            features = definition(samples, self.spec)[: self.spec.n_frames]
+            features = reference_features(samples, self.spec)[: self.spec.n_frames]
             normalized = normalize(features, self._mean, self._std, self.spec.eps)
             probabilities = calibrate(self._model.predict(normalized), self.bundle)
             if probabilities is not None:

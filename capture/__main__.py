@@ -11,7 +11,7 @@ from typing import Any
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import read_job
 from speech_emotion.common.stage.main import base_parser, run
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.signals import StopRequest
 
 DESCRIPTION = """\
 Listens to a device, or plays a sound file, into a shared-memory ring and shows its level.
@@ -70,15 +70,15 @@ def main(arguments: argparse.Namespace) -> int:
 
 def supervised(job: dict[str, Any]) -> int:
     """Capture as the supervisor's job says."""
-    from speech_emotion.capture.open_sources import Opening, open_streams
-    from speech_emotion.capture.ring_feeder import Format
+    from speech_emotion.capture.open_sources import SourceOptions, open_streams
+    from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
     from speech_emotion.capture.stream import StreamJob
 
-    stop = Stop()
-    form = Format(job["rate"], job["window"], job["hop"])
+    stop = StopRequest()
+    form = StreamFormat(job["rate"], job["window"], job["hop"])
     jobs = [StreamJob(**row) for row in job["streams"]]
-    opening = Opening(**job["opening"])
+    opening = SourceOptions(**job["opening"])
     return CaptureService(
         lambda send: open_streams(jobs, form, send, opening),
         form,
@@ -91,14 +91,14 @@ def supervised(job: dict[str, Any]) -> int:
 def alone(arguments: argparse.Namespace) -> int:
     """Capture by hand: an own ring, a level meter, a hub only if one is there."""
     from speech_emotion.capture.level_meter import LevelMeter
-    from speech_emotion.capture.open_sources import Opening, open_streams
-    from speech_emotion.capture.ring_feeder import Format
+    from speech_emotion.capture.open_sources import SourceOptions, open_streams
+    from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
     from speech_emotion.capture.stream import StreamJob
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.config.checks import check_source, check_stream
     from speech_emotion.common.errors import UserError
-    from speech_emotion.common.linux.runtime_dir import alone_endpoint
+    from speech_emotion.common.linux.runtime_dir import standalone_endpoint
     from speech_emotion.common.ring.segment import create_ring, reclaim_segments
 
     if arguments.source is None:
@@ -114,11 +114,11 @@ def alone(arguments: argparse.Namespace) -> int:
     if not arguments.source.startswith("mic") and (arguments.seconds or arguments.record):
         raise UserError("--seconds and --record need a device: --source mic or mic:NAME")
     spec = load_bundle(arguments.bundle).spec
-    form = Format(spec.sample_rate, spec.window, spec.hop)
+    form = StreamFormat(spec.sample_rate, spec.window, spec.hop)
     if not 2.0 * spec.window_s + 2.0 <= arguments.ring_seconds <= 3600.0:
         least = 2.0 * spec.window_s + 2.0
         raise UserError(f"--ring-seconds {arguments.ring_seconds:g} must be {least:g} to 3600")
-    stop = Stop()
+    stop = StopRequest()
     reclaim_segments()
     with create_ring(
         arguments.stream,
@@ -127,7 +127,7 @@ def alone(arguments: argparse.Namespace) -> int:
         run=secrets.token_hex(8),
     ) as ring:
         job = StreamJob(arguments.stream, arguments.source, ring.name, arguments.channel)
-        opening = Opening(
+        opening = SourceOptions(
             realtime=arguments.speed == "realtime",
             block_frames=arguments.block,
             latency=arguments.latency,
@@ -139,8 +139,8 @@ def alone(arguments: argparse.Namespace) -> int:
             return CaptureService(
                 lambda send: open_streams([job], form, send, opening),
                 form,
-                features=arguments.features or alone_endpoint("features"),
-                hub=arguments.hub or alone_endpoint("hub"),
+                features=arguments.features or standalone_endpoint("features"),
+                hub=arguments.hub or standalone_endpoint("hub"),
                 alone=True,
                 watch=meter.show,
             ).run(stop)

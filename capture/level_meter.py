@@ -42,15 +42,15 @@ class LevelMeter:
     def show(self, streams: list[Stream]) -> None:
         """Draw the streams' levels and positions."""
         for stream in streams:
-            name, pump = stream.job.name, stream.pump
+            name, feeder = stream.job.name, stream.feeder
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(
                     name, total=-FLOOR_DB, level="", seconds=0.0
                 )
-            level = pump.level_db
+            level = feeder.level_db
             self._progress.update(
                 self._tasks[name],
                 completed=0.0 if level is None else max(0.0, level - FLOOR_DB),
                 level="" if level is None else f"{level:.1f} dBFS",
-                seconds=pump.position / pump.ring.sample_rate,
+                seconds=feeder.position / feeder.ring.sample_rate,
             )

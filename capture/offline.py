@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speech_emotion.capture.recording.reader import open_tape
+from speech_emotion.capture.recording.reader import open_recording
 from speech_emotion.capture.sources.sound_file import FileSource, Samples, quantize, to_mono
 
 BLOCK = 1 << 16
@@ -38,7 +38,7 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Recordin
     """
     gaps: list[list[int]] = []
     if Path(path).is_dir():
-        tape = open_tape(Path(path), rate)
+        tape = open_recording(Path(path), rate)
         path, gaps = str(tape.audio), tape.gaps
     source = FileSource(path)
     source.check_channel(channel)

@@ -7,14 +7,14 @@ import itertools
 import time
 from collections.abc import Callable
 
-from speech_emotion.capture.ring_feeder import Format
+from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.sources.file import FileStream
 from speech_emotion.capture.stream import Stream, StreamJob
 from speech_emotion.common.wire import internal
 
 
 @dataclasses.dataclass(frozen=True)
-class Opening:
+class SourceOptions:
     """How sources are opened.
 
     Attributes:
@@ -41,7 +41,10 @@ class Opening:
 
 
 def open_streams(
-    jobs: list[StreamJob], form: Format, send: Callable[[internal.Tick], None], opening: Opening
+    jobs: list[StreamJob],
+    form: StreamFormat,
+    send: Callable[[internal.Tick], None],
+    opening: SourceOptions,
 ) -> list[Stream]:
     """The streams of one process from their jobs: files, or the streams of one device.
 
@@ -53,7 +56,7 @@ def open_streams(
         from speech_emotion.capture.sources.microphone import LiveDevice, LiveStream
 
         device = LiveDevice(jobs, form, send, opening)
-        return [LiveStream(j, device, p) for j, p in zip(jobs, device.pumps, strict=True)]
+        return [LiveStream(j, device, p) for j, p in zip(jobs, device.feeders, strict=True)]
     if jobs[0].source.startswith("stdin"):
         from speech_emotion.capture.sources.stdin import StdinStream
 

@@ -23,7 +23,7 @@ NOTHING: Samples = np.zeros(0, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class StreamFormat:
     """What a stream is made of: its rate and its window grid, in Hz and samples."""
 
     rate: int
@@ -35,7 +35,7 @@ class Format:
         return 0 if position < self.window else 1 + (position - self.window) // self.hop
 
 
-class Pump:
+class RingFeeder:
     """Feeds one stream. Not thread-safe: it belongs to the loop that reads the source.
 
     Args:
@@ -52,7 +52,7 @@ class Pump:
         stream: str,
         ring: RingWriter,
         source_rate: int,
-        form: Format,
+        form: StreamFormat,
         send: Callable[[Tick], None],
         *,
         channel: int | None = None,

@@ -10,12 +10,12 @@ from typing import Any
 
 import zmq
 
-from speech_emotion.capture.ring_feeder import Format
+from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import Stream
 from speech_emotion.common.errors import DeviceError
 from speech_emotion.common.source_state import SourceState
-from speech_emotion.common.stage.heartbeat import Heart
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.heartbeat import HeartbeatSender
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import connect, send
 
@@ -48,7 +48,7 @@ class CaptureService:
     def __init__(
         self,
         make_streams: Callable[[Callable[[internal.Tick], None]], list[Stream]],
-        form: Format,
+        form: StreamFormat,
         *,
         features: str,
         hub: str,
@@ -61,7 +61,7 @@ class CaptureService:
         self._worker: dict[str, zmq.Socket[bytes]] = {}
         self._hub = connect(self._context, hub, "hub")
         self._hub_endpoint = hub
-        self._heart = Heart(stage, self._hub)
+        self._heartbeat = HeartbeatSender(stage, self._hub)
         self._form = form
         self._alone = alone
         self._watch = watch
@@ -82,13 +82,13 @@ class CaptureService:
             self._features[features] = connect(self._context, features, "features")
         return self._features[features]
 
-    def run(self, stop: Stop) -> int:
+    def run(self, stop: StopRequest) -> int:
         """Feed until every source has ended and its results are accepted, or until told to stop.
 
         Raises:
             UserError: a source was damaged; everything before that was delivered.
         """
-        self._heart.state = "ready"
+        self._heartbeat.state = "ready"
         self._beat(now=True)
         log.info("ready: %s", ", ".join(s.job.source for s in self._streams.values()))
         self._began = time.monotonic()
@@ -120,7 +120,7 @@ class CaptureService:
 
     def _over(self, deadline: float | None) -> bool:
         streams = self._streams.values()
-        if not all(s.pump.ended for s in streams):
+        if not all(s.feeder.ended for s in streams):
             return False
         if deadline is not None and time.monotonic() > deadline:
             return True
@@ -146,32 +146,32 @@ class CaptureService:
             try:
                 message = internal.decode(frame)
             except codec.ProtocolError as error:
-                self._heart.counters["capture_malformed"] += 1
+                self._heartbeat.counters["capture_malformed"] += 1
                 log.warning("refused a message: %s", error)
                 continue
             if isinstance(message, internal.Accepted):
                 stream = self._streams.get(message.stream)
-                if stream is not None and message.run == stream.pump.ring.run:
+                if stream is not None and message.run == stream.feeder.ring.run:
                     stream.accepted = message
 
     def _tick(self, tick: internal.Tick) -> None:
-        self._heart.count += 1
+        self._heartbeat.count += 1
         # While streams are opened they tick as well; what they say is repeated.
         worker = self._worker.get(tick.stream)
         if worker is not None and not send(worker, tick):
             # features does not read; the next tick says all that this one said.
-            self._heart.counters["capture_ticks_unsent"] += 1
+            self._heartbeat.counters["capture_ticks_unsent"] += 1
 
     def _repeat(self, now: float) -> None:
         if now < self._repeat_due:
             return
         self._repeat_due = now + REPEAT_S
         for stream in self._streams.values():
-            pump, form = stream.pump, self._form
+            feeder, form = stream.feeder, self._form
             if stream.accepted is None:
                 opened = internal.Open(
                     stream=stream.job.name,
-                    run=pump.ring.run,
+                    run=feeder.ring.run,
                     source=stream.job.source,
                     rate=form.rate,
                     window=form.window,
@@ -179,10 +179,10 @@ class CaptureService:
                 )
                 send(self._hub, opened)
             # Also without news: a features process just restarted knows nothing else.
-            pump.tick(now=pump.ended)
+            feeder.tick(now=feeder.ended)
         if self._alone and now - self._began > WAITING_S and not self._waiting_told:
             self._waiting_told = True
-            if not any(s.accepted or s.pump.position for s in self._streams.values()):
+            if not any(s.accepted or s.feeder.position for s in self._streams.values()):
                 log.warning("waiting for infer at %s", self._hub_endpoint)
 
     def _states_changed(self) -> bool:
@@ -191,13 +191,13 @@ class CaptureService:
         return self._states != before
 
     def _beat(self, *, now: bool = False) -> None:
-        if not now and not self._heart.due():
+        if not now and not self._heartbeat.due():
             return
         statuses = []
         for stream in self._streams.values():
-            gaps, condition = stream.pump.ring.gaps(), stream.condition
-            self._heart.counters.update(
-                {name: n - self._heart.counters[name] for name, n in stream.counters.items()}
+            gaps, condition = stream.feeder.ring.gaps(), stream.condition
+            self._heartbeat.counters.update(
+                {name: n - self._heartbeat.counters[name] for name, n in stream.counters.items()}
             )
             statuses.append(
                 internal.SourceStatus(
@@ -206,11 +206,11 @@ class CaptureService:
                     reason=condition.reason,
                     state_s=round(time.monotonic() - condition.since, 1),
                     device=condition.device,
-                    position=stream.pump.position,
-                    level_db=stream.pump.level_db,
+                    position=stream.feeder.position,
+                    level_db=stream.feeder.level_db,
                     clipped=round(condition.clipped, 4),
                     gaps=len(gaps),
-                    lost=stream.pump.ring.lost,
+                    lost=stream.feeder.ring.lost,
                 )
             )
-        self._heart.beat(statuses, now=True)
+        self._heartbeat.beat(statuses, now=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from speech_emotion.capture.ring_feeder import Pump
+from speech_emotion.capture.ring_feeder import RingFeeder
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.source_state import Condition
 from speech_emotion.common.wire import internal
@@ -30,7 +30,7 @@ class Stream(Protocol):
     """A source on its way into its ring, as the service's loop sees it."""
 
     job: StreamJob
-    pump: Pump
+    feeder: RingFeeder
     accepted: internal.Accepted | None
     error: UserError | None
 

@@ -21,7 +21,7 @@ import zmq
 
 from speech_emotion.common.client.results import DEFAULT_ENDPOINT, Event, Status
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import add_ticket, ticket_of
+from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.security.exposure import (
     DEFAULT_LISTEN,
     check_listen,
@@ -30,21 +30,21 @@ from speech_emotion.common.security.exposure import (
     listen_tcp,
     split_listen,
 )
-from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import read_job
 from speech_emotion.common.stage.main import base_parser, run
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire.sockets import connect
-from speech_emotion.dashboard.access import Guard
+from speech_emotion.dashboard.access import AccessMiddleware
 from speech_emotion.dashboard.feed import Feed
-from speech_emotion.dashboard.live_state import RECENT_S, Board
+from speech_emotion.dashboard.live_state import RECENT_S, LiveState
 from speech_emotion.dashboard.server import Pages
 
 log = logging.getLogger("dashboard")
 
 TURN_S = 0.1
 STUCK_S = 2.0
-"""A feed that has not come round for so long is stuck; the heart then stops."""
+"""A feed that has not come round for so long is stuck; the heartbeat then stops."""
 BACKLOG = 64
 CONNECTIONS = 256
 TOKEN = "SEP_DASHBOARD__TOKEN"
@@ -58,22 +58,22 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
+async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSender | None) -> None:
     """Serve until told to stop.
 
     Raises:
         UserError: the address is taken, or an endpoint is malformed.
     """
     history = Path(job["history"]) if job["history"] else None
-    board = Board(
+    board = LiveState(
         {"endpoint": job["results"], "history": history is not None, "recent_s": RECENT_S}
     )
     pages = Pages(board, history, Path(job["bundle"]) if job["bundle"] else None)
 
     def event(event: Event) -> None:
         pages.tell(board.take(event))
-        if heart is not None:
-            heart.count += 1
+        if heartbeat is not None:
+            heartbeat.count += 1
 
     def statuses(statuses: dict[str, Status]) -> None:
         pages.tell(board.statuses(statuses))
@@ -82,7 +82,7 @@ async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
     listener = listen_tcp(job["listen"])
     server = Server(
         uvicorn.Config(
-            Guard(pages.app, host, job["token"]),
+            AccessMiddleware(pages.app, host, job["token"]),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -95,7 +95,7 @@ async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
         )
     )
     loop = asyncio.get_running_loop()
-    feed = Feed(job["results"], loop, event, statuses, job.get("ticket"))
+    feed = Feed(job["results"], loop, event, statuses, job.get("client_keys"))
     feed.start()
     # Who runs a pipeline has no use for uvicorn's words about odd requests.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -106,15 +106,17 @@ async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
             await asyncio.sleep(0.01)
         name = f"[{host}]" if ":" in host else host
         log.info("the page is at http://%s:%d", name, port)
-        if heart is not None:
-            heart.state = "ready"
-            heart.beat(now=True)
+        if heartbeat is not None:
+            heartbeat.state = "ready"
+            heartbeat.beat(now=True)
         while not stop.requested and not serving.done():
             await asyncio.sleep(TURN_S)
-            if heart is not None and time.monotonic() - feed.turned < STUCK_S:
-                heart.counters["dashboard_malformed"] = feed.malformed
-                heart.counters["dashboard_viewers_cut"] = pages.counters["dashboard_viewers_cut"]
-                heart.beat()
+            if heartbeat is not None and time.monotonic() - feed.turned < STUCK_S:
+                heartbeat.counters["dashboard_malformed"] = feed.malformed
+                heartbeat.counters["dashboard_viewers_cut"] = pages.counters[
+                    "dashboard_viewers_cut"
+                ]
+                heartbeat.beat()
     finally:
         # A page that reads nothing is cut off at the end, which is no error.
         logging.getLogger("uvicorn.error").disabled = True
@@ -126,11 +128,13 @@ async def serve(job: dict[str, Any], stop: Stop, heart: Heart | None) -> None:
 
 def main(job: dict[str, Any]) -> int:
     """Serve the page until told to stop."""
-    stop = Stop()
+    stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
-    heart = Heart(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
+    heartbeat = (
+        HeartbeatSender(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
+    )
     try:
-        asyncio.run(serve(job, stop, heart))
+        asyncio.run(serve(job, stop, heartbeat))
     finally:
         context.destroy(linger=0)
     return 0
@@ -155,7 +159,7 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
         "results": options.results,
         "listen": options.listen,
         "token": token,
-        "ticket": ticket_of(options),
+        "client_keys": client_keys_of(options),
         "history": options.history and str(options.history),
         "bundle": options.bundle and str(options.bundle),
     }
@@ -164,7 +168,7 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = base_parser("dashboard", __doc__ or "")
     parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
-    add_ticket(parser)
+    add_client_key_flags(parser)
     parser.add_argument(
         "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s"
     )

@@ -36,7 +36,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class AccessMiddleware:
     """Stands before an application and lets through what may.
 
     Args:

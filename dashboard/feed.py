@@ -15,7 +15,7 @@ from speech_emotion.common.client.results import (
     Status,
 )
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import Ticket
+from speech_emotion.common.security.curve import CurveClientKeys
 
 TURN_S = 0.1
 STATUS_S = 0.25
@@ -23,14 +23,14 @@ STATUS_EVERY_S = 1.0
 """Statuses go out when they change, and so often as a sign of life."""
 
 
-def subscribe(endpoint: str, ticket: Ticket | None = None) -> Results:
+def subscribe(endpoint: str, client_keys: CurveClientKeys | None = None) -> Results:
     """A subscription to everything; with keys, where the endpoint wants them.
 
     Raises:
         UserError: the endpoint is malformed, or a key is not usable.
     """
     try:
-        return Results(endpoint, ticket=ticket)
+        return Results(endpoint, client_keys=client_keys)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -42,7 +42,7 @@ class Feed(threading.Thread):
         endpoint: where the pipeline publishes.
         event: called in the loop with every message.
         statuses: called in the loop with how fresh every stream is; "" is the pipeline.
-        ticket: keys, where the endpoint wants them.
+        client_keys: keys, where the endpoint wants them.
 
     Raises:
         UserError: the endpoint is malformed.
@@ -54,13 +54,13 @@ class Feed(threading.Thread):
         loop: asyncio.AbstractEventLoop,
         event: Callable[[Event], None],
         statuses: Callable[[dict[str, Status]], None],
-        ticket: Ticket | None = None,
+        client_keys: CurveClientKeys | None = None,
     ) -> None:
         super().__init__(name="feed", daemon=True)
         self.turned = time.monotonic()
         """When the thread last came round; an old one means that it is stuck."""
         self.malformed = 0
-        self._results = subscribe(endpoint, ticket)
+        self._results = subscribe(endpoint, client_keys)
         self._loop = loop
         self._event = event
         self._statuses = statuses

@@ -18,11 +18,11 @@ import zmq
 from speech_emotion.common.client.results import DEFAULT_ENDPOINT, NewerProtocolError, Results
 from speech_emotion.common.config.model import HistoryConfig
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import add_ticket, ticket_of
-from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
+from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import read_job
 from speech_emotion.common.stage.main import base_parser, run
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.feed import subscribe
@@ -92,26 +92,28 @@ class Recorder:
 
 def main(job: dict[str, Any]) -> int:
     """Record until told to stop."""
-    stop = Stop()
+    stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
-    heart = Heart(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
+    heartbeat = (
+        HeartbeatSender(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
+    )
     file = Path(job["file"])
     writer = Writer(file)
     recorder = Recorder(writer, job["days"])
     log.warning("keeping results, utterances and health, no sound, in %s", file)
     try:
-        with subscribe(job["results"], job.get("ticket")) as results:
-            if heart is not None:
-                heart.state = "ready"
-                heart.beat(now=True)
+        with subscribe(job["results"], job.get("client_keys")) as results:
+            if heartbeat is not None:
+                heartbeat.state = "ready"
+                heartbeat.beat(now=True)
             while not stop.requested:
-                _take(results, recorder, heart, POLL_S)
+                _take(results, recorder, heartbeat, POLL_S)
                 recorder.turn(time.monotonic())
-                if heart is not None:
-                    heart.counters["history_malformed"] = results.malformed
-                    heart.counters["history_unwritten"] = recorder.unwritten
-                    heart.beat()
-            while _take(results, recorder, heart, DRAIN_S):
+                if heartbeat is not None:
+                    heartbeat.counters["history_malformed"] = results.malformed
+                    heartbeat.counters["history_unwritten"] = recorder.unwritten
+                    heartbeat.beat()
+            while _take(results, recorder, heartbeat, DRAIN_S):
                 pass
     finally:
         recorder.flush()
@@ -120,7 +122,9 @@ def main(job: dict[str, Any]) -> int:
     return 0
 
 
-def _take(results: Results, recorder: Recorder, heart: Heart | None, timeout: float) -> bool:
+def _take(
+    results: Results, recorder: Recorder, heartbeat: HeartbeatSender | None, timeout: float
+) -> bool:
     try:
         event = results.receive(timeout)
     except NewerProtocolError as error:
@@ -130,8 +134,8 @@ def _take(results: Results, recorder: Recorder, heart: Heart | None, timeout: fl
     # A replay may be news to a recorder that was away; but what has no time has no place.
     if not event.replay or getattr(event.message, "time", None) is not None:
         recorder.take(event.message)
-        if heart is not None:
-            heart.count += isinstance(event.message, public.Result)
+        if heartbeat is not None:
+            heartbeat.count += isinstance(event.message, public.Result)
     return True
 
 
@@ -144,14 +148,14 @@ def _flags(options: argparse.Namespace) -> dict[str, Any]:
         "results": options.results,
         "file": str(options.file),
         "days": options.days,
-        "ticket": ticket_of(options),
+        "client_keys": client_keys_of(options),
     }
 
 
 if __name__ == "__main__":
     parser = base_parser("dashboard.recorder", __doc__ or "")
     parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
-    add_ticket(parser)
+    add_client_key_flags(parser)
     parser.add_argument("--file", type=Path, metavar="FILE", help="SQLite file to write")
     default_days = HistoryConfig().days
     parser.add_argument("--days", type=float, default=default_days, help="default: %(default)s")

@@ -38,7 +38,7 @@ class Stream:
     heard: float = 0.0
 
 
-class Board:
+class LiveState:
     """The newest state of a pipeline.
 
     Args:

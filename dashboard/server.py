@@ -27,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.dashboard.history import COLUMNS, Reader
-from speech_emotion.dashboard.live_state import Board
+from speech_emotion.dashboard.live_state import LiveState
 from speech_emotion.dashboard.model_cards import find_card, folders
 from speech_emotion.dashboard.static_files import STATIC
 
@@ -91,7 +91,7 @@ class Pages:
         bundle: a folder whose card may be asked for, beside the shipped ones.
     """
 
-    def __init__(self, board: Board, history: Path | None, bundle: Path | None) -> None:
+    def __init__(self, board: LiveState, history: Path | None, bundle: Path | None) -> None:
         self.counters: Counter[str] = Counter()
         self.app = Starlette(
             routes=[

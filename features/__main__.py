@@ -8,7 +8,7 @@ from pathlib import Path
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import read_job
 from speech_emotion.common.stage.main import base_parser, run
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.signals import StopRequest
 
 DESCRIPTION = """\
 With FILE: computes the features of every window of a recording, and ends. Without: the
@@ -55,22 +55,22 @@ def main(arguments: argparse.Namespace) -> int:
             standby=job["standby"],
             remote=job["remote"],
         )
-    from speech_emotion.common.linux.runtime_dir import alone_endpoint
+    from speech_emotion.common.linux.runtime_dir import standalone_endpoint
 
     return serve(
         arguments.bundle or DEFAULT_BUNDLE,
-        arguments.bind or alone_endpoint("features"),
-        arguments.hub or alone_endpoint("hub"),
+        arguments.bind or standalone_endpoint("features"),
+        arguments.hub or standalone_endpoint("hub"),
     )
 
 
 def self_test(path: Path) -> int:
     """Load what features needs of a bundle, which holds it to its golden vector; then end."""
     from speech_emotion.common.bundle.manifest import load_bundle
-    from speech_emotion.features.extractor import load_analyzers
+    from speech_emotion.features.extractor import load_extractors
 
     bundle = load_bundle(path)
-    load_analyzers(bundle)
+    load_extractors(bundle)
     print(f"{bundle.id}: computes the features that it must")
     return 0
 
@@ -93,21 +93,21 @@ def serve(
     import zmq
 
     from speech_emotion.common.bundle.manifest import load_bundle
-    from speech_emotion.common.security.curve import Lock
+    from speech_emotion.common.security.curve import CurveServerKeys
     from speech_emotion.common.stage.jobs import stand_by
     from speech_emotion.common.wire.sockets import connect
-    from speech_emotion.features.extractor import load_analyzers
+    from speech_emotion.features.extractor import load_extractors
     from speech_emotion.features.service import FeaturesService
 
-    stop = Stop()
+    stop = StopRequest()
     bundle = load_bundle(path)
-    analyzers = load_analyzers(bundle)
+    analyzers = load_extractors(bundle)
     if standby and not stand_by(standby, hub, stop):
         return 0
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = connect(context, hub, "hub")
-        door = None if remote is None else (remote["endpoint"], Lock.of(remote))
+        door = None if remote is None else (remote["endpoint"], CurveServerKeys.of(remote))
         service = FeaturesService(bundle, analyzers, bind, socket, context, stage, door)
         return service.run(stop)
     finally:

@@ -3,9 +3,9 @@
 One STFT serves all three, the filter banks come ready from the bundle, and neither librosa
 nor numba is imported. The spec decides which core computes it. `ExactCore` does librosa's
 arithmetic in librosa's order and precision (float64 FFT, then float32), so the features are
-those of `features.definition` bit for bit. `FastCore` is within 1e-4 of them: a float32 FFT
+those of `features.reference_features` bit for bit. `FastCore` is within 1e-4 of them: a float32 FFT
 where there are no MFCC, and only those frames that the window before has not.
-`tests/test_core.py` holds it to that.
+`tests/unit/features/test_core.py` holds it to that.
 """
 
 from __future__ import annotations
@@ -156,10 +156,10 @@ class LibrosaCore:
     """The definition itself: slow, and it imports librosa."""
 
     def __init__(self, spec: FeatureSpec) -> None:
-        from speech_emotion.features.reference import definition
+        from speech_emotion.features.reference import reference_features
 
         self._spec = spec
-        self._definition = definition
+        self._definition = reference_features
 
     def extract(self, window: Samples, out: Samples | None = None) -> Samples:
         out = _output(self._spec, out)

@@ -19,7 +19,7 @@ from speech_emotion.features.gate import Gate, make_gate
 
 if TYPE_CHECKING:
     from pathlib import Path
-from speech_emotion.common.bundle.grid import MAX_MISSING, Grid
+from speech_emotion.common.bundle.grid import MAX_MISSING, WindowGrid
 
 GOLDEN_TOLERANCE = 1e-3
 
@@ -48,7 +48,7 @@ class Analysis:
     milliseconds: float
 
 
-class Analyzer:
+class FeatureExtractor:
     """Gate, feature core and normalization of one stream, fed its windows in order."""
 
     def __init__(self, spec: FeatureSpec, core: Core, mean: Samples, std: Samples) -> None:
@@ -91,7 +91,7 @@ class Analyzer:
         return self._gate.state()
 
 
-def windows_of(samples: Samples, grid: Grid) -> Iterator[tuple[int, Samples]]:
+def windows_of(samples: Samples, grid: WindowGrid) -> Iterator[tuple[int, Samples]]:
     """Every window of a whole recording as (k, samples of shape (grid.window,))."""
     for k in range(grid.total(len(samples))):
         window = samples[grid.start(k) : grid.end(k)]
@@ -100,13 +100,13 @@ def windows_of(samples: Samples, grid: Grid) -> Iterator[tuple[int, Samples]]:
         yield k, window
 
 
-class AnalyzerFactory(Protocol):
+class ExtractorFactory(Protocol):
     """Makes the analyzer of one more stream."""
 
-    def __call__(self) -> Analyzer: ...
+    def __call__(self) -> FeatureExtractor: ...
 
 
-def load_analyzers(bundle: Bundle) -> AnalyzerFactory:
+def load_extractors(bundle: Bundle) -> ExtractorFactory:
     """Everything of a bundle that features needs, checked against its golden vector.
 
     Raises:
@@ -116,7 +116,7 @@ def load_analyzers(bundle: Bundle) -> AnalyzerFactory:
     mean, std = load_statistics(bundle)
     core = make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
     _self_test(bundle, core)
-    return lambda: Analyzer(spec, core, mean, std)
+    return lambda: FeatureExtractor(spec, core, mean, std)
 
 
 def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:

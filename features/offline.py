@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.capture.offline import read_recording
-from speech_emotion.common.bundle.grid import Grid
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.spec import FeatureSpec, load_spec
 from speech_emotion.common.errors import UserError
@@ -69,7 +69,7 @@ def analyse(
     gate = make_gate(spec)
     features, normalized, starts, levels, speech = [], [], [], [], []
     seconds: dict[str, list[float]] = {"gate": [], "features": [], "normalize": []}
-    grid = Grid(spec.window, spec.hop)
+    grid = WindowGrid(spec.window, spec.hop)
     for k, window in windows_of(samples, grid):
         began = time.perf_counter()
         speech.append(gate.step(window))

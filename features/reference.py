@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from speech_emotion.common.bundle.spec import FeatureSpec
 
 
-def definition(window: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
+def reference_features(window: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
     """The original engine's features of a window, before `spec.frames` and normalization.
 
     Args:

@@ -1,7 +1,7 @@
 """features as a process: the ring in, analysed windows out, as far as infer wants them.
 
 It keeps no truth of its own. Where the stream stands comes with the newest `Tick`, where to
-go on with the newest `Want`; both are repeated, so a fresh process knows all within 0.2 s.
+go on with the newest `Credit`; both are repeated, so a fresh process knows all within 0.2 s.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import time
 import numpy as np
 import zmq
 
-from speech_emotion.common.bundle.grid import Grid, missing_samples
+from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.levels import SILENCE_DBFS
 from speech_emotion.common.ring.access import RingReader
-from speech_emotion.common.security.curve import Lock
-from speech_emotion.common.security.zap import Doorman, count_refused
-from speech_emotion.common.stage.heartbeat import Heart
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.security.curve import CurveServerKeys
+from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
+from speech_emotion.common.stage.heartbeat import HeartbeatSender
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import bind, configure, remove_file, watch_link
-from speech_emotion.features.extractor import Analyzer, AnalyzerFactory, Samples
+from speech_emotion.features.extractor import ExtractorFactory, FeatureExtractor, Samples
 
 log = logging.getLogger("features")
 
@@ -36,16 +36,16 @@ class Stream:
     """One stream: its ring and position, and who wants which of its windows."""
 
     name: str
-    analyzer: Analyzer
+    analyzer: FeatureExtractor
     tick: internal.Tick | None = None
     ring: RingReader | None = None
-    want: internal.Want | None = None
+    want: internal.Credit | None = None
     client: bytes = b""
     next: int = 0
     ended: bool = False
     refused: str = ""
 
-    def follow(self, want: internal.Want, client: bytes) -> None:
+    def follow(self, want: internal.Credit, client: bytes) -> None:
         """Take the newest want; a new session starts where it says.
 
         Raises:
@@ -77,37 +77,37 @@ class FeaturesService:
     def __init__(
         self,
         bundle: Bundle,
-        analyzers: AnalyzerFactory,
+        analyzers: ExtractorFactory,
         endpoint: str,
         hub: zmq.Socket[bytes],
         context: zmq.Context[zmq.Socket[bytes]],
         stage: str = "features",
-        remote: tuple[str, Lock] | None = None,
+        remote: tuple[str, CurveServerKeys] | None = None,
     ) -> None:
-        self._grid = Grid(bundle.spec.window, bundle.spec.hop)
+        self._grid = WindowGrid(bundle.spec.window, bundle.spec.hop)
         self._bundle = bundle
         self._analyzers = analyzers
         self._streams: dict[str, Stream] = {}
         self._due: dict[str, Stream] = {}
         self._samples: Samples = np.zeros(bundle.spec.window, np.float32)
-        self._heart = Heart(stage, hub)
+        self._heartbeat = HeartbeatSender(stage, hub)
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         configure(self._socket)
         bind(self._socket, endpoint, "features")
         self._endpoint = endpoint
-        self._doorman = Doorman(context) if remote else None
+        self._authenticator = ZapAuthenticator(context) if remote else None
         if remote is not None:
             watch_link(self._socket, remote[0])
             bind(
                 *(self._socket, remote[0], "infer_host.features"),
                 lock=remote[1],
-                doorman=self._doorman,
+                authenticator=self._authenticator,
             )
 
-    def run(self, stop: Stop) -> int:
+    def run(self, stop: StopRequest) -> int:
         """Serve until told to stop."""
-        self._heart.state = "ready"
-        self._heart.beat(now=True)
+        self._heartbeat.state = "ready"
+        self._heartbeat.beat(now=True)
         log.info("ready: bundle %s", self._bundle.id)
         while not stop.requested:
             if self._socket.poll(0 if self._due else POLL_MS):
@@ -117,12 +117,12 @@ class FeaturesService:
             for name, stream in due.items():
                 if self._advance(stream):
                     self._due[name] = stream
-            if self._doorman is not None:
-                self._doorman.turn()
-                count_refused(self._doorman, self._heart.counters)
-            self._heart.beat()
-        if self._doorman is not None:
-            self._doorman.close()
+            if self._authenticator is not None:
+                self._authenticator.turn()
+                count_refused(self._authenticator, self._heartbeat.counters)
+            self._heartbeat.beat()
+        if self._authenticator is not None:
+            self._authenticator.close()
         for stream in self._streams.values():
             stream.detach()
         self._socket.close()
@@ -142,8 +142,8 @@ class FeaturesService:
                     raise codec.ProtocolError(f"{len(parts)} frames instead of 2")
                 self._handle(parts[0], internal.decode(parts[1]))
             except ValueError as error:  # also a checkpoint that is none
-                self._heart.counters["features_malformed"] += 1
-                if self._heart.counters["features_malformed"] % 100 == 1:
+                self._heartbeat.counters["features_malformed"] += 1
+                if self._heartbeat.counters["features_malformed"] % 100 == 1:
                     log.warning("refused a message: %s", error)
 
     def _handle(self, identity: bytes, message: codec.Message) -> None:
@@ -155,20 +155,22 @@ class FeaturesService:
                 if stream.tick is None or stream.tick.run != message.run:
                     stream.detach()
                 stream.tick = message
-            case internal.Want():
+            case internal.Credit():
                 if message.next < 0:
                     raise codec.ProtocolError(f"window {message.next} is before the first")
                 if message.bundle != self._bundle.id:
                     # An infer of before or behind an exchange, or of a box with another bundle.
-                    self._heart.counters["features_other_bundle"] += 1
+                    self._heartbeat.counters["features_other_bundle"] += 1
                     return
                 stream = self._stream(message.stream)
                 repeated = stream.want == message
                 stream.follow(message, identity)
                 if repeated:
-                    self._send(stream, internal.Sent(message.stream, message.session, stream.next))
+                    self._send(
+                        stream, internal.SentUpTo(message.stream, message.session, stream.next)
+                    )
             case _:
-                self._heart.counters["features_malformed"] += 1
+                self._heartbeat.counters["features_malformed"] += 1
 
     def _stream(self, name: str) -> Stream:
         if name not in self._streams:
@@ -196,8 +198,8 @@ class FeaturesService:
         else:
             return False
         stream.next = window.next_seq
-        self._heart.count += 1
-        self._heart.lag_ms = (time.monotonic() - window.captured) * 1000.0
+        self._heartbeat.count += 1
+        self._heartbeat.lag_ms = (time.monotonic() - window.captured) * 1000.0
         self._send(stream, window)
         return True
 
@@ -218,9 +220,9 @@ class FeaturesService:
             first = max(k + 1, -(-behind // self._grid.hop))
             first = self._after_long_gap(tick, first, ring.capacity)
             lost = self._grid.start(first) - start
-            self._heart.drops += first - k
-            self._heart.counters["windows_overrun"] += first - k
-            self._heart.counters["samples_overrun"] += lost
+            self._heartbeat.drops += first - k
+            self._heartbeat.counters["windows_overrun"] += first - k
+            self._heartbeat.counters["samples_overrun"] += lost
             log.warning(
                 "stream %s: %d windows overwritten before they were read", stream.name, first - k
             )
@@ -319,7 +321,7 @@ class FeaturesService:
             except UserError as error:
                 # A tick from a stranger or from a past life; the next good one mends it.
                 stream.refused = tick.ring
-                self._heart.counters["features_rings_refused"] += 1
+                self._heartbeat.counters["features_rings_refused"] += 1
                 log.warning("stream %s: %s", stream.name, error)
         return stream.ring
 
@@ -328,4 +330,4 @@ class FeaturesService:
             self._socket.send_multipart([stream.client, internal.encode(message)], zmq.DONTWAIT)
         except zmq.Again:
             # infer stopped reading; its next session asks for this window again.
-            self._heart.counters["features_unsent"] += 1
+            self._heartbeat.counters["features_unsent"] += 1

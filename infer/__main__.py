@@ -9,7 +9,7 @@ from typing import Any
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import read_job
 from speech_emotion.common.stage.main import base_parser, run
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.signals import StopRequest
 
 DESCRIPTION = """\
 With FILE: prints the results of every window of a recording and its utterances, and ends.
@@ -77,7 +77,7 @@ def supervised(job: dict[str, Any]) -> int:
     from speech_emotion.infer.model import Model
     from speech_emotion.infer.service import InferService
 
-    stop = Stop()
+    stop = StopRequest()
     bundle = load_bundle(Path(job["bundle"]))
     known = [load_bundle(Path(path)) for path in job["known"]]
     models = {bundle.id: (bundle, Model(bundle, job["runtime"]))}
@@ -92,7 +92,7 @@ def serve(path: Path, runtime: str, hub: str, features: str) -> int:
     from speech_emotion.infer.model import Model
     from speech_emotion.infer.service import InferService
 
-    stop = Stop()
+    stop = StopRequest()
     bundle = load_bundle(path)
     return InferService({bundle.id: (bundle, Model(bundle, runtime))}, hub, features).run(stop)
 
@@ -102,10 +102,10 @@ def alone(arguments: argparse.Namespace) -> int:
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.hub.health import observe, stream_info
     from speech_emotion.common.hub.hub import Hub
-    from speech_emotion.common.linux.runtime_dir import alone_endpoint
+    from speech_emotion.common.linux.runtime_dir import standalone_endpoint
 
     bundle = load_bundle(arguments.bundle)
-    endpoint = arguments.hub or alone_endpoint("hub")
+    endpoint = arguments.hub or standalone_endpoint("hub")
     hub = Hub(
         arguments.results,
         endpoint,
@@ -119,7 +119,7 @@ def alone(arguments: argparse.Namespace) -> int:
             arguments.bundle,
             arguments.runtime,
             endpoint,
-            arguments.features or alone_endpoint("features"),
+            arguments.features or standalone_endpoint("features"),
         )
     finally:
         hub.stop()

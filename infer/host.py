@@ -20,11 +20,11 @@ from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import ENDPOINT, check_stream
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.security.curve import Ticket
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.security.curve import CurveClientKeys
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.infer.model import Model
 from speech_emotion.infer.service import POLL_MS, InferService
-from speech_emotion.supervision.systemd import Notifier
+from speech_emotion.supervision.systemd import SystemdNotifier
 
 log = logging.getLogger("infer")
 
@@ -81,7 +81,7 @@ def serve_boxes(path: Path) -> int:
     Raises:
         UserError: the file, a key or a bundle is missing or wrong.
     """
-    stop, notifier = Stop(), Notifier()
+    stop, notifier = StopRequest(), SystemdNotifier()
     boxes = load_boxes(path)
     models = {}
     for folder in boxes.bundles:
@@ -93,8 +93,10 @@ def serve_boxes(path: Path) -> int:
     away: dict[str, bool] = {}
     try:
         for box in boxes.box:
-            ticket = Ticket(boxes.secret, box.server)
-            service = InferService(models, box.hub, box.features, ticket=ticket, context=context)
+            client_keys = CurveClientKeys(boxes.secret, box.server)
+            service = InferService(
+                models, box.hub, box.features, client_keys=client_keys, context=context
+            )
             services[box.name], away[box.name] = service, True
         for service in services.values():
             for socket in service.begin():

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speech_emotion.capture.offline import Recording, read_recording
-from speech_emotion.common.bundle.grid import Grid, missing_samples
+from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
 from speech_emotion.common.bundle.manifest import Bundle, load_bundle
 from speech_emotion.common.wire import internal, public
-from speech_emotion.features.extractor import AnalyzerFactory, load_analyzers, windows_of
+from speech_emotion.features.extractor import ExtractorFactory, load_extractors, windows_of
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.model import Model
 from speech_emotion.infer.service import submission
@@ -23,7 +23,7 @@ RUN = "offline"
 def results_of(
     recording: Recording,
     bundle: Bundle,
-    analyzers: AnalyzerFactory,
+    analyzers: ExtractorFactory,
     model: Model,
     *,
     stream: str = STREAM,
@@ -34,7 +34,7 @@ def results_of(
     """
     samples = recording.samples
     analyzer = analyzers()
-    grid = Grid(bundle.spec.window, bundle.spec.hop)
+    grid = WindowGrid(bundle.spec.window, bundle.spec.hop)
     state = State()
     end = internal.Window(
         stream=stream,
@@ -88,7 +88,7 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
         UserError: the file or the bundle is missing or wrong.
     """
     bundle = load_bundle(path)
-    analyzers = load_analyzers(bundle)
+    analyzers = load_extractors(bundle)
     model = Model(bundle, runtime)
     recording = read_recording(file, bundle.spec.sample_rate)
     for message in results_of(recording, bundle, analyzers, model):

@@ -1,6 +1,6 @@
 """infer as a process: windows from features, results to the hub, checkpoints back.
 
-infer is the end that asks. It says to features `Want(next, limit)`, and a new `session`
+infer is the end that asks. It says to features `Credit(next, limit)`, and a new `session`
 where it lost the thread, so that either side, or the hub, may die at any moment: what is
 accepted is never asked for again, and what is not accepted is asked for until it is.
 """
@@ -18,9 +18,9 @@ from typing import Any
 import zmq
 
 from speech_emotion.common.bundle.manifest import Bundle
-from speech_emotion.common.security.curve import Ticket
-from speech_emotion.common.stage.heartbeat import Heart
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.security.curve import CurveClientKeys
+from speech_emotion.common.stage.heartbeat import HeartbeatSender
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import connect, send
 from speech_emotion.infer.decision import State, calibrate, decide, finish, speech_of
@@ -32,7 +32,7 @@ POLL_MS = 100
 IN_FLIGHT = 16
 """Windows that features may have sent and the hub not yet accepted, per stream."""
 REPEAT_S = 0.2
-"""An unanswered `Want` is repeated so often."""
+"""An unanswered `Credit` is repeated so often."""
 STALLED_S = 2.0
 """Results unacknowledged for so long are taken for lost."""
 
@@ -42,7 +42,8 @@ class Session:
     """One stream between two restarts of anything: what was accepted, what comes next.
 
     Attributes:
-        owed: an utterance that an exchange of bundles has ended; it goes out with the next result.
+        pending_utterances: utterances that a bundle swap has ended; sent with the next
+            result.
     """
 
     stream: str
@@ -52,7 +53,7 @@ class Session:
     gate: list[float]
     state: State
     ended: bool
-    owed: list[public.Utterance] = dataclasses.field(default_factory=list)
+    pending_utterances: list[public.Utterance] = dataclasses.field(default_factory=list)
     id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
     expected: int = 0
     gates: dict[int, list[float]] = dataclasses.field(default_factory=dict)
@@ -66,9 +67,9 @@ class Session:
             before: the bundle that made the checkpoint, where it is another one. For decisions
                 an exchange is what a gap is: smoothing starts anew, the utterance ends.
         """
-        state, owed = State.from_map(resume.decision), []
-        if resume.made_by not in ("", bundle.id):
-            owed = finish(state, resume, before) if before is not None else []
+        state, pending_utterances = State.from_map(resume.decision), []
+        if resume.checkpoint_bundle not in ("", bundle.id):
+            pending_utterances = finish(state, resume, before) if before is not None else []
             state = State()
         return cls(
             stream=resume.stream,
@@ -78,7 +79,7 @@ class Session:
             gate=resume.gate,
             state=state,
             ended=resume.ended,
-            owed=owed,
+            pending_utterances=pending_utterances,
             expected=resume.next,
         )
 
@@ -87,9 +88,9 @@ class Session:
         """Whether nothing is on its way to the hub."""
         return self.expected == self.accepted
 
-    def want(self) -> internal.Want:
+    def want(self) -> internal.Credit:
         limit = self.accepted + IN_FLIGHT
-        return internal.Want(
+        return internal.Credit(
             self.stream, self.run, self.id, self.accepted, limit, self.gate, self.bundle.id
         )
 
@@ -146,7 +147,7 @@ class InferService:
         models: what can be served, by the bundle's id; the hub says which one is in force.
         features: where features listens, or for each of this worker's streams where its does.
         known: further bundles, for utterances that began under them.
-        ticket: keys, where hub and features are across a network.
+        client_keys: keys, where hub and features are across a network.
         context: that of a host that serves several boxes; None: an own one.
     """
 
@@ -158,7 +159,7 @@ class InferService:
         stage: str = "infer",
         *,
         known: Iterable[Bundle] = (),
-        ticket: Ticket | None = None,
+        client_keys: CurveClientKeys | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self._models = models
@@ -167,9 +168,9 @@ class InferService:
         self._own = zmq.Context() if context is None else None
         context = context or self._own
         assert context is not None
-        self._hub = connect(context, hub, "hub", ticket)
+        self._hub = connect(context, hub, "hub", client_keys)
         endpoints = [features] if isinstance(features, str) else sorted(set(features.values()))
-        workers = {end: connect(context, end, "features", ticket) for end in endpoints}
+        workers = {end: connect(context, end, "features", client_keys) for end in endpoints}
         self._workers = list(workers.values())
         # The streams that are ours, and who makes their features; None: all are, by one.
         self._worker_of = (
@@ -178,15 +179,15 @@ class InferService:
             else {stream: workers[end] for stream, end in features.items()}
         )
         # Across a network the clocks of both machines have nothing to do with each other.
-        self._knows_lag = ticket is None
-        self._heart = Heart(stage, self._hub)
+        self._knows_lag = client_keys is None
+        self._heartbeat = HeartbeatSender(stage, self._hub)
         self._sessions: dict[str, Session] = {}
         self._asked: dict[str, float] = {}
         self._repeat_due = 0.0
         self._heard = -math.inf
         self._refused = ""
 
-    def run(self, stop: Stop) -> int:
+    def run(self, stop: StopRequest) -> int:
         """Serve until told to stop."""
         poller = zmq.Poller()
         for socket in self.begin():
@@ -198,8 +199,8 @@ class InferService:
 
     def begin(self) -> list[zmq.Socket[bytes]]:
         """Say ready and ask for work; the sockets to poll."""
-        self._heart.state = "ready"
-        self._heart.beat(now=True)
+        self._heartbeat.state = "ready"
+        self._heartbeat.beat(now=True)
         for bundle, model in self._models.values():
             log.info("ready: bundle %s on %s", bundle.id, model.runtime)
         self._ask("")
@@ -212,7 +213,7 @@ class InferService:
             if socket in ready:
                 self._receive(socket)
         self._repeat()
-        self._heart.beat()
+        self._heartbeat.beat()
 
     def end(self) -> None:
         """Let what is on its way go out, and close."""
@@ -237,8 +238,8 @@ class InferService:
             try:
                 self._handle(internal.decode(frame))
             except codec.ProtocolError as error:
-                self._heart.counters["infer_malformed"] += 1
-                if self._heart.counters["infer_malformed"] % 100 == 1:
+                self._heartbeat.counters["infer_malformed"] += 1
+                if self._heartbeat.counters["infer_malformed"] % 100 == 1:
                     log.warning("refused a message: %s", error)
 
     def _handle(self, message: codec.Message) -> None:
@@ -249,13 +250,13 @@ class InferService:
                 self._accepted(message)
             case internal.Resume():
                 self._resume(message)
-            case internal.Sent():
+            case internal.SentUpTo():
                 session = self._sessions.get(message.stream)
                 if session and session.id == message.session and message.next > session.expected:
                     # Everything below `next` was sent before this; what is missing is lost.
                     self._lost(session.stream)
             case _:
-                self._heart.counters["infer_malformed"] += 1
+                self._heartbeat.counters["infer_malformed"] += 1
 
     def _resume(self, message: internal.Resume) -> None:
         self._asked.pop(message.stream, None)
@@ -269,17 +270,21 @@ class InferService:
         if before is not None and before.idle and _stands(before, message):
             return  # we have only heard it again
         bundle, _ = self._models[message.bundle]
-        made_by = self._known.get(message.made_by)
-        if made_by is None and message.made_by and message.decision.get("speaking"):
-            self._heart.counters["infer_utterances_cut"] += 1
-        session = Session.of(message, bundle, made_by)
+        checkpoint_bundle = self._known.get(message.checkpoint_bundle)
+        if (
+            checkpoint_bundle is None
+            and message.checkpoint_bundle
+            and message.decision.get("speaking")
+        ):
+            self._heartbeat.counters["infer_utterances_cut"] += 1
+        session = Session.of(message, bundle, checkpoint_bundle)
         self._sessions[message.stream] = session
         if not session.ended:
             self._want(session)
 
     def _refuse(self, message: internal.Resume) -> None:
         """A bundle that is not here: ask again, somebody may change that on either side."""
-        self._heart.counters["infer_bundle_missing"] += 1
+        self._heartbeat.counters["infer_bundle_missing"] += 1
         self._sessions.pop(message.stream, None)
         self._asked[message.stream] = time.monotonic()
         if self._refused != message.bundle:
@@ -305,23 +310,25 @@ class InferService:
     def _window(self, window: internal.Window) -> None:
         session = self._sessions.get(window.stream)
         if session is None or (session.id, session.bundle.id) != (window.session, window.bundle):
-            self._heart.counters["infer_stale_windows"] += 1
+            self._heartbeat.counters["infer_stale_windows"] += 1
             return
         if window.seq != session.expected:
             self._lost(session.stream)
             return
         bundle, model = self._models[session.bundle.id]
         submit, session.state = submission(window, session.state, model, bundle)
-        if session.owed:
-            submit = dataclasses.replace(submit, utterances=[*session.owed, *submit.utterances])
-            session.owed = []
+        if session.pending_utterances:
+            submit = dataclasses.replace(
+                submit, utterances=[*session.pending_utterances, *submit.utterances]
+            )
+            session.pending_utterances = []
         if session.idle:
             session.progress = time.monotonic()
         session.expected = window.next_seq
         session.gates[session.expected] = window.gate
-        self._heart.count += 1
+        self._heartbeat.count += 1
         if self._knows_lag:
-            self._heart.lag_ms = (time.monotonic() - window.captured) * 1000.0
+            self._heartbeat.lag_ms = (time.monotonic() - window.captured) * 1000.0
         send(self._hub, submit)
 
     def _repeat(self) -> None:
@@ -351,13 +358,13 @@ class InferService:
 
     def _lost(self, stream: str) -> None:
         """Something between features and hub is gone: ask the hub where to go on."""
-        self._heart.counters["infer_resumed"] += 1
+        self._heartbeat.counters["infer_resumed"] += 1
         log.warning("stream %s: a message was lost, going on from the last checkpoint", stream)
         del self._sessions[stream]
         self._ask(stream)
 
     def _ask(self, stream: str) -> None:
-        asked = send(self._hub, internal.Hello(self._heart.stage, stream))
+        asked = send(self._hub, internal.Hello(self._heartbeat.stage, stream))
         # Where nobody is connected yet it is tried again soon.
         self._asked[stream] = time.monotonic() - (0.0 if asked else STALLED_S - REPEAT_S)
 

@@ -1,8 +1,8 @@
 """What each process may cost and must do: one row for every process that can run.
 
 For one live stream of speech with the shipped bundle, on a machine like those that
-docs/PERFORMANCE.md names; `make bench` measures it, and `tests/test_budgets.py` fails where a
-process has no row or is far beyond it.
+docs/PERFORMANCE.md names; `make bench` measures it, and `tests/system/test_budgets.py` fails
+where a process has no row or is far beyond it.
 """
 
 from __future__ import annotations

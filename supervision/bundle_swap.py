@@ -21,12 +21,12 @@ from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.stage.jobs import STANDBY
 from speech_emotion.common.wire import internal
 from speech_emotion.supervision.child import Child
-from speech_emotion.supervision.restart_policy import State, Supervision
+from speech_emotion.supervision.restart_policy import ProcessLifecycle, ProcessState
 
 log = logging.getLogger("swap")
 
 
-EXCHANGED = ("features", "infer")
+BUNDLE_STAGES = ("features", "infer")
 """Modules of the stages that work with a bundle."""
 
 
@@ -57,7 +57,7 @@ class Swappable(Protocol):
     module: str
     arguments: list[str]
     job: dict[str, Any]
-    supervision: Supervision
+    supervision: ProcessLifecycle
     child: Child | None
 
 
@@ -72,7 +72,7 @@ def check_grid(old: Bundle, new: Bundle) -> None:
             )
 
 
-class Exchange:
+class BundleSwap:
     """One exchange; `turn` is called from the supervisor's loop until it gives the outcome.
 
     Args:
@@ -189,7 +189,7 @@ class Exchange:
         for stage in self._stages:
             child = self._fresh[stage.name]
             code = child.exit_code()
-            if code is not None or stage.supervision.state is not State.READY:
+            if code is not None or stage.supervision.state is not ProcessState.READY:
                 words = child.last_words() if code is not None else stage.supervision.reason
                 return self._roll_back(f"{stage.name} died: {words or f'exit code {code}'}", now)
         if self._hub.counters["results_accepted"] > self._accepted:
@@ -244,7 +244,7 @@ def _jobs(bundle: Bundle, *known: Bundle) -> dict[str, Any]:
     return {"bundle": str(bundle.path), "known": [str(b.path) for b in known], "standby": None}
 
 
-def forget_copy(bundle: Bundle, folder: Path) -> None:
+def remove_bundle_copy(bundle: Bundle, folder: Path) -> None:
     """Remove a copy of a bundle in `folder` that nobody needs any more."""
     if bundle.path.parent == folder:
         shutil.rmtree(bundle.path, ignore_errors=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 from speech_emotion.common.paths import IMPORT_ROOT
-from speech_emotion.common.stage.main import LAST_WORDS
+from speech_emotion.common.stage.main import ERROR_LINE_MARK
 
 LINE_LIMIT = 2000
 LAST_LENGTH = 500
@@ -101,8 +101,8 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    self._last = line.removeprefix(LAST_WORDS)[:LAST_LENGTH]
-                    if not line.startswith(LAST_WORDS):
+                    self._last = line.removeprefix(ERROR_LINE_MARK)[:LAST_LENGTH]
+                    if not line.startswith(ERROR_LINE_MARK):
                         self._write(line)
         self._process.wait()
         self._ended()

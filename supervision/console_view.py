@@ -60,12 +60,12 @@ class View(Protocol):
         ...
 
 
-def make_view() -> Unhurried:
+def make_view() -> BackgroundView:
     """Live lines where stderr is a terminal, else plain ones."""
-    return Unhurried(LiveView() if sys.stderr.isatty() else PlainView())
+    return BackgroundView(LiveView() if sys.stderr.isatty() else PlainView())
 
 
-class Unhurried:
+class BackgroundView:
     """A view in a thread of its own.
 
     A terminal that is held (Ctrl-S), or a pipe that nobody reads, must not hold up who
@@ -83,7 +83,7 @@ class Unhurried:
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(HELD_CALLS)
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
 
-    def __enter__(self) -> Unhurried:
+    def __enter__(self) -> BackgroundView:
         self._thread.start()
         return self
 

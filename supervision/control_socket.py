@@ -11,7 +11,7 @@ import zmq
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.process_identity import ProcessIdentity
-from speech_emotion.common.linux.runtime_dir import base_folder
+from speech_emotion.common.linux.runtime_dir import runtime_base_dir
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import bind, configure, connect, remove_file, send
 
@@ -21,7 +21,7 @@ CONTROL = "control"
 ANSWER_S = 90.0
 
 
-class Control:
+class ControlSocket:
     """Where a running supervisor is asked: a socket in its own folder, for its user only."""
 
     def __init__(self, folder: Path) -> None:
@@ -70,7 +70,7 @@ def running() -> dict[int, Path]:
         UserError: the folder for sockets cannot be used.
     """
     found = {}
-    for folder in base_folder().iterdir():
+    for folder in runtime_base_dir().iterdir():
         owner = ProcessIdentity.parse(folder.name)
         if owner is not None and owner.alive() and (folder / CONTROL).is_socket():
             found[owner.pid] = folder / CONTROL

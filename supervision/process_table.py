@@ -13,13 +13,13 @@ from typing import Any
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.supervision.child import Child
-from speech_emotion.supervision.restart_policy import Policy, State, Supervision
+from speech_emotion.supervision.restart_policy import ProcessLifecycle, ProcessState, RestartPolicy
 
 FILES = ("file", "replay")
 """Kinds of sources that come to an end by themselves."""
 MODULES = {"record": "capture.recording.recorder", "history": "dashboard.history_writer"}
 """Modules of the stages that are not called like theirs."""
-KEEPERS = ("record", "history")
+START_BEFORE_CAPTURE = ("record", "history")
 """They must be there before the first sound, to keep everything."""
 STAGES = ("capture", "features", "infer")
 NICE = {"capture": -10, "record": 5, "history": 5, "dashboard": 5}
@@ -27,25 +27,25 @@ NICE = {"capture": -10, "record": 5, "history": 5, "dashboard": 5}
 
 
 @dataclasses.dataclass
-class Stage:
+class ManagedProcess:
     """A row of the process table: what runs, with what job, and how it is."""
 
     name: str
     module: str
     arguments: list[str]
     job: dict[str, Any]
-    supervision: Supervision
+    supervision: ProcessLifecycle
     inherit: tuple[int, ...] = ()
     child: Child | None = None
     told: str | None = None
     repeats: int = 0
 
 
-def status_line(stages: list[Stage]) -> str:
+def status_line(stages: list[ManagedProcess]) -> str:
     """How the pipeline is, in a line: all is well, or the first stage that is not."""
     for stage in stages:
         supervision = stage.supervision
-        if supervision.state not in (State.READY, State.DONE):
+        if supervision.state not in (ProcessState.READY, ProcessState.DONE):
             return (
                 f"{stage.name} {supervision.state.value}: {supervision.reason or 'not yet ready'}"
             )
@@ -54,7 +54,7 @@ def status_line(stages: list[Stage]) -> str:
 
 def process_table(
     config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, folder: str
-) -> list[Stage]:
+) -> list[ManagedProcess]:
     """The process table."""
     now = time.monotonic()
     common = {"supervisor_pid": os.getpid(), "hub": hub}
@@ -68,10 +68,10 @@ def process_table(
     path = str(bundle.path)
     # Only files come to an end; then nobody waits for a stage that dies again and again.
     only_files = all(stream.source.startswith(FILES) for stream in config.stream)
-    policy = Policy(quick_limit=10 if only_files else None, ends=False)
+    policy = RestartPolicy(quick_limit=10 if only_files else None, ends=False)
     host = config.infer_host.wanted
     remote = {"endpoint": host.features, **host.lock.job()} if host else None
-    rows: list[tuple[str, dict[str, Any], Policy, tuple[int, ...]]] = [
+    rows: list[tuple[str, dict[str, Any], RestartPolicy, tuple[int, ...]]] = [
         (name, {"bundle": path, "bind": endpoints[streams[0]], "remote": remote}, policy, ())
         for name, streams in features.items()
     ]
@@ -95,7 +95,7 @@ def process_table(
         job = _capture_job(config, bundle, rings, endpoints, sources, pipe)
         rows.append((name, job, patient, pipe))
     return [
-        Stage(
+        ManagedProcess(
             name=name,
             module=MODULES.get(name, name.partition("/")[0]),
             arguments=[],
@@ -106,7 +106,7 @@ def process_table(
                 "standby": None,
                 "nice": NICE.get(name.partition("/")[0], 0),
             },
-            supervision=Supervision(policy, now),
+            supervision=ProcessLifecycle(policy, now),
             inherit=inherit,
         )
         for name, job, policy, inherit in rows

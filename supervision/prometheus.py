@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire.public import Health, StageHealth, StreamHealth
-from speech_emotion.supervision.restart_policy import State
+from speech_emotion.supervision.restart_policy import ProcessState
 
 PIPELINE_STATES = ("ok", "starting", "degraded")
 
@@ -67,7 +67,7 @@ class HealthCollector(Collector):
         pipeline.add_metric([], {state: state == health.state for state in PIPELINE_STATES})
         yield pipeline
         stages = {stage.name: stage for stage in health.stages}
-        yield _states("stage", {name: stage.state for name, stage in stages.items()}, State)
+        yield _states("stage", {name: stage.state for name, stage in stages.items()}, ProcessState)
         yield from _families(GaugeMetricFamily, "stage", STAGE_GAUGES, stages)
         yield from _families(CounterMetricFamily, "stage", STAGE_COUNTERS, stages)
         streams = {stream.name: stream for stream in health.streams}

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_OK, EXIT_USER
 
 
-class State(enum.Enum):
+class ProcessState(enum.Enum):
     """Where a stage stands; the value is its `state` in `health`."""
 
     WAITING = "restarting"
@@ -36,7 +36,7 @@ class Action(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class RestartPolicy:
     """Bounds and delays, in seconds.
 
     Attributes:
@@ -63,7 +63,7 @@ class Policy:
     vital: bool = True
 
 
-class Supervision:
+class ProcessLifecycle:
     """One stage. Times are CLOCK_MONOTONIC, handed in.
 
     Args:
@@ -72,11 +72,11 @@ class Supervision:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: RestartPolicy,
         now: float,
         jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25),
     ) -> None:
-        self.state = State.WAITING
+        self.state = ProcessState.WAITING
         self.restarts = 0
         self.reason: str | None = None
         self.exit_code: int | None = None
@@ -93,23 +93,23 @@ class Supervision:
 
     @property
     def over(self) -> bool:
-        return self.state in (State.DONE, State.FAILED)
+        return self.state in (ProcessState.DONE, ProcessState.FAILED)
 
     def act(self, now: float) -> Action | None:
         """What is to be done now."""
-        if self.state is State.WAITING and now >= self._due:
+        if self.state is ProcessState.WAITING and now >= self._due:
             return Action.START
         if self._killing:
             return None
-        if self.state is State.STARTING and now - self._since > self._policy.ready_within:
+        if self.state is ProcessState.STARTING and now - self._since > self._policy.ready_within:
             return self._hung(f"not ready within {self._policy.ready_within:g} s")
-        if self.state is State.READY and now - self._beat > self._policy.beat_within:
+        if self.state is ProcessState.READY and now - self._beat > self._policy.beat_within:
             return self._hung(f"no heartbeat for {now - self._beat:.1f} s")
         return None
 
     def started(self, now: float) -> None:
         """The process was spawned."""
-        self.state = State.STARTING
+        self.state = ProcessState.STARTING
         self._since = now
         self._killing = False
         self._starts += 1
@@ -119,15 +119,15 @@ class Supervision:
     def beat(self, now: float, *, ready: bool) -> None:
         """A heartbeat of the present process came at `now`."""
         self._beat = now
-        if self.state is State.STARTING and ready:
-            self.state = State.READY
+        if self.state is ProcessState.STARTING and ready:
+            self.state = ProcessState.READY
             self._since = now
             self._ever_ready = True
 
     def replaced(self, now: float) -> None:
         """Another process, ready, has taken over in good order."""
         if not self.over:
-            self.state = State.READY
+            self.state = ProcessState.READY
             self._since = self._beat = now
             self._ever_ready = True
             self._killing = False
@@ -135,14 +135,16 @@ class Supervision:
     def start_again(self, now: float) -> None:
         """The process was taken away; another one is to be started at once."""
         if not self.over:
-            self.state = State.WAITING
+            self.state = ProcessState.WAITING
             self._due = now
             self._killing = False
 
     def stop(self) -> None:
         """The process was told to end; its death is now wanted."""
         if not self.over:
-            self.state = State.DONE if self.state is State.WAITING else State.STOPPING
+            self.state = (
+                ProcessState.DONE if self.state is ProcessState.WAITING else ProcessState.STOPPING
+            )
 
     def exited(self, now: float, code: int, last_words: str | None) -> None:
         """The process is gone.
@@ -152,8 +154,8 @@ class Supervision:
             last_words: the last line it wrote to stderr.
         """
         self.exit_code = code
-        if self.state is State.STOPPING or (code == EXIT_OK and self._policy.ends):
-            self.state = State.DONE
+        if self.state is ProcessState.STOPPING or (code == EXIT_OK and self._policy.ends):
+            self.state = ProcessState.DONE
             return
         if not self._killing:
             died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
@@ -161,16 +163,16 @@ class Supervision:
         if code in (EXIT_USER, EXIT_DEVICE):
             self.reason = last_words or self.reason
         if code == EXIT_USER and self._policy.vital:
-            self.state = State.FAILED
+            self.state = ProcessState.FAILED
             return
-        lived = self.state is State.READY and now - self._since >= self._policy.quick
+        lived = self.state is ProcessState.READY and now - self._since >= self._policy.quick
         self._quick_deaths = 0 if lived else self._quick_deaths + 1
         self._absences += code == EXIT_DEVICE
         # A device may come back after days; nothing else is waited for without end.
         if code != EXIT_DEVICE and self._hopeless():
-            self.state = State.FAILED
+            self.state = ProcessState.FAILED
             return
-        self.state = State.WAITING
+        self.state = ProcessState.WAITING
         self._due = now + self._delay()
 
     def _hopeless(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, MutableMapping
 STATUS_LIMIT = 200
 
 
-class Notifier:
+class SystemdNotifier:
     """Tells the service manager how the pipeline is.
 
     Args:

@@ -21,7 +21,7 @@ from speech_emotion.common.paths import DEFAULT_BUNDLE
 HEAD = """\
 # Configuration
 
-<!-- Made by `python -m tools.config_reference > docs/CONFIGURATION.md`; a test holds it to the code. -->
+<!-- Made by `python -m tools.config_reference > docs/CONFIGURATION.md`; do not edit. -->
 
 Everything has a default; `python supervisor.py` needs no file. What there is goes one over the
 other: the file of `--config FILE`, over it environment variables, over both the flags of

@@ -20,7 +20,7 @@ MESSAGES = "messages.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
-class Tape:
+class StoredRecording:
     """A folder that `--record` has written.
 
     Attributes:
@@ -33,7 +33,7 @@ class Tape:
     gaps: list[list[int]]
 
 
-def open_tape(folder: Path, rate: int) -> Tape:
+def open_recording(folder: Path, rate: int) -> StoredRecording:
     """Read what a recording says of itself.
 
     Raises:
@@ -57,4 +57,4 @@ def open_tape(folder: Path, rate: int) -> Tape:
         raise UserError(f"{folder / TAPE}: is damaged") from None
     if recorded != rate:
         raise UserError(f"{folder}: was recorded at {recorded} Hz, the bundle wants {rate} Hz")
-    return Tape(folder / AUDIO, recorded, gaps)
+    return StoredRecording(folder / AUDIO, recorded, gaps)

@@ -18,10 +18,10 @@ from speech_emotion.capture.recording.reader import AUDIO, MESSAGES, TAPE
 from speech_emotion.capture.sources.sound_file import FULL_SCALE, Samples
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.ring.access import RingReader
-from speech_emotion.common.stage.heartbeat import Heart
+from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import read_job
 from speech_emotion.common.stage.main import base_parser, run
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, public
 from speech_emotion.common.wire.sockets import configure, connect
 
@@ -32,7 +32,7 @@ CHUNK = 1 << 14
 DRAIN_MS = 300
 
 
-class StreamTape:
+class StreamRecorder:
     """One stream's folder while it is written.
 
     Raises:
@@ -113,7 +113,7 @@ def _line(file: TextIO, table: dict[str, Any]) -> None:
 
 def main(job: dict[str, Any]) -> int:
     """Record the streams of a job until told to stop."""
-    stop = Stop()
+    stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
     hub = connect(context, job["hub"], "hub")
     results: zmq.Socket[bytes] = context.socket(zmq.SUB)
@@ -121,37 +121,39 @@ def main(job: dict[str, Any]) -> int:
     results.setsockopt(zmq.RCVHWM, 0)
     results.setsockopt(zmq.SUBSCRIBE, b"")
     results.connect(job["results"])
-    heart = Heart(job["stage"], hub)
+    heartbeat = HeartbeatSender(job["stage"], hub)
     folder = Path(job["folder"])
     tapes = {
-        row["name"]: StreamTape(folder / row["name"], RingReader.attach(row["ring"]))
+        row["name"]: StreamRecorder(folder / row["name"], RingReader.attach(row["ring"]))
         for row in job["streams"]
     }
-    heart.state = "ready"
-    heart.beat(now=True)
+    heartbeat.state = "ready"
+    heartbeat.beat(now=True)
     while not stop.requested:
         if results.poll(POLL_MS):
-            _take(results, tapes, heart)
-        heart.beat()
+            _take(results, tapes, heartbeat)
+        heartbeat.beat()
     while results.poll(DRAIN_MS):
-        _take(results, tapes, heart)
+        _take(results, tapes, heartbeat)
     for tape in tapes.values():
         tape.finish()
     context.destroy(linger=0)
     return 0
 
 
-def _take(results: zmq.Socket[bytes], tapes: dict[str, StreamTape], heart: Heart) -> None:
+def _take(
+    results: zmq.Socket[bytes], tapes: dict[str, StreamRecorder], heartbeat: HeartbeatSender
+) -> None:
     try:
         message, replay = public.decode_public(*results.recv_multipart()[:2])
     except (codec.ProtocolError, TypeError):
-        heart.counters["record_malformed"] += 1
+        heartbeat.counters["record_malformed"] += 1
         return
     if replay or not isinstance(message, public.Result | public.Utterance | public.Info):
         return
     if message.stream in tapes:
         tapes[message.stream].message(message)
-        heart.count += 1
+        heartbeat.count += 1
 
 
 if __name__ == "__main__":

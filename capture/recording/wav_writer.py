@@ -8,7 +8,7 @@ from speech_emotion.capture.sources.sound_file import Samples
 from speech_emotion.common.errors import UserError
 
 
-class Recorder:
+class WavWriter:
     """A 16-bit sound file of the device's own rate and channels.
 
     Raises:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from speech_emotion.capture.recording.reader import open_tape
-from speech_emotion.capture.ring_feeder import Format, Pump
+from speech_emotion.capture.recording.reader import open_recording
+from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
 from speech_emotion.capture.service import POLL_S
 from speech_emotion.capture.sources.sound_file import FileSource
 from speech_emotion.capture.stream import StreamJob
@@ -40,7 +40,7 @@ class FileStream:
     def __init__(
         self,
         job: StreamJob,
-        form: Format,
+        form: StreamFormat,
         blocks: Iterator[int] | None,
         send: Callable[[internal.Tick], None],
         *,
@@ -52,7 +52,7 @@ class FileStream:
         kind, _, path = job.source.partition(":")
         self._gaps: list[list[int]] = []
         if kind == "replay":
-            tape = open_tape(Path(path), form.rate)
+            tape = open_recording(Path(path), form.rate)
             path, self._gaps = str(tape.audio), tape.gaps
         self._source = FileSource(path)
         self._source.check_channel(job.channel)
@@ -66,13 +66,13 @@ class FileStream:
         if skip and self._source.rate == form.rate and self._source.seekable:
             self._source.seek(skip)
             skip = 0
-        self.pump = Pump(
+        self.feeder = RingFeeder(
             job.name, ring, self._source.rate, form, send, channel=job.channel, skip=skip
         )
         self._next = next(self._blocks)
         self._fed = 0
         # What an earlier process has written takes no time now.
-        while self.pump.skip and not self.pump.ended:
+        while self.feeder.skip and not self.feeder.ended:
             self._feed(CATCH_UP_FRAMES)
         self._fed = 0
         self._block = self._next / self._source.rate
@@ -82,7 +82,7 @@ class FileStream:
         """Play from now on, or from the block behind `lead` seconds on."""
         self._began = now + lead // self._block * self._block
         unix = time.time() + self._began - time.monotonic() if self._realtime else None
-        self.pump.anchor(self.pump.position, self._began, unix)
+        self.feeder.anchor(self.feeder.position, self._began, unix)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -94,30 +94,30 @@ class FileStream:
 
     @property
     def condition(self) -> Condition:
-        state = SourceState.ENDED if self.pump.ended else SourceState.LIVE
+        state = SourceState.ENDED if self.feeder.ended else SourceState.LIVE
         return Condition(state, since=self._began)
 
     def due(self, now: float) -> float:
-        if self.pump.ended:
+        if self.feeder.ended:
             return POLL_S
         if self._realtime:
             # A block is there when its last sample is. Those before a window is complete wait
             # for each other: to be woken costs more than to do the work.
-            frames = max(self._next, self.pump.patience())
+            frames = max(self._next, self.feeder.patience())
             return self._began + (self._fed + frames) / self._source.rate - now
         return 0.0 if self._has_credit() else POLL_S
 
     def turn(self, now: float) -> None:
-        if not self._realtime and not self.pump.ended and self._has_credit():
+        if not self._realtime and not self.feeder.ended and self._has_credit():
             self._feed(self._next)
             self._next = next(self._blocks)
-        while self._realtime and not self.pump.ended and self._there(now):
+        while self._realtime and not self.feeder.ended and self._there(now):
             self._feed(self._next)
             self._next = next(self._blocks)
 
     def finish(self) -> None:
-        if not self.pump.ended:
-            self.pump.finish()
+        if not self.feeder.ended:
+            self.feeder.finish()
             self._source.close()
 
     def _there(self, now: float) -> bool:
@@ -127,14 +127,14 @@ class FileStream:
         # The ring never waits, so at full speed the file does: half a ring ahead at most.
         if self.accepted is None:
             return False
-        return self.pump.position < self.accepted.next * self._form.hop + self._room
+        return self.feeder.position < self.accepted.next * self._form.hop + self._room
 
     def _feed(self, frames: int) -> None:
-        position = self.pump.position
+        position = self.feeder.position
         for start, end in self._gaps:  # of a replay, whose frames are the ring's samples
             if start <= position < end:
                 self._source.seek(end)
-                self.pump.gap(end - position)
+                self.feeder.gap(end - position)
                 self._fed += end - position
                 return
             if position < start:
@@ -149,6 +149,6 @@ class FileStream:
             return
         self._fed += len(block)
         if len(block):
-            self.pump.feed(block)
+            self.feeder.feed(block)
         else:
             self.finish()

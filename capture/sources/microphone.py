@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speech_emotion.capture.recording.wav_writer import Recorder
-from speech_emotion.capture.ring_feeder import Format, Pump
-from speech_emotion.capture.sources.monitor import REOPEN_AGAIN_S, REOPEN_S, SourceWatch
+from speech_emotion.capture.recording.wav_writer import WavWriter
+from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
+from speech_emotion.capture.sources.monitor import REOPEN_AGAIN_S, REOPEN_S, SourceMonitor
 from speech_emotion.capture.sources.portaudio import MIX_CHANNELS, Microphone, find_device
 from speech_emotion.capture.sources.pulseaudio import SourceFollower
 from speech_emotion.capture.sources.sound_file import Samples
@@ -25,7 +25,7 @@ from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
 
 if TYPE_CHECKING:
-    from speech_emotion.capture.open_sources import Opening
+    from speech_emotion.capture.open_sources import SourceOptions
     from speech_emotion.capture.stream import StreamJob
 
 log = logging.getLogger("capture")
@@ -39,7 +39,7 @@ WEDGED_S = 2.0
 
 
 class LiveDevice:
-    """One open device, its sample clock, and the pumps behind it.
+    """One open device, its sample clock, and the feeders behind it.
 
     Raises:
         UserError: the device is not there or lacks a channel.
@@ -48,9 +48,9 @@ class LiveDevice:
     def __init__(
         self,
         jobs: list[StreamJob],
-        form: Format,
+        form: StreamFormat,
         send: Callable[[internal.Tick], None],
-        opening: Opening,
+        opening: SourceOptions,
     ) -> None:
         rings = [RingWriter.attach(job.ring) for job in jobs]
         again = any(ring.anchor[1] for ring in rings)
@@ -65,19 +65,19 @@ class LiveDevice:
         self._rings = rings
         self._reopen_after = REOPEN_AGAIN_S if _was_silent(rings[0]) else REOPEN_S
         rate, channels = self.microphone.rate, self.microphone.channels
-        self.pumps = [
-            Pump(job.name, ring, rate, form, send, channel=job.channel)
+        self.feeders = [
+            RingFeeder(job.name, ring, rate, form, send, channel=job.channel)
             for job, ring in zip(jobs, self._rings, strict=True)
         ]
         block_s = self.microphone.block_frames / rate
-        self.watch = SourceWatch(time.monotonic(), rate, block_s, again=again)
+        self.watch = SourceMonitor(time.monotonic(), rate, block_s, again=again)
         self._follower = SourceFollower() if self.microphone.device.served else None
         self._rate = rate
         self._form_rate = form.rate
-        self._recorder = Recorder(opening.record, rate, channels) if opening.record else None
+        self._recorder = WavWriter(opening.record, rate, channels) if opening.record else None
         self._limit = None if opening.seconds is None else round(opening.seconds * rate)
         self._frames = 0
-        self._base = [0] * len(self.pumps)
+        self._base = [0] * len(self.feeders)
         self._anchored: tuple[int, float] | None = None
         self._best: tuple[float, int, float] | None = None
         self._anchor_due = 0.0
@@ -99,15 +99,15 @@ class LiveDevice:
                 self.finish()
                 return
             self._take(block.samples, block.time)
-        self.microphone.wait_for(min(pump.patience() for pump in self.pumps))
+        self.microphone.wait_for(min(feeder.patience() for feeder in self.feeders))
         self._check(now)
 
     def finish(self) -> None:
         """The end, wanted by the user."""
         if not self.ended:
             self.ended = True
-            for pump in self.pumps:
-                pump.finish()
+            for feeder in self.feeders:
+                feeder.finish()
             if self._recorder is not None:
                 self._recorder.close()
             timer = self._let_go()
@@ -119,8 +119,8 @@ class LiveDevice:
         self.watch.heard(heard, samples)
         if self._recorder is not None:
             self._recorder.write(samples)
-        for pump in self.pumps:
-            pump.feed(samples)
+        for feeder in self.feeders:
+            feeder.feed(samples)
         self._anchor(heard)
 
     def _begin(self) -> bool:
@@ -137,11 +137,11 @@ class LiveDevice:
             self.microphone.wait_for(enough)
             return False
         began = min(heard - n / self._rate for n, (_, heard) in zip(frames, waiting, strict=True))
-        for at, (pump, ring) in enumerate(zip(self.pumps, self._rings, strict=True)):
+        for at, (feeder, ring) in enumerate(zip(self.feeders, self._rings, strict=True)):
             index, monotonic, _ = ring.anchor
             if monotonic:
                 first = index + (began - monotonic) * self._form_rate
-                pump.gap(max(0, round(first) - ring.index))
+                feeder.gap(max(0, round(first) - ring.index))
             self._base[at] = ring.index
         self._anchored = (0, began)
         return True
@@ -156,14 +156,14 @@ class LiveDevice:
 
     def _missing(self, frames: int) -> None:
         log.warning("%d frames were lost", frames)
-        for at, pump in enumerate(self.pumps):
-            self._frames_to(at, pump, frames)
+        for at, feeder in enumerate(self.feeders):
+            self._frames_to(at, feeder, frames)
         self._frames += frames
 
-    def _frames_to(self, at: int, pump: Pump, frames: int) -> None:
-        pump.flush()
+    def _frames_to(self, at: int, feeder: RingFeeder, frames: int) -> None:
+        feeder.flush()
         target = self._base[at] + round((self._frames + frames) * self._form_rate / self._rate)
-        pump.gap(max(0, target - pump.position))
+        feeder.gap(max(0, target - feeder.position))
 
     def _anchor(self, heard: float) -> None:
         """Tie the clocks by the least delayed block of the last second."""
@@ -176,9 +176,9 @@ class LiveDevice:
             self._best = None
             self._anchored = (frames, moment)
             unix = time.time() - (time.monotonic() - moment)
-            for base, pump in zip(self._base, self.pumps, strict=True):
+            for base, feeder in zip(self._base, self.feeders, strict=True):
                 index = base + round(frames * self._form_rate / self._rate)
-                pump.anchor(index, moment, unix)
+                feeder.anchor(index, moment, unix)
 
     @property
     def name(self) -> str:
@@ -214,7 +214,7 @@ class LiveDevice:
         return timer
 
 
-def _open(jobs: list[StreamJob], opening: Opening) -> Microphone:
+def _open(jobs: list[StreamJob], opening: SourceOptions) -> Microphone:
     """The device that the jobs share, with as many channels as they ask for."""
     device = find_device(jobs[0].source.partition(":")[2])
     asked = [job.channel for job in jobs if job.channel is not None]
@@ -239,9 +239,9 @@ def _was_silent(ring: RingWriter) -> bool:
 class LiveStream:
     """One of the streams that a device feeds, as the service's loop sees it."""
 
-    def __init__(self, job: StreamJob, device: LiveDevice, pump: Pump) -> None:
+    def __init__(self, job: StreamJob, device: LiveDevice, feeder: RingFeeder) -> None:
         self.job = job
-        self.pump = pump
+        self.feeder = feeder
         self.accepted: internal.Accepted | None = None
         self.error: UserError | None = None
         self._device = device
@@ -260,7 +260,7 @@ class LiveStream:
     @property
     def condition(self) -> Condition:
         watch = self._device.watch
-        if self.pump.ended:
+        if self.feeder.ended:
             return Condition(SourceState.ENDED, device=self._device.name)
         return Condition(watch.state, watch.reason, watch.since, self._device.name, watch.clipped)
 

@@ -40,7 +40,7 @@ RATE_TOLERANCE = 0.05
 BEGINNING = (SourceState.STARTING, SourceState.RECOVERING)
 
 
-class SourceWatch:
+class SourceMonitor:
     """Looks at every block and at the clock. Times are CLOCK_MONOTONIC, handed in.
 
     Args:

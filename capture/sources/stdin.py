@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speech_emotion.capture.ring_feeder import Format, Pump
+from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.ring.access import RingWriter
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
 
 if TYPE_CHECKING:
-    from speech_emotion.capture.open_sources import Opening
+    from speech_emotion.capture.open_sources import SourceOptions
     from speech_emotion.capture.stream import StreamJob
 
 ANCHOR_S = 1.0
@@ -45,9 +45,9 @@ class StdinStream:
     def __init__(
         self,
         job: StreamJob,
-        form: Format,
+        form: StreamFormat,
         send: Callable[[internal.Tick], None],
-        opening: Opening,
+        opening: SourceOptions,
         fd: int,
     ) -> None:
         self.job = job
@@ -68,11 +68,11 @@ class StdinStream:
         self._block = frames * self._frame
         ring = RingWriter.attach(job.ring)
         self._room = ring.capacity // 2
-        self.pump = Pump(job.name, ring, rate, form, send, channel=job.channel)
+        self.feeder = RingFeeder(job.name, ring, rate, form, send, channel=job.channel)
         index, monotonic, unix = ring.anchor
         if monotonic and unix:
             behind = index + (time.monotonic() - monotonic) * form.rate - ring.index
-            self.pump.gap(max(0, round(behind)))
+            self.feeder.gap(max(0, round(behind)))
         self._anchor_due = 0.0
         self._began = self._heard = time.monotonic()
 
@@ -82,13 +82,13 @@ class StdinStream:
 
     @property
     def wakeup(self) -> int | None:
-        return None if self.pump.ended or not self._has_credit() else self._fd
+        return None if self.feeder.ended or not self._has_credit() else self._fd
 
     @property
     def condition(self) -> Condition:
-        if self.pump.ended:
+        if self.feeder.ended:
             return Condition(SourceState.ENDED)
-        if not self.pump.position:
+        if not self.feeder.position:
             return Condition(SourceState.STARTING, since=self._began)
         quiet = time.monotonic() - self._heard
         if self._realtime and quiet > QUIET_S:
@@ -100,7 +100,7 @@ class StdinStream:
         return 0.1
 
     def turn(self, now: float) -> None:
-        while not self.pump.ended and self._has_credit():
+        while not self.feeder.ended and self._has_credit():
             there, closed = self._readable()
             if there < self._frame:
                 if closed:  # a part of a frame is no sound
@@ -110,15 +110,15 @@ class StdinStream:
             self._heard = now
             content = os.read(self._fd, min(self._block, there) // self._frame * self._frame)
             samples = np.frombuffer(content, "<i2").reshape(-1, self._channels)
-            self.pump.feed(samples.astype(np.float32) / np.float32(32768.0))
+            self.feeder.feed(samples.astype(np.float32) / np.float32(32768.0))
             if now >= self._anchor_due:
                 self._anchor_due = now + ANCHOR_S
                 unix = time.time() if self._realtime else None
-                self.pump.anchor(self.pump.position, time.monotonic(), unix)
+                self.feeder.anchor(self.feeder.position, time.monotonic(), unix)
 
     def finish(self) -> None:
-        if not self.pump.ended:
-            self.pump.finish()
+        if not self.feeder.ended:
+            self.feeder.finish()
 
     def _readable(self) -> tuple[int, bool]:
         """Bytes that can be read without waiting, and whether no more will come."""
@@ -134,5 +134,5 @@ class StdinStream:
 
     def _has_credit(self) -> bool:
         if self.accepted is None:
-            return self._alone or self.pump.position < self._room
-        return self.pump.position < self.accepted.next * self._form.hop + self._room
+            return self._alone or self.feeder.position < self._room
+        return self.feeder.position < self.accepted.next * self._form.hop + self._room

@@ -13,7 +13,7 @@ MAX_MISSING = 0.10
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class WindowGrid:
     """Windows `[k*hop, k*hop + window)` over the absolute sample index of a stream."""
 
     window: int

@@ -195,7 +195,7 @@ def load_bundle(path: Path) -> Bundle:
     )
 
 
-def keep_bundle(bundle: Bundle, folder: Path) -> Bundle:
+def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
     """The bundle as a verified copy in `folder`, which must not exist yet.
 
     A stage that is restarted after months reads what the pipeline began with, whatever has

@@ -22,7 +22,7 @@ import msgpack
 import zmq
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import Ticket
+from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.wire import codec, public
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
@@ -114,7 +114,7 @@ class Results:
         timeout: longest wait in seconds for what is iterated over; None: for ever.
         stale_after: age in seconds at which a result is stale; None: 2, or three hops where
             that is longer.
-        ticket: keys, where the endpoint wants them; see docs/SECURITY.md.
+        client_keys: keys, where the endpoint wants them; see docs/SECURITY.md.
 
     Attributes:
         info: the newest `Info` of each stream, replays included.
@@ -132,7 +132,7 @@ class Results:
         *,
         timeout: float | None = None,
         stale_after: float | None = None,
-        ticket: Ticket | None = None,
+        client_keys: CurveClientKeys | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.stream = stream
@@ -151,7 +151,7 @@ class Results:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         try:
-            self._connect(ticket)
+            self._connect(client_keys)
         except ValueError:
             self.close()
             raise
@@ -220,11 +220,11 @@ class Results:
 
     # Receiving --------------------------------------------------------------------------
 
-    def _connect(self, ticket: Ticket | None) -> None:
+    def _connect(self, client_keys: CurveClientKeys | None) -> None:
         socket = self._socket
-        if ticket is not None:
+        if client_keys is not None:
             try:
-                ticket.apply(socket)
+                client_keys.apply(socket)
             except UserError as error:
                 raise ValueError(str(error)) from None
         socket.setsockopt(zmq.LINGER, 0)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from speech_emotion.common.config.checks import SOURCES, check_endpoint, check_source, check_stream
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.security.curve import Lock
+from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.exposure import (
     check_exposure,
     check_listen,
@@ -83,9 +83,9 @@ class CurveConfig(_Table):
     )
 
     @property
-    def lock(self) -> Lock | None:
+    def lock(self) -> CurveServerKeys | None:
         """What the results endpoint is locked with; None without keys."""
-        return Lock(self.secret, self.allowed) if self.secret and self.allowed else None
+        return CurveServerKeys(self.secret, self.allowed) if self.secret and self.allowed else None
 
     @model_validator(mode="after")
     def _both(self) -> CurveConfig:
@@ -101,7 +101,7 @@ class InferHost:
 
     hub: str
     features: str
-    lock: Lock
+    lock: CurveServerKeys
 
 
 class InferHostConfig(_Table):
@@ -124,7 +124,7 @@ class InferHostConfig(_Table):
     def wanted(self) -> InferHost | None:
         """All of it; None where infer runs here."""
         if self.hub and self.features and self.secret and self.allowed:
-            return InferHost(self.hub, self.features, Lock(self.secret, self.allowed))
+            return InferHost(self.hub, self.features, CurveServerKeys(self.secret, self.allowed))
         return None
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from speech_emotion.common.bundle.manifest import Bundle
-from speech_emotion.common.hub.hub import Beat, Hub
+from speech_emotion.common.hub.hub import Hub, ReceivedHeartbeat
 from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire import internal, public
 
@@ -36,7 +36,7 @@ def stream_info(opened: internal.Open, bundle: Bundle) -> public.Info:
 
 def stage_health(
     name: str,
-    beat: Beat | None,
+    beat: ReceivedHeartbeat | None,
     *,
     state: str | None = None,
     pid: int | None = None,
@@ -44,23 +44,23 @@ def stage_health(
     reason: str | None = None,
 ) -> public.StageHealth:
     """One stage's row; `state` and `pid` as the supervisor sees them, else as the stage says."""
-    heart = beat.heartbeat if beat else None
+    heartbeat = beat.heartbeat if beat else None
     return public.StageHealth(
         name=name,
-        pid=pid if pid is not None else heart.pid if heart else 0,
-        state=state or (heart.state if heart else "starting"),
+        pid=pid if pid is not None else heartbeat.pid if heartbeat else 0,
+        state=state or (heartbeat.state if heartbeat else "starting"),
         restarts=restarts,
         heartbeat_age_s=round(time.monotonic() - beat.received, 3) if beat else None,
-        rate_hz=heart.rate_hz if heart else 0.0,
-        lag_ms=heart.lag_ms if heart else None,
-        drops=heart.drops if heart else 0,
-        cpu_percent=heart.cpu_percent if heart else 0.0,
-        rss_mb=heart.rss_mb if heart else 0.0,
+        rate_hz=heartbeat.rate_hz if heartbeat else 0.0,
+        lag_ms=heartbeat.lag_ms if heartbeat else None,
+        drops=heartbeat.drops if heartbeat else 0,
+        cpu_percent=heartbeat.cpu_percent if heartbeat else 0.0,
+        rss_mb=heartbeat.rss_mb if heartbeat else 0.0,
         reason=reason,
     )
 
 
-def remote_health(name: str, beat: Beat | None) -> public.StageHealth:
+def remote_health(name: str, beat: ReceivedHeartbeat | None) -> public.StageHealth:
     """The row of a stage on another machine, which nobody here can start."""
     age = time.monotonic() - beat.received if beat else None
     reason = None

@@ -19,8 +19,8 @@ import zmq
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.ledger import Ledger, StreamLedger, Verdict
 from speech_emotion.common.linux.eventfd import Wakeup
-from speech_emotion.common.security.curve import Lock
-from speech_emotion.common.security.zap import Doorman, count_refused
+from speech_emotion.common.security.curve import CurveServerKeys
+from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import bind, configure, remove_file, watch_link
 
@@ -40,7 +40,7 @@ NEWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class Beat:
+class ReceivedHeartbeat:
     """The newest heartbeat of a stage and when it came (CLOCK_MONOTONIC)."""
 
     heartbeat: internal.Heartbeat
@@ -77,13 +77,13 @@ class Hub(threading.Thread):
         health: Callable[[Hub], public.Health],
         bundle: str = "",
         inner: str | None = None,
-        remote: tuple[str, Lock] | None = None,
-        lock: Lock | None = None,
+        remote: tuple[str, CurveServerKeys] | None = None,
+        lock: CurveServerKeys | None = None,
         unprotected: bool = False,
     ) -> None:
         super().__init__(name="hub", daemon=True)
         self.ledger = Ledger(bundle)
-        self.beats: dict[str, Beat] = {}
+        self.beats: dict[str, ReceivedHeartbeat] = {}
         self.sources: dict[str, internal.SourceStatus] = {}
         self.news: deque[public.Result | public.Utterance] = deque(maxlen=NEWS)
         self.counters: Counter[str] = Counter()
@@ -105,7 +105,7 @@ class Hub(threading.Thread):
         self._context = zmq.Context()
         self._endpoints: list[str] = []
         try:
-            self._doorman = Doorman(self._context) if lock or remote else None
+            self._authenticator = ZapAuthenticator(self._context) if lock or remote else None
             self._public = self._socket(zmq.XPUB)
             if inner is not None:
                 self._bind(self._public, inner, "inner results")
@@ -133,11 +133,18 @@ class Hub(threading.Thread):
         socket: zmq.Socket[bytes],
         endpoint: str,
         name: str,
-        lock: Lock | None = None,
+        lock: CurveServerKeys | None = None,
         *,
         unprotected: bool = False,
     ) -> None:
-        bind(socket, endpoint, name, lock=lock, doorman=self._doorman, unprotected=unprotected)
+        bind(
+            socket,
+            endpoint,
+            name,
+            lock=lock,
+            authenticator=self._authenticator,
+            unprotected=unprotected,
+        )
         self._endpoints.append(endpoint)
 
     def expect(self, stages: Iterable[str], runs: Mapping[str, str]) -> None:
@@ -146,7 +153,7 @@ class Hub(threading.Thread):
 
     # Called from other threads ----------------------------------------------------------
 
-    def take_news(self) -> Iterator[public.Result | public.Utterance]:
+    def drain_results(self) -> Iterator[public.Result | public.Utterance]:
         """The results and utterances published since the last call."""
         while self.news:
             yield self.news.popleft()
@@ -178,7 +185,7 @@ class Hub(threading.Thread):
             poller.register(self._public, zmq.POLLIN)
             poller.register(self._stages, zmq.POLLIN)
             poller.register(self._wakeup, zmq.POLLIN)
-            for socket in self._doorman.sockets if self._doorman else []:
+            for socket in self._authenticator.sockets if self._authenticator else []:
                 poller.register(socket, zmq.POLLIN)
             while not self._stopping:
                 until_health = max(0.0, self._health_due - time.monotonic())
@@ -190,8 +197,8 @@ class Hub(threading.Thread):
             self._close()
 
     def _close(self) -> None:
-        if self._doorman is not None:
-            self._doorman.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
         # Give the last results a moment to leave; a dead subscriber cannot hold us.
         self._public.close(linger=500)
         self._stages.close(linger=0)
@@ -206,9 +213,9 @@ class Hub(threading.Thread):
         self.turned = time.monotonic()
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
-        if self._doorman is not None:
-            self._doorman.turn()
-            count_refused(self._doorman, self.counters)
+        if self._authenticator is not None:
+            self._authenticator.turn()
+            count_refused(self._authenticator, self.counters)
         if self._exchange is not None:
             (bundle, keep_gate), self._exchange = self._exchange, None
             self.ledger.use(bundle, keep_gate=keep_gate)
@@ -315,7 +322,7 @@ class Hub(threading.Thread):
         if previous is not None and previous.heartbeat.pid != message.pid:
             # A fresh process counts from zero; what its predecessor counted stays counted.
             self.counters.update(previous.heartbeat.counters)
-        self.beats[message.stage] = Beat(message, time.monotonic())
+        self.beats[message.stage] = ReceivedHeartbeat(message, time.monotonic())
         for status in message.streams:
             known = self.sources.get(status.stream)
             if known is not None and known.state != status.state:

@@ -25,12 +25,12 @@ class StreamLedger:
 
     Attributes:
         bundle: id of the bundle to go on with.
-        made_by: id of the bundle behind the checkpoint; empty at the start.
+        checkpoint_bundle: id of the bundle behind the checkpoint; empty at the start.
     """
 
     opened: internal.Open
     bundle: str = ""
-    made_by: str = ""
+    checkpoint_bundle: str = ""
     next: int = 0
     ended: bool = False
     gate: list[float] = dataclasses.field(default_factory=list)
@@ -45,7 +45,7 @@ class StreamLedger:
             gate=self.gate,
             decision=self.decision,
             bundle=self.bundle,
-            made_by=self.made_by,
+            checkpoint_bundle=self.checkpoint_bundle,
         )
 
     def accepted(self) -> internal.Accepted:
@@ -98,5 +98,5 @@ class Ledger:
         stream.ended = message.ended
         stream.gate = message.gate
         stream.decision = message.decision
-        stream.made_by = message.bundle
+        stream.checkpoint_bundle = message.bundle
         return Verdict.ACCEPTED

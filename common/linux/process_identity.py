@@ -60,7 +60,7 @@ class ProcessIdentity:
         return f"{self.pid}.{self.started}"
 
 
-def keep_private() -> None:
+def restrict_file_access() -> None:
     """Whatever this process and its children make is for their owner; no core file holds sound."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

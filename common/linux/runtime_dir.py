@@ -15,7 +15,7 @@ MAX_IPC_PATH = 100
 """sun_path holds 107 characters; some are kept for the socket's own name."""
 
 
-def base_folder() -> Path:
+def runtime_base_dir() -> Path:
     """`$XDG_RUNTIME_DIR/sep`, else `sep-<uid>` in the folder for temporary files; 0700.
 
     Raises:
@@ -29,28 +29,28 @@ def base_folder() -> Path:
     return _owned(folder)
 
 
-def own_folder() -> Path:
-    """A fresh folder of this process inside `base_folder()`, named by pid and start time."""
-    folder = base_folder() / str(ProcessIdentity.current())
+def create_runtime_dir() -> Path:
+    """A fresh folder of this process inside `runtime_base_dir()`, named by pid and start time."""
+    folder = runtime_base_dir() / str(ProcessIdentity.current())
     if len(str(folder)) > MAX_IPC_PATH - len("/features"):
         raise UserError(f"{folder}: too long for a socket; set XDG_RUNTIME_DIR to a short path")
     return _owned(folder)
 
 
-def alone_folder() -> Path:
+def standalone_dir() -> Path:
     """The folder where stages started by hand find each other."""
-    return _owned(base_folder() / "alone")
+    return _owned(runtime_base_dir() / "alone")
 
 
-def alone_endpoint(name: str) -> str:
+def standalone_endpoint(name: str) -> str:
     """The endpoint `hub` or `features` of stages started by hand."""
-    return f"ipc://{alone_folder()}/{name}"
+    return f"ipc://{standalone_dir()}/{name}"
 
 
-def reclaim_folders() -> list[str]:
+def reclaim_runtime_dirs() -> list[str]:
     """Remove the folders of processes that are gone; returns their names."""
     removed = []
-    for folder in base_folder().iterdir():
+    for folder in runtime_base_dir().iterdir():
         owner = ProcessIdentity.parse(folder.name)
         if owner is not None and not owner.alive():
             shutil.rmtree(folder, ignore_errors=True)

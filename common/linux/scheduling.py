@@ -22,7 +22,7 @@ _CALLS = {"x86_64": (314, 315), "aarch64": (274, 275), "riscv64": (274, 275)}
 """Numbers of sched_setattr and sched_getattr."""
 
 
-def ask_for_short_slices() -> bool:
+def request_short_time_slices() -> bool:
     """For this thread, and for the threads and processes that it starts from now on.
 
     Returns whether the kernel knows such a call; it may still ignore the slice.

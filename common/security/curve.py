@@ -35,7 +35,7 @@ class KeyPair:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lock:
+class CurveServerKeys:
     """What a server's endpoint is locked with.
 
     Attributes:
@@ -47,7 +47,7 @@ class Lock:
     allowed: Path
 
     @classmethod
-    def of(cls, table: Mapping[str, str]) -> Lock:
+    def of(cls, table: Mapping[str, str]) -> CurveServerKeys:
         """From a stage's job."""
         return cls(Path(table["secret"]), Path(table["allowed"]))
 
@@ -69,7 +69,7 @@ class Lock:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ticket:
+class CurveClientKeys:
     """What a client connects to a locked endpoint with.
 
     Attributes:
@@ -92,7 +92,7 @@ class Ticket:
         socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
 
 
-def add_ticket(parser: argparse.ArgumentParser) -> None:
+def add_client_key_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a program that may subscribe to a locked endpoint."""
     parser.add_argument(
         "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
@@ -100,7 +100,7 @@ def add_ticket(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
 
 
-def ticket_of(options: argparse.Namespace) -> Ticket | None:
+def client_keys_of(options: argparse.Namespace) -> CurveClientKeys | None:
     """What these flags give.
 
     Raises:
@@ -108,7 +108,7 @@ def ticket_of(options: argparse.Namespace) -> Ticket | None:
     """
     if (options.secret is None) != (options.server is None):
         raise UserError("--secret and --server belong together")
-    return Ticket(options.secret, options.server) if options.secret else None
+    return CurveClientKeys(options.secret, options.server) if options.secret else None
 
 
 def read_public(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import zmq
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import Lock, allowed_keys
+from speech_emotion.common.security.curve import CurveServerKeys, allowed_keys
 
 ZAP = "inproc://zeromq.zap.01"
 
@@ -28,7 +28,7 @@ REFUSED = (
 """An unknown key; none, or a wrong idea of ours; a client that saw that first and hung up."""
 
 
-class Doorman:
+class ZapAuthenticator:
     """Lets holders of allowed keys in at the locked endpoints of one context; counts the others.
 
     ZeroMQ asks it by ZAP (RFC 27) about every key. A folder of keys is read anew when it has
@@ -49,7 +49,7 @@ class Doorman:
         self._zap.setsockopt(zmq.LINGER, 0)
         self._zap.bind(ZAP)
 
-    def guard(self, socket: zmq.Socket[bytes], lock: Lock, domain: str) -> None:
+    def guard(self, socket: zmq.Socket[bytes], lock: CurveServerKeys, domain: str) -> None:
         """Lock the next bind of a socket.
 
         Raises:
@@ -110,8 +110,8 @@ class Doorman:
         return self._known.get(domain, (0, {}))[1].get(z85.encode(key))
 
 
-def count_refused(doorman: Doorman | None, counters: Counter[str]) -> None:
-    """Enter what a doorman has counted."""
-    if doorman is not None and doorman.refused:
-        counters["connections_refused"] += doorman.refused
-        doorman.refused = 0
+def count_refused(authenticator: ZapAuthenticator | None, counters: Counter[str]) -> None:
+    """Enter what a authenticator has counted."""
+    if authenticator is not None and authenticator.refused:
+        counters["connections_refused"] += authenticator.refused
+        authenticator.refused = 0

@@ -15,7 +15,7 @@ from speech_emotion.common.wire.sockets import send
 BEAT_S = 0.5
 
 
-class Heart:
+class HeartbeatSender:
     """Heartbeats of one stage, sent from its main loop so that a stuck loop is silent.
 
     Args:

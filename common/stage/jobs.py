@@ -16,8 +16,8 @@ import zmq
 from speech_emotion.common.errors import (
     EXIT_FAULT,
 )
-from speech_emotion.common.stage.heartbeat import BEAT_S, Heart
-from speech_emotion.common.stage.signals import Stop
+from speech_emotion.common.stage.heartbeat import BEAT_S, HeartbeatSender
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire.sockets import connect
 
 STANDBY = "standby"
@@ -44,7 +44,7 @@ def read_job() -> dict[str, Any]:
     return job
 
 
-def stand_by(name: str, hub: str, stop: Stop) -> bool:
+def stand_by(name: str, hub: str, stop: StopRequest) -> bool:
     """Beat as `name`, all work prepared, until the supervisor closes standard input.
 
     Returns:
@@ -52,13 +52,13 @@ def stand_by(name: str, hub: str, stop: Stop) -> bool:
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        heart = Heart(name, connect(context, hub, "hub"))
-        heart.state = STANDBY
-        heart.beat(now=True)
+        heartbeat = HeartbeatSender(name, connect(context, hub, "hub"))
+        heartbeat.state = STANDBY
+        heartbeat.beat(now=True)
         while not select.select([sys.stdin], [], [], BEAT_S / 2)[0]:
             if stop.requested:
                 return False
-            heart.beat()
+            heartbeat.beat()
     finally:
         context.destroy(linger=0)
     return not stop.requested

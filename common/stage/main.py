@@ -20,10 +20,10 @@ from speech_emotion.common.errors import (
     DeviceError,
     UserError,
 )
-from speech_emotion.common.linux.process_identity import keep_private
-from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD, ask_for_short_slices
+from speech_emotion.common.linux.process_identity import restrict_file_access
+from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD, request_short_time_slices
 
-LAST_WORDS = "\x1e"
+ERROR_LINE_MARK = "\x1e"
 """Marks the line with which a supervised process says why it ends; the supervisor passes it on."""
 
 
@@ -60,10 +60,10 @@ def base_parser(stage: str, description: str) -> argparse.ArgumentParser:
 def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoReturn:
     """Run a stage's main function as a process: logging, profile, errors, exit code."""
     faulthandler.enable()
-    keep_private()
+    restrict_file_access()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
-    ask_for_short_slices()  # before there are threads, which take theirs from this one
+    request_short_time_slices()  # before there are threads, which take theirs from this one
     _set_title(f"sep {name}")
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     threading.excepthook = _die_with_thread
@@ -94,7 +94,7 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
 
 def _say_why(reason: str) -> None:
     supervised = "--supervised" in sys.argv
-    print(f"{LAST_WORDS if supervised else ''}{reason}", file=sys.stderr)
+    print(f"{ERROR_LINE_MARK if supervised else ''}{reason}", file=sys.stderr)
 
 
 def _set_title(title: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 
-class Stop:
+class StopRequest:
     """Set by SIGTERM, and by SIGINT where nobody supervises: end in order."""
 
     def __init__(self) -> None:

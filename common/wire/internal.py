@@ -44,7 +44,7 @@ class Tick(Message):
 
 
 @dataclasses.dataclass(frozen=True)
-class Want(Message):
+class Credit(Message):
     """infer → features: everything below window `next` is accepted; send up to `limit`.
 
     Self-contained and repeated, so that either side may restart: a new `session` makes
@@ -62,8 +62,8 @@ class Want(Message):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sent(Message):
-    """features → infer, the answer to every `Want`: all windows below `next` were sent."""
+class SentUpTo(Message):
+    """features → infer, the answer to every `Credit`: all windows below `next` were sent."""
 
     stream: str
     session: str
@@ -141,8 +141,8 @@ class Accepted(Message):
 class Resume(Message):
     """hub → infer: where a stream stands and the checkpoint to go on from.
 
-    `bundle` is the one to go on with, `made_by` the one behind the checkpoint (empty at the start
-    of a stream). Where they differ, smoothing starts anew and the utterance ends.
+    `bundle` is the bundle to continue with, `checkpoint_bundle` the one that made the checkpoint
+    (empty at the start of a stream). Where they differ, smoothing restarts and the utterance ends.
     """
 
     stream: str
@@ -152,7 +152,7 @@ class Resume(Message):
     gate: list[float]
     decision: dict[str, Any]
     bundle: str = ""
-    made_by: str = ""
+    checkpoint_bundle: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +226,7 @@ class Swapped(Message):
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
-        *(Tick, Want, Sent, Window, Submit, Accepted),
+        *(Tick, Credit, SentUpTo, Window, Submit, Accepted),
         *(Resume, Hello, Open, Heartbeat, Swap, Swapped),
     )
 }

@@ -8,9 +8,9 @@ from typing import Any
 import zmq
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import Lock, Ticket
+from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 from speech_emotion.common.security.exposure import check_exposure
-from speech_emotion.common.security.zap import Doorman
+from speech_emotion.common.security.zap import ZapAuthenticator
 from speech_emotion.common.wire import codec, internal
 
 HEARTBEAT_MS = (1000, 3000)
@@ -19,7 +19,7 @@ without one: of a cut link TCP alone would know nothing for a quarter of an hour
 
 
 def connect(
-    context: zmq.Context[Any], endpoint: str, name: str, ticket: Ticket | None = None
+    context: zmq.Context[Any], endpoint: str, name: str, client_keys: CurveClientKeys | None = None
 ) -> zmq.Socket[bytes]:
     """A DEALER connected to `endpoint`, with every bound and time limit set.
 
@@ -28,8 +28,8 @@ def connect(
     """
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     configure(socket)
-    if ticket is not None:
-        ticket.apply(socket)
+    if client_keys is not None:
+        client_keys.apply(socket)
     watch_link(socket, endpoint)
     try:
         socket.connect(endpoint)
@@ -44,22 +44,22 @@ def bind(
     endpoint: str,
     name: str,
     *,
-    lock: Lock | None = None,
-    doorman: Doorman | None = None,
+    lock: CurveServerKeys | None = None,
+    authenticator: ZapAuthenticator | None = None,
     unprotected: bool = False,
 ) -> None:
     """Bind a socket where nobody else is.
 
     Args:
-        lock, doorman: let in only whom the lock allows, over TCP.
+        lock, authenticator: let in only whom the lock allows, over TCP.
         unprotected: without a lock, even where the whole network can connect.
 
     Raises:
         UserError: the endpoint is malformed, taken, or open to the network without a word.
     """
     check_exposure(endpoint, name, locked=lock is not None, unprotected=unprotected)
-    if lock is not None and doorman is not None and endpoint.startswith("tcp://"):
-        doorman.guard(socket, lock, name)
+    if lock is not None and authenticator is not None and endpoint.startswith("tcp://"):
+        authenticator.guard(socket, lock, name)
     path = endpoint.removeprefix("ipc://")
     if path != endpoint and _answers(path):
         # libzmq would take the file away from its owner without a word.

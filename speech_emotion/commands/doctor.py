@@ -32,7 +32,7 @@ from speech_emotion.common.config.load import load_config, to_toml
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.process_identity import ProcessIdentity
-from speech_emotion.common.linux.runtime_dir import base_folder
+from speech_emotion.common.linux.runtime_dir import runtime_base_dir
 from speech_emotion.common.paths import DEMO_CLIP, IMPORT_ROOT, PACKAGE
 from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.security.exposure import on_loopback
@@ -176,7 +176,7 @@ def _clock_status() -> int | None:
 def check_place(config: Config) -> Iterator[Finding]:  # noqa: ARG001
     """Whose we are, and where the sockets go."""
     try:
-        yield well("sockets", f"in {base_folder()}, for this user only")
+        yield well("sockets", f"in {runtime_base_dir()}, for this user only")
     except UserError as error:
         yield bad("sockets", str(error), "set XDG_RUNTIME_DIR to a folder of this user's")
     if os.getuid() == 0:
@@ -223,7 +223,7 @@ def check_endpoint(config: Config) -> Iterator[Finding]:
 def running_supervisors() -> list[Path]:
     """Folders of this user's pipelines that run."""
     try:
-        folders = sorted(base_folder().iterdir())
+        folders = sorted(runtime_base_dir().iterdir())
     except UserError:
         return []
     owners = {folder: ProcessIdentity.parse(folder.name) for folder in folders}

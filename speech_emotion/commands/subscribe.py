@@ -22,7 +22,7 @@ from speech_emotion.common.client.results import (
     Results,
 )
 from speech_emotion.common.errors import EXIT_OK, EXIT_USER
-from speech_emotion.common.security.curve import Ticket
+from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
 
@@ -46,9 +46,9 @@ def main(words: list[str]) -> int:
     flags = parser.parse_args(words)
     if (flags.secret is None) != (flags.server is None):
         parser.error("--secret and --server belong together")
-    ticket = Ticket(flags.secret, flags.server) if flags.secret else None
+    client_keys = CurveClientKeys(flags.secret, flags.server) if flags.secret else None
     try:
-        results = Results(flags.endpoint, flags.stream, ticket=ticket)
+        results = Results(flags.endpoint, flags.stream, client_keys=client_keys)
     except ValueError as error:
         _say(str(error))
         return EXIT_USER

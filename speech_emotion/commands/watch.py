@@ -26,7 +26,7 @@ from speech_emotion.common.client.results import (
     Status,
 )
 from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
-from speech_emotion.common.security.curve import add_ticket, ticket_of
+from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
 
@@ -176,14 +176,14 @@ def main(words: list[str]) -> int:
     parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
     parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
     parser.add_argument("--once", action="store_true", help="print what is there now, and end")
-    add_ticket(parser)
+    add_client_key_flags(parser)
     flags = parser.parse_args(words)
     console = Console(highlight=False)
     if not (flags.once or console.is_terminal):
         print("watch: needs a terminal; speech-emotion subscribe prints lines", file=sys.stderr)
         return EXIT_USER
     try:
-        results = Results(flags.endpoint, flags.stream, ticket=ticket_of(flags))
+        results = Results(flags.endpoint, flags.stream, client_keys=client_keys_of(flags))
     except (ValueError, UserError) as error:
         print(f"watch: {error}", file=sys.stderr)
         return EXIT_USER

@@ -22,7 +22,7 @@ import psutil
 
 from tests.chaos import abuse, audio, kills, soak
 from tests.chaos.scene import QUICK, Row, Scale
-from tests.conftest import ROOT
+from tests.support.pipelines import ROOT
 
 PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "kill-file": kills.kill_file,

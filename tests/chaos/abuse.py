@@ -23,7 +23,7 @@ import zmq
 
 from speech_emotion.common.wire import codec, internal, public
 from tests.chaos.scene import RATE, Row, Scale, Scene, folder, in_order, microphone, noise, speech
-from tests.conftest import (
+from tests.support.pipelines import (
     BUNDLE,
     PATIENCE_S,
     ROOT,
@@ -269,7 +269,7 @@ def _rubbish(rng: random.Random, run: str, count: int) -> Iterator[bytes]:
             internal.Hello("infer", ""),
             internal.Accepted("main", run, 3, False),
             internal.Open("main", run, "mic", RATE, RATE, RATE // 2),
-            internal.Want("main", run, "0" * 16, 3, 19, []),
+            internal.Credit("main", run, "0" * 16, 3, 19, []),
             internal.Tick("main", run, "sep.1.1.main", 1, 10 * RATE, False, 0, 0.0, None, []),
             internal.Heartbeat("infer", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {}),
         )

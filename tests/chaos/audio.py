@@ -24,7 +24,7 @@ from tests.chaos.scene import (
     microphone,
     noise,
 )
-from tests.pulse import VirtualMicrophone
+from tests.support.pulse import VirtualMicrophone
 
 RETURN_S = 5.0
 """A source that is back is to be heard again within this."""

@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speech_emotion.common.wire import public
-from speech_emotion.supervision.restart_policy import Policy
+from speech_emotion.supervision.restart_policy import RestartPolicy
 from tests.chaos.scene import (
     BACK_S,
     RATE,
@@ -28,12 +28,12 @@ from tests.chaos.scene import (
     speech,
     spread,
 )
-from tests.conftest import leftovers, offline, wait_until
+from tests.support.pipelines import leftovers, offline, wait_until
 
 WINDOW_S = 1.0
 BLOCK = 320
 """Samples of a block of 20 ms."""
-LIVED_S = Policy().quick + 0.2
+LIVED_S = RestartPolicy().quick + 0.2
 KEY = 16
 """So many samples of the noise are found in one place of it only."""
 

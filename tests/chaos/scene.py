@@ -17,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speech_emotion.common.wire import codec, public
-from tests.conftest import (
+from tests.support.pipelines import (
     DEMO,
     SUPERVISOR,
     Received,
@@ -26,7 +26,7 @@ from tests.conftest import (
     nothing_left_but,
     wait_until,
 )
-from tests.pulse import VirtualMicrophone
+from tests.support.pulse import VirtualMicrophone
 
 RATE = 16000
 TOLD_S = 3.0

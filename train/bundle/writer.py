@@ -23,7 +23,7 @@ from speech_emotion.common.bundle.manifest import (
 )
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.features.core import Banks, make_core, normalize
-from speech_emotion.features.extractor import load_analyzers
+from speech_emotion.features.extractor import load_extractors
 from speech_emotion.infer.model import Model, shape_input
 
 Samples = NDArray[np.float32]
@@ -142,7 +142,7 @@ def update_bundle(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> Bundl
 def _check(path: Path) -> Bundle:
     """Load the bundle as features and infer do, golden vectors and all."""
     bundle = load_bundle(path)
-    load_analyzers(bundle)
+    load_extractors(bundle)
     Model(bundle)
     return bundle
 

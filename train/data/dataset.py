@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.grid import Grid
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.features.core import Banks, Core, make_core
 from speech_emotion.features.extractor import windows_of
@@ -126,7 +126,7 @@ def _windows(job: tuple[Samples, int | None]) -> NDArray[np.float16]:
         samples, speech = augment(samples, speech, rate, rng)
     _gate.reset()
     kept = []
-    for k, window in windows_of(samples, Grid(_spec.window, _spec.hop)):
+    for k, window in windows_of(samples, WindowGrid(_spec.window, _spec.hop)):
         start = k * _spec.hop
         heard = np.count_nonzero(speech[start : start + _spec.window]) / rate
         if _gate.step(window) and heard >= ACTIVE_S:

@@ -12,20 +12,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.grid import Grid
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Utterance
 from speech_emotion.features.core import Banks, Core, make_core
-from speech_emotion.features.extractor import Analyzer, windows_of
+from speech_emotion.features.extractor import FeatureExtractor, windows_of
 from speech_emotion.infer.decision import UNCERTAIN, State, calibrate, decide, finish, speech_of
 from speech_emotion.train.data.corpora import Samples
 from speech_emotion.train.data.dataset import pool, progress
 
 Vector = NDArray[np.float64]
 
-_analyzer: Analyzer
+_analyzer: FeatureExtractor
 _core: Core
 _spec: FeatureSpec
 
@@ -90,14 +90,14 @@ def _start(spec: FeatureSpec) -> None:
     # Statistics and eps that leave the features as they are: x is kept before normalization.
     unchanged = np.zeros(spec.dims, np.float32), np.ones(spec.dims, np.float32)
     _core = make_core(spec, Banks.from_librosa(spec))
-    _analyzer = Analyzer(dataclasses.replace(spec, eps=1e-30), _core, *unchanged)
+    _analyzer = FeatureExtractor(dataclasses.replace(spec, eps=1e-30), _core, *unchanged)
     _spec = spec
 
 
 def _hear(job: tuple[Samples, bool]) -> Heard:
     samples, force = job
     _analyzer.resume([])
-    grid = Grid(_spec.window, _spec.hop)
+    grid = WindowGrid(_spec.window, _spec.hop)
     found = [_analyzer.analyze(window) for _, window in windows_of(samples, grid)]
     x = [a.features for a in found if a.features is not None]
     forced = force and not x

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speech_emotion.common.bundle.grid import Grid
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import Bundle, load_bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.levels import rms_dbfs
@@ -81,7 +81,7 @@ def calibrate(path: Path, recording: Path) -> Site:
 def _gate(bundle: Bundle, samples: Samples) -> tuple[str, float]:
     spec = bundle.spec
     if spec.gate == "fixed":
-        grid = Grid(spec.window, spec.hop)
+        grid = WindowGrid(spec.window, spec.hop)
         loudest = np.quantile([rms_dbfs(w) for _, w in windows_of(samples, grid)], 1 - PASSING)
         return "gate_dbfs", round(min(0.0, float(loudest) + HEADROOM_DB), 1)
     for margin in MARGINS_DB:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.grid import Grid
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.features.extractor import windows_of
@@ -37,7 +37,7 @@ def voiced(samples: Samples, spec: FeatureSpec, mode: int = MODE) -> NDArray[np.
     frames = whole[: len(whole) // frame * frame].reshape(-1, frame)
     said = np.array([detector.is_speech(f.tobytes(), rate) for f in frames], np.float32)
     found = []
-    for k, window in windows_of(samples, Grid(spec.window, spec.hop)):
+    for k, window in windows_of(samples, WindowGrid(spec.window, spec.hop)):
         first = k * spec.hop // frame
         inside = said[first : max(first + 1, (k * spec.hop + len(window)) // frame)]
         found.append(float(inside.mean()) if len(inside) else 0.0)

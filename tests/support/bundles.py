@@ -1,0 +1,25 @@
+"""Copies of a bundle with changes."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import tomli_w
+
+
+def change(folder: Path, edit: Callable[[dict[str, dict[str, object]]], None]) -> None:
+    manifest = folder / "bundle.toml"
+    table = tomllib.loads(manifest.read_text())
+    edit(table)
+    manifest.write_text(tomli_w.dumps(table))
+
+
+def rehash(folder: Path) -> None:
+    def edit(table: dict[str, dict[str, object]]) -> None:
+        for name in table["files"]:
+            table["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+    change(folder, edit)

@@ -1,0 +1,15 @@
+"""What a page of a live pipeline shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from speech_emotion.common.wire import public
+from tests.support.history import heard
+
+INFO = public.Info("main", "a", ["angry", "sad"], 16000, 8000, 16000, "b@1", "mic", "fixed", -40.0)
+
+
+def live(seq: int, **changes: object) -> public.Result:
+    return dataclasses.replace(heard(seq), time=time.time(), **changes)  # type: ignore[arg-type]

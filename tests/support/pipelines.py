@@ -1,0 +1,223 @@
+"""Real pipelines: real processes, real shared memory, real sockets."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+
+from speech_emotion.common.linux.process_identity import ProcessIdentity
+from speech_emotion.common.wire import codec, public
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEMO = ROOT / "examples" / "demo.flac"
+BUNDLE = ROOT / "models" / "default"
+SUPERVISOR = (str(ROOT / "supervisor.py"),)
+PATIENCE_S = 60.0
+"""Far beyond what anything here takes; only a hang reaches it."""
+LIVE_ONLY = ("time", "timing_ms", "run")
+"""Keys that a live message may have different from an offline one."""
+
+
+@dataclasses.dataclass
+class Received:
+    """What a subscriber got, in order."""
+
+    messages: list[tuple[codec.Message, bool, float]] = dataclasses.field(default_factory=list)
+
+    def fresh(self, kind: type[codec.Message], stream: str | None = None) -> list[Any]:
+        return [
+            message
+            for message, replay, _ in self.messages
+            if isinstance(message, kind)
+            and not replay
+            and (stream is None or getattr(message, "stream", None) == stream)
+        ]
+
+    def stream(self, name: str = "main") -> list[dict[str, Any]]:
+        """Results and utterances of one stream as comparable maps."""
+        return [
+            comparable(message)
+            for message, replay, _ in self.messages
+            if isinstance(message, public.Result | public.Utterance)
+            and not replay
+            and message.stream == name
+        ]
+
+
+def comparable(message: public.Result | public.Utterance) -> dict[str, Any]:
+    """A result or utterance without what only time decides."""
+    table = public.to_json_map(message)
+    return {"kind": message.topic, **{k: v for k, v in table.items() if k not in LIVE_ONLY}}
+
+
+class Subscriber(threading.Thread):
+    """Collects everything an endpoint publishes until told to stop."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        self.received = Received()
+        self._stop_at: float | None = None
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 5)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.connect(endpoint)
+        self.start()
+
+    def run(self) -> None:
+        while self._stop_at is None or time.monotonic() < self._stop_at:
+            if self._socket.poll(50):
+                topic, payload = self._socket.recv_multipart()
+                message, replay = public.decode_public(topic, payload)
+                self.received.messages.append((message, replay, time.monotonic()))
+        self._context.destroy(linger=0)
+
+    def finish(self) -> Received:
+        """Take what is still on its way, and stop."""
+        self._stop_at = time.monotonic() + 0.3
+        self.join()
+        return self.received
+
+    def wait_for(self, condition: Callable[[Received], bool]) -> None:
+        wait_until(lambda: condition(self.received), "the subscriber to get what it waits for")
+
+
+class Running:
+    """A supervisor that was started with some flags, and a subscriber to it."""
+
+    def __init__(
+        self, *flags: str, env: dict[str, str] | None = None, program: tuple[str, ...] = SUPERVISOR
+    ) -> None:
+        self.endpoint = fresh_endpoint()
+        self.subscriber = Subscriber(self.endpoint)
+        self.process = subprocess.Popen(
+            [sys.executable, *program, "--results", self.endpoint, *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+
+    @property
+    def received(self) -> Received:
+        return self.subscriber.received
+
+    def stages(self) -> dict[str, psutil.Process]:
+        """The stage processes that run now, by module."""
+        table = {}
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                command = child.cmdline()
+            except psutil.Error:
+                continue
+            # `python -m STAGE …` until it calls itself `sep STAGE`.
+            words = " ".join(command).split()
+            if len(words) > 1 and words[0] == "sep":
+                table[words[1]] = child
+            elif "-m" in words:
+                table[words[words.index("-m") + 1].removeprefix("speech_emotion.")] = child
+        return table
+
+    def ended(self) -> tuple[int, str, Received]:
+        """Wait for the end: exit code, stderr, everything received."""
+        _, stderr = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, stderr, self.subscriber.finish()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+        if self.subscriber.is_alive():
+            self.subscriber.finish()
+        if self.process.returncode < 0:  # killed, it could not clear up behind it
+            Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def fresh_endpoint() -> str:
+    """An ipc endpoint nobody uses; the socket file is gone when its binder closes it."""
+    return f"ipc://{os.environ['XDG_RUNTIME_DIR']}/test-{secrets.token_hex(6)}"
+
+
+def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE_S) -> None:
+    """Poll until a condition holds; fail where it never does."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {patience:g} s for {what}")
+        time.sleep(0.01)
+
+
+def leftovers() -> set[str]:
+    """Everything of ours that outlives processes: segments, socket folders, stage processes."""
+    found = {path.name for path in Path("/dev/shm").glob("sep.*") if not foreign(path.name)}
+    base = Path(os.environ["XDG_RUNTIME_DIR"]) / "sep"
+    if base.is_dir():
+        found |= {path.name for path in base.iterdir() if path.name != "alone"}
+    found |= {path.name for path in base.parent.glob("test-*")}
+    return found | {f"process {p}" for p in stage_processes()}
+
+
+def nothing_left_but(before: set[str]) -> None:
+    """Fail where something stays behind for good.
+
+    Another worker's test may have killed its supervisor a moment ago; what that has left goes
+    with the next start.
+    """
+    wait_until(lambda: leftovers() <= before, f"nothing to be left but {before}", 30.0)
+
+
+def foreign(segment: str) -> bool:
+    """Whether a segment belongs to a living process that is none of this test run."""
+    owner = ProcessIdentity.parse(segment.removeprefix("sep.").rpartition(".")[0])
+    return owner is None or (owner.alive() and owner.pid != os.getpid())
+
+
+def stage_processes() -> set[int]:
+    """Stages of any pipeline that this test run has started."""
+    found = set()
+    for process in psutil.process_iter(["cmdline", "environ", "status"]):
+        command = process.info["cmdline"] or []
+        environment = process.info["environ"] or {}
+        ours = "--supervised" in command or (command[:1] and command[0].startswith("sep "))
+        if ours and environment.get("XDG_RUNTIME_DIR") == os.environ.get("XDG_RUNTIME_DIR"):
+            found.add(process.pid)
+    return found
+
+
+def offline(path: Path, bundle: Path = BUNDLE) -> list[dict[str, Any]]:
+    """What `python -m infer FILE --json` prints, as comparable maps."""
+    import json
+
+    done = subprocess.run(
+        [sys.executable, "-m", "infer", str(path), "--json", "--bundle", str(bundle)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    rows = []
+    for line in done.stdout.splitlines():
+        table = json.loads(line)
+        kind = "utterance" if table.pop("utterance", False) else "result"
+        rows.append({"kind": kind, **{k: v for k, v in table.items() if k not in LIVE_ONLY}})
+    return rows
+
+
+def kill(process: psutil.Process) -> None:
+    """kill -9, and wait until it is gone."""
+    process.send_signal(signal.SIGKILL)

@@ -1,0 +1,87 @@
+"""Swap the bundle of a running pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from speech_emotion.capture.offline import read_recording
+from speech_emotion.common.bundle.grid import WindowGrid
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.wire import internal, public
+from speech_emotion.features.extractor import load_extractors, windows_of
+from speech_emotion.infer.decision import State
+from speech_emotion.infer.model import Model
+from speech_emotion.infer.service import Session, submission
+from tests.support.pipelines import PATIENCE_S, ROOT, comparable
+
+OTHER = ROOT / "models" / "emodb"
+
+
+def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str, Any]]:
+    """Offline: the messages of a recording, with another bundle from each given window on."""
+    first, *others = [(at, load_bundle(folder)) for at, folder in bundles]
+    models = {bundle.id: Model(bundle) for _, bundle in (first, *others)}
+    analyzers = {bundle.id: load_extractors(bundle) for _, bundle in (first, *others)}
+    bundle = first[1]
+    samples = read_recording(str(path), bundle.spec.sample_rate).samples
+    analyzer, state, gate = analyzers[bundle.id](), State(), list[float]()
+    said: list[public.Result | public.Utterance] = []
+    pending_utterances: list[public.Utterance] = []
+    total = WindowGrid(bundle.spec.window, bundle.spec.hop).total(len(samples))
+    plain: dict[str, Any] = {"stream": "main", "run": "", "session": ""}
+    plain |= {"captured": 0.0, "time": None, "features_ms": 0.0}
+    for k, samples_of in windows_of(samples, WindowGrid(bundle.spec.window, bundle.spec.hop)):
+        for at, other in others:
+            if at == k:
+                resume = internal.Resume(
+                    "main", "", k, False, gate, state.to_map(), other.id, bundle.id
+                )
+                session = Session.of(resume, other, bundle)
+                state, pending_utterances, bundle = session.state, session.pending_utterances, other
+                analyzer = analyzers[bundle.id]()
+                analyzer.resume(gate)
+        analysis = analyzer.analyze(samples_of)
+        gate = analysis.gate
+        features = None if analysis.features is None else analysis.features.tobytes()
+        window = internal.Window(
+            **plain,
+            seq=k,
+            start=k * bundle.spec.hop,
+            end=k * bundle.spec.hop + bundle.spec.window,
+            kind=analysis.kind,
+            rms_db=analysis.rms_db,
+            clipped=analysis.clipped,
+            lost=0,
+            skipped=0,
+            gate=gate,
+            features=features,
+        )
+        done, state = submission(window, state, models[bundle.id], bundle, timed=False)
+        said += [*([done.result] if done.result else []), *pending_utterances, *done.utterances]
+        pending_utterances = []
+    end = dataclasses.replace(window, seq=total, kind="end", features=None)
+    said += submission(end, state, models[bundle.id], bundle, timed=False)[0].messages
+    return [comparable(message) for message in said]
+
+
+def exchanges(received: list[public.Result]) -> list[tuple[int, str]]:
+    """At which window which bundle began, by the results."""
+    found: list[tuple[int, str]] = []
+    for result in received:
+        if not found or found[-1][1] != result.bundle:
+            found.append((result.seq, result.bundle))
+    return found
+
+
+def swap(bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "supervisor.py", "swap", str(bundle), *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
+    )

@@ -1,0 +1,197 @@
+"""Each stage without a supervisor: offline, and the three started by hand as a pipeline."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pstats
+import random
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speech_emotion.capture.ring_feeder import StreamFormat
+from speech_emotion.capture.service import CaptureService
+from speech_emotion.capture.sources.file import FileStream
+from speech_emotion.capture.stream import StreamJob
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.ring.segment import create_ring
+from speech_emotion.common.wire import codec, public
+from tests.support.pipelines import (
+    BUNDLE,
+    PATIENCE_S,
+    ROOT,
+    Subscriber,
+    fresh_endpoint,
+    leftovers,
+    nothing_left_but,
+    offline,
+)
+
+Clip = Callable[..., Path]
+
+ORIGINAL_SPEC = """
+[features]
+sample_rate = 16000
+window_s = 1.0
+hop_s = 0.5
+n_fft = 2048
+hop_length = 512
+n_mfcc = 128
+n_mels = 15
+mel = "db_max"
+chroma_tuning = "estimate"
+gate = "fixed"
+gate_dbfs = -40.0
+eps = 1e-8
+frames = 0
+"""
+
+
+def module(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, stdout, stderr
+
+
+class NeverStop:
+    requested = False
+
+
+@pytest.fixture
+def by_hand() -> Iterator[tuple[str, str, Subscriber]]:
+    """features and infer started by hand: their endpoints, and a subscriber to the results."""
+    before = leftovers()
+    hub, features, results = fresh_endpoint(), fresh_endpoint(), fresh_endpoint()
+    subscriber = Subscriber(results)
+    stages = [
+        module("features", "--bind", features, "--hub", hub),
+        module("infer", "--hub", hub, "--features", features, "--results", results),
+    ]
+    yield hub, features, subscriber
+    for stage in stages:
+        stage.terminate()
+        assert finished(stage)[0] == 0
+    subscriber.finish()
+    nothing_left_but(before)
+
+
+def test_three_stages_by_hand_equal_offline(
+    by_hand: tuple[str, str, Subscriber], clip: Clip
+) -> None:
+    hub, features, subscriber = by_hand
+    path = clip(6.0)
+    capture = module(
+        "capture", f"--source=file:{path}", "--speed=max", "--hub", hub, "--features", features
+    )
+    code, _, stderr = finished(capture)
+    assert code == 0, stderr
+    expected = offline(path)
+    subscriber.wait_for(lambda received: len(received.stream()) >= len(expected))
+    assert subscriber.received.stream() == expected
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_blocks_of_random_sizes_equal_offline(
+    by_hand: tuple[str, str, Subscriber], clip: Clip, seed: int
+) -> None:
+    hub, features, subscriber = by_hand
+    path = clip(25.0)
+    spec = load_bundle(BUNDLE).spec
+    form = StreamFormat(spec.sample_rate, spec.window, spec.hop)
+    chance = random.Random(seed)
+    sizes = (chance.choice((1, 7, 160, chance.randrange(1, 5000))) for _ in itertools.count())
+    ring = create_ring(
+        "main", sample_rate=form.rate, capacity=30 * form.rate, run=secrets.token_hex(8)
+    )
+    with ring:
+        job = StreamJob("main", f"file:{path}", ring.name)
+        service = CaptureService(
+            lambda send: [FileStream(job, form, sizes, send, realtime=False)],
+            form,
+            features=features,
+            hub=hub,
+        )
+        thread = threading.Thread(target=service.run, args=(NeverStop(),), daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    expected = offline(path)
+    subscriber.wait_for(lambda received: len(received.stream()) >= len(expected))
+    assert subscriber.received.stream() == expected
+
+
+def test_capture_alone_ends_with_its_file_and_leaves_nothing(clip: Clip) -> None:
+    before = leftovers()
+    code, _, stderr = finished(module("capture", f"--source=file:{clip(1.0)}"))
+    assert code == 0, stderr
+    nothing_left_but(before)
+
+
+def test_features_offline_writes_every_window(clip: Clip, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    path = clip(9.0)
+    process = module("features", str(path), "--bundle", str(BUNDLE), "--out", str(out), "--timings")
+    code, stdout, stderr = finished(process)
+    assert code == 0, stderr
+    assert "p99" in stdout
+    spec = load_bundle(BUNDLE).spec
+    arrays = np.load(out)
+    results = [row for row in offline(path) if row["kind"] == "result"]
+    assert arrays["features"].shape == (len(results), spec.n_frames, spec.dims)
+    assert arrays["normalized"].shape == arrays["features"].shape
+    assert arrays["start"].tolist() == [row["start"] for row in results]
+    assert arrays["rms_db"].tolist() == [row["rms_db"] for row in results]
+    assert arrays["speech"].tolist() == [row["state"] == "speech" for row in results]
+    assert 0 < arrays["speech"].sum() < len(results)
+
+
+def test_features_offline_takes_the_original_spec(clip: Clip, tmp_path: Path) -> None:
+    spec, out = tmp_path / "original.toml", tmp_path / "out.npz"
+    spec.write_text(ORIGINAL_SPEC)
+    code, _, stderr = finished(
+        module("features", str(clip(2.0)), "--spec", str(spec), "--out", str(out))
+    )
+    assert code == 0, stderr
+    arrays = np.load(out)
+    assert arrays["features"].shape == (3, 32, 155)
+    assert "normalized" not in arrays
+
+
+@pytest.mark.parametrize("stage", ["features", "infer"])
+def test_a_stage_on_a_file_is_profiled(clip: Clip, tmp_path: Path, stage: str) -> None:
+    out = tmp_path / "stage.prof"
+    code, _, stderr = finished(module(stage, str(clip(4.0)), "--profile", str(out)))
+    assert code == 0, stderr
+    functions = {name for _, _, name in pstats.Stats(str(out)).stats}  # type: ignore[attr-defined]
+    assert {"features": "extract", "infer": "predict"}[stage] in functions
+
+
+def test_json_lines_are_the_messages_of_the_protocol(clip: Clip) -> None:
+    code, stdout, stderr = finished(module("infer", str(clip(9.0)), "--json"))
+    assert code == 0, stderr
+    kinds = set()
+    for line in stdout.splitlines():
+        table = json.loads(line)
+        kind = public.Utterance if table.pop("utterance", False) else public.Result
+        kinds.add(kind)
+        topic = f"{kind.topic}/{table['stream']}".encode()
+        message, replay = public.decode_public(topic, codec._pack(table))
+        assert isinstance(message, kind)
+        assert not replay
+    assert kinds == {public.Result, public.Utterance}

@@ -1,0 +1,89 @@
+"""Every process has a row in the table of budgets, and stays within it.
+
+CPU and start time are measured where nothing else runs, by `make bench`; here, beside other
+tests, only what load does not change: memory, and that each does its work once and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.config.load import load_config
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.wire import public
+from speech_emotion.supervision import process_table as processes
+from speech_emotion.supervision.budgets import BUDGETS, budget_of
+from tests.support.pipelines import Running, wait_until
+
+SECONDS = 10.0
+
+
+def test_every_stage_that_the_supervisor_can_start_has_a_row() -> None:
+    assert {*processes.STAGES, *processes.MODULES, "supervisor"} <= set(BUDGETS)
+
+
+def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    flags = {
+        "record": tmp_path / "tape",
+        "history": {"file": tmp_path / "history.sqlite"},
+        "dashboard": {"listen": "127.0.0.1:0"},
+        "workers": {"features": 2, "infer": 3},
+        "stream": [{"name": name, "source": f"file:{name}.wav"} for name in names],
+    }
+    table = processes.process_table(
+        load_config(None, flags),
+        load_bundle(DEFAULT_BUNDLE),
+        {name: f"ring-{name}" for name in names},
+        hub="ipc:///h",
+        folder="/f",
+    )
+    assert len(table) == 2 + 3 + 1 + 1 + 2  # features, infer, capture, record, and who looks on
+    for stage in table:
+        assert budget_of(stage.name)
+
+
+def test_a_process_without_a_row_is_found() -> None:
+    with pytest.raises(KeyError):
+        budget_of("dance/1")
+
+
+def test_running_processes_stay_within_memory_and_rate(
+    supervise: Callable[..., Running], clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    running = supervise(
+        f"--source=file:{clip(30.0)}", "--record", str(tmp_path / "tape"), "--speed=realtime"
+    )
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
+    began = running.received.fresh(public.Health)[-1]
+    wait_until(
+        lambda: running.received.fresh(public.Health)[-1].time - began.time >= SECONDS,
+        "health to go on",
+    )
+    healths = [h for h in running.received.fresh(public.Health) if h.time >= began.time]
+    processes = {"supervisor": psutil.Process(running.process.pid)}
+    for row in healths[-1].stages:
+        processes[row.name] = psutil.Process(row.pid)
+    known = {process.pid for process in processes.values()}
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    assert {child.pid for child in children} <= known, "a process that health does not name"
+    for name, process in processes.items():
+        megabytes = process.memory_full_info().pss / 2**20
+        assert megabytes <= budget_of(name).pss_mb, (name, megabytes)
+    elapsed = healths[-1].time - healths[0].time
+    low, high = budget_of("supervisor").rate_hz
+    assert low <= (len(healths) - 1) / elapsed <= high
+    for name in ("capture", "features", "infer", "record"):
+        # A process's first beats count from its start, when there was nothing to do yet.
+        settled = [h for h in healths if h.time >= began.time + 1.5]
+        rates = [row.rate_hz for h in settled for row in h.stages if row.name == name]
+        low, high = budget_of(name).rate_hz
+        mean = sum(rates) / len(rates)
+        assert low <= mean <= high, (name, rates)
+    running.process.terminate()
+    assert running.ended()[0] == 0

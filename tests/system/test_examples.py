@@ -1,0 +1,100 @@
+"""The example subscribers, as they are, against a real pipeline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from speech_emotion.common.wire import public
+from tests.support.pipelines import PATIENCE_S, ROOT, Running
+
+EXAMPLES = ROOT / "examples"
+Supervise = Callable[..., Running]
+Clip = Callable[..., Path]
+Start = Callable[[Running], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def python_subscriber() -> Start:
+    def start(running: Running) -> subprocess.Popen[str]:
+        program = [sys.executable, str(EXAMPLES / "subscribe.py"), running.endpoint]
+        return subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.fixture
+def node_subscriber(tmp_path: Path) -> Start:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    folder = shutil.copytree(
+        EXAMPLES / "node", tmp_path / "node", ignore=shutil.ignore_patterns("node_modules")
+    )
+    installed = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True
+    )
+    if installed.returncode != 0:
+        pytest.skip(f"npm ci failed: {installed.stderr.strip().splitlines()[-1]}")
+
+    def start(running: Running) -> subprocess.Popen[str]:
+        program = ["node", "subscribe.mjs", running.endpoint]
+        return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=folder)
+
+    return start
+
+
+@pytest.fixture(params=["python", pytest.param("node", marks=pytest.mark.slow)])
+def subscriber(request: pytest.FixtureRequest) -> Start:
+    start: Start = request.getfixturevalue(f"{request.param}_subscriber")
+    return start
+
+
+def test_an_example_prints_every_result_of_its_stream(
+    supervise: Supervise, clip: Clip, subscriber: Start
+) -> None:
+    # main-2 begins with what the example asks for, and must not be printed.
+    running = supervise(f"--source=file:{clip(9.0)}", f"--source=file:{clip(9.0, name='other')}")
+    example = subscriber(running)
+    try:
+        assert running.process.wait(PATIENCE_S) == 0
+        _, _, received = running.ended()
+        results = received.fresh(public.Result, "main")
+        lines: list[str] = []
+        while not lines or lines[-1].split()[0] != str(results[-1].seq):
+            lines.append(example.stdout.readline())  # type: ignore[union-attr]
+            assert lines[-1], "the example has ended"
+    finally:
+        example.kill()
+        rest, _ = example.communicate()
+    assert rest == ""
+    known = {result.seq: result for result in results}
+    rows = [line.split() for line in lines]
+    seqs = [int(row[0]) for row in rows]
+    # It may have come late, and then one is a replay.
+    assert sorted(set(seqs)) == list(range(seqs[0], results[-1].seq + 1))
+    assert len(seqs) <= len(set(seqs)) + 1
+    for number, state, emotion, confidence in rows:
+        result = known[int(number)]
+        assert state == result.state
+        if result.emotion is None:
+            assert (emotion, confidence) in (("None", "None"), ("null", "null"))
+        else:
+            assert (emotion, float(confidence)) == (result.emotion, result.confidence)
+
+
+def test_the_python_example_is_as_short_as_promised() -> None:
+    assert len((EXAMPLES / "subscribe.py").read_text().splitlines()) < 20
+
+
+def test_the_node_example_pins_what_it_needs_and_names_no_host() -> None:
+    package = json.loads((EXAMPLES / "node" / "package.json").read_text())
+    lock = json.loads((EXAMPLES / "node" / "package-lock.json").read_text())
+    for name, version in package["dependencies"].items():
+        assert lock["packages"][f"node_modules/{name}"]["version"] == version
+    assert "resolved" not in (EXAMPLES / "node" / "package-lock.json").read_text()

@@ -1,0 +1,102 @@
+"""What a process loads: nothing that it does not need, and no module under two names.
+
+Which room may import which is a contract of import-linter (pyproject.toml), checked by `make lint`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.pipelines import ROOT
+
+AUDIO = {"sounddevice", "soundfile", "soxr"}
+HEAVY = {"librosa", "numba", "llvmlite", "sklearn", "pooch"}
+PAGE = {"starlette", "uvicorn"}
+RUNTIMES = {"ai_edge_litert", "tflite_runtime", "tensorflow"}
+P = "speech_emotion"
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level packages that a fresh interpreter holds after some code."""
+    program = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_the_supervisor_loads_nothing_heavy() -> None:
+    heavy = AUDIO | HEAVY | RUNTIMES | {"scipy", "numpy"}
+    assert not loaded(f"import {P}.supervisor") & heavy
+
+
+@pytest.mark.parametrize(
+    ("code", "forbidden"),
+    [
+        (f"import {P}.capture.service, {P}.capture.__main__", HEAVY | RUNTIMES | {"scipy"}),
+        (f"import {P}.features.service, {P}.features.__main__", HEAVY | RUNTIMES | AUDIO),
+        (f"import {P}.infer.service, {P}.infer.__main__", HEAVY | AUDIO | {"scipy"}),
+        (
+            f"import {P}.dashboard.history_writer",
+            PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"},
+        ),
+        (f"import {P}.dashboard.__main__", HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"}),
+        (f"from {P} import Results", HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "pydantic"}),
+    ],
+)
+def test_a_process_loads_only_what_it_needs(code: str, forbidden: set[str]) -> None:
+    assert not loaded(code) & forbidden
+
+
+def test_loading_and_using_a_bundle_loads_neither_librosa_nor_numba() -> None:
+    code = (
+        "import numpy as np\n"
+        f"from {P}.common.bundle.manifest import load_bundle\n"
+        f"from {P}.common.paths import DEFAULT_BUNDLE\n"
+        f"from {P}.features.extractor import load_extractors\n"
+        "bundle = load_bundle(DEFAULT_BUNDLE)\n"
+        "load_extractors(bundle)().analyze(np.zeros(bundle.spec.window, np.float32))"
+    )
+    assert not loaded(code) & (HEAVY | AUDIO | {"scipy"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["supervisor.py", "--print-config"],
+        ["-m", "capture", "--help"],
+        ["-m", "features", "--help"],
+        ["-m", "infer", "examples/demo.flac", "--json"],
+        ["-m", "speech_emotion", "run", "--print-config"],
+    ],
+)
+def test_no_file_is_loaded_under_two_names(words: list[str]) -> None:
+    """The rooms are links inside `speech_emotion`: a short import would load a module again."""
+    program = (
+        "import atexit, json, os, runpy, sys\n"
+        "def report():\n"
+        "    files = [os.path.realpath(m.__file__) for m in sys.modules.values()\n"
+        "             if getattr(m, '__file__', None)]\n"
+        "    twice = sorted({f for f in files if files.count(f) > 1})\n"
+        "    print(json.dumps([f for f in twice if f.startswith(os.getcwd())]), file=sys.stderr)\n"
+        "atexit.register(report)\n"
+        "words = sys.argv[1:]\n"
+        "sys.argv = words[1:] if words[0] == '-m' else words\n"
+        "sys.path.insert(0, os.getcwd())\n"
+        "if words[0] == '-m':\n"
+        "    runpy.run_module(words[1], run_name='__main__', alter_sys=True)\n"
+        "else:\n"
+        "    runpy.run_path(words[0], run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert json.loads(done.stderr.strip().splitlines()[-1]) == []

@@ -1,0 +1,350 @@
+"""The examples that tie the pipeline to other programs, each as it is, with the real thing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.browser import free_port
+from speech_emotion.common.config.model import Config
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history import Writer
+from tests.support.broker import MOSQUITTO
+from tests.support.history import said
+from tests.support.live_page import live
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
+from tests.support.publisher import Publisher, health
+
+EXAMPLES = ROOT / "examples"
+
+
+Supervise = Callable[..., Running]
+
+
+Clip = Callable[..., Path]
+
+
+@pytest.fixture
+def publisher() -> Iterator[tuple[Publisher, str]]:
+    endpoint = fresh_endpoint()
+    one = Publisher(endpoint)
+    yield one, endpoint
+    one.close()
+    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def example(name: str, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    """An example program; its lines are read from its stdout."""
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / name), *flags],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the example has ended"
+    return line
+
+
+def test_alerts_are_printed_once(publisher: tuple[Publisher, str]) -> None:
+    flags = ["--endpoint", publisher[1], "--emotion", "sad", "--confidence", "0.7"]
+    with example("alerts.py", *flags, "--patience", "1") as process:
+        publisher[0].wait_for()
+        publisher[0].send(health())
+        publisher[0].send(dataclasses.replace(said(1), confidence=0.6))
+        publisher[0].send(dataclasses.replace(said(2), emotion="angry"))
+        for seq in range(3, 8):
+            publisher[0].send(said(seq))
+        assert line_of(process).endswith("main: sad, 75% sure\n")
+        publisher[0].send(dataclasses.replace(said(9), stream="hall"))
+        assert line_of(process).endswith("hall: sad, 75% sure\n")  # of another stream, at once
+        assert "pipeline stale" in line_of(process)  # no result ever came
+
+
+def test_alerts_of_a_real_pipeline(supervise: Supervise, clip: Clip) -> None:
+    running = supervise(f"--source=file:{clip(9.0)}")
+    spoken: list[public.Utterance] = []
+    with example("alerts.py", "--endpoint", running.endpoint, "--emotion", "neutral") as process:
+        running.process.wait(PATIENCE_S)
+        _, _, received = running.ended()
+        spoken = [one for one in received.fresh(public.Utterance) if one.emotion == "neutral"]
+        if spoken and max(one.confidence for one in spoken) >= 0.6:
+            assert "main: neutral" in line_of(process)
+    assert spoken, "the clip has a neutral sentence"
+
+
+def test_a_day_is_drawn(tmp_path: Path) -> None:
+    path, out = tmp_path / "h.sqlite", tmp_path / "day.png"
+    writer = Writer(path)
+    noon = dt.datetime(2026, 3, 14, 12).astimezone().timestamp()
+    spoken = [
+        dataclasses.replace(said(n), time=noon + 60.0 * n, emotion=label)
+        for n, label in enumerate(["angry", "sad", "uncertain", "bored", "sad"] * 20)
+    ]
+    writer.write([(one, 0.0) for one in spoken])
+    writer.close()
+    command = [sys.executable, str(EXAMPLES / "plot_day.py"), str(path), "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--day", "2026-03-14"], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout) == (0, f"{out}: 100 utterances\n"), done.stderr
+    picture = out.read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    empty = subprocess.run(
+        [*command, "--day", "2026-03-15"], capture_output=True, text=True, env=environment
+    )
+    assert empty.stdout == f"{out}: 0 utterances\n", empty.stderr
+    assert out.read_bytes() != picture
+    wrong = subprocess.run(
+        [*command, "--stream", "hall"], capture_output=True, text=True, env=environment
+    )
+    assert wrong.returncode == 2
+    assert wrong.stderr == "plot_day: no stream 'hall'; there are: main\n"
+
+
+class Broker:
+    """A real mosquitto that keeps its sessions over a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        assert MOSQUITTO is not None
+        self.port = free_port()
+        config = folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
+            f"persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
+            f"user {os.environ.get('USER', 'root')}\nlog_type error\n"
+        )
+        self._command = [MOSQUITTO, "-c", str(config)]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE_S)
+
+
+class Listener:
+    """A subscriber whose session the broker keeps, as Home Assistant's is."""
+
+    def __init__(self, port: int) -> None:
+        import paho.mqtt.client as mqtt
+
+        self.messages: list[tuple[str, str, bool]] = []
+        self._client = mqtt.Client(
+            mqtt.CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False
+        )
+        self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
+        self._client.on_message = lambda _c, _u, message: self.messages.append(
+            (message.topic, message.payload.decode(), bool(message.retain))
+        )
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect_async("127.0.0.1", port)
+        self._client.loop_start()
+
+    def of(self, topic: str) -> list[str]:
+        return [payload for known, payload, _ in list(self.messages) if known == topic]
+
+    @property
+    def connected(self) -> bool:
+        return self._client.is_connected()
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    if MOSQUITTO is None:
+        pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
+    one = Broker(tmp_path)
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def listener(broker: Broker) -> Iterator[Listener]:
+    one = Listener(broker.port)
+    yield one
+    one.close()
+
+
+def test_home_assistant_finds_what_is_forwarded(
+    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
+) -> None:
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags) as process:
+        assert line_of(process) == "mqtt: connected\n"
+        wait_until(lambda: listener.of("sep/status")[-1:] == ["online"], "the status")
+        publisher[0].wait_for()
+        publisher[0].send(health())
+        publisher[0].send(live(1))
+        wait_until(lambda: bool(listener.of("sep/main/state")), "the state")
+        state = json.loads(listener.of("sep/main/state")[-1])
+        assert state == {
+            "emotion": "angry",
+            "confidence": 80.0,
+            "level": -20.0,
+            "speech": "on",
+            "problem": "off",
+        }
+        configs = {
+            topic: json.loads(payload)
+            for topic, payload, _ in listener.messages
+            if topic.startswith("homeassistant/")
+        }
+        assert len(configs) == 5
+        for topic, config in configs.items():
+            assert topic.startswith(
+                ("homeassistant/sensor/sep_main/", "homeassistant/binary_sensor/sep_main/")
+            )
+            assert config["state_topic"] == "sep/main/state"
+            assert config["availability_topic"] == "sep/status"
+            key = config["value_template"].removeprefix("{{ value_json.").removesuffix(" }}")
+            assert key in state
+            assert config["device"]["model"] == live(0).bundle
+        assert len({config["unique_id"] for config in configs.values()}) == 5
+        wait_until(
+            lambda: json.loads(listener.of("sep/main/state")[-1])["problem"] == "on",
+            "stale to be a problem",
+        )
+        process.kill()  # it cannot say goodbye; the broker does
+        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the last will")
+
+
+def test_a_broker_restarts_and_nothing_queued_is_lost(
+    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
+) -> None:
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags) as process:
+        assert line_of(process) == "mqtt: connected\n"
+        publisher[0].wait_for()
+        wait_until(lambda: bool(listener.of("sep/status")), "the listener to be one")
+
+        def arrived() -> list[int]:
+            return [json.loads(text)["seq"] for text in listener.of("sep/main/utterance")]
+
+        for seq in range(50):
+            publisher[0].send(said(seq))
+        wait_until(lambda: set(arrived()) == set(range(50)), "the first fifty")
+        broker.stop()
+        assert "away" in line_of(process)
+        for seq in range(50, 250):
+            publisher[0].send(said(seq))
+            publisher[0].send(live(seq))
+            time.sleep(0.01)
+        broker.start()
+        for seq in range(250, 300):
+            publisher[0].send(said(seq))
+            time.sleep(0.01)
+        assert line_of(process) == "mqtt: connected\n"
+        wait_until(lambda: set(arrived()) == set(range(300)), "every utterance")
+        wait_until(lambda: listener.of("sep/status")[-1] == "online", "the status")
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the goodbye")
+
+
+def test_a_slow_broker_is_waited_for_at_the_end(
+    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
+) -> None:
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags) as process:
+        assert line_of(process) == "mqtt: connected\n"
+        publisher[0].wait_for()
+        wait_until(lambda: listener.of("sep/status") == ["online"], "the listener to be one")
+        broker.process.send_signal(signal.SIGSTOP)
+        for seq in range(50):  # more than are in flight at once
+            publisher[0].send(said(seq))
+        time.sleep(1.0)
+        process.terminate()
+        time.sleep(1.0)
+        broker.process.send_signal(signal.SIGCONT)
+        assert process.wait(PATIENCE_S) == 0
+        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the goodbye")
+        wait_until(lambda: len(listener.of("sep/main/utterance")) == 50, "every utterance")
+
+
+def test_what_no_broker_took_is_counted(publisher: tuple[Publisher, str], broker: Broker) -> None:
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags) as process:
+        assert line_of(process) == "mqtt: connected\n"
+        publisher[0].wait_for()
+        broker.stop()
+        assert "away" in line_of(process)
+        for seq in range(7):
+            publisher[0].send(said(seq))
+        time.sleep(1.0)  # to its socket; what lies there when it is told to end is read
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        assert line_of(process) == "mqtt: 7 utterances did not reach the broker\n"
+
+
+def test_a_real_pipeline_is_forwarded(
+    supervise: Supervise, clip: Clip, broker: Broker, listener: Listener
+) -> None:
+    wait_until(lambda: listener.connected, "the listener to be one")
+    running = supervise(f"--source=file:{clip(9.0)}")
+    flags = ["--endpoint", running.endpoint, "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags):
+        running.process.wait(PATIENCE_S)
+        _, _, received = running.ended()
+        spoken = received.fresh(public.Utterance)
+        assert spoken
+        wait_until(lambda: len(listener.of("sep/main/utterance")) == len(spoken), "utterances")
+    seen = [json.loads(text)["emotion"] for text in listener.of("sep/main/utterance")]
+    assert seen == [one.emotion for one in spoken]
+
+
+METRICS = "metrics" in Config.model_fields
+
+
+def target() -> str:
+    """The one address that examples/prometheus.yml scrapes."""
+    (found,) = re.findall(r'targets: \["([^"]+)"\]', (EXAMPLES / "prometheus.yml").read_text())
+    address: str = found
+    return address
+
+
+@pytest.mark.skipif(not METRICS, reason="this pipeline serves no metrics")
+def test_prometheus_finds_metrics_where_the_example_looks(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    host, _, port = target().partition(":")
+    config = tmp_path / "box.toml"
+    config.write_text(f"[metrics]\nport = {port}\n")
+    running = supervise(f"--config={config}", f"--source=file:{clip(12.0)}")
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10.0) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    assert any(sample.value > 0 for family in families for sample in family.samples)
+    running.process.terminate()
+    assert running.ended()[0] == 0

@@ -1,0 +1,71 @@
+"""Too much to do: nothing is lost while the ring holds, and what is lost beyond is declared."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from speech_emotion.common.wire import public
+from tests.support.pipelines import Running, offline
+
+Supervise = Callable[..., Running]
+Clip = Callable[..., Path]
+
+
+def test_loaded_cores_lose_no_sample(supervise: Supervise, clip: Clip) -> None:
+    path = clip(10.0)
+    load = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(2 * (psutil.cpu_count() or 2))
+    ]
+    try:
+        code, stderr, received = supervise(f"--source=file:{path}").ended()
+    finally:
+        for one in load:
+            one.kill()
+            one.wait()
+    assert code == 0, stderr
+    assert received.stream() == offline(path)
+    last = received.fresh(public.Health)[-1]
+    assert last.streams[0].lost == 0
+    assert "samples_overrun" not in last.counters
+
+
+def test_features_away_for_longer_than_the_ring_is_declared_and_counted(
+    supervise: Supervise, clip: Clip
+) -> None:
+    path = clip(25.0)
+    ring_s = 6.0
+    running = supervise(f"--source=file:{path}", env={"SEP_RING__SECONDS": str(ring_s)})
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
+    until = time.monotonic() + ring_s + 3.0
+    while time.monotonic() < until:
+        if victim := running.stages().get("features"):
+            victim.kill()
+        time.sleep(0.02)
+    code, stderr, received = running.ended()
+    assert code == 0, stderr
+
+    results = received.fresh(public.Result)
+    jumps = [result for result in results if result.skipped]
+    assert jumps
+    assert all(jump.state == "gap" and jump.emotion is None and jump.lost for jump in jumps)
+    hop = results[0].end - results[0].start - (results[0].end - results[1].start)
+    following = 0
+    for result in results:
+        assert result.seq == following
+        assert result.start == result.seq * hop
+        following = result.next_seq
+    counters = received.fresh(public.Health)[-1].counters
+    assert counters["windows_overrun"] == sum(jump.skipped for jump in jumps)
+    assert counters["samples_overrun"] == sum(jump.lost for jump in jumps)
+    # What was heard whole is what it would have been, but for what smoothing remembers.
+    undisturbed = {row["seq"]: row for row in offline(path) if row["kind"] == "result"}
+    for result in results:
+        if not result.skipped:
+            assert result.rms_db == undisturbed[result.seq]["rms_db"]

@@ -1,0 +1,157 @@
+"""`python -m common.watch`: the essentials on a terminal of any size, in a real tmux, too."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from speech_emotion.commands.watch import Screen
+from speech_emotion.common.client.results import Results
+from tests.support.history import heard, said
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
+from tests.support.publisher import Publisher, health
+
+Supervise = Callable[..., Running]
+Clip = Callable[..., Path]
+COMMAND = [sys.executable, "-m", "speech_emotion", "watch"]
+
+
+@pytest.fixture
+def publisher() -> Iterator[tuple[Publisher, str]]:
+    endpoint = fresh_endpoint()
+    one = Publisher(endpoint)
+    yield one, endpoint
+    one.close()
+    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def lines(screen: Screen, width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(screen, height=height)
+    found = console.export_text().splitlines()
+    console.file.close()
+    return found
+
+
+def take_until(screen: Screen, ready: Callable[[], bool]) -> None:
+    def turn() -> bool:
+        screen.take(0.05)
+        return ready()
+
+    wait_until(turn, "the messages")
+
+
+def test_many_streams_fit_any_terminal(publisher: tuple[Publisher, str]) -> None:
+    names = [f"room-{n:02}" for n in range(40)]
+    states = ["silent_input" if name == "room-33" else "live" for name in names]
+    rows = [
+        health(name, source=state).streams[0] for name, state in zip(names, states, strict=True)
+    ]
+    with Results(publisher[1]) as results:
+        screen = Screen(results)
+        publisher[0].wait_for(results)
+        for name in names:
+            publisher[0].send(dataclasses.replace(heard(1, stream=name)))
+        publisher[0].send(said(1))
+        publisher[0].send(dataclasses.replace(health(), streams=rows))
+        take_until(screen, lambda: results.health is not None)
+        for width, height in ((120, 50), (80, 24), (40, 8), (20, 4)):
+            shown = lines(screen, width, height)
+            assert len(shown) <= height
+            assert all(len(line) <= width for line in shown)
+        whole = "\n".join(lines(screen, 120, 50))
+        assert all(name in whole for name in names)
+        assert "angry" in whole
+        assert "75%" in whole
+        assert "✓ infer" in whole
+        assert "main: sad 75%" in whole
+        some = lines(screen, 120, 12)
+        assert "room-33" in some[1]  # what is in trouble comes first
+        assert "silent input" in some[1]
+        assert any("more" in line for line in some)
+
+
+def test_what_is_old_is_not_shown_as_new(publisher: tuple[Publisher, str]) -> None:
+    with Results(publisher[1], stale_after=0.3) as results:
+        screen = Screen(results)
+        publisher[0].wait_for(results)
+        publisher[0].send(heard(1))
+        publisher[0].send(health(stage="restarting"))
+        take_until(screen, lambda: results.health is not None)
+        assert "✕ infer restarting" in "\n".join(lines(screen, 100, 10))
+        take_until(screen, lambda: "angry" not in "\n".join(lines(screen, 100, 10)))
+        assert "stale" in lines(screen, 100, 10)[0]
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_in_tmux(supervise: Supervise, clip: Clip, tmp_path: Path) -> None:
+    running = supervise(f"--source=file:{clip(30.0)}", f"--source=file:{clip(30.0, name='b')}")
+    # Of a test runner's environment only what a shell has: its COLUMNS are not the pane's.
+    kept = {name: os.environ[name] for name in ("PATH", "XDG_RUNTIME_DIR") if name in os.environ}
+    environment = {**kept, "HOME": str(tmp_path), "TMUX_TMPDIR": str(tmp_path), "LC_ALL": "C.UTF-8"}
+
+    def tmux(*words: str) -> str:
+        done = subprocess.run(
+            ["tmux", "-L", "watch", *words], env=environment, capture_output=True, text=True
+        )
+        return done.stdout
+
+    watch = " ".join([*COMMAND, "--endpoint", running.endpoint])
+    tmux("new-session", "-d", "-x", "100", "-y", "12", f"cd {ROOT} && {watch}; sleep 30")
+    try:
+        wait_until(lambda: "main-2" in tmux("capture-pane", "-p"), "both streams")
+        first = tmux("capture-pane", "-p")
+        wait_until(lambda: tmux("capture-pane", "-p") != first, "something to move")
+        tmux("resize-window", "-x", "60", "-y", "5")
+        wait_until(lambda: "✓ infer" in tmux("capture-pane", "-p"), "the smaller screen")
+        small = tmux("capture-pane", "-p").rstrip().splitlines()
+        assert len(small) <= 5
+        tmux("send-keys", "C-c")
+        wait_until(lambda: "infer" not in tmux("capture-pane", "-p"), "the screen to be given back")
+        assert "Traceback" not in tmux("capture-pane", "-p")
+    finally:
+        with contextlib.suppress(OSError):
+            tmux("kill-server")
+    running.process.terminate()
+    assert running.ended()[0] == 0
+
+
+def test_once_prints_and_ends(publisher: tuple[Publisher, str]) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--once", "--endpoint", publisher[1]],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    publisher[0].wait_for()
+    publisher[0].send(health())
+    for seq in range(10):
+        publisher[0].send(heard(seq))
+        time.sleep(0.1)
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert "main" in out
+    assert "infer" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), [([], "needs a terminal"), (["--once", "--endpoint", "x"], "'x'")]
+)
+def test_a_mistake_is_one_line(flags: list[str], words: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, *flags], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert words in line

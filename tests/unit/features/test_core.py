@@ -1,0 +1,452 @@
+"""The feature cores against their definition, librosa's own three calls.
+
+On x86-64 the exact one equals it bit for bit, whatever the sound, and the tests ask for that.
+Elsewhere the compiler may contract multiply-adds in the FFT: there, and of the fast core
+everywhere, they ask for 1e-4. That a window's bits depend on its samples alone holds for all.
+
+The speech is three speakers' from EMODB (Burkhardt et al., 2005; CC0-1.0).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.features import pocketfft
+from speech_emotion.features.core import (
+    TUNING_EDGES,
+    Banks,
+    Core,
+    FastCore,
+    LibrosaCore,
+    TuningEstimator,
+    make_core,
+    normalize,
+)
+from speech_emotion.features.reference import reference_features
+
+Samples = NDArray[np.float32]
+
+ROOT = Path(__file__).resolve().parents[3]
+DATA = ROOT / "tests" / "data"
+
+ORIGINAL = FeatureSpec()
+SPECS = {
+    "original": ORIGINAL,
+    "in tune, power": dataclasses.replace(ORIGINAL, chroma_tuning=0.0, mel="power"),
+    "shipped": load_bundle(DEFAULT_BUNDLE).spec,
+    "2 s, log-mel": FeatureSpec(
+        window_s=2.0,
+        hop_length=320,
+        n_fft=512,
+        n_mfcc=0,
+        chroma=False,
+        n_mels=40,
+        mel="db",
+        chroma_tuning=0.0,
+        gate="adaptive",
+    ),
+    "48 kHz, n_fft no power of two": FeatureSpec(
+        sample_rate=48000, n_fft=1200, hop_length=480, n_mfcc=13, n_mels=64
+    ),
+    "window shorter than n_fft": FeatureSpec(window_s=0.1, hop_s=0.1, n_mfcc=20),
+    "in tune, frames shared by windows": FeatureSpec(hop_length=500, chroma_tuning=0.0),
+    "shared by many windows": FeatureSpec(
+        window_s=1.0, hop_s=0.1, n_fft=512, hop_length=160, n_mfcc=20, chroma=False, n_mels=40
+    ),
+    "shared, hop and window of uneven frames": FeatureSpec(
+        window_s=1.03, hop_s=0.35, n_fft=600, hop_length=400, n_mfcc=13, chroma_tuning=0.25
+    ),
+}
+SHARED = {name: spec for name, spec in SPECS.items() if "shared" in name}
+BANKS: dict[str, Banks] = {}
+KINDS = ("noise", "tone", "clicks", "silence", "faint", "square", "dc", "ramp")
+
+pytestmark = pytest.mark.filterwarnings(
+    # librosa's, on silence, on windows shorter than n_fft and on mel bands narrower than a bin
+    "ignore:Trying to estimate tuning",
+    "ignore:n_fft=",
+    "ignore:Empty filters",
+)
+
+
+def speech(name: str, length: int) -> Samples:
+    samples, _ = soundfile.read(DATA / f"speech_{name}.flac", dtype="float32")
+    return np.resize(samples, length)
+
+
+def sound(kind: str, length: int, seed: int = 0, level: float = 1.0) -> Samples:
+    """Not speech: the sounds that break feature code."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(length)
+    if kind == "noise":
+        samples = rng.uniform(-1, 1, length)
+    elif kind == "tone":
+        samples = np.sin(time * rng.uniform(0.01, 1.5))
+    elif kind == "clicks":
+        samples = (rng.random(length) < 5 / length) * rng.choice([-1.0, 1.0], length)
+    elif kind == "silence":
+        samples = np.zeros(length)
+    elif kind == "faint":
+        samples = rng.integers(-1, 2, length) / 32768
+    elif kind == "square":
+        samples = np.where(time // 40 % 2, 1.0, -1.0)
+    elif kind == "dc":
+        samples = np.ones(length)
+    else:
+        samples = np.linspace(0, 1, length)
+    return (samples * level).astype(np.float32)
+
+
+def fresh(spec: FeatureSpec) -> Core:
+    return make_core(spec, Banks.from_librosa(spec))
+
+
+def assert_same(found: Samples, expected: Samples, spec: FeatureSpec) -> None:
+    assert found.dtype == expected.dtype == np.float32
+    exact = spec.n_fft % 2 or (spec.chroma and spec.chroma_tuning == "estimate")
+    if exact and platform.machine() in ("x86_64", "AMD64"):
+        np.testing.assert_array_equal(found, expected)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module", params=list(SPECS.values()), ids=list(SPECS))
+def spec(request: pytest.FixtureRequest) -> FeatureSpec:
+    found: FeatureSpec = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def core(spec: FeatureSpec) -> Core:
+    return fresh(spec)
+
+
+@pytest.mark.parametrize("level", [1.0, 0.003], ids=["as recorded", "50 dB down"])
+@pytest.mark.parametrize("name", ["03a01Wa", "08a02Na", "16a02Lb"])
+def test_speech_gives_the_definition(
+    spec: FeatureSpec, core: Core, name: str, level: float
+) -> None:
+    samples = speech(name, 3 * spec.window) * np.float32(level)
+    for window in samples.reshape(3, -1):
+        assert_same(core.extract(window), reference_features(window, spec), spec)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_sounds_give_the_definition(spec: FeatureSpec, core: Core, kind: str) -> None:
+    window = sound(kind, spec.window)
+    assert_same(core.extract(window), reference_features(window, spec), spec)
+
+
+@st.composite
+def small_specs(draw: st.DrawFn) -> FeatureSpec:
+    n_fft = draw(st.integers(64, 600))
+    spec = FeatureSpec(
+        sample_rate=draw(st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000])),
+        window_s=draw(st.floats(0.1, 0.3)),
+        hop_s=0.1,
+        n_fft=n_fft,
+        hop_length=draw(st.integers(16, 700)),
+        n_mfcc=draw(st.sampled_from([0, 1, 13, 128])),
+        chroma=draw(st.booleans()),
+        n_mels=draw(st.integers(1, 50)),
+        mel=draw(st.sampled_from(["power", "db", "db_max"])),
+        chroma_tuning=draw(st.just("estimate") | st.floats(-0.5, 0.5)),
+    )
+    spec.from_table(dataclasses.asdict(spec), "the generated spec")
+    return spec
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    spec=small_specs(),
+    kind=st.sampled_from([*KINDS, "speech"]),
+    seed=st.integers(0, 1000),
+    level=st.sampled_from([1.0, 0.1, 1e-4]),
+)
+def test_any_spec_gives_the_definition(
+    spec: FeatureSpec, kind: str, seed: int, level: float
+) -> None:
+    if kind == "speech":
+        window = speech("08a02Na", spec.window + seed)[seed:] * np.float32(level)
+    else:
+        window = sound(kind, spec.window, seed, level)
+    expected = reference_features(window, spec)
+    found = make_core(spec, Banks.from_librosa(spec)).extract(window)
+    assert found.shape == (spec.n_frames, spec.dims)
+    assert_same(found[: len(expected)], expected, spec)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    cents=st.floats(-50, 50),
+    seed=st.integers(0, 1000),
+    noise=st.sampled_from([0.0, 0.01, 1.0]),
+    partials=st.integers(0, 12),
+)
+def test_the_tuning_is_the_one_librosa_estimates(
+    cents: float, seed: int, noise: float, partials: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    time = np.arange(ORIGINAL.window) / ORIGINAL.sample_rate
+    window = noise * rng.standard_normal(ORIGINAL.window)
+    for note in rng.integers(-12, 36, partials):
+        window += np.sin(2 * np.pi * 440.0 * 2 ** ((note + cents / 100) / 12) * time)
+    stft = librosa.stft(window.astype(np.float32), n_fft=ORIGINAL.n_fft, hop_length=512)
+    power = np.abs(stft) ** 2
+    tuning = librosa.estimate_tuning(S=power, sr=ORIGINAL.sample_rate)
+    found = TuningEstimator(ORIGINAL).estimate(np.ascontiguousarray(power.T))
+    assert TUNING_EDGES[found] == tuning
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 10_000),
+    levels=st.integers(2, 5),
+    density=st.sampled_from([0.0003, 0.001, 0.01, 1.0]),
+)
+def test_ties_are_resolved_like_librosa_does(seed: int, levels: int, density: float) -> None:
+    """Few peaks, plateaus and equal heights, which real sound hardly has."""
+    rng = np.random.default_rng(seed)
+    shape = ORIGINAL.natural_frames, 1 + ORIGINAL.n_fft // 2
+    peaks = rng.integers(0, levels, shape) * (rng.random(shape) < density)
+    power = peaks.astype(np.float32)
+    tuning = librosa.estimate_tuning(S=power.T, sr=ORIGINAL.sample_rate)
+    assert TUNING_EDGES[TuningEstimator(ORIGINAL).estimate(power)] == tuning
+
+
+@pytest.mark.parametrize(
+    "uncovered",
+    [
+        FeatureSpec(n_fft=2047, n_mfcc=13),
+        FeatureSpec(sample_rate=8000, n_fft=66, hop_length=60, n_mfcc=13),
+    ],
+    ids=["odd n_fft", "Nyquist bin searched for pitch"],
+)
+def test_what_the_fast_core_does_not_cover_falls_back_to_librosa(uncovered: FeatureSpec) -> None:
+    core = make_core(uncovered, Banks.from_librosa(uncovered))
+    assert isinstance(core, LibrosaCore)
+    window = speech("03a01Wa", uncovered.window)
+    np.testing.assert_array_equal(core.extract(window), reference_features(window, uncovered))
+
+
+def test_the_same_window_gives_the_same_bits_in_any_order(spec: FeatureSpec) -> None:
+    windows = [speech("03a01Wa", spec.window), *(sound(kind, spec.window) for kind in KINDS)]
+    core = fresh(spec)
+    first = [core.extract(window).tobytes() for window in windows]
+    order = np.random.default_rng(0).permutation(3 * len(windows)) % len(windows)
+    for k in order:
+        assert core.extract(windows[k]).tobytes() == first[k]
+    assert [fresh(spec).extract(window).tobytes() for window in windows] == first
+
+
+@pytest.mark.parametrize("spec", SHARED.values(), ids=SHARED)
+def test_frames_are_shared_where_the_spec_says_so(spec: FeatureSpec) -> None:
+    """Frames that the window before had are not computed again."""
+    core = fresh(spec)
+    assert isinstance(core, FastCore)
+    computed: list[int] = []
+    compute = core._workshop.compute
+    core._workshop.compute = lambda frame, row, count: (  # type: ignore[method-assign]
+        computed.append(count),
+        compute(frame, row, count),
+    )[1]
+    samples = speech("03a01Wa", 6 * spec.window)
+    for k in range(4):
+        core.extract(samples[k * spec.hop :][: spec.window])
+    assert sum(computed[:-3]) >= spec.natural_frames - core._workshop.inside[0]
+    first, behind = core._workshop.inside
+    assert computed[-3:] == [spec.hop // spec.hop_length + spec.natural_frames - behind] * 3
+    assert computed[-1] + first < spec.natural_frames
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+@pytest.mark.parametrize("name", SPECS)
+def test_a_window_has_the_same_bits_wherever_one_begins(name: str, data: st.DataObject) -> None:
+    """In order from the start, from any window on, with jumps, between those of others."""
+    spec = SPECS[name]
+    banks = BANKS.setdefault(name, Banks.from_librosa(spec))
+    count = 8
+    length = spec.window + (count - 1) * spec.hop
+    sounds = {
+        voice: speech(voice, length) + np.float32(0.01) * sound("noise", length, seed)
+        for seed, voice in enumerate(("03a01Wa", "16a02Lb"))
+    }
+    sounds["16a02Lb"][: length // 2] = 0.0  # a gap, as the ring shows it
+
+    def window(voice: str, k: int) -> Samples:
+        return sounds[voice][k * spec.hop :][: spec.window]
+
+    core = make_core(spec, banks)
+    streams = {voice: core.stream() for voice in sounds}
+    bits = {
+        (voice, k): streams[voice].extract(window(voice, k)).tobytes()
+        for k in range(count)
+        for voice in sounds
+    }
+    voices, starts = st.sampled_from(sorted(sounds)), st.integers(0, count - 1)
+    other = make_core(spec, banks)
+    again = {voice: other.stream() for voice in sounds}
+    for voice, start in data.draw(st.lists(st.tuples(voices, starts), min_size=1, max_size=4)):
+        for k in range(start, min(count, start + 3)):
+            assert again[voice].extract(window(voice, k)).tobytes() == bits[voice, k]
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("original",)])
+def test_no_array_is_allocated_in_the_steady_state(name: str) -> None:
+    spec = SPECS[name]
+    core = fresh(spec)
+    if not isinstance(core, FastCore):
+        pytest.skip("the tuning estimate takes memory for the peaks that it finds")
+    samples = speech("08a02Na", spec.window + 20 * spec.hop)
+    windows = [samples[k * spec.hop :][: spec.window] for k in range(21)]
+    out = np.empty((spec.n_frames, spec.dims), np.float32)
+    for window in windows[:10]:
+        core.extract(window, out)
+    tracemalloc.start()
+    try:
+        for window in windows[10:]:
+            core.extract(window, out)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Views, numbers, and what numpy wants to divide by one value a row. A window takes 64 kB.
+    assert peak < 8192
+
+
+def test_scipys_compiled_transforms_are_found_and_are_scipys() -> None:
+    import scipy.fft
+
+    assert pocketfft.compiled is not None
+    rng = np.random.default_rng(0)
+    for dtype, pair in ((np.float32, np.complex64), (np.float64, np.complex128)):
+        frames = rng.standard_normal((7, 600)).astype(dtype)
+        spectrum = np.empty((7, 301), pair)
+        pocketfft.rfft(frames, spectrum)
+        np.testing.assert_array_equal(spectrum, scipy.fft.rfft(frames, axis=1))
+        for axis in (0, 1):
+            cepstra = np.empty_like(frames)
+            pocketfft.dct(frames, axis, cepstra)
+            expected = scipy.fft.dct(frames, type=2, norm="ortho", axis=axis)
+            np.testing.assert_array_equal(cepstra, expected)
+
+
+@pytest.mark.parametrize("name", ["original", "in tune, frames shared by windows"])
+def test_without_scipys_compiled_module_the_features_are_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SPECS[name]
+    window = speech("16a02Lb", spec.window)
+    expected = fresh(spec).extract(window)
+    monkeypatch.setattr(pocketfft, "compiled", None)
+    np.testing.assert_array_equal(fresh(spec).extract(window), expected)
+
+
+def test_features_stay_when_the_next_window_comes(core: Core, spec: FeatureSpec) -> None:
+    window = speech("08a02Na", spec.window)
+    window.flags.writeable = False
+    features = core.extract(window)
+    before = features.copy()
+    core.extract(sound("noise", spec.window))
+    np.testing.assert_array_equal(features, before)
+
+
+@pytest.mark.parametrize("frames", [1, 20, 32, 40])
+def test_frames_are_trimmed_at_the_end_or_filled_with_zeros(frames: int) -> None:
+    window = speech("16a02Lb", ORIGINAL.window)
+    natural = fresh(ORIGINAL).extract(window)
+    fitted = fresh(dataclasses.replace(ORIGINAL, frames=frames)).extract(window)
+    assert fitted.shape == (frames, ORIGINAL.dims)
+    kept = min(frames, len(natural))
+    np.testing.assert_array_equal(fitted[:kept], natural[:kept])
+    assert not fitted[kept:].any()
+
+
+def test_filled_frames_are_normalized_like_all_others() -> None:
+    rng = np.random.default_rng(0)
+    mean, std = rng.standard_normal(155, np.float32), rng.random(155, np.float32)
+    std[7] = 0.0
+    features = rng.standard_normal((32, 155), np.float32)
+    features[30:] = 0.0
+    found = normalize(features, mean, std, 1e-8)
+    assert found.dtype == np.float32
+    expected = (features - mean.astype(np.float64)) / (std.astype(np.float64) + 1e-8)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found[30], found[31])
+    assert found[30].all()
+
+
+def test_the_live_path_imports_neither_librosa_nor_numba(tmp_path: Path) -> None:
+    np.savez(tmp_path / "banks.npz", allow_pickle=False, **Banks.from_librosa(ORIGINAL).to_arrays())
+    window = speech("03a01Wa", ORIGINAL.window)
+    np.save(tmp_path / "window.npy", window)
+    program = """
+import sys
+import numpy as np
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.features.core import Banks, make_core
+with np.load("banks.npz") as arrays:
+    banks = Banks.from_arrays(FeatureSpec(), dict(arrays))
+features = make_core(FeatureSpec(), banks).extract(np.load("window.npy"))
+np.save("features.npy", features)
+print(sorted({name.split(".")[0] for name in sys.modules} & {"librosa", "numba"}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{program}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+    assert_same(np.load(tmp_path / "features.npy"), reference_features(window, ORIGINAL), ORIGINAL)
+
+
+def test_banks_survive_their_file(spec: FeatureSpec, tmp_path: Path) -> None:
+    banks = Banks.from_librosa(spec)
+    np.savez(tmp_path / "banks.npz", allow_pickle=False, **banks.to_arrays())
+    with np.load(tmp_path / "banks.npz") as arrays:
+        again = Banks.from_arrays(spec, dict(arrays))
+    window = speech("03a01Wa", spec.window)
+    found = make_core(spec, again).extract(window)
+    np.testing.assert_array_equal(found, make_core(spec, banks).extract(window))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("mel", None),
+        ("mel", np.zeros((16, 1025), np.float32)),
+        ("chroma", np.zeros((1, 12, 1025), np.float32)),
+        ("mfcc_mel", np.zeros((128, 1025))),
+        ("window", np.full(2048, np.nan)),
+    ],
+    ids=["missing", "bands", "tunings", "type", "values"],
+)
+def test_banks_that_do_not_fit_are_one_clear_line(
+    name: str, changed: NDArray[np.generic] | None
+) -> None:
+    arrays = Banks.from_librosa(ORIGINAL).to_arrays()
+    if changed is None:
+        del arrays[name]
+    else:
+        arrays[name] = changed
+    with pytest.raises(UserError, match=rf"^banks\.npz: .*\b{name}\b.*; rebuild the bundle$"):
+        Banks.from_arrays(ORIGINAL, arrays)

@@ -1,0 +1,518 @@
+"""The window grid, the analysis of a window, and features as a service over a real ring."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.segment import RingOwner, create_ring
+from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.sockets import connect
+from speech_emotion.features.extractor import Analysis, load_extractors, load_statistics, windows_of
+from speech_emotion.features.service import FeaturesService
+from tests.support.pipelines import BUNDLE, fresh_endpoint
+
+Samples = NDArray[np.float32]
+
+BOX = load_bundle(BUNDLE)
+SPEC = BOX.spec
+GRID = WindowGrid(SPEC.window, SPEC.hop)
+ANALYZERS = load_extractors(BOX)
+
+grids = st.integers(1, 40).flatmap(
+    lambda window: st.builds(WindowGrid, st.just(window), st.integers(1, window))
+)
+
+
+def speech(demo: tuple[Samples, int], seconds: float) -> Samples:
+    """Real speech; the rate does not matter here."""
+    samples, _ = demo
+    return samples[: round(seconds * SPEC.sample_rate)]
+
+
+# The grid -------------------------------------------------------------------------------
+
+
+@given(grids, st.integers(0, 300))
+def test_complete_windows_are_those_whose_end_is_there(grid: WindowGrid, position: int) -> None:
+    assert grid.complete(position) == sum(grid.end(k) <= position for k in range(301))
+
+
+@given(grids, st.integers(0, 300))
+def test_windows_of_a_recording_cover_it_without_padding(grid: WindowGrid, length: int) -> None:
+    samples = np.arange(1, length + 1, dtype=np.float32)
+    windows = list(windows_of(samples, grid))
+    assert [k for k, _ in windows] == list(range(grid.total(length)))
+    for k, window in windows:
+        assert window.shape == (grid.window,)
+        if length >= grid.window:
+            assert window.tolist() == list(range(1 + k * grid.hop, 1 + k * grid.hop + grid.window))
+    if 0 < length < grid.window:
+        assert windows[0][1].tolist() == [*range(1, length + 1), *[0] * (grid.window - length)]
+
+
+spans = st.lists(st.integers(0, 60), max_size=8, unique=True).map(
+    lambda bounds: [list(pair) for pair in zip(*[iter(sorted(bounds))] * 2, strict=False)]
+)
+
+
+@given(spans, st.integers(0, 60), st.integers(0, 60))
+def test_missing_samples_are_counted_one_by_one(gaps: list[list[int]], a: int, b: int) -> None:
+    missing = {i for first, end in gaps for i in range(first, end)}
+    assert missing_samples(gaps, a, b) == len(missing & set(range(a, b)))
+
+
+@given(st.integers(1, 4000))
+def test_a_tenth_may_be_missing(tenth: int) -> None:
+    grid = WindowGrid(10 * tenth, tenth)
+    assert not grid.is_gap(tenth)
+    assert grid.is_gap(tenth + 1)
+
+
+# The analysis ---------------------------------------------------------------------------
+
+
+def without_time(analysis: Analysis) -> dict[str, Any]:
+    table = dataclasses.asdict(dataclasses.replace(analysis, milliseconds=0.0))
+    return {**table, "features": None if table["features"] is None else table["features"].tobytes()}
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_going_on_from_a_gate_is_going_on(demo: tuple[Samples, int], data: st.DataObject) -> None:
+    windows = [window for _, window in windows_of(speech(demo, 20.0), GRID)]
+    missing = data.draw(
+        st.lists(
+            st.sampled_from([0, 0, 0, SPEC.window // 20, SPEC.window // 2]),
+            min_size=len(windows),
+            max_size=len(windows),
+        )
+    )
+    whole, cut = ANALYZERS(), ANALYZERS()
+    kinds = set()
+    for window, zeros in zip(windows, missing, strict=True):
+        expected = whole.analyze(window, missing=zeros)
+        assert without_time(cut.analyze(window, missing=zeros)) == without_time(expected)
+        kinds.add(expected.kind)
+        if data.draw(st.booleans()):
+            cut = ANALYZERS()
+            cut.resume(msgpack.unpackb(msgpack.packb(expected.gate)))
+    assert {"speech", "silence"} <= kinds
+
+
+def test_a_window_with_a_gap_is_no_speech_and_forgets_the_past(
+    demo: tuple[Samples, int],
+) -> None:
+    analyzer = ANALYZERS()
+    fresh = analyzer.skip()
+    windows = [window for _, window in windows_of(speech(demo, 20.0), GRID)]
+    analyses = [analyzer.analyze(window) for window in windows]
+    loud = max(range(len(windows)), key=lambda k: analyses[k].rms_db)
+    assert analyses[loud].kind == "speech"
+    assert analyses[loud].gate != fresh
+    assert analyses[loud].features is not None
+    assert analyses[loud].features.shape == (SPEC.n_frames, SPEC.dims)
+    assert analyzer.analyze(windows[loud], missing=SPEC.window // 10).kind == "speech"
+    gap = analyzer.analyze(windows[loud], missing=SPEC.window // 10 + 1)
+    assert (gap.kind, gap.features, gap.gate) == ("gap", None, fresh)
+    assert gap.rms_db == analyses[loud].rms_db
+    analyzer.resume(analyses[loud].gate)
+    analyzer.resume([])
+    assert analyzer.analyze(windows[0]).gate == analyses[0].gate
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"std": np.full(SPEC.dims, -1.0)}, "negative"),
+        ({"mean": np.full(SPEC.dims, np.nan)}, "finite"),
+        ({"mean": np.zeros(SPEC.dims + 1)}, "shape"),
+        ({"std": None}, "shape"),
+    ],
+)
+def test_statistics_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    arrays = {"mean": np.zeros(SPEC.dims), "std": np.ones(SPEC.dims)} | change
+    kept = {key: array for key, array in arrays.items() if array is not None}
+    np.savez(tmp_path / "stats.npz", allow_pickle=False, **kept)
+    with pytest.raises(UserError, match=words):
+        load_statistics(dataclasses.replace(BOX, path=tmp_path))
+
+
+# The service ----------------------------------------------------------------------------
+
+CAPACITY = 6 * SPEC.window
+
+
+class Switch:
+    """What tells a stage's loop to end."""
+
+    requested = False
+
+
+class Rig:
+    """A features service in a thread, with the test as capture, infer and hub."""
+
+    def __init__(self) -> None:
+        self.begin()
+        self.endpoint, hub = fresh_endpoint(), fresh_endpoint()
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.hub = self.context.socket(zmq.ROUTER)
+        self.hub.bind(hub)
+        self.switch = Switch()
+        service = FeaturesService(
+            BOX, ANALYZERS, self.endpoint, connect(self.context, hub, "hub"), self.context
+        )
+        self.thread = threading.Thread(target=service.run, args=(self.switch,), daemon=True)
+        self.thread.start()
+        self.capture = connect(self.context, self.endpoint, "features")
+        self.infer = connect(self.context, self.endpoint, "features")
+        self.hub_file = Path(hub.removeprefix("ipc://"))
+
+    def begin(self) -> None:
+        """A run with its ring."""
+        self.ring: RingOwner = create_ring(
+            "main", sample_rate=SPEC.sample_rate, capacity=CAPACITY, run=secrets.token_hex(8)
+        )
+        self.writer = RingWriter.attach(self.ring.name)
+
+    def end(self) -> None:
+        self.writer.close()
+        self.ring.unlink()
+
+    def tick(self, *, ended: bool = False) -> None:
+        self.send_tick(position=self.writer.index, ended=ended)
+
+    def send_tick(self, **other: Any) -> None:
+        plain = internal.Tick(
+            stream="main",
+            run=self.ring.run,
+            ring=self.ring.name,
+            generation=1,
+            position=0,
+            ended=False,
+            anchor_index=0,
+            anchor_monotonic=0.0,
+            anchor_unix=None,
+            gaps=[[a, b] for a, b in self.writer.gaps()],
+        )
+        self.capture.send(internal.encode(dataclasses.replace(plain, **other)))
+
+    def want(
+        self, first: int, limit: int, *, session: str = "s", gate: list[float] | None = None
+    ) -> None:
+        message = internal.Credit("main", self.ring.run, session, first, limit, gate or [], BOX.id)
+        self.infer.send(internal.encode(message))
+
+    def answer(self) -> codec.Message:
+        assert self.infer.poll(20_000)
+        return internal.decode(self.infer.recv())
+
+    def take(self, count: int) -> list[internal.Window]:
+        windows = []
+        while len(windows) < count:
+            answer = self.answer()
+            if isinstance(answer, internal.Window):
+                windows.append(answer)
+        return windows
+
+    def take_all(self) -> list[internal.Window]:
+        """Everything up to the end of the stream."""
+        windows = self.take(1)
+        while windows[-1].kind != "end":
+            windows += self.take(1)
+        return windows
+
+    def health(self, counter: str) -> internal.Heartbeat:
+        """The first heartbeat that has counted something."""
+        while self.hub.poll(20_000):
+            beat = internal.decode(self.hub.recv_multipart()[1])
+            assert isinstance(beat, internal.Heartbeat)
+            if beat.counters.get(counter):
+                return beat
+        pytest.fail(f"no {counter}")
+
+    def close(self) -> None:
+        self.switch.requested = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        self.end()
+        self.context.destroy(linger=0)
+        self.hub_file.unlink()
+        assert not Path(self.endpoint.removeprefix("ipc://")).exists()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    one = Rig()
+    yield one
+    one.close()
+
+
+def analyzed(samples: Samples, first: int = 0, gaps: list[list[int]] | None = None) -> list[Any]:
+    """What must be said of the windows of a recording from window `first` on, by definition."""
+    analyzer, said = ANALYZERS(), []
+    for k, window in windows_of(samples, GRID):
+        if k >= first:
+            missing = missing_samples(gaps or [], GRID.start(k), GRID.end(k))
+            said.append((k, missing, without_time(analyzer.analyze(window, missing=missing))))
+    return said
+
+
+def heard(windows: list[internal.Window]) -> list[Any]:
+    """What was said of windows, comparable to `analyzed`."""
+    return [
+        (
+            window.seq,
+            window.lost,
+            {
+                "kind": window.kind,
+                "rms_db": window.rms_db,
+                "clipped": window.clipped,
+                "features": window.features,
+                "gate": window.gate,
+                "milliseconds": 0.0,
+            },
+        )
+        for window in windows
+    ]
+
+
+def check_grid(windows: list[internal.Window]) -> None:
+    """Whatever happened: no number twice or left out, and the span is that of the numbers."""
+    following = windows[0].seq
+    for window in windows:
+        assert window.seq == following
+        assert window.start == GRID.start(window.seq)
+        following = window.next_seq
+        if window.kind != "end":
+            assert window.end == GRID.end(following - 1)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_blocks_of_any_size_give_the_windows_of_the_recording(
+    rig: Rig, demo: tuple[Samples, int], seed: int
+) -> None:
+    samples = speech(demo, 12.0)
+    expected = analyzed(samples)
+    assert {said["kind"] for _, _, said in expected} == {"speech", "silence"}
+    rng = np.random.default_rng(seed)
+    windows: list[internal.Window] = []
+    rig.want(0, len(expected) + 1)
+    at = 0
+    while at < len(samples):
+        block = samples[at : at + int(rng.integers(1, SPEC.window))]
+        at += len(block)
+        rig.writer.write(block)
+        rig.tick(ended=at == len(samples))
+        windows += rig.take(GRID.complete(at) - len(windows))
+    windows += rig.take(1)
+    check_grid(windows)
+    assert heard(windows[:-1]) == expected
+    assert (windows[-1].kind, windows[-1].seq) == ("end", len(expected))
+
+
+def test_no_more_is_sent_than_is_wanted(rig: Rig, demo: tuple[Samples, int]) -> None:
+    rig.writer.write(speech(demo, 1e9)[: GRID.end(7)])
+    rig.tick()
+    rig.want(0, 3)
+    assert [window.seq for window in rig.take(3)] == [0, 1, 2]
+    for _ in range(3):  # whatever else it may have sent would lie between the answers
+        rig.want(0, 3)
+        assert rig.answer() == internal.SentUpTo("main", "s", 3)
+    rig.want(2, 5)
+    assert [window.seq for window in rig.take(2)] == [3, 4]
+
+
+def test_a_new_session_goes_on_from_its_checkpoint(rig: Rig, demo: tuple[Samples, int]) -> None:
+    samples = speech(demo, 1e9)[: GRID.end(7)]
+    rig.writer.write(samples)
+    rig.tick(ended=True)
+    rig.want(0, 100)
+    undisturbed = rig.take_all()
+    for k in (0, 3, 7, 8):
+        rig.want(k, 100, session=f"from {k}", gate=undisturbed[k - 1].gate if k else [])
+        again = rig.take_all()
+        assert {window.session for window in again} == {f"from {k}"}
+        assert heard(again) == heard(undisturbed[k:])
+
+
+def test_less_than_a_tenth_missing_is_analysed_and_more_is_a_gap(
+    rig: Rig, demo: tuple[Samples, int]
+) -> None:
+    samples = speech(demo, 1e9)[2 * SPEC.window : 2 * SPEC.window + GRID.end(6)].copy()
+    small, large = SPEC.window // 20, SPEC.window // 2
+    gaps = [[SPEC.window // 3, SPEC.window // 3 + small], [GRID.start(4), GRID.start(4) + large]]
+    at = 0
+    for a, b in gaps:
+        samples[a:b] = 0.0
+        rig.writer.write(samples[at:a])
+        rig.writer.gap(b - a)
+        at = b
+    rig.writer.write(samples[at:])
+    rig.tick(ended=True)
+    rig.want(0, 100)
+    windows = rig.take_all()
+    check_grid(windows)
+    assert heard(windows[:-1]) == analyzed(samples, gaps=gaps)
+    assert windows[0].lost == small
+    assert windows[0].kind != "gap"
+    assert windows[4].kind == "gap"
+    assert not any(window.skipped for window in windows)
+
+
+def test_what_was_overwritten_is_declared_and_counted(rig: Rig, demo: tuple[Samples, int]) -> None:
+    samples = speech(demo, 1e9)[: 3 * CAPACITY - 777]
+    for at in range(0, len(samples), SPEC.hop):
+        rig.writer.write(samples[at : at + SPEC.hop])
+    rig.tick(ended=True)
+    rig.want(0, 10_000)
+    jump, *rest = rig.take_all()
+    check_grid([jump, *rest])
+    first = jump.next_seq
+    assert (jump.kind, jump.features, jump.lost) == ("gap", None, GRID.start(first))
+    # It goes on half a ring behind the writer: late enough to have time, with the most it can.
+    assert GRID.start(first - 1) < len(samples) - CAPACITY // 2 <= GRID.start(first)
+    assert heard(rest[:-1]) == analyzed(samples, first)
+    beat = rig.health("windows_overrun")
+    assert beat.drops == beat.counters["windows_overrun"] == first
+    assert beat.counters["samples_overrun"] == GRID.start(first)
+
+
+@pytest.mark.parametrize("into", [0.0, 0.3, 0.7, 0.99])
+def test_a_gap_longer_than_the_ring_is_one_message(
+    rig: Rig, demo: tuple[Samples, int], into: float
+) -> None:
+    before = GRID.end(3) + round(into * SPEC.hop)
+    length = 3 * CAPACITY + 1234
+    sound = speech(demo, 1e9)
+    after = sound[: GRID.end(5)]
+    samples = np.concatenate([sound[:before], np.zeros(length, np.float32), after])
+    gaps = [[before, before + length]]
+
+    rig.writer.write(sound[:before])
+    rig.tick()
+    rig.want(0, 10_000)
+    windows = rig.take(4)
+    rig.writer.gap(length)
+    rig.tick()
+    windows += rig.take(1)
+    rig.writer.write(after)
+    rig.tick(ended=True)
+    windows += rig.take_all()
+
+    check_grid(windows)
+    (jump,) = [window for window in windows if window.skipped]
+    assert jump == windows[4]
+    assert (jump.kind, jump.features) == ("gap", None)
+    if GRID.is_gap(GRID.end(4) - before):
+        assert jump.lost == missing_samples(gaps, jump.start, jump.end)
+    else:  # little of it was missing, but the gap has overwritten the rest
+        assert jump.lost == GRID.start(jump.next_seq) - jump.start
+    # All that the gap leaves is heard, as the first of a stream.
+    voided = [
+        k
+        for k in range(GRID.total(len(samples)))
+        if GRID.is_gap(missing_samples(gaps, GRID.start(k), GRID.end(k)))
+    ]
+    assert jump.next_seq == voided[-1] + 1
+    assert heard(windows[:4]) == analyzed(samples)[:4]
+    assert heard(windows[5:-1]) == analyzed(samples, jump.next_seq, gaps)
+    assert windows[-1].seq == GRID.total(len(samples))
+
+
+def test_a_stream_that_ends_in_a_long_gap_has_no_windows_behind_its_end(
+    rig: Rig, demo: tuple[Samples, int]
+) -> None:
+    rig.writer.write(speech(demo, 1e9)[: SPEC.window])
+    rig.writer.gap(2 * CAPACITY)
+    rig.tick(ended=True)
+    rig.want(1, 10_000)
+    jump, end = rig.take_all()
+    check_grid([jump, end])
+    assert end.seq == GRID.total(rig.writer.index)
+
+
+def test_a_source_shorter_than_a_window_is_filled_with_silence(
+    rig: Rig, demo: tuple[Samples, int]
+) -> None:
+    sound = speech(demo, 1e9)[2 * SPEC.window :]
+    rig.writer.write(sound[: SPEC.window])
+    rig.tick()
+    rig.want(0, 10)
+    rig.take(1)  # nothing of it may be left in the next one
+    rig.end()
+    rig.begin()
+    samples = sound[: SPEC.window // 2]
+    rig.writer.write(samples)
+    rig.tick(ended=True)
+    rig.want(0, 10, session="t")
+    window, end = rig.take_all()
+    assert heard([window]) == analyzed(samples)
+    assert (window.start, window.end) == (0, SPEC.window)
+    assert (end.seq, end.end) == (1, len(samples))
+
+
+def test_a_source_without_sound_is_only_an_end(rig: Rig) -> None:
+    rig.tick(ended=True)
+    rig.want(0, 10)
+    (end,) = rig.take_all()
+    assert (end.kind, end.seq) == ("end", 0)
+
+
+def test_time_is_that_of_the_last_sample(rig: Rig, demo: tuple[Samples, int]) -> None:
+    rig.writer.write(speech(demo, 1e9)[: GRID.end(1)])
+    anchor = {"anchor_index": 100, "anchor_monotonic": 50.0, "anchor_unix": 1e9}
+    rig.send_tick(position=GRID.end(1), **anchor)
+    rig.want(0, 2)
+    for window in rig.take(2):
+        since = (window.end - 100) / SPEC.sample_rate
+        assert (window.captured, window.time) == (50.0 + since, 1e9 + since)
+
+
+def test_rubbish_is_counted_and_nothing_else(rig: Rig, demo: tuple[Samples, int]) -> None:
+    rig.infer.send(b"rubbish")
+    rig.infer.send(internal.encode(internal.Hello("infer", "")))
+    rig.infer.send_multipart([b"a", b"b"])
+    rig.want(-1, 5)
+    rig.want(0, 5, gate=[1.0] * 99)
+    rig.send_tick(gaps=[[1, 2, 3]])
+    rig.send_tick(position=10**9, ring="sep.1.1.main")
+    rig.writer.write(speech(demo, 1e9)[: SPEC.window])
+    rig.want(0, 5)
+    assert rig.health("features_rings_refused").counters["features_malformed"] == 6
+    rig.tick()
+    assert [window.seq for window in rig.take(1)] == [0]
+
+
+def test_a_new_run_starts_anew(rig: Rig, demo: tuple[Samples, int]) -> None:
+    samples = speech(demo, 1e9)[: GRID.end(2)]
+    rig.writer.write(samples)
+    rig.tick()
+    rig.want(0, 100)
+    first = rig.take(3)
+    rig.end()
+    rig.begin()
+    rig.writer.write(samples)
+    rig.tick()
+    rig.want(0, 100, session="t")
+    again = rig.take(3)
+    assert {window.run for window in again} == {rig.ring.run}
+    assert heard(again) == heard(first)

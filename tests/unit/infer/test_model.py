@@ -1,0 +1,60 @@
+"""TFLite models of every input layout, on whichever runtime is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speech_emotion.common.bundle.manifest import LAYOUTS, load_bundle
+from speech_emotion.common.errors import UserError
+from speech_emotion.infer.model import RUNTIMES, Model, find_runtime, shape_input
+from tests.support.pipelines import BUNDLE, ROOT
+
+TINY = sorted((ROOT / "tests" / "data" / "models").glob("*/bundle.toml"))
+INSTALLED = [
+    name
+    for name, (module, _) in RUNTIMES.items()
+    if importlib.util.find_spec(module.partition(".")[0])
+]
+
+
+def test_there_is_a_model_for_every_layout() -> None:
+    assert {load_bundle(path.parent).layout for path in TINY} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("runtime", INSTALLED)
+@pytest.mark.parametrize("path", [*TINY, BUNDLE / "bundle.toml"], ids=lambda p: p.parent.name)
+def test_a_model_gives_its_golden_output(path: Path, runtime: str) -> None:
+    bundle = load_bundle(path.parent)
+    model = Model(bundle, runtime)
+    golden = bundle.arrays("golden.npz")
+    output = model.predict(golden["normalized"].astype(np.float32))
+    assert output.shape == (bundle.outputs,)
+    assert output == pytest.approx(golden["probabilities"], abs=1e-3)
+    assert np.array_equal(output, model.predict(golden["normalized"].astype(np.float32)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_features_are_laid_out_as_the_model_takes_them(layout: str) -> None:
+    features = np.arange(6, dtype=np.float32).reshape(3, 2)  # 3 frames of 2 dims
+    shaped = shape_input(features, layout)
+    expected = {
+        "frames,dims,1": features.reshape(1, 3, 2, 1),
+        "frames,dims": features.reshape(1, 3, 2),
+        "dims,frames": features.T.reshape(1, 2, 3),
+        "dims,frames,1": features.T.reshape(1, 2, 3, 1),
+        "dims": features.mean(axis=0).reshape(1, 2),
+    }[layout]
+    assert shaped.shape == expected.shape
+    assert np.array_equal(shaped, expected)
+
+
+def test_a_runtime_that_is_not_installed_is_named() -> None:
+    missing = [name for name in RUNTIMES if name not in INSTALLED]
+    for name in missing:
+        with pytest.raises(UserError, match=RUNTIMES[name][1]):
+            find_runtime(name)
+    assert find_runtime() == INSTALLED[0]
