@@ -11,7 +11,7 @@ import numpy as np
 
 from speech_emotion.capture.sources.sound_file import Samples, quantize, to_mono
 from speech_emotion.common.levels import rms_dbfs
-from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.wire.internal import Tick
 
 TICK_S = 0.2

@@ -17,7 +17,7 @@ import zmq
 from speech_emotion.capture.recording.reader import AUDIO, MESSAGES, TAPE
 from speech_emotion.capture.sources.sound_file import FULL_SCALE, Samples
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.ring.access import RingReader
+from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import read_job
 from speech_emotion.common.stage.main import base_parser, run

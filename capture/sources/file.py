@@ -13,7 +13,7 @@ from speech_emotion.capture.service import POLL_S
 from speech_emotion.capture.sources.sound_file import FileSource
 from speech_emotion.capture.stream import StreamJob
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
 

@@ -20,7 +20,8 @@ from speech_emotion.capture.sources.portaudio import MIX_CHANNELS, Microphone, f
 from speech_emotion.capture.sources.pulseaudio import SourceFollower
 from speech_emotion.capture.sources.sound_file import Samples
 from speech_emotion.common.errors import EXIT_DEVICE, DeviceError, UserError
-from speech_emotion.common.ring.access import RingReader, RingWriter
+from speech_emotion.common.ring.reader import RingReader
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
 

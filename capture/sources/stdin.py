@@ -15,7 +15,7 @@ import numpy as np
 
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
 

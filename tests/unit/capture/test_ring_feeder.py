@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from speech_emotion.capture.ring_feeder import LOOK_S, RingFeeder, StreamFormat
-from speech_emotion.common.ring.access import RingWriter
 from speech_emotion.common.ring.segment import RingOwner, create_ring
+from speech_emotion.common.ring.writer import RingWriter
 
 FORM = StreamFormat(16000, 16000, 8000)
 
