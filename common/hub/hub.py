@@ -47,7 +47,7 @@ class ReceivedHeartbeat:
     received: float
 
 
-class Hub(threading.Thread):
+class Hub:
     """Owns both sockets; every public message goes out through here.
 
     Args:
@@ -81,7 +81,7 @@ class Hub(threading.Thread):
         lock: CurveServerKeys | None = None,
         unprotected: bool = False,
     ) -> None:
-        super().__init__(name="hub", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
         self.ledger = Ledger(bundle)
         self.beats: dict[str, ReceivedHeartbeat] = {}
         self.sources: dict[str, internal.SourceStatus] = {}
@@ -153,6 +153,15 @@ class Hub(threading.Thread):
 
     # Called from other threads ----------------------------------------------------------
 
+    def start(self) -> None:
+        """Start the hub's thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the hub's thread runs."""
+        return self._thread.is_alive()
+
     def drain_results(self) -> Iterator[public.Result | public.Utterance]:
         """The results and utterances published since the last call."""
         while self.news:
@@ -172,14 +181,14 @@ class Hub(threading.Thread):
         """End the thread after what is queued went out, and close both sockets."""
         self._stopping = True
         self._wakeup.set()
-        if self.is_alive():
-            self.join(timeout=5)
+        if self.alive:
+            self._thread.join(timeout=5)
         elif not self._context.closed:
             self._close()  # it was never started
 
     # The thread -------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def _run(self) -> None:
         try:
             poller = zmq.Poller()
             poller.register(self._public, zmq.POLLIN)
