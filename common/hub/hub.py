@@ -22,7 +22,7 @@ from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
 from speech_emotion.common.wire import codec, internal, public
-from speech_emotion.common.wire.sockets import bind, configure, remove_file, watch_link
+from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
 
 log = logging.getLogger("hub")
 
@@ -234,27 +234,18 @@ class Hub:
         if self._public in ready:
             self._replay(self._public.recv())
         if self._stages in ready:
-            for identity, frame in self._drain():
-                self._handle(identity, frame)
+            for frames in drain(self._stages):
+                self._receive(frames)
         now = time.monotonic()
         if now >= self._health_due:
             self._health_due = now + 1.0
             self._publish(self._health(self))
 
-    def _drain(self) -> Iterable[tuple[bytes, bytes]]:
-        for _ in range(100):
-            try:
-                parts = self._stages.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            if len(parts) == 2:
-                yield parts[0], parts[1]
-            else:
-                self.counters["hub_malformed"] += 1
-
-    def _handle(self, identity: bytes, frame: bytes) -> None:
+    def _receive(self, frames: list[bytes]) -> None:
         try:
-            message = internal.decode(frame)
+            if len(frames) != 2:
+                raise codec.ProtocolError(f"{len(frames)} frames instead of 2")
+            message = internal.decode(frames[1])
         except codec.ProtocolError as error:
             self.counters["hub_malformed"] += 1
             if self.counters["hub_malformed"] % 100 == 1:
@@ -263,6 +254,9 @@ class Hub:
         if self._strange(message):
             self.counters["hub_strangers"] += 1
             return
+        self._handle(frames[0], message)
+
+    def _handle(self, identity: bytes, message: codec.Message) -> None:
         match message:
             case internal.Submit():
                 self._submit(identity, message)
