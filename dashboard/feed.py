@@ -35,7 +35,7 @@ def subscribe(endpoint: str, client_keys: CurveClientKeys | None = None) -> Resu
         raise UserError(str(error)) from None
 
 
-class Feed(threading.Thread):
+class Feed:
     """Receives in a thread, and hands every event to the loop; its death ends the process.
 
     Args:
@@ -56,7 +56,7 @@ class Feed(threading.Thread):
         statuses: Callable[[dict[str, Status]], None],
         client_keys: CurveClientKeys | None = None,
     ) -> None:
-        super().__init__(name="feed", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self.turned = time.monotonic()
         """When the thread last came round; an old one means that it is stuck."""
         self.malformed = 0
@@ -66,12 +66,16 @@ class Feed(threading.Thread):
         self._statuses = statuses
         self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """End the thread, and let go of the endpoint."""
-        self._stopping.set()
-        self.join(timeout=2.0)
+    def start(self) -> None:
+        """Start the receiving thread."""
+        self._thread.start()
 
-    def run(self) -> None:
+    def stop(self) -> None:
+        """End the thread and close the subscription."""
+        self._stopping.set()
+        self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
         told: dict[str, tuple[Freshness, str | None]] = {}
         look_due = tell_due = 0.0
         with self._results as results:
