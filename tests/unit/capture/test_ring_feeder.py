@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from speech_emotion.capture.ring_feeder import LOOK_S, RingFeeder, StreamFormat
 from speech_emotion.capture.ring_feeder import MAX_WAIT_S, RingFeeder, StreamFormat
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.ring.segment import RingOwner, create_ring
