@@ -6,12 +6,12 @@ import argparse
 import secrets
 import sys
 from pathlib import Path
-from typing import Any
 
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 
 DESCRIPTION = """\
 Listens to a device, or plays a sound file, into a shared-memory ring and shows its level.
@@ -65,36 +65,32 @@ def list_devices() -> int:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.list_devices:
         return list_devices()
-    return supervised(read_job()) if arguments.supervised else alone(arguments)
+    return supervised(read_job(CaptureJob)) if arguments.supervised else alone(arguments)
 
 
-def supervised(job: dict[str, Any]) -> int:
-    """Capture as the supervisor's job says."""
-    from speech_emotion.capture.open_sources import SourceOptions, open_streams
+def supervised(job: CaptureJob) -> int:
+    """Capture as a stage of the supervisor."""
+    from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
-    from speech_emotion.capture.stream import StreamJob
 
     stop = StopRequest()
-    form = StreamFormat(job["rate"], job["window"], job["hop"])
-    jobs = [StreamJob(**row) for row in job["streams"]]
-    opening = SourceOptions(**job["opening"])
+    form = StreamFormat(job.rate, job.window, job.hop)
     return CaptureService(
-        lambda send: open_streams(jobs, form, send, opening),
+        lambda send: open_streams(list(job.streams), form, send, job.options),
         form,
-        features=job["features"],
-        hub=job["hub"],
-        stage=job["stage"],
+        features=job.features,
+        hub=job.hub,
+        stage=job.stage,
     ).run(stop)
 
 
 def alone(arguments: argparse.Namespace) -> int:
     """Capture by hand: an own ring, a level meter, a hub only if one is there."""
     from speech_emotion.capture.level_meter import LevelMeter
-    from speech_emotion.capture.open_sources import SourceOptions, open_streams
+    from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
-    from speech_emotion.capture.stream import StreamJob
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.config.checks import check_source, check_stream
     from speech_emotion.common.errors import UserError
@@ -127,7 +123,7 @@ def alone(arguments: argparse.Namespace) -> int:
         run=secrets.token_hex(8),
     ) as ring:
         job = StreamJob(arguments.stream, arguments.source, ring.name, arguments.channel)
-        opening = SourceOptions(
+        options = SourceOptions(
             realtime=arguments.speed == "realtime",
             block_frames=arguments.block,
             latency=arguments.latency,
@@ -137,7 +133,7 @@ def alone(arguments: argparse.Namespace) -> int:
         )
         with LevelMeter(enabled=sys.stderr.isatty()) as meter:
             return CaptureService(
-                lambda send: open_streams([job], form, send, opening),
+                lambda send: open_streams([job], form, send, options),
                 form,
                 features=arguments.features or standalone_endpoint("features"),
                 hub=arguments.hub or standalone_endpoint("hub"),

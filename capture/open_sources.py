@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -10,34 +9,8 @@ from collections.abc import Callable
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.sources.file import FileStream
 from speech_emotion.capture.stream import Stream, StreamJob
+from speech_emotion.common.stage.jobs import SourceOptions as SourceOptions
 from speech_emotion.common.wire import internal
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceOptions:
-    """How sources are opened.
-
-    Attributes:
-        realtime: the pace of files.
-        block_frames: frames per block; None: `block_ms`, and for files 20 ms in real time,
-            100 ms at full speed.
-        latency: of devices, in seconds, or PortAudio's `low` and `high`.
-        wait_for_device: an absent device is waited for.
-        record: sound file that takes what a device gives.
-        seconds: a device is listened to for so long.
-        stdin: descriptor that `stdin:…` reads from.
-        alone: nobody may be there to accept results.
-    """
-
-    realtime: bool = True
-    block_frames: int | None = None
-    block_ms: float = 20.0
-    latency: float | str = "high"
-    wait_for_device: bool = False
-    record: str | None = None
-    seconds: float | None = None
-    stdin: int = 0
-    alone: bool = False
 
 
 def open_streams(

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Protocol
 
 from speech_emotion.capture.ring_feeder import RingFeeder
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.source_state import Condition
+from speech_emotion.common.stage.jobs import StreamJob as StreamJob
 from speech_emotion.common.wire import internal
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamJob:
-    """One stream of this process: its name, its source as configured, its ring.
-
-    Attributes:
-        features: where its worker listens; empty: where all streams' features does.
-    """
-
-    name: str
-    source: str
-    ring: str
-    channel: int | None = None
-    features: str = ""
 
 
 class Stream(Protocol):

@@ -9,11 +9,10 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.hub.hub import Hub, ReceivedHeartbeat
 from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire import internal, public
+from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
 AWAY_S = 3.0
 """A stage on another machine that is silent for so long is away."""
-FINE = ("ready", "done")
-FINE_SOURCES = (SourceState.LIVE.value, SourceState.ENDED.value)
 
 
 def stream_info(opened: internal.Open, bundle: Bundle) -> public.Info:
@@ -82,7 +81,7 @@ def stream_health(
     """
     state = source.state if source else SourceState.STARTING.value
     reason = source.reason if source else None
-    if stage is not None and stage.state not in FINE and state != SourceState.ENDED.value:
+    if stage is not None and stage.state not in FINE_STAGES and state != SourceState.ENDED.value:
         reason = stage.reason or reason
         if stage.state == "failed":
             state = SourceState.FAILED.value
@@ -124,7 +123,9 @@ def pipeline_health(
         stream_health(name, run, hub.sources.get(name), rows.get(owners.get(name, "")))
         for name, run in runs.items()
     ]
-    fine = all(s.state in FINE for s in stages) and all(s.state in FINE_SOURCES for s in streams)
+    fine = all(s.state in FINE_STAGES for s in stages) and all(
+        s.state in FINE_STREAMS for s in streams
+    )
     # What was there before and comes back is no start.
     starting = any(s.state == "starting" and not s.restarts for s in stages) or any(
         s.state == SourceState.STARTING.value for s in streams

@@ -74,10 +74,7 @@ def on_loopback(endpoint: str) -> bool:
     if not endpoint.startswith("tcp://"):
         return True
     host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("localhost", "lo")
+    return host == "lo" or is_loopback(host)
 
 
 def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool) -> None:
