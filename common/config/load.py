@@ -14,10 +14,8 @@ import pydantic
 import pydantic_settings
 from pydantic import BaseModel
 
-from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.model import (
     ENV_PREFIX,
-    FROM_FILE,
     MAX_STREAMS,
     CaptureConfig,
     Config,
@@ -29,6 +27,7 @@ from speech_emotion.common.config.model import (
     RingConfig,
     StreamConfig,
     WorkersConfig,
+    config_file,
 )
 from speech_emotion.common.errors import UserError
 
@@ -43,19 +42,20 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
     Raises:
         UserError: one line naming the key, the value and what is allowed.
     """
-    table = read_toml(path) if path is not None else {}
     for name in os.environ:
         key = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
         if name.startswith(ENV_PREFIX) and key not in Config.model_fields:
             raise UserError(f"environment variable {name}: {_unknown(key)}")
+    token = config_file.set(path)
     try:
-        values: dict[str, Any] = {**flags, FROM_FILE: table}
-        return Config(**values)
+        return Config(**flags)
     except pydantic_settings.SettingsError as error:
         field = str(error).split('"')[1]  # a sentence about pydantic, and the field in quotes
         raise UserError(f"environment variable {ENV_PREFIX}{field.upper()} must be JSON") from None
     except pydantic.ValidationError as error:
         raise UserError(_origin(error, path, flags) + _line(error)) from None
+    finally:
+        config_file.reset(token)
 
 
 def to_toml(config: Config) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic_settings
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import SOURCES, check_endpoint, check_source, check_stream
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
@@ -24,7 +26,8 @@ from speech_emotion.common.security.exposure import (
 ENV_PREFIX = "SEP_"
 
 
-FROM_FILE = "__from_file__"
+config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)
+"""The TOML file that `load_config` reads."""
 
 
 DEFAULT_STREAM = "main"
@@ -268,16 +271,21 @@ class Config(pydantic_settings.BaseSettings):
         dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Flags over environment over file; pydantic-settings merges them deeply."""
-        assert isinstance(init_settings, pydantic_settings.InitSettingsSource)
-        flags = dict(init_settings.init_kwargs)
-        table = flags.pop(FROM_FILE, {})
-        table.setdefault("stream", [{"source": "mic"}])
+        """Precedence: flags, environment, file, one microphone; tables are merged by key."""
+        microphone: dict[str, Any] = {"stream": [{"source": "mic"}]}
         return (
-            pydantic_settings.InitSettingsSource(settings_cls, flags),
+            init_settings,
             env_settings,
-            pydantic_settings.InitSettingsSource(settings_cls, table),
+            _TomlFile(settings_cls, config_file.get()),
+            pydantic_settings.InitSettingsSource(settings_cls, microphone),
         )
+
+
+class _TomlFile(pydantic_settings.TomlConfigSettingsSource):
+    """The TOML file. Each mistake in it is one line, and it may be a pipe."""
+
+    def _read_files(self, files: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return {} if files is None else read_toml(files)
 
 
 def _checked(check: Callable[[str], str], value: str) -> str:
