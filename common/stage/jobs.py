@@ -79,6 +79,10 @@ class SourceOptions:
     stdin: int = 0
     alone: bool = False
 
+    def device_block(self, rate: int) -> int:
+        """Frames per block of a device or a pipe of `rate` Hz."""
+        return self.block_frames or max(1, round(self.block_ms / 1000.0 * rate))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptureJob(Job):
