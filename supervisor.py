@@ -207,13 +207,14 @@ class Pipeline:
 
     def health(self) -> Health:
         """How all is; also called by the hub's thread."""
+        snapshot = self.hub.snapshot()
         rows = []
         for stage in self.stages:
             supervision, child = stage.supervision, stage.child
             rows.append(
                 stage_health(
                     stage.name,
-                    self.hub.beats.get(stage.name),
+                    snapshot.heartbeats.get(stage.name),
                     state=supervision.state.value,
                     pid=child.pid if child else 0,
                     restarts=supervision.restarts,
@@ -221,9 +222,9 @@ class Pipeline:
                 )
             )
         if self._infer_away:
-            rows.append(remote_health("infer", self.hub.beats.get("infer")))
+            rows.append(remote_health("infer", snapshot.heartbeats.get("infer")))
         expected = {name: (run, self._owners[name]) for name, run in self._runs.items()}
-        return pipeline_health(self.hub, rows, expected)
+        return pipeline_health(snapshot, rows, expected)
 
     def _captures(self) -> list[ManagedProcess]:
         return [stage for stage in self.stages if stage.module == "capture"]
@@ -407,7 +408,7 @@ class Pipeline:
             elif supervision.state is ProcessState.FAILED:
                 self._failed = stage
             return
-        beat = self.hub.beats.get(stage.name)
+        beat = self.hub.snapshot().heartbeats.get(stage.name)
         if child is not None and beat is not None and beat.heartbeat.pid == child.pid:
             if supervision.state is ProcessState.STARTING and supervision.restarts:
                 log.info("%s is back", stage.name)
@@ -465,7 +466,7 @@ class Pipeline:
         for line in lines:
             view.write(line)
         if view.dropped:
-            self.hub.counters["supervisor_lines_dropped"] = view.dropped
+            self.hub.set_counter("supervisor_lines_dropped", view.dropped)
 
 
 class _QueueStream:

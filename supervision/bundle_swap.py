@@ -153,7 +153,7 @@ class BundleSwap:
         return None
 
     def _stands_by(self, name: str) -> bool:
-        beat = self._hub.beats.get(standby_name(name))
+        beat = self._hub.snapshot().heartbeats.get(standby_name(name))
         return (
             beat is not None
             and beat.heartbeat.pid == self._fresh[name].pid
@@ -173,10 +173,11 @@ class BundleSwap:
             self.phase = Phase.SWITCHING
 
     def _switching(self, now: float) -> None:
-        if self._hub.ledger.bundle != self.new.id:
+        if self._hub.snapshot().bundle != self.new.id:
             return  # the hub has not taken its turn yet
-        self._accepted = self._hub.counters["results_accepted"]
-        self._heard = {name: source.position for name, source in self._hub.sources.items()}
+        snapshot = self._hub.snapshot()
+        self._accepted = snapshot.counters["results_accepted"]
+        self._heard = {name: source.position for name, source in snapshot.sources.items()}
         for stage in self._stages:
             stage.job = {**stage.job, **_jobs(self.new, self.old)}
             stage.child = self._fresh[stage.name]
@@ -192,7 +193,7 @@ class BundleSwap:
             if code is not None or stage.supervision.state is not ProcessState.READY:
                 words = child.last_words() if code is not None else stage.supervision.reason
                 return self._roll_back(f"{stage.name} died: {words or f'exit code {code}'}", now)
-        if self._hub.counters["results_accepted"] > self._accepted:
+        if self._hub.snapshot().counters["results_accepted"] > self._accepted:
             return self._done("")
         if now > self._deadline:
             if self._sound_came():
@@ -204,7 +205,7 @@ class BundleSwap:
         enough = 2 * self.new.spec.window
         return any(
             source.position - self._heard.get(name, 0) >= enough
-            for name, source in list(self._hub.sources.items())
+            for name, source in self._hub.snapshot().sources.items()
         )
 
     # Outcomes -----------------------------------------------------------------------------
@@ -231,7 +232,7 @@ class BundleSwap:
 
     def _forget(self) -> None:
         for name in self._fresh:
-            self._hub.beats.pop(standby_name(name), None)
+            self._hub.forget(standby_name(name))
 
 
 def standby_name(stage: str) -> str:

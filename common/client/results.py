@@ -24,6 +24,7 @@ import zmq
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.wire import codec, public
+from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
 ENDPOINT = re.compile(r"tcp://[^\s/]+:(\d{1,5})|ipc://\S+")
@@ -37,8 +38,6 @@ RECONNECT_MS = (50, 1000)
 HEARTBEAT_MS = (5000, 10000)
 """A silent peer is asked for a sign of life so often, and dropped after so long without one: a
 box that lost its power never says goodbye, and TCP alone would wait for it for hours."""
-FINE_STAGES = ("ready", "done")
-FINE_STREAMS = ("live", "ended")
 
 
 class NewerProtocolError(codec.ProtocolError):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import re
 import socket
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire.endpoint import is_loopback
 
 DEFAULT_LISTEN = "127.0.0.1:8765"
 
@@ -42,14 +42,6 @@ def check_reach(listen: str, token: str | None) -> str:
             f"or listen on {DEFAULT_LISTEN}"
         )
     return listen
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`; of names only `localhost` is trusted."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen_tcp(listen: str) -> socket.socket:

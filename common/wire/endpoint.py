@@ -8,15 +8,20 @@ from pathlib import Path
 from speech_emotion.common.errors import UserError
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; of names only `localhost` is trusted."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def on_loopback(endpoint: str) -> bool:
     """Whether only this machine can connect to an endpoint: ipc, and TCP on loopback."""
     if not endpoint.startswith("tcp://"):
         return True
     host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("localhost", "lo")
+    return host == "lo" or is_loopback(host)
 
 
 def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool) -> None:

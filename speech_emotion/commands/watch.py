@@ -18,8 +18,6 @@ from rich.text import Text
 
 from speech_emotion.common.client.results import (
     DEFAULT_ENDPOINT,
-    FINE_STAGES,
-    FINE_STREAMS,
     Freshness,
     NewerProtocolError,
     Results,
@@ -29,6 +27,7 @@ from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
+from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
 SHOW_S = 0.1
 FLOOR_DB = -80.0

@@ -17,8 +17,8 @@ import pytest
 from bench.browser import free_port
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.client.results import Event, Freshness, Status
-from speech_emotion.common.security.exposure import is_loopback
 from speech_emotion.common.wire import public
+from speech_emotion.common.wire.endpoint import is_loopback
 from speech_emotion.dashboard.history import Reader, Writer
 from speech_emotion.dashboard.live_state import RECENT_ROWS, STREAMS, UTTERANCES, LiveState
 from speech_emotion.dashboard.model_cards import find_card, folders
