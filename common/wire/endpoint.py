@@ -39,8 +39,7 @@ def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool)
         return
     raise UserError(
         f"{name} endpoint {endpoint} is open to the whole network; give it keys (curve.secret and "
-        "curve.allowed, see docs/SECURITY.md), or say a second time that everybody may listen "
-        "(curve.unprotected)"
+        "curve.allowed, see docs/SECURITY.md), or set curve.unprotected to allow every client"
     )
 
 
