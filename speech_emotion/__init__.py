@@ -26,9 +26,7 @@ _HOMES = {
         ("Event", "Freshness", "NewerProtocolError", "Results", "Status"),
         "speech_emotion.common.client.results",
     ),
-    **dict.fromkeys(
-        ("Health", "Info", "Result", "Utterance"), "speech_emotion.common.wire.messages"
-    ),
+    **dict.fromkeys(("Health", "Info", "Result", "Utterance"), "speech_emotion.common.wire.public"),
 }
 """Public name → the module that defines it."""
 
