@@ -27,8 +27,10 @@ from tests.support.broker import MOSQUITTO
 from tests.support.pages import answers
 from tests.support.pipelines import DEMO, ROOT, wait_until
 from tests.support.pulse import VirtualMicrophone, installed
+from tools.documents import documents
+from tools.tree import ROOMS, missing
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = r"(\.venv\S*/bin/)?python|make|pytest|box|supervisor\.py"
 RUN_S = 100.0
 SERVE_S = 5.0
@@ -269,3 +271,20 @@ def read_until(terminal: int, process: subprocess.Popen[bytes], patience: float)
         elif ended:
             break
     return output.decode("utf-8", "replace")
+
+
+def test_what_a_command_makes_is_up_to_date() -> None:
+    """`make docs` writes it."""
+    stale = [path.name for path, text in documents().items() if path.read_text() != text]
+    assert stale == []
+
+
+def test_every_folder_of_code_has_its_sentence() -> None:
+    assert missing() == set()
+    assert [name for name in ROOMS if not (ROOT / name).exists()] == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages - set(re.findall(r"\]\(([A-Z_]+\.md)\)", index)) == set()
