@@ -15,11 +15,11 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.exposure import (
-    check_exposure,
     check_listen,
     check_reach,
     check_token,
 )
+from speech_emotion.common.wire.endpoint import check_exposure
 
 ENV_PREFIX = "SEP_"
 

@@ -22,7 +22,7 @@ from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
 from speech_emotion.common.wire import codec, internal, public
-from speech_emotion.common.wire.sockets import bind, configure, remove_file, watch_link
+from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
 
 log = logging.getLogger("hub")
 
@@ -47,7 +47,7 @@ class ReceivedHeartbeat:
     received: float
 
 
-class Hub(threading.Thread):
+class Hub:
     """Owns both sockets; every public message goes out through here.
 
     Args:
@@ -81,7 +81,7 @@ class Hub(threading.Thread):
         lock: CurveServerKeys | None = None,
         unprotected: bool = False,
     ) -> None:
-        super().__init__(name="hub", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
         self.ledger = Ledger(bundle)
         self.beats: dict[str, ReceivedHeartbeat] = {}
         self.sources: dict[str, internal.SourceStatus] = {}
@@ -153,6 +153,15 @@ class Hub(threading.Thread):
 
     # Called from other threads ----------------------------------------------------------
 
+    def start(self) -> None:
+        """Start the hub's thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the hub's thread runs."""
+        return self._thread.is_alive()
+
     def drain_results(self) -> Iterator[public.Result | public.Utterance]:
         """The results and utterances published since the last call."""
         while self.news:
@@ -172,14 +181,14 @@ class Hub(threading.Thread):
         """End the thread after what is queued went out, and close both sockets."""
         self._stopping = True
         self._wakeup.set()
-        if self.is_alive():
-            self.join(timeout=5)
+        if self.alive:
+            self._thread.join(timeout=5)
         elif not self._context.closed:
             self._close()  # it was never started
 
     # The thread -------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def _run(self) -> None:
         try:
             poller = zmq.Poller()
             poller.register(self._public, zmq.POLLIN)
@@ -225,27 +234,18 @@ class Hub(threading.Thread):
         if self._public in ready:
             self._replay(self._public.recv())
         if self._stages in ready:
-            for identity, frame in self._drain():
-                self._handle(identity, frame)
+            for frames in drain(self._stages):
+                self._receive(frames)
         now = time.monotonic()
         if now >= self._health_due:
             self._health_due = now + 1.0
             self._publish(self._health(self))
 
-    def _drain(self) -> Iterable[tuple[bytes, bytes]]:
-        for _ in range(100):
-            try:
-                parts = self._stages.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            if len(parts) == 2:
-                yield parts[0], parts[1]
-            else:
-                self.counters["hub_malformed"] += 1
-
-    def _handle(self, identity: bytes, frame: bytes) -> None:
+    def _receive(self, frames: list[bytes]) -> None:
         try:
-            message = internal.decode(frame)
+            if len(frames) != 2:
+                raise codec.ProtocolError(f"{len(frames)} frames instead of 2")
+            message = internal.decode(frames[1])
         except codec.ProtocolError as error:
             self.counters["hub_malformed"] += 1
             if self.counters["hub_malformed"] % 100 == 1:
@@ -254,6 +254,9 @@ class Hub(threading.Thread):
         if self._strange(message):
             self.counters["hub_strangers"] += 1
             return
+        self._handle(frames[0], message)
+
+    def _handle(self, identity: bytes, message: codec.Message) -> None:
         match message:
             case internal.Submit():
                 self._submit(identity, message)

@@ -67,25 +67,3 @@ def listen_tcp(listen: str) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             reason = "is already in use; stop the other program or choose another"
         raise UserError(f"page address {listen}: {reason}") from None
-
-
-def on_loopback(endpoint: str) -> bool:
-    """Whether only this machine can connect to an endpoint: ipc, and TCP on loopback."""
-    if not endpoint.startswith("tcp://"):
-        return True
-    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("localhost", "lo")
-
-
-def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool) -> None:
-    """Raises UserError where anybody on the network could connect and nobody said that twice."""
-    if locked or unprotected or on_loopback(endpoint):
-        return
-    raise UserError(
-        f"{name} endpoint {endpoint} is open to the whole network; give it keys (curve.secret and "
-        "curve.allowed, see docs/SECURITY.md), or say a second time that everybody may listen "
-        "(curve.unprotected)"
-    )

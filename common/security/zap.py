@@ -10,14 +10,12 @@ import zmq
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.curve import CurveServerKeys, allowed_keys
+from speech_emotion.common.wire.sockets import drain
 
 ZAP = "inproc://zeromq.zap.01"
 
 
 ZAP_VERSION = b"1.0"
-
-
-PER_TURN = 100
 
 
 REFUSED = (
@@ -69,19 +67,10 @@ class ZapAuthenticator:
 
     def turn(self) -> None:
         """Answer who asks, count who was turned away."""
-        for _ in range(PER_TURN):
-            try:
-                frames = self._zap.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                break
+        for frames in drain(self._zap):
             self._zap.send_multipart(self._answer(frames))
         for monitor in self._monitors:
-            for _ in range(PER_TURN):
-                try:
-                    monitor.recv_multipart(zmq.DONTWAIT)
-                except zmq.Again:
-                    break
-                self.refused += 1
+            self.refused += sum(1 for _ in drain(monitor))
 
     def close(self) -> None:
         for socket in self.sockets:

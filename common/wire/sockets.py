@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import socket as posix
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
 
 import zmq
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
-from speech_emotion.common.security.exposure import check_exposure
-from speech_emotion.common.security.zap import ZapAuthenticator
 from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.endpoint import check_exposure, remove_file
+
+__all__ = [
+    "bind",
+    "configure",
+    "connect",
+    "drain",
+    "endpoint_error",
+    "remove_file",
+    "send",
+    "watch_link",
+]
 
 HEARTBEAT_MS = (1000, 3000)
-"""Across a network a silent peer is asked for a sign of life so often, and dropped after so long
-without one: of a cut link TCP alone would know nothing for a quarter of an hour."""
+"""ZMTP heartbeat across a network: ping interval, and time without an answer before the
+connection is closed. TCP alone would notice a cut link only after about 15 minutes."""
+
+DRAIN_LIMIT = 100
+"""Messages that one `drain` takes at most, so that a flood does not hold up the loop."""
+
+Keys = TypeVar("Keys", contravariant=True)
+
+
+class ClientKeys(Protocol):
+    """Keys of a client, as `common.security.curve.CurveClientKeys`."""
+
+    def apply(self, socket: zmq.Socket[Any]) -> None: ...
+
+
+class Authenticator(Protocol[Keys]):
+    """What locks an endpoint, as `common.security.zap.ZapAuthenticator`."""
+
+    def guard(self, socket: zmq.Socket[bytes], lock: Keys, domain: str) -> None: ...
 
 
 def connect(
-    context: zmq.Context[Any], endpoint: str, name: str, client_keys: CurveClientKeys | None = None
+    context: zmq.Context[Any], endpoint: str, name: str, client_keys: ClientKeys | None = None
 ) -> zmq.Socket[bytes]:
     """A DEALER connected to `endpoint`, with every bound and time limit set.
 
@@ -44,25 +71,26 @@ def bind(
     endpoint: str,
     name: str,
     *,
-    lock: CurveServerKeys | None = None,
-    authenticator: ZapAuthenticator | None = None,
+    lock: Keys | None = None,
+    authenticator: Authenticator[Keys] | None = None,
     unprotected: bool = False,
 ) -> None:
-    """Bind a socket where nobody else is.
+    """Bind a socket to an endpoint that no other program serves.
 
     Args:
-        lock, authenticator: let in only whom the lock allows, over TCP.
-        unprotected: without a lock, even where the whole network can connect.
+        name: what the endpoint is for, in errors and as ZAP domain.
+        lock, authenticator: over TCP, accept only clients that `lock` allows.
+        unprotected: bind without a lock even where the whole network can connect.
 
     Raises:
-        UserError: the endpoint is malformed, taken, or open to the network without a word.
+        UserError: the endpoint is malformed, in use, or open to the network without consent.
     """
     check_exposure(endpoint, name, locked=lock is not None, unprotected=unprotected)
     if lock is not None and authenticator is not None and endpoint.startswith("tcp://"):
         authenticator.guard(socket, lock, name)
     path = endpoint.removeprefix("ipc://")
     if path != endpoint and _answers(path):
-        # libzmq would take the file away from its owner without a word.
+        # libzmq would remove the socket file of the running program without an error.
         raise endpoint_error(name, endpoint, zmq.ZMQError(zmq.EADDRINUSE))
     try:
         socket.bind(endpoint)
@@ -70,21 +98,30 @@ def bind(
         raise endpoint_error(name, endpoint, error) from None
 
 
-def remove_file(endpoint: str) -> None:
-    """Remove the file of a closed ipc endpoint, which libzmq leaves behind."""
-    path = endpoint.removeprefix("ipc://")
-    if path != endpoint:
-        Path(path).unlink(missing_ok=True)
+def drain(socket: zmq.Socket[bytes], limit: int = DRAIN_LIMIT) -> Iterator[list[bytes]]:
+    """The waiting messages of a socket, without blocking.
 
+    Args:
+        limit: most messages to take; the rest stays in the socket's queue.
 
-def _answers(path: str) -> bool:
-    import socket
-
-    with socket.socket(socket.AF_UNIX) as probe:
+    Yields:
+        The frames of one message. A ROUTER's first frame is the identity of the peer. A peer
+        decides how many frames it sends: check their number.
+    """
+    for _ in range(limit):
         try:
-            probe.connect(path)
-        except OSError:
-            return False
+            frames = socket.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return
+        yield frames
+
+
+def send(socket: zmq.Socket[bytes], message: codec.Message) -> bool:
+    """Send without blocking; False if the peer's queue is full."""
+    try:
+        socket.send(internal.encode(message), zmq.DONTWAIT)
+    except zmq.Again:
+        return False
     return True
 
 
@@ -97,17 +134,17 @@ def configure(socket: zmq.Socket[bytes]) -> None:
 
 
 def watch_link(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Make the next bind or connect notice a link that is cut, where it goes over TCP."""
+    """Make the next TCP bind or connect detect a cut link; other transports need nothing."""
     if endpoint.startswith("tcp://"):
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0])
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1])
         socket.setsockopt(zmq.CONNECT_TIMEOUT, HEARTBEAT_MS[1])
-        # What is meant for one who is away is not kept: it would come in a flood, and too late.
+        # Do not queue messages for a peer that is not connected: they would arrive late, at once.
         socket.setsockopt(zmq.IMMEDIATE, 1)
 
 
 def endpoint_error(name: str, endpoint: str, error: zmq.ZMQError) -> UserError:
-    """The one line for an endpoint that cannot be bound or connected."""
+    """The one-line error for an endpoint that cannot be bound or connected."""
     if error.errno == zmq.EADDRINUSE:
         return UserError(
             f"{name} endpoint {endpoint} is already in use; "
@@ -119,10 +156,11 @@ def endpoint_error(name: str, endpoint: str, error: zmq.ZMQError) -> UserError:
     )
 
 
-def send(socket: zmq.Socket[bytes], message: codec.Message) -> bool:
-    """Send without ever waiting; False if the peer's queue is full."""
-    try:
-        socket.send(internal.encode(message), zmq.DONTWAIT)
-    except zmq.Again:
-        return False
+def _answers(path: str) -> bool:
+    """Whether a program accepts connections at a socket file."""
+    with posix.socket(posix.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
     return True

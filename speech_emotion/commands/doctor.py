@@ -35,8 +35,8 @@ from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.linux.runtime_dir import runtime_base_dir
 from speech_emotion.common.paths import DEMO_CLIP, IMPORT_ROOT, PACKAGE
 from speech_emotion.common.ring.layout import FOLDER
-from speech_emotion.common.security.exposure import on_loopback
 from speech_emotion.common.wire import public
+from speech_emotion.common.wire.endpoint import on_loopback
 from speech_emotion.common.wire.sockets import bind
 
 TRIAL_S = 5.0

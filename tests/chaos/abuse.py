@@ -177,11 +177,11 @@ def unread_stderr(_scale: Scale) -> list[Row]:
     ]
 
 
-class _Readers(threading.Thread):
+class _Readers:
     """Fifty subscribers in one thread, who look for jumps in `seq`."""
 
     def __init__(self, context: zmq.Context[Any], endpoint: str) -> None:
-        super().__init__(daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._ended = False
         self._sockets = []
         for _ in range(READERS):
@@ -192,9 +192,9 @@ class _Readers(threading.Thread):
             self._sockets.append(one)
         self._next: dict[Any, int | None] = dict.fromkeys(self._sockets)
         self._whole = dict.fromkeys(self._sockets, True)
-        self.start()
+        self._thread.start()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         poller = zmq.Poller()
         for one in self._sockets:
             poller.register(one, zmq.POLLIN)
@@ -214,7 +214,7 @@ class _Readers(threading.Thread):
         while time.monotonic() < deadline and any(n != last + 1 for n in self._next.values()):
             time.sleep(0.05)
         self._ended = True
-        self.join()
+        self._thread.join()
         return sum(self._whole[one] and self._next[one] == last + 1 for one in self._sockets)
 
 

@@ -63,11 +63,11 @@ def comparable(message: public.Result | public.Utterance) -> dict[str, Any]:
     return {"kind": message.topic, **{k: v for k, v in table.items() if k not in LIVE_ONLY}}
 
 
-class Subscriber(threading.Thread):
+class Subscriber:
     """Collects everything an endpoint publishes until told to stop."""
 
     def __init__(self, endpoint: str) -> None:
-        super().__init__(daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.received = Received()
         self._stop_at: float | None = None
         self._context = zmq.Context()
@@ -76,9 +76,14 @@ class Subscriber(threading.Thread):
         self._socket.setsockopt(zmq.RECONNECT_IVL, 5)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.connect(endpoint)
-        self.start()
+        self._thread.start()
 
-    def run(self) -> None:
+    @property
+    def alive(self) -> bool:
+        """Whether it still receives."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
         while self._stop_at is None or time.monotonic() < self._stop_at:
             if self._socket.poll(50):
                 topic, payload = self._socket.recv_multipart()
@@ -89,7 +94,7 @@ class Subscriber(threading.Thread):
     def finish(self) -> Received:
         """Take what is still on its way, and stop."""
         self._stop_at = time.monotonic() + 0.3
-        self.join()
+        self._thread.join()
         return self.received
 
     def wait_for(self, condition: Callable[[Received], bool]) -> None:
@@ -141,7 +146,7 @@ class Running:
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
-        if self.subscriber.is_alive():
+        if self.subscriber.alive:
             self.subscriber.finish()
         if self.process.returncode < 0:  # killed, it could not clear up behind it
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)

@@ -27,19 +27,19 @@ UNIT = DEPLOY / "sep.service"
 SYSTEMD = shutil.which("systemd-analyze")
 
 
-class Manager(threading.Thread):
+class Manager:
     """The service manager's end of the socket: every datagram and when it came."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.heard: list[tuple[float, str]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address.replace("@", "\0", 1))
         self._socket.settimeout(0.05)
         self._closing = False
-        self.start()
+        self._thread.start()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         while not self._closing:
             try:
                 text = self._socket.recv(4096).decode()
@@ -56,7 +56,7 @@ class Manager(threading.Thread):
 
     def close(self) -> None:
         self._closing = True
-        self.join()
+        self._thread.join()
 
 
 @pytest.fixture

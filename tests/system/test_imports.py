@@ -5,9 +5,13 @@ Which room may import which is a contract of import-linter (pyproject.toml), che
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +104,52 @@ def test_no_file_is_loaded_under_two_names(words: list[str]) -> None:
         check=True,
     )
     assert json.loads(done.stderr.strip().splitlines()[-1]) == []
+
+
+SOURCES = [
+    path
+    for path in sorted(ROOT.rglob("*.py"))
+    if not {".venv", "node_modules"} & set(path.relative_to(ROOT).parts)
+]
+EXTENSIBLE = {"abc", "enum", "typing", "logging", "string"}
+"""Modules of the standard library whose classes are made to be subclassed."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_private_name_is_added_to_a_class_of_the_standard_library(path: Path) -> None:
+    """A later Python may use the same name: `Thread` has had a `_handle` of its own since 3.13."""
+    tree = ast.parse(path.read_text())
+    imported = dict(_standard_names(tree))
+    for cls in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for base in cls.bases:
+            module = imported.get(ast.unparse(base).partition(".")[0], "").partition(".")[0]
+            if not module or module in EXTENSIBLE:
+                continue
+            assert not ast.unparse(base).endswith("Thread"), f"{path}: {cls.name} is a Thread"
+            assert not set(_private_names(cls)), f"{path}: {cls.name}({ast.unparse(base)})"
+
+
+def _standard_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Names that a module imports from the standard library → the module they are from."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [
+                (alias.asname or alias.name.partition(".")[0], alias.name) for alias in node.names
+            ]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [(alias.asname or alias.name, node.module) for alias in node.names]
+        else:
+            continue
+        yield from (pair for pair in names if pair[1].partition(".")[0] in sys.stdlib_module_names)
+
+
+def _private_names(cls: ast.ClassDef) -> Iterator[str]:
+    """Methods and attributes of a class that begin with one underscore."""
+    for node in ast.walk(cls):
+        name = ""
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            name = node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.attr
+        if re.match("_[^_]", name):
+            yield name

@@ -27,8 +27,8 @@ from speech_emotion.common.security.curve import (
     read_pair,
     read_public,
 )
-from speech_emotion.common.security.exposure import check_exposure, on_loopback
 from speech_emotion.common.wire import public
+from speech_emotion.common.wire.endpoint import check_exposure, on_loopback
 from tests.support.key_files import House, free_port
 from tests.support.pipelines import (
     PATIENCE_S,

@@ -198,7 +198,7 @@ def test_an_idle_hub_ends_at_once_when_told_to(rig: Rig) -> None:
     listening(rig)
     began = time.monotonic()
     rig.hub.stop()
-    assert not rig.hub.is_alive()
+    assert not rig.hub.alive
     # It had nothing to do for a second, and linger takes at most half of one.
     assert time.monotonic() - began < 5.0
 
