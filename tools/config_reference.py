@@ -23,9 +23,9 @@ HEAD = """\
 
 <!-- Made by `python -m tools.config_reference > docs/CONFIGURATION.md`; do not edit. -->
 
-Every key has a default; `speech-emotion run` needs no file. Precedence: the file of `--config FILE`,
-environment variables, flags (`speech-emotion run --help`); later wins. A mistake is one line that
-names the key, the value and what is allowed, and exit code 2.
+Every key has a default; `speech-emotion run` needs no file. Precedence: the file of
+`--config FILE`, environment variables, flags (`speech-emotion run --help`); later wins. A mistake
+is one line that names the key, the value and what is allowed, and exit code 2.
 
 ```sh
 .venv/bin/speech-emotion run --print-config                     # the effective configuration
