@@ -20,7 +20,7 @@ from speech_emotion.common.bundle.spec import FeatureSpec, load_spec  # noqa: E4
 from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError  # noqa: E402
 from speech_emotion.common.paths import DEMO_CLIP  # noqa: E402
 from speech_emotion.common.stage.main import program  # noqa: E402
-from speech_emotion.train.data.corpora import READERS, Clip, read_corpus, read_manifest  # noqa: E402
+from speech_emotion.train.data.clips import READERS, Clip, read_corpus, read_manifest  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -190,7 +190,7 @@ def _fit(parsed: argparse.Namespace) -> int:
     )
     if parsed.events:
         from speech_emotion.train.bundle.writer import append_to_card
-        from speech_emotion.train.evaluation.events import summary
+        from speech_emotion.train.evaluation.false_events import summary
 
         bundle = append_to_card(parsed.out, summary(parsed.out, parsed.events))
     print(f"wrote {bundle.path}: {bundle.id}")
@@ -199,7 +199,7 @@ def _fit(parsed: argparse.Namespace) -> int:
 
 def _golden(spec: FeatureSpec, path: Path | None = None) -> Any:
     """The loudest window of a recording: the self-test shall hear speech."""
-    from speech_emotion.train.data.corpora import load
+    from speech_emotion.train.data.clips import load
 
     clip = Clip(path or DEMO_CLIP, "", "", "", "", "golden")
     samples = load(clip, spec.sample_rate)
@@ -212,7 +212,7 @@ def _events(parsed: argparse.Namespace) -> int:
     import dataclasses
 
     from speech_emotion.train.evaluation.evaluate import write_json
-    from speech_emotion.train.evaluation.events import measure
+    from speech_emotion.train.evaluation.false_events import measure
 
     found, parts = measure(parsed.bundle, parsed.sounds, 3600 * parsed.hours, parsed.seed)
     print("min_utterance_confidence  false events per hour")
@@ -225,7 +225,7 @@ def _events(parsed: argparse.Namespace) -> int:
 
 
 def _calibrate(parsed: argparse.Namespace) -> int:
-    from speech_emotion.train.evaluation.room_calibration import calibrate
+    from speech_emotion.train.bundle.room_calibration import calibrate
 
     site = calibrate(parsed.bundle, parsed.recording)
     print(f"{site.key} = {site.value:g}: {100 * site.passing:.1f} % of the room passes the gate")

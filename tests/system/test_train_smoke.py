@@ -138,7 +138,7 @@ def test_training_is_deterministic(corpus: Path, bundle: Path, tmp_path: Path):
 def test_training_goes_on_where_it_stopped(corpus: Path, tmp_path: Path):
     import keras
 
-    from speech_emotion.train.data.corpora import read_manifest
+    from speech_emotion.train.data.clips import read_manifest
     from speech_emotion.train.model.fit import fit as fit_network
     from speech_emotion.train.model.training_job import load_plan, prepare
 

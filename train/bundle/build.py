@@ -14,7 +14,7 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.features.core import normalize
 from speech_emotion.train.bundle.card import LICENCES, model_card
 from speech_emotion.train.bundle.writer import run_tflite_all, write_bundle
-from speech_emotion.train.data.corpora import Samples
+from speech_emotion.train.data.clips import Samples
 from speech_emotion.train.evaluation.crossval import key_of
 from speech_emotion.train.evaluation.protocols import Folds, tune
 from speech_emotion.train.model.export import shipped, to_tflite

@@ -24,7 +24,7 @@ from speech_emotion.features.core import Banks, Core, make_core
 from speech_emotion.features.extractor import windows_of
 from speech_emotion.features.gate import Gate, make_gate
 from speech_emotion.train.data.augment import augment
-from speech_emotion.train.data.corpora import Clip, Samples, load
+from speech_emotion.train.data.clips import Clip, Samples, load
 
 ACTIVE_S = 0.4
 """Least amount of speech in a training window; below it the label is not to be heard."""

@@ -23,7 +23,7 @@ from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.infer.decision import UNCERTAIN
 from speech_emotion.train.data.augment import coloured_noise, quantize
-from speech_emotion.train.data.corpora import Samples
+from speech_emotion.train.data.clips import Samples
 from speech_emotion.train.evaluation.offline_decisions import Heard, hear_all, judge
 
 PART_S = (10.0, 60.0)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.train.data.corpora import Clip, check_split
+from speech_emotion.train.data.clips import Clip, check_split
 
 FOLDS = 5
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.manifest import Bundle, Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec
-from speech_emotion.train.data.corpora import Samples
+from speech_emotion.train.data.clips import Samples
 from speech_emotion.train.data.splits import Split
 from speech_emotion.train.evaluation.calibration import calibrated
 from speech_emotion.train.evaluation.metrics import figures

@@ -16,7 +16,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.features.core import normalize
 from speech_emotion.features.extractor import load_statistics
 from speech_emotion.infer.model import Model
-from speech_emotion.train.data.corpora import Clip, Samples, check_sounds, mapping, select
+from speech_emotion.train.data.clips import Clip, Samples, check_sounds, mapping, select
 from speech_emotion.train.data.dataset import load_all, progress
 from speech_emotion.train.evaluation.metrics import figures, uar
 from speech_emotion.train.evaluation.offline_decisions import Heard, Judged, hear_all, judge

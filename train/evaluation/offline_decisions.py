@@ -20,7 +20,7 @@ from speech_emotion.common.wire.public import Utterance
 from speech_emotion.features.core import Banks, Core, make_core
 from speech_emotion.features.extractor import FeatureExtractor, windows_of
 from speech_emotion.infer.decision import UNCERTAIN, State, calibrate, decide, finish, speech_of
-from speech_emotion.train.data.corpora import Samples
+from speech_emotion.train.data.clips import Samples
 from speech_emotion.train.data.dataset import pool, progress
 
 Vector = NDArray[np.float64]

@@ -21,7 +21,7 @@ from speech_emotion.train.data.augment import (
     speech_dbfs,
     telephone,
 )
-from speech_emotion.train.data.corpora import Samples
+from speech_emotion.train.data.clips import Samples
 from speech_emotion.train.data.splits import (
     Split,
     leave_corpus_out,

@@ -9,7 +9,7 @@ from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.features.extractor import windows_of
-from speech_emotion.train.data.corpora import Samples
+from speech_emotion.train.data.clips import Samples
 
 MODE = 3
 """Its strictest."""

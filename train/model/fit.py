@@ -21,7 +21,7 @@ from speech_emotion.train.data.augment import (
     tilt_spectrogram,
     warp_spectrogram,
 )
-from speech_emotion.train.data.corpora import LABEL_SETS, Clip, Samples, mapping
+from speech_emotion.train.data.clips import LABEL_SETS, Clip, Samples, mapping
 from speech_emotion.train.data.dataset import Examples, Statistics
 from speech_emotion.train.model.network import Network, build
 from speech_emotion.train.model.teacher import TAUGHT

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.train.data.corpora import Clip, Samples
+from speech_emotion.train.data.clips import Clip, Samples
 from speech_emotion.train.data.dataset import content_key, progress
 
 RATE = 16000

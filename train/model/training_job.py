@@ -15,7 +15,7 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.common.errors import UserError
 from speech_emotion.train.data import nonspeech
-from speech_emotion.train.data.corpora import Clip, Samples, check_sounds
+from speech_emotion.train.data.clips import Clip, Samples, check_sounds
 from speech_emotion.train.data.dataset import load_all, render
 from speech_emotion.train.data.splits import Split
 from speech_emotion.train.evaluation.crossval import (

@@ -23,7 +23,7 @@ from speech_emotion.train.data.augment import (
     speech_dbfs,
     tilt_spectrogram,
 )
-from speech_emotion.train.data.corpora import (
+from speech_emotion.train.data.clips import (
     LABEL_SETS,
     Clip,
     check_sounds,

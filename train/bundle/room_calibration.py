@@ -15,7 +15,7 @@ from speech_emotion.features.extractor import load_statistics, windows_of
 from speech_emotion.infer.decision import NOT_SPEECH, UNCERTAIN
 from speech_emotion.infer.model import Model
 from speech_emotion.train.bundle.writer import update_bundle
-from speech_emotion.train.data.corpora import Clip, Samples, load
+from speech_emotion.train.data.clips import Clip, Samples, load
 from speech_emotion.train.data.nonspeech import hear_mix
 from speech_emotion.train.evaluation.evaluate import outputs
 from speech_emotion.train.evaluation.offline_decisions import judge
