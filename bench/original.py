@@ -47,12 +47,12 @@ def main() -> None:
     """Create bench/original.tflite again."""
     import keras
 
-    from speech_emotion.train.model.export import shipped, to_tflite
+    from speech_emotion.train.model.export import export_model, to_tflite
     from speech_emotion.train.model.network import Network, build
 
     keras.utils.set_random_seed(0)
     model = build(Network(), SPEC.n_frames, SPEC.dims, {"label": len(LABELS)})
-    MODEL.write_bytes(to_tflite(shipped(model), quantized=True))
+    MODEL.write_bytes(to_tflite(export_model(model), quantized=True))
     print(f"{MODEL}: {MODEL.stat().st_size} bytes")
 
 
