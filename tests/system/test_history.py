@@ -15,7 +15,7 @@ import pytest
 
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
-from tests.support.history import heard
+from tests.support.history import make_result
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher
 
@@ -35,7 +35,7 @@ def test_a_crash_loses_at_most_a_second(tmp_path: Path) -> None:
         publisher.wait_for()
         sent: list[float] = []
         for seq in range(60):
-            publisher.send(dataclasses.replace(heard(seq), time=time.time()))
+            publisher.send(dataclasses.replace(make_result(seq), time=time.time()))
             sent.append(time.monotonic())
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)

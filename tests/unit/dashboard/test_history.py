@@ -17,7 +17,7 @@ from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.dashboard.history.writer import PURGE_ROWS, HistoryWriter
 from speech_emotion.dashboard.history_writer import PENDING, HistoryBuffer
-from tests.support.history import T0, heard, said
+from tests.support.history import T0, make_result, make_utterance
 from tests.support.publisher import health, result
 
 
@@ -39,7 +39,7 @@ def put(writer: HistoryWriter, *messages: public.Public) -> None:
 
 def test_windows_are_read_as_written(writer: HistoryWriter, path: Path) -> None:
     gap = dataclasses.replace(result(2, skipped=5), time=T0 + 4.0, lost=40000, end=6 * 8000 + 16000)
-    put(writer, heard(0), heard(1, speech=False), gap)
+    put(writer, make_result(0), make_result(1, speech=False), gap)
     with HistoryReader(path) as reader:
         answer = reader.windows("main", T0, T0 + 100.0, 1000)
         assert reader.bounds("main") == (T0 + 0.5, T0 + 4.0)
@@ -56,11 +56,11 @@ def test_windows_are_read_as_written(writer: HistoryWriter, path: Path) -> None:
 
 
 def test_a_repeated_message_is_written_once(writer: HistoryWriter, path: Path) -> None:
-    put(writer, heard(0), said(0), health())
-    put(writer, heard(0), said(0), heard(0, run="b"), health())
+    put(writer, make_result(0), make_utterance(0), health())
+    put(writer, make_result(0), make_utterance(0), make_result(0, run="b"), health())
     writer.close()
     second = HistoryWriter(path)
-    put(second, heard(0), said(0))
+    put(second, make_result(0), make_utterance(0))
     second.close()
     with HistoryReader(path) as reader:
         assert len(reader.windows("main", 0.0, T0 * 2, 1000)["rows"]) == 2  # one of each run
@@ -68,7 +68,7 @@ def test_a_repeated_message_is_written_once(writer: HistoryWriter, path: Path) -
 
 
 def test_many_windows_are_aggregated(writer: HistoryWriter, path: Path) -> None:
-    put(writer, *(heard(seq, speech=seq < 400) for seq in range(800)))
+    put(writer, *(make_result(seq, speech=seq < 400) for seq in range(800)))
     with HistoryReader(path) as reader:
         answer = reader.windows("main", T0, T0 + 400.0, 100)
     assert answer["step"] == 4.0
@@ -84,7 +84,7 @@ def test_many_windows_are_aggregated(writer: HistoryWriter, path: Path) -> None:
 
 def test_labels_with_quotes_do_no_harm(writer: HistoryWriter, path: Path) -> None:
     odd = {'it\'s "x"': 0.75, "$.a; DROP TABLE result": 0.25}
-    one = dataclasses.replace(heard(0), smoothed=odd)
+    one = dataclasses.replace(make_result(0), smoothed=odd)
     put(writer, *(dataclasses.replace(one, seq=seq, time=T0 + 1 + seq) for seq in range(20)))
     with HistoryReader(path) as reader:
         answer = reader.windows("main", T0, T0 + 30.0, 5)
@@ -94,8 +94,13 @@ def test_labels_with_quotes_do_no_harm(writer: HistoryWriter, path: Path) -> Non
 
 def test_old_rows_are_deleted_in_portions(writer: HistoryWriter, path: Path) -> None:
     many = PURGE_ROWS + 10
-    put(writer, *(heard(seq, speech=False) for seq in range(many)), said(1), health())
-    put(writer, heard(0, stream="hall"))
+    put(
+        writer,
+        *(make_result(seq, speech=False) for seq in range(many)),
+        make_utterance(1),
+        health(),
+    )
+    put(writer, make_result(0, stream="hall"))
     assert writer.purge(T0) == 1  # health() is of the year 1970
     middle = T0 + 0.5 * many + 0.25
     assert writer.purge(middle) == PURGE_ROWS + 1
@@ -103,9 +108,9 @@ def test_old_rows_are_deleted_in_portions(writer: HistoryWriter, path: Path) -> 
     assert writer.purge(middle) == 0
     with HistoryReader(path) as reader:
         assert reader.streams() == []
-    put(writer, heard(many))
+    put(writer, make_result(many))
     with HistoryReader(path) as reader:
-        assert reader.bounds("main") == (heard(many).time, heard(many).time)
+        assert reader.bounds("main") == (make_result(many).time, make_result(many).time)
 
 
 def test_health_is_written_when_it_changes_and_once_a_minute(
@@ -121,8 +126,8 @@ def test_health_is_written_when_it_changes_and_once_a_minute(
 
 
 def test_csv_has_all_columns(writer: HistoryWriter, path: Path) -> None:
-    formula = dataclasses.replace(heard(1), emotion="=cmd()")
-    put(writer, heard(0), formula, said(0))
+    formula = dataclasses.replace(make_result(1), emotion="=cmd()")
+    put(writer, make_result(0), formula, make_utterance(0))
     with HistoryReader(path) as reader:
         rows = list(csv.DictReader(reader.csv("result", "main", T0, T0 + 100.0)))
         spoken = list(csv.DictReader(reader.csv("utterance", "main", T0 - 1.0, T0 + 100.0)))
@@ -134,7 +139,7 @@ def test_csv_has_all_columns(writer: HistoryWriter, path: Path) -> None:
 
 
 def test_only_the_owner_can_read_the_file(writer: HistoryWriter, path: Path) -> None:
-    put(writer, heard(0))
+    put(writer, make_result(0))
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
@@ -177,7 +182,7 @@ def test_messages_wait_for_a_full_disk_and_drops_are_counted() -> None:
     disk = FullDisk()
     buffer = HistoryBuffer(disk, 1.0)  # type: ignore[arg-type]
     for seq in range(PENDING + 7):
-        buffer.take(heard(seq))
+        buffer.take(make_result(seq))
     buffer.turn(0.0)
     assert (disk.written, buffer.unwritten) == ([], 7)
     disk.full = False
