@@ -12,13 +12,13 @@ from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.dashboard.history.writer import HistoryWriter
 
 DAY = 172_800
-"""Windows in a day, at two a second."""
+"""Windows per day at two per second."""
 BATCH = 100
 LABELS = ("angry", "happy", "neutral", "sad")
 
 
 def window(seq: int, at: float, *, speech: bool) -> public.Result:
-    """A window of speech or of silence."""
+    """A result of a window of speech, or of silence."""
     draws = [random.random() for _ in LABELS]
     share = {x: draw / sum(draws) for x, draw in zip(LABELS, draws, strict=True)}
     label = max(share, key=lambda x: share[x])

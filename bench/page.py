@@ -1,10 +1,10 @@
-"""Cost and latency of the live page in a real browser; screenshots.
+"""Cost and latency of the live page in a real browser, and its screenshots.
 
     python -m bench.page                 # the figures of docs/DASHBOARD.md
-    python -m bench.page --shots docs    # the screenshots; takes six minutes
+    python -m bench.page --shots docs    # the screenshots, which take six minutes
 
-Loads and CPU are measured with a real pipeline on the demo clip, the latency from socket to
-pixels with a publisher that notes the time of each message.
+Page loads and CPU are measured with a real pipeline on the demo clip, the latency from socket to
+pixels with a test publisher that records when it sends.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WATCH = """() => {
   const node = document.getElementById("level-number");
   new MutationObserver(() => requestAnimationFrame(() => {
     const level = Number(node.textContent.replace("−", "-"));
-    const channel = new MessageChannel();  // handled after the frame was painted
+    const channel = new MessageChannel();  // its message arrives after the frame was painted
     channel.port1.onmessage = () =>
       seen.push([level, (performance.timeOrigin + performance.now()) / 1000]);
     channel.port2.postMessage(0);
@@ -68,7 +68,7 @@ PAINT = """() => ({
 
 @contextlib.contextmanager
 def pipeline(sound: Path, *flags: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A running pipeline with its page; gives the page's address and its server process."""
+    """Run a pipeline with its page. Yields the page's address and its server process."""
     port = free_port()
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     command = [
@@ -89,11 +89,11 @@ def server_of(supervisor: int) -> psutil.Process:
     for child in psutil.Process(supervisor).children():
         if "dashboard" in " ".join(child.cmdline()):
             return child
-    raise RuntimeError("the pipeline has no dashboard process")
+    raise RuntimeError("the pipeline has no page process")
 
 
 def long_clip(folder: Path) -> Path:
-    """The demo clip repeated, so that it is longer than a measurement."""
+    """The demo clip repeated, longer than a measurement."""
     import numpy as np
     import soundfile
 
@@ -104,23 +104,23 @@ def long_clip(folder: Path) -> Path:
 
 
 def loads(chromium: Any, url: str) -> None:
-    """First paint, first status and weight of the page in fresh profiles."""
-    paints, statuses, weights = [], [], []
+    """First paint, first word and size of the page in fresh profiles."""
+    paints, words, weights = [], [], []
     for _ in range(LOADS):
         space = chromium.new_context()
         page = space.new_page()
         began = time.monotonic()
         page.goto(url)
         page.locator("#pill[data-state=fresh]").wait_for()
-        statuses.append(time.monotonic() - began)
+        words.append(time.monotonic() - began)
         timing = page.evaluate(PAINT)
         paints.append(timing["paint"])
         weights.append(timing["bytes"])
         space.close()
-    print_figure("first paint, median of 10 fresh loads", f"{statistics.median(paints):.0f} ms")
-    print_figure("  longest", f"{max(paints):.0f} ms")
-    print_figure("from the click to `Live`, median", f"{statistics.median(statuses) * 1000:.0f} ms")
-    print_figure("weight of page and last five minutes, at most", f"{max(weights) / 1000:.0f} kB")
+    show("first paint, median of 10 fresh loads", f"{statistics.median(paints):.0f} ms")
+    show("  longest", f"{max(paints):.0f} ms")
+    show("from the click to `Live`, median", f"{statistics.median(words) * 1000:.0f} ms")
+    show("size of page and last five minutes, at most", f"{max(weights) / 1000:.0f} kB")
 
 
 def latency(chromium: Any) -> None:
@@ -160,25 +160,25 @@ def latency(chromium: Any) -> None:
             context.destroy(linger=0)
     delays = []
     for level, at in sent:
-        # Levels repeat after 60 messages; a message without a frame of its own is not shown.
+        # Levels repeat after 60 messages. A message without a frame of its own does not count.
         later = [t - at for shown, t in seen if shown == level and at <= t < at + 5.0]
         if later:
             delays.append(1000.0 * min(later))
     delays.sort()
-    print_figure("messages shown", f"{len(delays)} of {MESSAGES}")
-    print_figure("socket to pixels, median", f"{statistics.median(delays):.0f} ms")
-    print_figure("  p99", f"{delays[math.ceil(0.99 * len(delays)) - 1]:.0f} ms")
-    print_figure("  longest", f"{delays[-1]:.0f} ms")
+    show("messages shown", f"{len(delays)} of {MESSAGES}")
+    show("socket to pixels, median", f"{statistics.median(delays):.0f} ms")
+    show("  p99", f"{delays[math.ceil(0.99 * len(delays)) - 1]:.0f} ms")
+    show("  longest", f"{delays[-1]:.0f} ms")
 
 
 def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
-    """A function that publishes the next window with a given level."""
+    """Returns a function that publishes the next window with a given level."""
     seq = 0
 
     def send(level: float) -> None:
         nonlocal seq
         seq += 1
-        result = public.Result(
+        quiet = public.Result(
             stream="main",
             run="a",
             seq=seq,
@@ -198,13 +198,13 @@ def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
             timing_ms=None,
             bundle="none@00000000",
         )
-        socket.send_multipart(public.encode_public(result))
+        socket.send_multipart(public.encode_public(quiet))
 
     return send
 
 
 def cost(chromium: Any, url: str, server: psutil.Process) -> None:
-    """CPU and memory of the page's server, without and with one viewer."""
+    """CPU and memory of the page's server without a viewer and with one."""
 
     def percent() -> float:
         before, began = sum(server.cpu_times()[:2]), time.monotonic()
@@ -212,17 +212,17 @@ def cost(chromium: Any, url: str, server: psutil.Process) -> None:
         used = sum(server.cpu_times()[:2]) - before
         return 100.0 * used / (time.monotonic() - began)
 
-    print_figure("CPU of the server without a viewer", f"{percent():.1f} % of a core")
+    show("CPU of the server without a viewer", f"{percent():.1f} % of a core")
     page = chromium.new_context().new_page()
     page.goto(url)
-    print_figure("  with one viewer", f"{percent():.1f} % of a core")
-    print_figure("memory of the server, resident", f"{server.memory_info().rss / 2**20:.0f} MiB")
+    show("  with one viewer", f"{percent():.1f} % of a core")
+    show("memory of the server, resident", f"{server.memory_info().rss / 2**20:.0f} MiB")
     heap = page.context.new_cdp_session(page).send("Runtime.getHeapUsage")["usedSize"]
-    print_figure("JavaScript heap of the page", f"{heap / 2**20:.1f} MiB")
+    show("JavaScript heap of the page", f"{heap / 2**20:.1f} MiB")
 
 
 def shots(chromium: Any, folder: Path) -> None:
-    """Screenshots of a page with five minutes of data."""
+    """Screenshots of a page with five minutes of results."""
     with tempfile.TemporaryDirectory() as scratch:
         sound = long_clip(Path(scratch))
         history = f"--history={scratch}/history.sqlite"
@@ -234,14 +234,14 @@ def shots(chromium: Any, folder: Path) -> None:
                 page.locator("#utterances li").first.wait_for()
                 page.locator("#emotion[data-kind=quiet]").wait_for()
                 page.locator("#emotion[data-kind=speech]").wait_for()
-                time.sleep(0.6)  # until the bars have moved
+                time.sleep(0.6)  # an utterance has begun, the bars have moved
                 phone = look.get("is_mobile", False)
                 page.screenshot(path=folder / f"page-{name}.png", full_page=not phone)
                 print(folder / f"page-{name}.png")
 
 
 def goto(page: Any, url: str) -> None:
-    """Open a page; retry while its server starts."""
+    """Open a page, also while its server is still starting."""
     deadline = time.monotonic() + 30.0
     while True:
         try:
@@ -254,13 +254,13 @@ def goto(page: Any, url: str) -> None:
             return
 
 
-def print_figure(name: str, figure: str) -> None:
-    print(f"{name:<48} {figure}")
+def show(measure: str, figure: str) -> None:
+    print(f"{measure:<48} {figure}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.page", description=__doc__)
-    parser.add_argument("--shots", type=Path, metavar="DIR", help="make the screenshots instead")
+    parser.add_argument("--shots", type=Path, metavar="DIR", help="write screenshots instead")
     options = parser.parse_args()
     with browser() as chromium:
         if options.shots is not None:

@@ -6,12 +6,12 @@ import argparse
 import secrets
 import sys
 from pathlib import Path
-from typing import Any
 
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 
 DESCRIPTION = """\
 Reads a microphone, a sound file or a pipe into a shared-memory ring and shows the level.
@@ -77,27 +77,24 @@ def list_devices() -> int:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.list_devices:
         return list_devices()
-    return supervised(read_job()) if arguments.supervised else alone(arguments)
+    return supervised(read_job(CaptureJob)) if arguments.supervised else alone(arguments)
 
 
-def supervised(job: dict[str, Any]) -> int:
+def supervised(job: CaptureJob) -> int:
     """Run the capture stage with the job of the supervisor; return the exit code."""
     from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
-    from speech_emotion.capture.stream import SourceOptions, StreamJob
     from speech_emotion.common.bundle.grid import WindowGrid
 
     stop = StopRequest()
-    stream_format = StreamFormat(job["rate"], WindowGrid(job["window"], job["hop"]))
-    jobs = [StreamJob(**row) for row in job["streams"]]
-    options = SourceOptions(**job["opening"])
+    stream_format = StreamFormat(job.rate, WindowGrid(job.window, job.hop))
     return CaptureService(
-        lambda send: open_streams(jobs, stream_format, send, options),
+        lambda send: open_streams(list(job.streams), stream_format, send, job.options),
         stream_format,
-        features=job["features"],
-        hub=job["hub"],
-        stage=job["stage"],
+        features=job.features,
+        hub=job.hub,
+        stage=job.stage,
     ).run(stop)
 
 
@@ -107,7 +104,6 @@ def alone(arguments: argparse.Namespace) -> int:
     from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
-    from speech_emotion.capture.stream import SourceOptions, StreamJob
     from speech_emotion.common.bundle.grid import WindowGrid
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.config.checks import check_source, check_stream

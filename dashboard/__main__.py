@@ -31,9 +31,10 @@ from speech_emotion.common.security.exposure import (
     split_listen,
 )
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import DashboardJob, Job, PageOptions
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.access import AccessMiddleware
 from speech_emotion.dashboard.feed import Feed
@@ -58,17 +59,16 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSender | None) -> None:
+async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSender | None) -> None:
     """Serve the page until a stop is requested.
 
     Raises:
         UserError: the address is in use, or an endpoint is malformed.
     """
-    history = Path(job["history"]) if job["history"] else None
     live_state = LiveState(
-        {"endpoint": job["results"], "history": history is not None, "recent_s": RECENT_S}
+        {"endpoint": options.results, "history": options.history is not None, "recent_s": RECENT_S}
     )
-    page_server = PageServer(live_state, history, Path(job["bundle"]) if job["bundle"] else None)
+    page_server = PageServer(live_state, options.history, options.bundle)
 
     def on_event(event: Event) -> None:
         page_server.broadcast(live_state.update(event))
@@ -78,11 +78,11 @@ async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSend
     def on_statuses(statuses: dict[str, Status]) -> None:
         page_server.broadcast(live_state.update_statuses(statuses))
 
-    host, _ = split_listen(job["listen"])
-    listener = listen_tcp(job["listen"])
+    host, _ = split_listen(options.listen)
+    listener = listen_tcp(options.listen)
     server = Server(
         uvicorn.Config(
-            AccessMiddleware(page_server.app, host, job["token"]),
+            AccessMiddleware(page_server.app, host, options.token),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -95,7 +95,7 @@ async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSend
         )
     )
     loop = asyncio.get_running_loop()
-    feed = Feed(job["results"], loop, on_event, on_statuses, job.get("client_keys"))
+    feed = Feed(options.results, loop, on_event, on_statuses, options.client_keys)
     feed.start()
     # uvicorn logs each malformed request; a port scan would fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -126,22 +126,24 @@ async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSend
         feed.stop()
 
 
-def main(job: dict[str, Any]) -> int:
-    """Serve the page until a stop is requested."""
+def main(options: PageOptions, job: Job | None = None) -> int:
+    """Serve the page until a stop is requested.
+
+    Args:
+        job: the job of the stage; None where it was started by hand.
+    """
     stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
-    heartbeat = (
-        HeartbeatSender(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
-    )
+    heartbeat = HeartbeatSender(job.stage, connect(context, job.hub, "hub")) if job else None
     try:
-        asyncio.run(serve(job, stop, heartbeat))
+        asyncio.run(serve(options, stop, heartbeat))
     finally:
         context.destroy(linger=0)
     return 0
 
 
-def job_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The job from flags and environment.
+def page_options(options: argparse.Namespace) -> PageOptions:
+    """The options of the page from flags and environment.
 
     Raises:
         UserError: a flag or the token is invalid.
@@ -155,14 +157,20 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
     check_reach(check_listen(options.listen), token)
     if options.history is not None and not options.history.is_file():
         raise UserError(f"{options.history}: this history file does not exist")
-    return {
-        "results": options.results,
-        "listen": options.listen,
-        "token": token,
-        "client_keys": client_keys_of(options),
-        "history": options.history and str(options.history),
-        "bundle": options.bundle and str(options.bundle),
-    }
+    return PageOptions(
+        results=options.results,
+        listen=options.listen,
+        token=token,
+        client_keys=client_keys_of(options),
+        history=options.history,
+        bundle=options.bundle,
+    )
+
+
+def supervised() -> int:
+    """Serve the page as a stage of the supervisor."""
+    job = read_job(DashboardJob)
+    return main(job.options, job)
 
 
 if __name__ == "__main__":
@@ -181,6 +189,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     run(
         "dashboard",
-        lambda: main(read_job() if arguments.supervised else job_of(arguments)),
+        lambda: supervised() if arguments.supervised else main(page_options(arguments)),
         arguments.profile,
     )

@@ -20,9 +20,10 @@ from speech_emotion.common.config.model import HistoryConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import HistoryJob, HistoryOptions, Job
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.feed import subscribe
@@ -94,19 +95,20 @@ class HistoryBuffer:
         return True
 
 
-def main(job: dict[str, Any]) -> int:
-    """Write the history until a stop is requested."""
+def main(options: HistoryOptions, job: Job | None = None) -> int:
+    """Write the history until a stop is requested.
+
+    Args:
+        job: the job of the stage; None where it was started by hand.
+    """
     stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
-    heartbeat = (
-        HeartbeatSender(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
-    )
-    file = Path(job["file"])
-    writer = HistoryWriter(file)
-    buffer = HistoryBuffer(writer, job["days"])
-    log.warning("writing results, utterances and health (no sound) to %s", file)
+    heartbeat = HeartbeatSender(job.stage, connect(context, job.hub, "hub")) if job else None
+    writer = HistoryWriter(options.file)
+    buffer = HistoryBuffer(writer, options.days)
+    log.warning("writing results, utterances and health (no sound) to %s", options.file)
     try:
-        with subscribe(job["results"], job.get("client_keys")) as results:
+        with subscribe(options.results, options.client_keys) as results:
             if heartbeat is not None:
                 heartbeat.state = "ready"
                 heartbeat.beat(now=True)
@@ -143,17 +145,22 @@ def _receive(
     return True
 
 
-def _job_of(options: argparse.Namespace) -> dict[str, Any]:
+def _options(options: argparse.Namespace) -> HistoryOptions:
     if options.file is None:
         raise UserError("--file is missing: the SQLite file to write")
     if not 0.0 < options.days <= 3660.0:
         raise UserError(f"--days {options.days:g} must be more than 0 and at most 3660")
-    return {
-        "results": options.results,
-        "file": str(options.file),
-        "days": options.days,
-        "client_keys": client_keys_of(options),
-    }
+    return HistoryOptions(
+        results=options.results,
+        file=options.file,
+        days=options.days,
+        client_keys=client_keys_of(options),
+    )
+
+
+def _supervised() -> int:
+    job = read_job(HistoryJob)
+    return main(job.options, job)
 
 
 if __name__ == "__main__":
@@ -166,6 +173,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     run(
         "history",
-        lambda: main(read_job() if arguments.supervised else _job_of(arguments)),
+        lambda: _supervised() if arguments.supervised else main(_options(arguments)),
         arguments.profile,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import InferJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 
 DESCRIPTION = """\
 With FILE: prints the results of every window of a recording and its utterances, and ends.
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
     flags.add_argument(
-        "--self-test", action="store_true", help="hold the bundle to its golden vector"
+        "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
     flags.add_argument(
@@ -51,7 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         raise UserError("--json needs a FILE")
     if arguments.supervised:
-        return supervised(read_job())
+        return supervised(read_job(InferJob))
     if arguments.boxes is not None:
         from speech_emotion.infer.host import serve_boxes
 
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def self_test(path: Path, runtime: str) -> int:
-    """Load a bundle's model, which holds it to its golden vector; then end."""
+    """Load a bundle's model, which checks it against its golden vectors. Returns the exit code."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.infer.model import Model
 
@@ -70,24 +70,24 @@ def self_test(path: Path, runtime: str) -> int:
     return 0
 
 
-def supervised(job: dict[str, Any]) -> int:
-    """The stage as the supervisor's job says."""
+def supervised(job: InferJob) -> int:
+    """Run as a stage of the supervisor."""
     from speech_emotion.common.bundle.manifest import load_bundle
-    from speech_emotion.common.stage.jobs import stand_by
+    from speech_emotion.common.stage.supervised import stand_by
     from speech_emotion.infer.model import Model
     from speech_emotion.infer.service import InferService
 
     stop = StopRequest()
-    bundle = load_bundle(Path(job["bundle"]))
-    known = [load_bundle(Path(path)) for path in job["known"]]
-    models = {bundle.id: (bundle, Model(bundle, job["runtime"]))}
-    if job["standby"] and not stand_by(job["standby"], job["hub"], stop):
+    bundle = load_bundle(job.bundle.path, job.bundle.display_path)
+    known = [load_bundle(folder.path, folder.display_path) for folder in job.known]
+    models = {bundle.id: (bundle, Model(bundle, job.runtime))}
+    if job.standby and not stand_by(job.standby, job.hub, stop):
         return 0
-    return InferService(models, job["hub"], job["features"], job["stage"], known=known).run(stop)
+    return InferService(models, job.hub, job.features, job.stage, known=known).run(stop)
 
 
 def serve(path: Path, runtime: str, hub: str, features: str) -> int:
-    """The running stage, unsupervised."""
+    """Run the stage without a supervisor."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.infer.model import Model
     from speech_emotion.infer.service import InferService
@@ -98,7 +98,7 @@ def serve(path: Path, runtime: str, hub: str, features: str) -> int:
 
 
 def alone(arguments: argparse.Namespace) -> int:
-    """The stage started by hand: it serves the results endpoint itself."""
+    """Run the stage without a supervisor, with a results endpoint of its own."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.hub.health import observe, stream_info
     from speech_emotion.common.hub.hub import Hub

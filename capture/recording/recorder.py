@@ -19,9 +19,10 @@ from speech_emotion.capture.samples import FULL_SCALE, Samples
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import RecordJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire import codec, public
 from speech_emotion.common.wire.sockets import configure, connect
 
@@ -117,21 +118,20 @@ def _write_line(file: TextIO, table: dict[str, Any]) -> None:
     print(json.dumps(table), file=file, flush=True)
 
 
-def main(job: dict[str, Any]) -> int:
+def main(job: RecordJob) -> int:
     """Record the streams of a job until the process is stopped."""
     stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
-    hub = connect(context, job["hub"], "hub")
+    hub = connect(context, job.hub, "hub")
     results: zmq.Socket[bytes] = context.socket(zmq.SUB)
     configure(results)
     results.setsockopt(zmq.RCVHWM, 0)
     results.setsockopt(zmq.SUBSCRIBE, b"")
-    results.connect(job["results"])
-    heartbeat = HeartbeatSender(job["stage"], hub)
-    folder = Path(job["folder"])
+    results.connect(job.results)
+    heartbeat = HeartbeatSender(job.stage, hub)
     recorders = {
-        row["name"]: StreamRecorder(folder / row["name"], RingReader.attach(row["ring"]))
-        for row in job["streams"]
+        stream.name: StreamRecorder(job.folder / stream.name, RingReader.attach(stream.ring))
+        for stream in job.streams
     }
     heartbeat.state = "ready"
     heartbeat.beat(now=True)
@@ -164,4 +164,4 @@ def _record_message(
 
 if __name__ == "__main__":
     options = base_parser("capture.recording.recorder", __doc__ or "").parse_args()
-    run("record", lambda: main(read_job()), options.profile)
+    run("record", lambda: main(read_job(RecordJob)), options.profile)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import threading
 from typing import Any
 
+from speech_emotion.common.linux.parent_death import die_with_parent
+
 TIMEOUT_S = 2.0
-PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +103,7 @@ class SourceFollower:
             stderr=subprocess.DEVNULL,
             text=True,
             env=_environment(),
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         threading.Thread(target=self._follow, name="source follower", daemon=True).start()
 
@@ -127,10 +126,6 @@ class SourceFollower:
         if source is not None:
             self.first = self.first or source
             self.now = source
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _list(kind: str) -> list[dict[str, Any]]:
