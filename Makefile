@@ -16,13 +16,13 @@ setup: .venv/.run
 	@deploy/setup.sh dev
 	@touch .venv/.run $@
 
-# The whole pipeline on the demo clip, in real time.
+# The whole pipeline on the demo recording with the live page; once if CI is set or without a terminal.
 demo: setup
-	@$(PYTHON_IN_VENV) supervisor.py --source file:examples/demo.flac
+	@$(PYTHON_IN_VENV) -m speech_emotion demo
 
-# The whole pipeline on the microphone.
+# The whole pipeline on the default microphone with the live page.
 run: setup
-	@$(PYTHON_IN_VENV) supervisor.py
+	@$(PYTHON_IN_VENV) -m speech_emotion run --dashboard
 
 # Everything but training, measurements and the documents' commands: 8 minutes on two cores.
 test: .venv/.dev
