@@ -52,7 +52,8 @@ set -eu
 . ~/environment
 export CI=1
 cd ~/a\ folder
-git clone -q ~/checkout.bundle speech-emotion-pipeline
+git -c init.defaultBranch=main -c advice.detachedHead=false clone -q ~/checkout.bundle \\
+    speech-emotion-pipeline
 cd speech-emotion-pipeline
 python3 --version
 begin=\$(date +%s)
