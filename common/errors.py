@@ -1,19 +1,19 @@
-"""Errors a person can mend, and the exit codes that tell the classes of ends apart."""
+"""Errors that a user or an administrator can mend, and the exit codes of all commands."""
 
 from __future__ import annotations
 
 EXIT_OK = 0
 EXIT_FAULT = 1
-"""Something broke that the user did not cause."""
+"""A fault that the user did not cause; a restart may help."""
 EXIT_USER = 2
-"""The user's mistake: configuration, file, model, device. Restarting does not help."""
+"""A mistake of the user: configuration, file, model, device. A restart does not help."""
 EXIT_DEVICE = 3
-"""A source is not there, or no longer: a fresh process may find it again."""
+"""A source is missing; a new process may find it later."""
 
 
 class DeviceError(Exception):
-    """A source is not there or has gone; its text is one line."""
+    """A source is missing or has gone; its text is one line."""
 
 
 class UserError(Exception):
-    """A mistake of the user's; its text is one line: what is wrong and how to mend it."""
+    """A mistake of the user; its text is one line: what is wrong and how to mend it."""

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from speech_emotion.common.security.exposure import is_loopback
+from speech_emotion.common.wire.endpoint import is_loopback
 from speech_emotion.dashboard.static_files import STATIC
 
 COOKIE = "sep_token"

@@ -1,7 +1,7 @@
 """Real-time speech-emotion service: `speech-emotion run`, and the typed client `Results`.
 
-`Results` and the errors and messages that it gives are the promised interface; they are loaded
-at their first use, so that `import speech_emotion` loads nothing else.
+`Results`, its errors and its messages are the stable interface. They are loaded at their first
+use: `import speech_emotion` alone loads nothing else.
 """
 
 from __future__ import annotations

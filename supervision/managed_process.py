@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from speech_emotion.common.hub.hub import ReceivedHeartbeat
+from speech_emotion.common.hub.observed import ReceivedHeartbeat
 from speech_emotion.common.stage.jobs import CaptureJob
 from speech_emotion.common.wire.states import FINE_STAGES
 from speech_emotion.supervision.child import Child

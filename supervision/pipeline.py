@@ -125,7 +125,7 @@ class Pipeline:
         mistake = failed is not None and failed.lifecycle.exit_code == EXIT_USER
         if not mistake or not self._lines.held:  # else no process was ready: no line is of use
             self._release(view)
-            view.show(self._hub.drain_results(), self._resources.state.health(self._hub))
+            view.show(self._hub.drain_results(), self._resources.state.health(self._hub.snapshot()))
             view.settle()
         if failed is not None and mistake:
             view.write(failed.lifecycle.reason or f"{failed.name}: exit code {EXIT_USER}")
@@ -146,10 +146,11 @@ class Pipeline:
             self._swap.reload()
         before = [process.lifecycle.state for process in self._processes]
         self._swap.turn(now, ending=self._over())
+        heartbeats = self._hub.snapshot().heartbeats
         for process in self._processes:
             if not self._swap.holds(process):
                 may_start = not process.kind.capture or not self._too_early(now)
-                process.turn(now, self._hub.beats.get(process.name), may_start=may_start)
+                process.turn(now, heartbeats.get(process.name), may_start=may_start)
                 if process.lifecycle.state is ProcessState.FAILED:
                     self._failed = self._failed or process
         if before != [process.lifecycle.state for process in self._processes]:
@@ -165,12 +166,12 @@ class Pipeline:
             self._show_due = now + SHOW_S
             results = list(self._hub.drain_results())
             if results or view.live:
-                view.show(results, self._resources.state.health(self._hub))
+                view.show(results, self._resources.state.health(self._hub.snapshot()))
 
     def _release(self, view: BackgroundView) -> None:
         self._lines.release(view)
         if view.dropped:
-            self._hub.counters["supervisor_lines_dropped"] = view.dropped
+            self._hub.set_counter("supervisor_lines_dropped", view.dropped)
 
     def _notify(self, now: float) -> None:
         """Notify the service manager. A device that is absent does not delay `READY=1`."""

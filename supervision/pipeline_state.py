@@ -11,7 +11,7 @@ from speech_emotion.common.hub.health import (
     stage_health,
     stream_info,
 )
-from speech_emotion.common.hub.hub import Hub
+from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.wire import internal
 from speech_emotion.common.wire.public import Health, Info, StageHealth
 from speech_emotion.supervision.managed_process import ManagedProcess
@@ -39,17 +39,17 @@ class PipelineState:
         """The `info` of a stream that capture has opened."""
         return stream_info(opened, self.bundle)
 
-    def health(self, hub: Hub) -> Health:
+    def health(self, snapshot: Snapshot) -> Health:
         """The `health` of the whole pipeline."""
-        rows = [self._row(process, hub) for process in self.processes]
+        rows = [self._row(process, snapshot) for process in self.processes]
         if self._remote_infer:
-            rows.append(remote_health("infer", hub.beats.get("infer")))
+            rows.append(remote_health("infer", snapshot.heartbeats.get("infer")))
         expected = {
             stream: (self.runs[stream], process.name)
             for process in self.processes
             for stream in process.streams
         }
-        return pipeline_health(hub, rows, expected)
+        return pipeline_health(snapshot, rows, expected)
 
     def heartbeat_names(self) -> list[str]:
         """Names under which heartbeats arrive: every process and every standby process."""
@@ -58,11 +58,11 @@ class PipelineState:
         return names + ["infer"] * self._remote_infer
 
     @staticmethod
-    def _row(process: ManagedProcess, hub: Hub) -> StageHealth:
+    def _row(process: ManagedProcess, snapshot: Snapshot) -> StageHealth:
         lifecycle, child = process.lifecycle, process.child
         return stage_health(
             process.name,
-            hub.beats.get(process.name),
+            snapshot.heartbeats.get(process.name),
             state=lifecycle.state.value,
             pid=child.pid if child else 0,
             restarts=lifecycle.restarts,

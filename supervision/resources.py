@@ -135,7 +135,7 @@ def _serve_metrics(config: Config, state: PipelineState, hub: Hub, stack: ExitSt
         from speech_emotion.supervision.prometheus import MetricsServer
 
         address, port = config.metrics.address, config.metrics.port
-        server = MetricsServer(address, port, lambda: state.health(hub))
+        server = MetricsServer(address, port, lambda: state.health(hub.snapshot()))
         stack.callback(server.close)
 
 

@@ -138,7 +138,7 @@ class SwapAttempt:
         return None
 
     def _stands_by(self, name: str) -> bool:
-        beat = self._hub.beats.get(standby_name(name))
+        beat = self._hub.snapshot().heartbeats.get(standby_name(name))
         return (
             beat is not None
             and beat.heartbeat.pid == self._fresh[name].pid
@@ -158,10 +158,11 @@ class SwapAttempt:
             self.phase = Phase.SWITCHING
 
     def _switching(self, now: float) -> None:
-        if self._hub.ledger.bundle != self.new.id:
+        if self._hub.snapshot().bundle != self.new.id:
             return  # the hub's thread has not switched yet
-        self._accepted = self._hub.counters["results_accepted"]
-        self._positions = {name: source.position for name, source in self._hub.sources.items()}
+        snapshot = self._hub.snapshot()
+        self._accepted = snapshot.counters["results_accepted"]
+        self._positions = {name: source.position for name, source in snapshot.sources.items()}
         for process in self._processes:
             process.job = _job_with(process.job, self.new, self.old)
             process.child = self._fresh[process.name]
@@ -178,7 +179,7 @@ class SwapAttempt:
                 reason = child.last_line() if code is not None else process.lifecycle.reason
                 reason = reason or f"exit code {code}"
                 return self._roll_back(f"{process.name} failed: {reason}", now)
-        if self._hub.counters["results_accepted"] > self._accepted:
+        if self._hub.snapshot().counters["results_accepted"] > self._accepted:
             return self._done("")
         if now > self._deadline:
             if self._enough_sound():
@@ -190,7 +191,7 @@ class SwapAttempt:
         enough = 2 * self.new.spec.window
         return any(
             source.position - self._positions.get(name, 0) >= enough
-            for name, source in list(self._hub.sources.items())
+            for name, source in self._hub.snapshot().sources.items()
         )
 
     # Outcomes -----------------------------------------------------------------------------
@@ -217,7 +218,7 @@ class SwapAttempt:
 
     def _forget_standby(self) -> None:
         for name in self._fresh:
-            self._hub.beats.pop(standby_name(name), None)
+            self._hub.forget(standby_name(name))
 
 
 def _job_with(job: Job, bundle: Bundle, *known: Bundle, standby: str | None = None) -> Job:

@@ -60,7 +60,7 @@ class LiveDevice:
             self.microphone = _open(jobs, options)
         except UserError as error:
             raise DeviceError(f"waiting: {error}") if wait else error from None
-        log.info("listening to %s", self.microphone.device)
+        log.info("recording from %s", self.microphone.device)
         self.ended = False
         self._rings = rings
         self._reopen_after = REOPEN_AGAIN_S if _was_silent(rings[0]) else REOPEN_S
@@ -168,7 +168,7 @@ class LiveDevice:
         return missing if missing > frames else 0
 
     def _declare_lost(self, frames: int) -> None:
-        log.warning("%d frames were lost", frames)
+        log.warning("%d frames lost: the process did not read the device in time", frames)
         self._frames += frames
         for base, feeder in zip(self._base, self.feeders, strict=True):
             feeder.flush()
@@ -202,7 +202,7 @@ class LiveDevice:
         silent_s = self.monitor.silent_for(now)
         if silent_s > self._reopen_after:
             self._limit_closing()
-            raise DeviceError(f"digital silence for {silent_s:.0f} s, opening the device anew")
+            raise DeviceError(f"digital silence for {silent_s:.0f} s: opening the device again")
         if state is SourceState.LOST:
             # PortAudio reads its list of devices once per process: a new process must open it.
             self._limit_closing()

@@ -108,12 +108,12 @@ class SourceMonitor:
         if not active:
             self._lose(now, "the device has stopped")
         elif quiet_s > (GRACE_S if self.state in BEGINNING else self._quiet_limit_s):
-            self._lose(now, f"the device gave nothing for {quiet_s:.1f} s")
+            self._lose(now, f"the device gave no samples for {quiet_s:.1f} s")
 
     def source_changed(self, now: float, before: str, after: str) -> None:
         """The sound server delivers another source than the one that was opened."""
         if self.state is not SourceState.LOST:
-            self._lose(now, f"the sound server moved us from {before} to {after}")
+            self._lose(now, f"the sound server changed the source from {before} to {after}")
 
     def _judge(self, now: float, measured: _Range) -> None:
         if self._flat.frames and (joined := self._flat.joined(measured)).flat:
@@ -125,7 +125,9 @@ class SourceMonitor:
         if not self._flat.flat:
             self._enter(SourceState.LIVE, now)
             if self.clipped > CLIPPED_SHARE:
-                self.reason = f"clipping: {self.clipped:.0%} at full scale; turn its gain down"
+                self.reason = (
+                    f"clipping: {self.clipped:.0%} at full scale; lower the gain of the microphone"
+                )
         elif self._flat.zero and flat_s >= SILENT_S:
             self._enter(SourceState.SILENT_INPUT, now)
             self.reason = f"digital silence for {flat_s:.0f} s: muted or unplugged?"
@@ -148,7 +150,9 @@ class SourceMonitor:
         rate = self._span_frames / span
         self._span_began, self._span_frames = now, 0
         if abs(rate / self._rate - 1.0) > RATE_TOLERANCE:
-            self._lose(now, f"the device gives {rate:.0f} frames a second instead of {self._rate}")
+            self._lose(
+                now, f"the device gives {rate:.0f} frames per second instead of {self._rate}"
+            )
 
     def _lose(self, now: float, reason: str) -> None:
         self._enter(SourceState.LOST, now)

@@ -173,14 +173,12 @@ def find_device(name: str) -> Device:
     """
     devices = input_devices()
     if not devices:
-        raise NoDeviceError(
-            "there is no input device at all; plug one in, or try the demo: make demo"
-        )
+        raise NoDeviceError("no input device; plug one in, or try the demo: make demo")
     listing = "; ".join(map(str, devices))
     if not name:
         chosen = [device for device in devices if device.default]
         if not chosen:
-            raise NoDeviceError(f"there is no default input device; there are: {listing}")
+            raise NoDeviceError(f"no default input device; available: {listing}")
         return chosen[0]
     wanted = name.lower()
     exact = [device for device in devices if wanted in device.names]
@@ -191,8 +189,8 @@ def find_device(name: str) -> Device:
         if len(chosen) == 1:
             return chosen[0]
         if chosen:
-            raise NoDeviceError(f"{name!r} fits more than one device; there are: {listing}")
-    raise NoDeviceError(f"there is no input device {name!r}; there are: {listing}")
+            raise NoDeviceError(f"{name!r} matches more than one device; available: {listing}")
+    raise NoDeviceError(f"no input device {name!r}; available: {listing}")
 
 
 def _usb_identity(name: str) -> str | None:

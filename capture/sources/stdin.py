@@ -87,7 +87,7 @@ class StdinStream:
             return Condition(SourceState.STARTING, since=self._began)
         quiet_s = time.monotonic() - self._last_read
         if self._realtime and quiet_s > QUIET_S:
-            reason = f"nothing came through the pipe for {quiet_s:.0f} s"
+            reason = f"the pipe gave no samples for {quiet_s:.0f} s"
             return Condition(SourceState.LOST, reason, self._last_read)
         return Condition(SourceState.LIVE, since=self._began)
 

@@ -1,10 +1,10 @@
-"""A client for other programs: typed messages, losses counted, and how fresh all of it is.
+"""The client for other programs: typed messages, counted losses, freshness.
 
     with Results("tcp://127.0.0.1:5555", "main") as results:
         for result in results:
             print(result.emotion, result.confidence, results.status().state.value)
 
-Needs pyzmq, msgpack, `common.messages` and `common.keys` only; docs/PROTOCOL.md has the messages.
+It needs pyzmq and msgpack only. docs/PROTOCOL.md describes the messages.
 """
 
 from __future__ import annotations
@@ -29,49 +29,55 @@ from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
 ENDPOINT = re.compile(r"tcp://[^\s/]+:(\d{1,5})|ipc://\S+")
 GONE_AFTER_S = 3.0
-"""`health` comes once a second; after so long without a message nobody is there."""
+"""Seconds without any message after which the publisher counts as gone; `health` comes every
+second."""
 STALE_AFTER_S = 2.0
 STALE_HOPS = 3
-"""A result is stale at the longer of `STALE_AFTER_S` and so many hops."""
+"""A result is stale at the longer of `STALE_AFTER_S` seconds and `STALE_HOPS` hops."""
 RECONNECT_MS = (50, 1000)
-"""First and longest delay between two attempts to connect."""
+"""First and longest delay between two attempts to connect, in milliseconds."""
 HEARTBEAT_MS = (5000, 10000)
-"""A silent peer is asked for a sign of life so often, and dropped after so long without one: a
-box that lost its power never says goodbye, and TCP alone would wait for it for hours."""
+"""ZMTP heartbeat in milliseconds: ping interval, and time without an answer before the
+connection is closed. A box that lost power closes nothing, and TCP alone would wait for hours."""
 
 
 class NewerProtocolError(codec.ProtocolError):
-    """The publisher speaks a protocol version that is not known here."""
+    """The publisher uses a protocol version higher than `codec.VERSION`; update this client."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A message as it came; a replay is a last value sent again, of unknown age."""
+    """A received message.
+
+    Attributes:
+        replay: it is the last message of its topic, sent again to a new subscriber; its age is
+            unknown.
+    """
 
     message: public.Public
     replay: bool
 
 
 class Freshness(enum.Enum):
-    """How far the newest result can be taken for the present, best first."""
+    """How current the newest result is, best first."""
 
     FRESH = "fresh"
     DEGRADED = "degraded"
-    """Results come in time, but part of the pipeline is not well."""
+    """Results come in time, but a stage or the source is not in order."""
     STALE = "stale"
-    """The publisher is there; its newest result is old, or there is none."""
+    """The publisher is connected; its newest result is old, or none has come."""
     GONE = "gone"
-    """Nothing comes, or nothing that can be read."""
+    """No message comes, or none that this version can read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """Freshness, and why.
+    """Freshness and its reason.
 
     Attributes:
-        reason: None where fresh; else a text that changes only when its cause does.
-        age_s: age of the newest result's last sample in seconds, by the monotonic clock and
-            never too small; None without a result.
+        reason: None if fresh; else a text that changes only when its cause changes.
+        age_s: age of the newest result's last sample in seconds, an upper bound by the monotonic
+            clock; None without a result.
     """
 
     state: Freshness
@@ -80,10 +86,13 @@ class Status:
 
 
 class LossCounter:
-    """Windows that were published and did not arrive: jumps of `seq` within a run.
+    """Counts windows that were published and did not arrive: jumps of `seq` within a run.
 
-    What a gap message covers (`skipped`) has arrived with it. What came before the first
-    message of a run is unknown and not counted. Replays are not to be fed.
+    Windows that a gap message stands for (`skipped`) are not lost. Windows before the first
+    message of a run are unknown and not counted. Do not feed replays.
+
+    Attributes:
+        lost: windows lost, by stream.
     """
 
     def __init__(self) -> None:
@@ -91,7 +100,7 @@ class LossCounter:
         self._next: dict[str, tuple[str, int]] = {}
 
     def feed(self, result: public.Result) -> int:
-        """Count and return the windows missing just before `result`."""
+        """Count the windows missing directly before `result`; their number."""
         run, expected = self._next.get(result.stream, (result.run, result.seq))
         if run != result.run:
             expected = result.seq
@@ -102,26 +111,27 @@ class LossCounter:
 
 
 class Results:
-    """A subscription: iterating gives every new `Result`, `events()` gives everything.
+    """A subscription: iteration yields each new `Result`, `events()` every message.
 
-    The pipeline may start later, end and start again: ZeroMQ connects whenever it is there.
-    Use from one thread.
+    The pipeline may start later, end and start again: ZeroMQ connects when it can. Use it from
+    one thread, and as a context manager or with `close()`.
 
     Args:
-        endpoint: where the pipeline publishes.
-        stream: name of one stream; None: all.
-        timeout: longest wait in seconds for what is iterated over; None: for ever.
-        stale_after: age in seconds at which a result is stale; None: 2, or three hops where
-            that is longer.
-        client_keys: keys, where the endpoint wants them; see docs/SECURITY.md.
+        endpoint: endpoint of the pipeline, `tcp://ADDRESS:PORT` or `ipc://PATH`.
+        stream: name of one stream; None: all streams.
+        timeout: longest wait for one item of an iteration, in seconds; None: no limit.
+        stale_after: age in seconds at which a result is stale; None: 2 s or three hops, the
+            longer of the two.
+        client_keys: keys for an endpoint that requires them; see docs/SECURITY.md.
 
     Attributes:
-        info: the newest `Info` of each stream, replays included.
-        health: the newest `Health`, replays included.
-        malformed: how many messages were refused because they are none.
+        endpoint, stream: as given.
+        info: the newest `Info` by stream, replays included.
+        health: the newest `Health`, replays included; None before the first.
+        malformed: number of received messages that were refused as malformed.
 
     Raises:
-        ValueError: the endpoint is malformed, or a key.
+        ValueError: the endpoint or a key is malformed.
     """
 
     def __init__(
@@ -143,7 +153,7 @@ class Results:
         self._losses = LossCounter()
         self._newest: dict[str, tuple[public.Result, float]] = {}
         self._refusal: str | None = None
-        self._heard: float | None = None
+        self._last_message: float | None = None
         self._emptied = time.monotonic()
         self._topics = {b"health"}
         self._topics |= {f"{t}/{stream or ''}".encode() for t in public.PUBLIC if t != "health"}
@@ -157,53 +167,59 @@ class Results:
 
     @property
     def lost(self) -> Counter[str]:
-        """Windows lost between the pipeline and here, by stream."""
+        """Windows lost between the pipeline and this client, by stream."""
         return self._losses.lost
 
     def __iter__(self) -> Iterator[public.Result]:
-        """Every new result as it comes; replays are left out.
+        """Each new result; replays are left out.
 
         Raises:
-            TimeoutError: none came within `timeout`.
-            NewerProtocolError: the publisher is newer than this client; told once.
+            TimeoutError: no result came within `timeout` seconds.
+            NewerProtocolError: the publisher is newer than this client; raised once.
         """
         for event in self._events(lambda e: isinstance(e.message, public.Result) and not e.replay):
             assert isinstance(event.message, public.Result)
             yield event.message
 
     def events(self) -> Iterator[Event]:
-        """Every message as it comes, replays too. Raises what iterating raises."""
+        """Each message, replays included. Raises the same errors as the iteration of results."""
         return self._events(lambda _: True)
 
     def receive(self, timeout: float | None = None) -> Event | None:
-        """The next message, or None where none comes within `timeout` seconds.
+        """The next message; None if none comes within `timeout` seconds.
 
         Raises:
-            NewerProtocolError: the publisher is newer than this client; told once.
+            NewerProtocolError: the publisher is newer than this client; raised once.
         """
         return self._next(timeout, lambda _: True)
 
     def status(self, stream: str | None = None) -> Status:
-        """How fresh one stream is; without a name the subscribed one, or the worst of all."""
+        """How fresh a stream is, now.
+
+        Args:
+            stream: its name; None: the subscribed stream, or the worst of all streams.
+        """
         stream = stream or self.stream
         if self._refusal is not None:
             return Status(Freshness.GONE, self._refusal)
-        if self._heard is None:
-            return Status(Freshness.GONE, f"nothing heard from {self.endpoint} yet")
-        # What waits here unread is no silence; it only makes its result old.
-        if time.monotonic() - self._heard > GONE_AFTER_S and not self._socket.poll(0):
-            return Status(Freshness.GONE, f"nothing heard for {GONE_AFTER_S:g} s")
+        if self._last_message is None:
+            return Status(Freshness.GONE, f"no message from {self.endpoint} yet")
+        # A message that waits unread shows that the publisher lives.
+        if time.monotonic() - self._last_message > GONE_AFTER_S and not self._socket.poll(0):
+            return Status(Freshness.GONE, f"no message for {GONE_AFTER_S:g} s")
         known = [row.name for row in self.health.streams] if self.health else [*self._newest]
         if stream is None:
             none = Status(Freshness.STALE, self._trouble(None) or "no stream yet")
             every = [self._status_of(name) for name in known]
             return max(every, key=lambda status: list(Freshness).index(status.state), default=none)
         if known and stream not in known:
-            return Status(Freshness.STALE, f"no stream {stream!r}; there are: {', '.join(known)}")
+            return Status(
+                Freshness.STALE, f"no stream {stream!r}; known streams: {', '.join(known)}"
+            )
         return self._status_of(stream)
 
     def close(self) -> None:
-        """Let go of the endpoint at once."""
+        """Close the subscription now; unread messages are dropped."""
         self._context.destroy(linger=0)
 
     def __enter__(self) -> Results:
@@ -249,8 +265,8 @@ class Results:
         while True:
             event = self._next(self._timeout, wanted)
             if event is None:
-                why = self.status().reason or "other messages came"
-                raise TimeoutError(f"{self.endpoint}: none within {self._timeout:g} s ({why})")
+                reason = self.status().reason or "other messages came"
+                raise TimeoutError(f"{self.endpoint}: none within {self._timeout:g} s ({reason})")
             yield event
 
     def _next(self, timeout: float | None, wanted: Callable[[Event], bool]) -> Event | None:
@@ -260,34 +276,34 @@ class Results:
             if event is not None and wanted(event):
                 return event
             if time.monotonic() >= deadline:
-                break  # a flood of what is not wanted must not hold the caller
+                break  # a flood of unwanted messages must not hold the caller
         return None
 
     def _wait(self, deadline: float) -> bool:
-        """Whether a message is there; notes when the queue was last seen empty."""
+        """Whether a message waits; records when the queue was last empty."""
         if self._socket.poll(0):
             return True
         left = deadline - time.monotonic()
-        there = self._socket.poll(None if left == math.inf else max(0, math.ceil(left * 1000.0)))
+        events = self._socket.poll(None if left == math.inf else max(0, math.ceil(left * 1000.0)))
         self._emptied = time.monotonic()
-        return bool(there)
+        return bool(events)
 
     def _take(self) -> Event | None:
         parts = self._socket.recv_multipart()
-        # A topic is a prefix in ZeroMQ: who asks for main gets main-2 as well.
+        # A ZeroMQ subscription is a prefix: `main` matches `main-2` too.
         if self.stream is not None and parts[0] not in self._topics:
             return None
         try:
             event = _decode(parts)
         except NewerProtocolError as error:
-            told, self._refusal = self._refusal is not None, str(error)
-            if told:
+            raised_before, self._refusal = self._refusal is not None, str(error)
+            if raised_before:
                 return None
             raise
         except codec.ProtocolError:
             self.malformed += 1
             return None
-        self._heard, self._refusal = time.monotonic(), None
+        self._last_message, self._refusal = time.monotonic(), None
         match event.message:
             case public.Health():
                 self.health = event.message
@@ -295,7 +311,7 @@ class Results:
                 self.info[event.message.stream] = event.message
             case public.Result() if not event.replay:
                 self._losses.feed(event.message)
-                # It came after the queue was last empty; a slow reader must not take it for new.
+                # It came after the queue was last empty; that bounds its age for a slow reader.
                 self._newest[event.message.stream] = event.message, self._emptied
         return event
 
@@ -305,9 +321,9 @@ class Results:
         trouble = self._trouble(stream)
         if stream not in self._newest:
             return Status(Freshness.STALE, trouble or f"stream {stream}: no result yet")
-        result, came = self._newest[stream]
-        late_ms = (result.timing_ms or {}).get("total", 0.0)
-        age = time.monotonic() - came + late_ms / 1000.0
+        result, arrival = self._newest[stream]
+        delay_ms = (result.timing_ms or {}).get("total", 0.0)
+        age = time.monotonic() - arrival + delay_ms / 1000.0
         limit = self._limit(stream)
         if age > limit:
             old = f"stream {stream}: newest result older than {limit:g} s"
@@ -323,7 +339,7 @@ class Results:
         return max(STALE_AFTER_S, STALE_HOPS * info.hop / info.rate if info else 0.0)
 
     def _trouble(self, stream: str | None) -> str | None:
-        """The first thing that is not well, as `health` says."""
+        """The first stage or source that is not in order, from `health`; None if all are."""
         if self.health is None:
             return None
         for stage in self.health.stages:
@@ -341,11 +357,11 @@ class Results:
 
 
 def _decode(parts: list[bytes]) -> Event:
-    """A message and whether it is a replay.
+    """The event of a received message.
 
     Raises:
-        NewerProtocolError: its version is higher than ours.
-        ProtocolError: it is none.
+        NewerProtocolError: its version is higher than `codec.VERSION`.
+        ProtocolError: it is not a message.
     """
     if len(parts) != 2:
         raise codec.ProtocolError(f"{len(parts)} frames where topic and payload belong")
@@ -366,6 +382,6 @@ def _decode(parts: list[bytes]) -> Event:
 def _version(payload: bytes) -> int:
     try:
         version = msgpack.unpackb(payload)["v"]
-    except Exception:  # whatever is wrong with it, it was refused already
+    except Exception:  # it was refused already; any fault means "no version"
         return 0
     return version if type(version) is int else 0

@@ -1,6 +1,6 @@
-"""The results hub: one ROUTER socket for the stages, one XPUB socket for subscribers.
+"""The results hub: a ROUTER socket for the stages, an XPUB socket for subscribers, one thread.
 
-A thread of the supervisor, or of infer where infer runs alone.
+It runs in the supervisor, or in infer where infer runs alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,54 +18,51 @@ import zmq
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.ledger import Ledger, StreamLedger, Verdict
+from speech_emotion.common.hub.observed import Observed, Snapshot
+from speech_emotion.common.hub.publisher import SUBSCRIBER_HIGH_WATER_MARK, Publisher
 from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.security.curve import CurveServerKeys
-from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
+from speech_emotion.common.security.zap import ZapAuthenticator
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
 
 log = logging.getLogger("hub")
 
 
-SUBSCRIBER_HIGH_WATER_MARK = 1000
-"""Messages kept per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
+MAX_UNEXPECTED = 256
+"""Stages, and streams, that a hub accepts where `expect()` was not called."""
 
 
-MOST_ALONE = 256
-"""Stages, and streams, that a hub keeps in mind where nobody told it what to expect."""
-
-
-NEWS = 1000
-"""Messages kept for a view in this process that has not looked yet."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ReceivedHeartbeat:
-    """The newest heartbeat of a stage and when it came (CLOCK_MONOTONIC)."""
-
-    heartbeat: internal.Heartbeat
-    received: float
+MAX_UNREAD = 1000
+"""Messages kept for `drain_results()`; older ones are dropped."""
 
 
 class Hub:
-    """Owns both sockets; every public message goes out through here.
+    """Owns both sockets and the ledger; every public message goes out through its thread.
+
+    Its own thread alone uses the sockets and the ledger. Other threads call the methods of the
+    section "Called from other threads"; what they read comes from `Observed`, whose lock makes
+    that safe.
 
     Args:
         results: public endpoint to bind, such as `tcp://127.0.0.1:5555`.
         stages: internal endpoint to bind.
-        info: makes the `Info` of a newly opened stream.
-        health: makes the current `Health`; called once a second and on `health_changed()`.
+        info: makes the `Info` of a newly opened stream; called from the hub's thread.
+        health: makes the current `Health`; called from the hub's thread once a second, and soon
+            after `health_changed()`.
         bundle: id of the bundle in force.
-        inner: where this pipeline's own processes subscribe, without keys.
-        remote: where an infer host hands in results, and who may.
-        lock: who may subscribe over TCP; None: everybody who can connect.
-        unprotected: everybody, even from the network.
+        inner: endpoint where this pipeline's own processes subscribe, without keys.
+        remote: endpoint where an infer host submits results, and the keys of that endpoint.
+        lock: keys of the public endpoint where it is TCP; None: any client may subscribe.
+        unprotected: allow the public endpoint without keys even beyond loopback.
 
     Attributes:
         turned: when the thread last took a turn (CLOCK_MONOTONIC); at least once a second.
+        failure: the exception that ended the thread.
+        stage_changed: called from the hub's thread when the state of a stage changes.
 
     Raises:
-        UserError: an endpoint is malformed, taken, or open to the network without a word.
+        UserError: an endpoint is malformed, in use, or open to the network without consent.
     """
 
     def __init__(
@@ -74,7 +71,7 @@ class Hub:
         stages: str,
         *,
         info: Callable[[internal.Open], public.Info],
-        health: Callable[[Hub], public.Health],
+        health: Callable[[Snapshot], public.Health],
         bundle: str = "",
         inner: str | None = None,
         remote: tuple[str, CurveServerKeys] | None = None,
@@ -82,24 +79,21 @@ class Hub:
         unprotected: bool = False,
     ) -> None:
         self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
-        self.ledger = Ledger(bundle)
-        self.beats: dict[str, ReceivedHeartbeat] = {}
-        self.sources: dict[str, internal.SourceStatus] = {}
-        self.news: deque[public.Result | public.Utterance] = deque(maxlen=NEWS)
-        self.counters: Counter[str] = Counter()
         self.failure: BaseException | None = None
         self.turned = time.monotonic()
+        self.stage_changed: Callable[[], None] = lambda: None
+        self._observed = Observed(bundle)
+        self._ledger = Ledger(bundle)
+        self._unread: deque[public.Result | public.Utterance] = deque(maxlen=MAX_UNREAD)
         self._expected_stages: frozenset[str] | None = None
         self._expected_runs: Mapping[str, str] | None = None
-        self.stage_changed: Callable[[], None] = lambda: None
-        """Called by the hub's thread when a stage says that its state is another."""
         self._info = info
         self._health = health
         self._health_due = 0.0
-        self._last_values: dict[bytes, public.Public] = {}
+        self._health_wanted = False
         self._listeners: dict[str, bytes] = {}
-        self._sources: dict[str, bytes] = {}
-        self._exchange: tuple[str, bool] | None = None
+        self._captures: dict[str, bytes] = {}
+        self._next_bundle: tuple[str, bool] | None = None
         self._stopping = False
         self._wakeup = Wakeup()
         self._context = zmq.Context()
@@ -119,7 +113,7 @@ class Hub:
             self._context.destroy(linger=0)
             self._remove_files()
             raise
-        self._public.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._publisher = Publisher(self._public)
         self.endpoint: str = self._public.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
@@ -148,7 +142,7 @@ class Hub:
         self._endpoints.append(endpoint)
 
     def expect(self, stages: Iterable[str], runs: Mapping[str, str]) -> None:
-        """Hear these stages only, and open only these streams with these runs. Before `start()`."""
+        """Accept only these stages, and only these streams with these runs. Before `start()`."""
         self._expected_stages, self._expected_runs = frozenset(stages), dict(runs)
 
     # Called from other threads ----------------------------------------------------------
@@ -162,29 +156,41 @@ class Hub:
         """Whether the hub's thread runs."""
         return self._thread.is_alive()
 
+    def snapshot(self) -> Snapshot:
+        """A copy of what the hub has received; any thread may call it."""
+        return self._observed.snapshot()
+
+    def set_counter(self, name: str, value: int) -> None:
+        """Set a counter of `health` that the caller counts itself; any thread may call it."""
+        self._observed.set_counter(name, value)
+
+    def forget(self, stage: str) -> None:
+        """Remove the heartbeat of a stage that has ended for good; any thread may call it."""
+        self._observed.forget(stage)
+
     def drain_results(self) -> Iterator[public.Result | public.Utterance]:
-        """The results and utterances published since the last call."""
-        while self.news:
-            yield self.news.popleft()
+        """The results and utterances published since the last call. One thread calls it."""
+        while self._unread:
+            yield self._unread.popleft()
 
     def health_changed(self) -> None:
-        """Publish `health` at once instead of at the next second."""
-        self._health_due = 0.0
+        """Publish `health` now instead of at the next second."""
+        self._health_wanted = True
         self._wakeup.set()
 
     def use(self, bundle: str, *, keep_gate: bool) -> None:
-        """Go on with another bundle; `ledger.bundle` says when that is so. See `Ledger.use`."""
-        self._exchange = bundle, keep_gate
+        """Continue with another bundle; `snapshot().bundle` tells when. See `Ledger.use`."""
+        self._next_bundle = bundle, keep_gate
         self._wakeup.set()
 
     def stop(self) -> None:
-        """End the thread after what is queued went out, and close both sockets."""
+        """End the thread after queued messages were sent, and close both sockets."""
         self._stopping = True
         self._wakeup.set()
         if self.alive:
             self._thread.join(timeout=5)
         elif not self._context.closed:
-            self._close()  # it was never started
+            self._close()  # the thread was never started
 
     # The thread -------------------------------------------------------------------------
 
@@ -199,8 +205,8 @@ class Hub:
             while not self._stopping:
                 until_health = max(0.0, self._health_due - time.monotonic())
                 self._turn(dict(poller.poll(math.ceil(1000.0 * until_health))))
-            self._publish(self._health(self))
-        except BaseException as error:  # the supervisor sees `failure` and ends
+            self._publish_health()
+        except BaseException as error:  # the supervisor reads `failure` and ends
             self.failure = error
         finally:
             self._close()
@@ -208,7 +214,7 @@ class Hub:
     def _close(self) -> None:
         if self._authenticator is not None:
             self._authenticator.close()
-        # Give the last results a moment to leave; a dead subscriber cannot hold us.
+        # Time for the last results to be sent; a dead subscriber cannot delay the end further.
         self._public.close(linger=500)
         self._stages.close(linger=0)
         self._context.term()
@@ -224,140 +230,132 @@ class Hub:
             self._wakeup.clear()
         if self._authenticator is not None:
             self._authenticator.turn()
-            count_refused(self._authenticator, self.counters)
-        if self._exchange is not None:
-            (bundle, keep_gate), self._exchange = self._exchange, None
-            self.ledger.use(bundle, keep_gate=keep_gate)
-            for stream in self.ledger.streams.values():
-                self._publish(self._info(stream.opened))
-                self._resume_all(stream)
+            self._count("connections_refused", self._authenticator.take_refused())
+        if self._next_bundle is not None:
+            (bundle, keep_gate), self._next_bundle = self._next_bundle, None
+            self._use(bundle, keep_gate=keep_gate)
         if self._public in ready:
-            self._replay(self._public.recv())
+            self._publisher.turn()
         if self._stages in ready:
             for frames in drain(self._stages):
                 self._receive(frames)
-        now = time.monotonic()
-        if now >= self._health_due:
-            self._health_due = now + 1.0
-            self._publish(self._health(self))
+        if self._health_wanted or time.monotonic() >= self._health_due:
+            self._publish_health()
+
+    def _use(self, bundle: str, *, keep_gate: bool) -> None:
+        self._ledger.use(bundle, keep_gate=keep_gate)
+        self._observed.use(bundle)
+        for stream in self._ledger.streams.values():
+            self._publisher.publish(self._info(stream.opened))
+            self._resume_all(stream)
+
+    def _publish_health(self) -> None:
+        # Cleared first: a change that comes while the message is made is published again.
+        self._health_wanted = False
+        self._health_due = time.monotonic() + 1.0
+        self._publisher.publish(self._health(self.snapshot()))
+
+    # Messages of the stages -------------------------------------------------------------
 
     def _receive(self, frames: list[bytes]) -> None:
         try:
             if len(frames) != 2:
                 raise codec.ProtocolError(f"{len(frames)} frames instead of 2")
             message = internal.decode(frames[1])
+            if not self._expects(message):
+                self._count("hub_strangers")
+                return
+            self._handle(frames[0], message)
         except codec.ProtocolError as error:
-            self.counters["hub_malformed"] += 1
-            if self.counters["hub_malformed"] % 100 == 1:
+            if self._count("hub_malformed") % 100 == 1:
                 log.warning("refused a message from a stage: %s", error)
-            return
-        if self._strange(message):
-            self.counters["hub_strangers"] += 1
-            return
-        self._handle(frames[0], message)
 
     def _handle(self, identity: bytes, message: codec.Message) -> None:
         match message:
             case internal.Submit():
                 self._submit(identity, message)
             case internal.Heartbeat():
-                self._heartbeat(message)
-                if self._listeners.get(message.stage, identity) != identity:
-                    # It has connected anew: who is told of streams is told there from now on.
-                    self._listeners[message.stage] = identity
-                    for stream in self.ledger.streams.values():
-                        self._send(identity, stream.resume())
+                self._heartbeat(identity, message)
             case internal.Open():
                 self._open(identity, message)
             case internal.Hello():
                 self._listeners[message.stage] = identity
-                for name, stream in self.ledger.streams.items():
+                for name, stream in self._ledger.streams.items():
                     if message.stream in ("", name):
                         self._send(identity, stream.resume())
             case _:
-                self.counters["hub_malformed"] += 1
+                raise codec.ProtocolError(f"{type(message).__name__} is not for the hub")
 
-    def _strange(self, message: codec.Message) -> bool:
-        """Whether it is of a stage or a stream that nobody started."""
+    def _expects(self, message: codec.Message) -> bool:
+        """Whether the message's stage or stream was announced by `expect()`."""
         match message:
             case internal.Heartbeat() | internal.Hello():
-                known, name = self._expected_stages, message.stage
-                return name not in known if known is not None else len(self.beats) > MOST_ALONE
+                if self._expected_stages is not None:
+                    return message.stage in self._expected_stages
+                return len(self.snapshot().heartbeats) <= MAX_UNEXPECTED
             case internal.Open():
-                runs = self._expected_runs
-                if runs is None:
-                    return len(self.ledger.streams) > MOST_ALONE
-                return runs.get(message.stream) != message.run
-        return False
+                if self._expected_runs is not None:
+                    return self._expected_runs.get(message.stream) == message.run
+                return len(self._ledger.streams) <= MAX_UNEXPECTED
+        return True
 
     def _open(self, identity: bytes, message: internal.Open) -> None:
-        if self.ledger.open(message):
-            self._publish(self._info(message))
-            self._resume_all(self.ledger.streams[message.stream])
-        self._sources[message.stream] = identity
-        self._send(identity, self.ledger.streams[message.stream].accepted())
+        if self._ledger.open(message):
+            self._observed.opened(message.stream, message.run)
+            self._publisher.publish(self._info(message))
+            self._resume_all(self._ledger.streams[message.stream])
+        self._captures[message.stream] = identity
+        self._send(identity, self._ledger.streams[message.stream].accepted())
 
     def _resume_all(self, stream: StreamLedger) -> None:
         for listener in self._listeners.values():
             self._send(listener, stream.resume())
 
     def _submit(self, identity: bytes, message: internal.Submit) -> None:
-        verdict = self.ledger.submit(message)
-        self.counters[f"results_{verdict.value}"] += 1
+        verdict = self._ledger.submit(message)
+        self._count(f"results_{verdict.value}")
         if verdict is Verdict.UNKNOWN:
             return
-        stream = self.ledger.streams[message.stream]
+        stream = self._ledger.streams[message.stream]
         if verdict in (Verdict.OUT_OF_ORDER, Verdict.OTHER_BUNDLE):
             self._send(identity, stream.resume())
             return
         if verdict is Verdict.ACCEPTED:
-            for public in message.messages:
-                self._publish(_completed(public, message.captured))
+            for result in message.messages:
+                completed = _completed(result, message.captured)
+                self._unread.append(completed)
+                self._publisher.publish(completed)
         self._send(identity, stream.accepted())
-        if source := self._sources.get(message.stream):
-            self._send(source, stream.accepted())
+        if capture := self._captures.get(message.stream):
+            self._send(capture, stream.accepted())
 
-    def _heartbeat(self, message: internal.Heartbeat) -> None:
-        previous = self.beats.get(message.stage)
-        if previous is None or previous.heartbeat.state != message.state:
-            self.health_changed()
+    def _heartbeat(self, identity: bytes, message: internal.Heartbeat) -> None:
+        stage_changed, sources_changed = self._observed.heartbeat(message)
+        if stage_changed or sources_changed:
+            self._health_wanted = True
+        if stage_changed:
             self.stage_changed()
-        if previous is not None and previous.heartbeat.pid != message.pid:
-            # A fresh process counts from zero; what its predecessor counted stays counted.
-            self.counters.update(previous.heartbeat.counters)
-        self.beats[message.stage] = ReceivedHeartbeat(message, time.monotonic())
-        for status in message.streams:
-            known = self.sources.get(status.stream)
-            if known is not None and known.state != status.state:
-                self.health_changed()
-            self.sources[status.stream] = status
-
-    def _publish(self, message: public.Public) -> None:
-        topic, payload = public.encode_public(message)
-        self._last_values[topic] = message
-        if isinstance(message, public.Result | public.Utterance):
-            self.news.append(message)
-        self._public.send_multipart([topic, payload])
-
-    def _replay(self, subscription: bytes) -> None:
-        # XPUB delivers b"\x01" + prefix for every new subscription.
-        if subscription[:1] != b"\x01":
-            return
-        for topic, message in self._last_values.items():
-            if topic.startswith(subscription[1:]):
-                self._public.send_multipart(public.encode_public(message, replay=True))
+        if self._listeners.get(message.stage, identity) != identity:
+            # The stage has connected anew: `Resume` goes to the new connection from now on.
+            self._listeners[message.stage] = identity
+            for stream in self._ledger.streams.values():
+                self._send(identity, stream.resume())
 
     def _send(self, identity: bytes, message: codec.Message) -> None:
         try:
             self._stages.send_multipart([identity, internal.encode(message)], zmq.DONTWAIT)
         except zmq.Again:
-            # The stage stopped reading; it asks again when it comes back.
-            self.counters["hub_unsent"] += 1
+            # The stage has stopped reading; it asks again when it comes back.
+            self._count("hub_unsent")
+
+    def _count(self, name: str, number: int = 1) -> int:
+        return self._observed.count(name, number) if number else 0
 
 
 def _completed(
     message: public.Result | public.Utterance, captured: float
 ) -> public.Result | public.Utterance:
+    """The message with the time from the capture of its last sample to now."""
     if isinstance(message, public.Utterance) or message.timing_ms is None:
         return message
     total = (time.monotonic() - captured) * 1000.0

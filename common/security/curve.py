@@ -1,6 +1,6 @@
-"""CURVE keys (CurveZMQ, ZeroMQ RFC 26): key files, and the keys of a server and of a client.
+"""CURVE keys (ZeroMQ RFC 26): key files, the keys of a server and those of a client.
 
-Key files are those of pyzmq: `NAME.key`, public, and `NAME.key_secret`.
+Key files have the format of pyzmq: `NAME.key` (public) and `NAME.key_secret`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ NAME = r"[A-Za-z0-9_.-]{1,64}"
 
 
 KEY_BYTES = 40
-"""A key as text, in Z85 (ZeroMQ RFC 32)."""
+"""Length of a key as Z85 text (ZeroMQ RFC 32)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyPair:
-    """Both keys of one side, as Z85 text."""
+    """A public and a secret key, as Z85 text."""
 
     public: bytes
     secret: bytes = dataclasses.field(repr=False)
@@ -35,24 +35,30 @@ class KeyPair:
 
 @dataclasses.dataclass(frozen=True)
 class CurveServerKeys:
-    """What a server's endpoint is locked with.
+    """The keys of a server's endpoint.
 
     Attributes:
-        secret: file with the server's own keys.
-        allowed: folder with the public keys of those who may connect.
+        secret: file with the server's own key pair.
+        allowed: folder with the public keys of the clients that may connect.
     """
 
     secret: Path
     allowed: Path
 
     def check(self) -> None:
-        """Raises UserError where a key is missing, malformed or open to others."""
+        """Check the files.
+
+        Raises:
+            UserError: a key is missing, malformed or readable for other users.
+        """
         read_pair(self.secret)
         if not allowed_keys(self.allowed):
-            raise UserError(f"{self.allowed}: holds no {PUBLIC_SUFFIX} file; nobody could connect")
+            raise UserError(
+                f"{self.allowed}: holds no {PUBLIC_SUFFIX} file; no client could connect"
+            )
 
     def apply(self, socket: zmq.Socket[Any], domain: str) -> None:
-        """Make the next bind of a socket one for holders of an allowed key."""
+        """Make the next bind of a socket require a key; `domain` names it to the authenticator."""
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, read_pair(self.secret).secret)
         socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
@@ -60,21 +66,21 @@ class CurveServerKeys:
 
 @dataclasses.dataclass(frozen=True)
 class CurveClientKeys:
-    """What a client connects to a locked endpoint with.
+    """The keys of a client of a locked endpoint.
 
     Attributes:
-        secret: file with the client's own keys.
-        server: file with the server's public key, so that nobody can pose as it.
+        secret: file with the client's own key pair.
+        server: file with the server's public key; it proves that the server is the right one.
     """
 
     secret: Path
     server: Path
 
     def apply(self, socket: zmq.Socket[Any]) -> None:
-        """Make the next connect of a socket an encrypted one.
+        """Make the next connect of a socket encrypted.
 
         Raises:
-            UserError: a key is missing, malformed or open to others.
+            UserError: a key is missing, malformed or readable for other users.
         """
         pair = read_pair(self.secret)
         socket.setsockopt(zmq.CURVE_SERVERKEY, read_public(self.server))
@@ -83,18 +89,21 @@ class CurveClientKeys:
 
 
 def add_client_key_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of a program that may subscribe to a locked endpoint."""
+    """Add `--secret` and `--server`, the flags for the keys of a client."""
     parser.add_argument(
-        "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
+        "--secret",
+        type=Path,
+        metavar="FILE",
+        help="own .key_secret file, for an endpoint with keys",
     )
     parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
 
 
 def client_keys_of(options: argparse.Namespace) -> CurveClientKeys | None:
-    """What these flags give.
+    """The keys that `--secret` and `--server` name; None without them.
 
     Raises:
-        UserError: one of them without the other.
+        UserError: one flag is given without the other.
     """
     if (options.secret is None) != (options.server is None):
         raise UserError("--secret and --server belong together")
@@ -102,10 +111,10 @@ def client_keys_of(options: argparse.Namespace) -> CurveClientKeys | None:
 
 
 def read_public(path: Path) -> bytes:
-    """The public key in a key file of either kind.
+    """The public key in a key file of either kind, as Z85 text.
 
     Raises:
-        UserError: there is none.
+        UserError: the file is missing or holds no key.
     """
     return _read(path)[0]
 
@@ -114,24 +123,26 @@ def read_pair(path: Path) -> KeyPair:
     """Both keys in a secret key file.
 
     Raises:
-        UserError: it is missing or holds none, or others may read it.
+        UserError: the file is missing, holds no secret key, or other users can read it.
     """
     public, secret = _read(path)
     if secret is None:
-        raise UserError(f"{path}: holds no secret key; that is in the {SECRET_SUFFIX} file")
+        raise UserError(f"{path}: holds no secret key; use the {SECRET_SUFFIX} file")
     if path.stat().st_mode & 0o077:
         raise UserError(f"{path}: others can read this secret; run: chmod 600 {path}")
     return KeyPair(public, secret)
 
 
 def allowed_keys(folder: Path) -> dict[bytes, str]:
-    """The public keys in a folder → their names, which are their files'.
+    """The public keys in a folder → the names of their files.
 
     Raises:
-        UserError: there is no such folder, or a file in it holds no key.
+        UserError: the folder is missing, or a file in it holds no key.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it takes the {PUBLIC_SUFFIX} files of clients")
+        raise UserError(
+            f"{folder}: no such folder; make it, for the {PUBLIC_SUFFIX} files of clients"
+        )
     return {read_public(path): path.stem for path in sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))}
 
 
@@ -141,8 +152,8 @@ def _read(path: Path) -> tuple[bytes, bytes | None]:
     try:
         public, secret = load_certificate(path)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "no key in it"
-        raise UserError(f"{path}: is not a key file ({why}); `keygen` makes them") from None
+        reason = getattr(error, "strerror", None) or "no key in it"
+        raise UserError(f"{path}: is not a key file ({reason}); `keygen` makes them") from None
     for key in (public, secret):
         if key is not None and not _is_key(key):
             raise UserError(f"{path}: its key is malformed; a key has {KEY_BYTES} characters")
@@ -154,12 +165,15 @@ def _is_key(key: bytes) -> bool:
 
     try:
         return len(key) == KEY_BYTES and z85.encode(z85.decode(key)) == key
-    except Exception:  # whatever a decoder dislikes is no key
+    except Exception:  # the decoder raises several types for malformed text
         return False
 
 
 def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
-    """A new pair of key files, the secret one for its owner only: public, secret.
+    """Make a pair of key files; only the owner can read the secret one.
+
+    Returns:
+        The paths of the public and the secret file.
 
     Raises:
         UserError: one of them exists, or cannot be written.
@@ -169,12 +183,12 @@ def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
     paths = folder / f"{name}{PUBLIC_SUFFIX}", folder / f"{name}{SECRET_SUFFIX}"
     for path in paths:
         if path.exists():
-            raise UserError(f"{path}: exists; a key is not overwritten, remove it first")
+            raise UserError(f"{path}: exists; remove it first, keys are not overwritten")
     before = os.umask(0o077)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         create_certificates(folder, name)
-        paths[0].chmod(0o644)  # it is meant to be handed around
+        paths[0].chmod(0o644)  # the public key is for others to read
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     finally:

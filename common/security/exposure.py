@@ -1,25 +1,25 @@
-"""Where a page is served: HOST:PORT, who reaches it, and the token that others need."""
+"""The address of an HTTP server: HOST:PORT, which machines reach it, the token they need."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import re
 import socket
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire.endpoint import is_loopback
 
 DEFAULT_LISTEN = "127.0.0.1:8765"
 
 
 def split_listen(listen: str) -> tuple[str, str]:
-    """Host, without the brackets of IPv6, and port."""
+    """Host (IPv6 without brackets) and port, as text."""
     host, _, port = listen.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), port
 
 
 def check_listen(listen: str) -> str:
-    """Raises UserError where `listen` is no HOST:PORT."""
+    """`listen` itself; raises UserError if it is not HOST:PORT."""
     host, port = split_listen(listen)
     named = re.fullmatch(r"[0-9A-Za-z._:%-]+", host)
     if not named or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
@@ -28,14 +28,14 @@ def check_listen(listen: str) -> str:
 
 
 def check_token(token: str) -> str:
-    """Raises UserError, without the token in it, where it is too easily guessed."""
+    """`token` itself; raises UserError, without the token in its text, if it is malformed."""
     if not re.fullmatch(r"[\x21-\x7e]{16,256}", token):
         raise UserError("token must be 16 to 256 printable ASCII characters without spaces")
     return token
 
 
 def check_reach(listen: str, token: str | None) -> str:
-    """Raises UserError where a page without a token could be opened from another machine."""
+    """`listen` itself; raises UserError if other machines could open the page without a token."""
     if token is None and not is_loopback(split_listen(listen)[0]):
         raise UserError(
             f"{listen} can be reached from other machines: set dashboard.token, "
@@ -44,19 +44,11 @@ def check_reach(listen: str, token: str | None) -> str:
     return listen
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`; of names only `localhost` is trusted."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def listen_tcp(listen: str) -> socket.socket:
     """A TCP socket that listens on HOST:PORT.
 
     Raises:
-        UserError: it is taken, or no address of this machine.
+        UserError: the port is in use, or the host is no address of this machine.
     """
     host, port = split_listen(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -23,23 +23,20 @@ REFUSED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
-"""An unknown key; none, or a wrong idea of ours; a client that saw that first and hung up."""
+"""An unknown key; no key, or a wrong server key; a client that closed before the end."""
 
 
 class ZapAuthenticator:
-    """Lets holders of allowed keys in at the locked endpoints of one context; counts the others.
+    """Accepts clients with allowed keys at the locked endpoints of one context, counts others.
 
-    ZeroMQ asks it by ZAP (RFC 27) about every key. A folder of keys is read anew when it has
-    changed: a key that is added counts at once, one that is removed no longer for connections to
-    come. Call `turn()` from the thread that owns the sockets, several times a second, or
-    whenever one of `sockets` has something.
-
-    Attributes:
-        refused: how many handshakes have failed.
+    libzmq asks it by ZAP for every key that a client shows. A folder of keys is read again when
+    it has changed: a new key counts at once, a removed one no longer for new connections. Call
+    `turn()` from the thread that owns the sockets when one of `sockets` is readable, or several
+    times a second.
     """
 
     def __init__(self, context: zmq.Context[Any]) -> None:
-        self.refused = 0
+        self._refused = 0
         self._folders: dict[str, Path] = {}
         self._known: dict[str, tuple[int, dict[bytes, str]]] = {}
         self._monitors: list[zmq.Socket[bytes]] = []
@@ -48,7 +45,7 @@ class ZapAuthenticator:
         self._zap.bind(ZAP)
 
     def guard(self, socket: zmq.Socket[bytes], lock: CurveServerKeys, domain: str) -> None:
-        """Lock the next bind of a socket.
+        """Make the next bind of a socket accept only the allowed keys of `lock`.
 
         Raises:
             UserError: a key is missing or malformed.
@@ -62,17 +59,23 @@ class ZapAuthenticator:
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
-        """What to poll, to answer at once."""
+        """Sockets to poll for reading."""
         return [self._zap, *self._monitors]
 
     def turn(self) -> None:
-        """Answer who asks, count who was turned away."""
+        """Answer waiting requests and count refused handshakes."""
         for frames in drain(self._zap):
             self._zap.send_multipart(self._answer(frames))
         for monitor in self._monitors:
-            self.refused += sum(1 for _ in drain(monitor))
+            self._refused += sum(1 for _ in drain(monitor))
+
+    def take_refused(self) -> int:
+        """Handshakes refused since the last call."""
+        number, self._refused = self._refused, 0
+        return number
 
     def close(self) -> None:
+        """Close its sockets."""
         for socket in self.sockets:
             socket.close()
 
@@ -94,13 +97,12 @@ class ZapAuthenticator:
             if domain not in self._known or self._known[domain][0] != changed:
                 self._known[domain] = (changed, allowed_keys(folder))
         except (OSError, UserError):
-            # A file half copied, or the folder gone: what was known goes on to count.
+            # A file is half copied, or the folder is gone: the keys known so far stay valid.
             pass
         return self._known.get(domain, (0, {}))[1].get(z85.encode(key))
 
 
-def count_refused(authenticator: ZapAuthenticator | None, counters: Counter[str]) -> None:
-    """Enter what a authenticator has counted."""
-    if authenticator is not None and authenticator.refused:
-        counters["connections_refused"] += authenticator.refused
-        authenticator.refused = 0
+def count_refused(authenticator: ZapAuthenticator, counters: Counter[str]) -> None:
+    """Add the handshakes refused since the last call to a stage's counters."""
+    if number := authenticator.take_refused():
+        counters["connections_refused"] += number

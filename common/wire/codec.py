@@ -1,6 +1,6 @@
-"""Pack and unpack messages: one map of checked, bounded, plain types.
+"""Encode and decode messages: one msgpack map of plain types, each checked and bounded.
 
-Decoders take any bytes: what is not exactly a message raises `ProtocolError`.
+Decoders accept any bytes and raise `ProtocolError` for everything that is not a message.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import msgpack
 
 VERSION = 1
-"""Wire protocol version; a higher one is refused."""
+"""Version of the public protocol; a decoder refuses a higher one."""
 
 
 MAX_FRAME = 4 << 20
-"""Longest frame in bytes that a decoder looks at, and the limit set on every socket."""
+"""Longest frame in bytes that a decoder accepts, and the limit of every socket."""
 
 
 CRC_BYTES = 4
-"""A damaged message must not pass for another one: a flipped bit of a position is a position."""
+"""Length of the CRC-32. Without it a flipped bit in a number would be another valid number."""
 
 
 MAX_ITEMS = 4096
+"""Most items of a list or map."""
 
 
 MAX_TEXT = 4096
+"""Longest text in bytes of UTF-8."""
 
 
 MAX_INT = 2**53
-"""Largest magnitude of an integer: JSON's readers hold it exactly, and sums do not overflow."""
+"""Largest magnitude of an integer: JSON readers hold it exactly, and sums do not overflow."""
 
 
 M = TypeVar("M", bound="Message")
@@ -44,21 +46,21 @@ Check = Callable[[Any], Any]
 
 
 class ProtocolError(ValueError):
-    """Bytes that are no message of this protocol version."""
+    """The bytes are not a message of this protocol version."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """Base of all messages; subclasses are dataclasses of plain, checked types."""
+    """Base of all messages; subclasses are dataclasses with fields of plain types."""
 
 
 def framed(body: bytes) -> bytes:
-    """A packed map behind its CRC-32."""
+    """A frame: the CRC-32 of a packed map (little-endian), then the map."""
     return zlib.crc32(body).to_bytes(CRC_BYTES, "little") + body
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    # dataclasses.asdict copies deeply, which costs more than everything else here together.
+    # dataclasses.asdict copies deeply and takes longer than the rest of the encoding.
     plain: dict[str, Any] = {}
     for name in _checks(type(message)):
         value = getattr(message, name)
@@ -100,7 +102,7 @@ def _build(cls: type[M], table: Mapping[str, Any]) -> M:
     values = {}
     for name, check in _checks(cls).items():
         if name not in table:
-            if hasattr(cls, name):  # a default: the key is newer than its message
+            if hasattr(cls, name):  # has a default: a key added after version 1
                 continue
             raise ProtocolError(f"{cls.__name__} without {name}")
         try:

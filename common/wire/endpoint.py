@@ -8,15 +8,20 @@ from pathlib import Path
 from speech_emotion.common.errors import UserError
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; of names only `localhost` is trusted."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def on_loopback(endpoint: str) -> bool:
     """Whether only this machine can connect to an endpoint: ipc, and TCP on loopback."""
     if not endpoint.startswith("tcp://"):
         return True
     host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("localhost", "lo")
+    return host == "lo" or is_loopback(host)
 
 
 def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool) -> None:
@@ -34,8 +39,7 @@ def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool)
         return
     raise UserError(
         f"{name} endpoint {endpoint} is open to the whole network; give it keys (curve.secret and "
-        "curve.allowed, see docs/SECURITY.md), or say a second time that everybody may listen "
-        "(curve.unprotected)"
+        "curve.allowed, see docs/SECURITY.md), or set curve.unprotected to allow every client"
     )
 
 

@@ -25,10 +25,15 @@ from speech_emotion.common.wire.public import Result, Utterance
 
 @dataclasses.dataclass(frozen=True)
 class Tick(Message):
-    """capture → features: samples up to `position` are in `ring`; the newest supersedes all.
+    """capture → features: samples up to `position` are in `ring`. The newest tick replaces others.
 
-    `gaps` are the spans of missing samples that the ring still holds as zeros. `anchor_*`
-    ties sample `anchor_index` to CLOCK_MONOTONIC and, for live sources, to unix time.
+    Attributes:
+        ring: name of the shared-memory segment.
+        position: samples since the run began.
+        ended: no sample follows `position`.
+        anchor_index: a sample index, captured at `anchor_monotonic` (CLOCK_MONOTONIC, seconds)
+            and, for live sources, at `anchor_unix` (unix time, seconds).
+        gaps: `[start, end)` sample spans that are missing; the ring holds zeros there.
     """
 
     stream: str
@@ -45,11 +50,11 @@ class Tick(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Credit(Message):
-    """infer → features: everything below window `next` is accepted; send up to `limit`.
+    """infer → features: windows below `next` are accepted; send windows below `limit`.
 
-    Self-contained and repeated, so that either side may restart: a new `session` makes
-    features begin at `next` with the voice gate as `gate` says. `bundle` is the one whose
-    normalization the windows must have; features of another does not answer.
+    It is complete and repeated, so that either side may restart: with a new `session`, features
+    begins at window `next` with the voice gate in state `gate`. `bundle` is the bundle whose
+    normalization the windows must have; features with another bundle does not answer.
     """
 
     stream: str
@@ -63,7 +68,7 @@ class Credit(Message):
 
 @dataclasses.dataclass(frozen=True)
 class SentUpTo(Message):
-    """features → infer, the answer to every `Credit`: all windows below `next` were sent."""
+    """features → infer, the answer to each `Credit`: all windows below `next` were sent."""
 
     stream: str
     session: str
@@ -72,11 +77,16 @@ class SentUpTo(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Window(Message):
-    """features → infer: window `seq`, analysed. `kind` is speech, silence, gap or end.
+    """features → infer: window `seq`. `kind` is speech, silence, gap or end.
 
-    `features` holds float32, little-endian, C order, normalized, shape
-    (spec.n_frames, spec.dims); only speech has them. `gate` is the gate after this window.
-    An `end` window has no sound: it says that the stream has no window `seq`.
+    Attributes:
+        features: normalized features as float32, little-endian, C order, shape
+            (spec.n_frames, spec.dims); None where `kind` is not speech.
+        gate: state of the voice gate after this window.
+        start, end: sample span `[start, end)`. An `end` window has no samples: the stream ended
+            before window `seq`.
+        rms_db: level in dBFS.
+        captured: when the last sample was captured (CLOCK_MONOTONIC, seconds).
     """
 
     stream: str
@@ -99,15 +109,16 @@ class Window(Message):
 
     @property
     def next_seq(self) -> int:
+        """The `seq` of the window that follows."""
         return self.seq + max(1, self.skipped)
 
 
 @dataclasses.dataclass(frozen=True)
 class Submit(Message):
-    """infer → hub: the messages of window `seq` and the checkpoint behind it, made with `bundle`.
+    """infer → hub: the messages of window `seq`, made with `bundle`, and the checkpoint after it.
 
-    `result` is absent and `ended` true for the end of a stream. `captured` is the monotonic
-    time of the window's last sample; the hub completes `timing_ms` with it.
+    At the end of a stream `result` is None and `ended` true. `captured` is when the window's last
+    sample was captured (CLOCK_MONOTONIC, seconds); the hub completes `timing_ms` with it.
     """
 
     stream: str
@@ -123,13 +134,13 @@ class Submit(Message):
 
     @property
     def messages(self) -> list[Result | Utterance]:
-        """What subscribers get of it, in this order."""
+        """The messages to publish, in this order."""
         return [*([self.result] if self.result else []), *self.utterances]
 
 
 @dataclasses.dataclass(frozen=True)
 class Accepted(Message):
-    """hub → infer and capture: windows below `next` are accepted; `ended`: so is the end."""
+    """hub → infer and capture: windows below `next` are accepted; `ended`: the end is, too."""
 
     stream: str
     run: str
@@ -139,7 +150,7 @@ class Accepted(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Resume(Message):
-    """hub → infer: where a stream stands and the checkpoint to go on from.
+    """hub → infer: the next window of a stream, and the checkpoint to continue from.
 
     `bundle` is the bundle to continue with, `checkpoint_bundle` the one that made the checkpoint
     (empty at the start of a stream). Where they differ, smoothing restarts and the utterance ends.
@@ -157,7 +168,7 @@ class Resume(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Hello(Message):
-    """infer → hub: tell me where `stream` stands; empty: every stream, and each new one."""
+    """infer → hub: send `Resume` for `stream`; empty: for every stream, also for each new one."""
 
     stage: str
     stream: str
@@ -165,7 +176,7 @@ class Hello(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Open(Message):
-    """capture → hub: this stream exists; repeated until `Accepted` answers."""
+    """capture → hub: a stream exists; repeated until `Accepted` answers. Lengths in samples."""
 
     stream: str
     run: str
@@ -177,7 +188,7 @@ class Open(Message):
 
 @dataclasses.dataclass(frozen=True)
 class SourceStatus(Message):
-    """What capture knows of one stream."""
+    """State of one source, from capture; fields as in `StreamHealth`."""
 
     stream: str
     state: str
@@ -193,7 +204,7 @@ class SourceStatus(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Heartbeat(Message):
-    """stage → hub, twice a second from the stage's main loop: alive, and how."""
+    """stage → hub, twice a second from the stage's main loop; fields as in `StageHealth`."""
 
     stage: str
     pid: int
@@ -210,14 +221,14 @@ class Heartbeat(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Swap(Message):
-    """`supervisor.py swap` → supervisor: go on with the bundle in this folder."""
+    """`supervisor.py swap` → supervisor: continue with the bundle in this folder."""
 
     bundle: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Swapped(Message):
-    """The answer when all is over: an exit code and a line for people."""
+    """The answer to `Swap` when the swap has ended: an exit code and one line of text."""
 
     code: int
     text: str

@@ -18,7 +18,26 @@ from speech_emotion.common.wire.codec import (
 
 @dataclasses.dataclass(frozen=True)
 class Result(Message):
-    """One window of one stream, silent ones included. Topic `result/<stream>`."""
+    """One window of one stream, also a silent one. Topic `result/<stream>`.
+
+    Attributes:
+        stream: name of the stream.
+        run: id of the run; new whenever the sample count starts again at 0.
+        seq: number of the window in its run.
+        start, end: sample span `[start, end)` since the run began.
+        rate: samples per second.
+        time: unix time of `end` in seconds; None where sound is read faster than real time.
+        state: `speech`, `silence` or `gap` (too many samples are missing).
+        emotion: smoothed label, or `uncertain`; None outside speech.
+        confidence: smoothed, calibrated probability (0 to 1) of the likeliest label.
+        probabilities, smoothed: label → probability, of this window and after smoothing.
+        reason: why `uncertain`.
+        rms_db: level in dBFS.
+        lost: missing samples inside the span.
+        skipped: windows that one `gap` message stands for; else 0.
+        timing_ms: milliseconds per step, and `total` since capture; None offline.
+        bundle: id of the model bundle.
+    """
 
     stream: str
     run: str
@@ -43,13 +62,25 @@ class Result(Message):
 
     @property
     def next_seq(self) -> int:
-        """The `seq` that follows; a long gap covers `skipped` windows in one message."""
+        """The `seq` of the next message; one gap message stands for `skipped` windows."""
         return self.seq + max(1, self.skipped)
 
 
 @dataclasses.dataclass(frozen=True)
 class Utterance(Message):
-    """One run of speech, told when it has ended. Topic `utterance/<stream>`."""
+    """One stretch of speech, sent when it has ended. Topic `utterance/<stream>`.
+
+    Attributes:
+        seq: number of its last window with speech.
+        start, end: sample span `[start, end)` from its first to its last window with speech.
+        emotion: likeliest label over the utterance, or `uncertain`.
+        confidence: calibrated probability (0 to 1) of the likeliest label.
+        probabilities: label → probability over the utterance.
+        reason: why `uncertain`.
+        windows: number of windows with speech.
+
+    The others are those of `Result`.
+    """
 
     stream: str
     run: str
@@ -70,9 +101,15 @@ class Utterance(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Info(Message):
-    """What a stream is, told at its start and on every change. Topic `info/<stream>`.
+    """Description of a stream, sent at its start and on each change. Topic `info/<stream>`.
 
-    `gate` and `gate_db` came later than the rest; a publisher from before gives neither.
+    Attributes:
+        labels: the values of `emotion`, beside `uncertain`.
+        window, hop: samples in a window, and from one window to the next.
+        rate: samples per second.
+        source: the source as configured.
+        gate: voice gate, `fixed` or `adaptive`; None from publishers older than these keys.
+        gate_db: `fixed`: threshold in dBFS; `adaptive`: margin in dB above the noise level.
     """
 
     stream: str
@@ -91,7 +128,19 @@ class Info(Message):
 
 @dataclasses.dataclass(frozen=True)
 class StageHealth(Message):
-    """One stage's row in `health`."""
+    """One process of the pipeline in `health`.
+
+    Attributes:
+        pid: process id; 0 where no process runs on this machine.
+        restarts: starts after the first.
+        heartbeat_age_s: seconds since the last heartbeat; None before the first.
+        rate_hz: windows per second.
+        lag_ms: milliseconds from the capture of the newest window's end to the stage's result.
+        drops: windows skipped because the ring no longer held them.
+        cpu_percent: of one core.
+        rss_mb: resident memory in MiB.
+        reason: why it last died.
+    """
 
     name: str
     pid: int
@@ -108,7 +157,19 @@ class StageHealth(Message):
 
 @dataclasses.dataclass(frozen=True)
 class StreamHealth(Message):
-    """One stream's row in `health`."""
+    """One stream in `health`.
+
+    Attributes:
+        state: state of the source, `live` when it delivers sound.
+        reason: what is wrong, in words.
+        state_s: seconds since the state began.
+        device: name of the device, where the source is one.
+        position: samples captured since the run began.
+        level_db: present level in dBFS.
+        clipped: share of the samples of about the last second at full scale, 0 to 1.
+        gaps: gaps in the sound that the ring holds.
+        lost: samples missing since the run began.
+    """
 
     name: str
     run: str
@@ -125,7 +186,13 @@ class StreamHealth(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Health(Message):
-    """State of the whole pipeline, once a second and on every change. Topic `health`."""
+    """State of the whole pipeline, once a second and on each change. Topic `health`.
+
+    Attributes:
+        time: unix time in seconds.
+        state: `ok`, `starting` or `degraded`.
+        counters: faults that were corrected, by name; a missing name counts 0.
+    """
 
     time: float
     state: str
@@ -147,7 +214,7 @@ def encode_public(message: Public, *, replay: bool = False) -> tuple[bytes, byte
     """Topic and payload of a public message.
 
     Args:
-        replay: add `replay: true`, as a new subscriber gets the last message of a topic.
+        replay: add `replay: true`, for the last message of a topic sent to a new subscriber.
     """
     stream = "" if isinstance(message, Health) else f"/{message.stream}"
     mark = {"replay": True} if replay else {}
@@ -155,10 +222,10 @@ def encode_public(message: Public, *, replay: bool = False) -> tuple[bytes, byte
 
 
 def decode_public(topic: bytes, payload: bytes) -> tuple[Message, bool]:
-    """A public message and whether it is a replay.
+    """A public message, and whether it is a replay.
 
     Raises:
-        ProtocolError: unknown topic, a higher protocol version, or no message at all.
+        ProtocolError: the topic is unknown, the protocol version higher, or it is no message.
     """
     kind = topic[:256].decode("utf-8", "replace").partition("/")[0]
     cls = PUBLIC.get(kind)
@@ -177,6 +244,6 @@ def decode_public(topic: bytes, payload: bytes) -> tuple[Message, bool]:
 
 
 def to_json_map(message: Message) -> dict[str, Any]:
-    """A message as the plain map that travels, `v` first for public ones."""
+    """A message as the map that is sent; a public one begins with `v`."""
     version = {"v": VERSION} if type(message) in PUBLIC.values() else {}
     return {**version, **_plain(message)}

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from speech_emotion.common.security.exposure import is_loopback
 from speech_emotion.common.wire import public
+from speech_emotion.common.wire.endpoint import is_loopback
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import heard

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import speech_emotion
 from tests.support.pipelines import ROOT
 
 AUDIO = {"sounddevice", "soundfile", "soxr"}
@@ -49,11 +50,17 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
             PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"},
         ),
         (f"import {P}.dashboard.__main__", HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"}),
-        (f"from {P} import Results", HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "pydantic"}),
     ],
 )
 def test_a_process_loads_only_what_it_needs(code: str, forbidden: set[str]) -> None:
     assert not loaded(code) & forbidden
+
+
+@pytest.mark.parametrize("name", speech_emotion.__all__)
+def test_the_client_loads_pyzmq_and_msgpack_only(name: str) -> None:
+    packages = loaded(f"from {P} import {name}") - loaded("") - sys.stdlib_module_names
+    cython = {package for package in packages if "cython" in package}
+    assert packages - cython <= {P, "zmq", "msgpack", "_cffi_backend"}
 
 
 def test_loading_and_using_a_bundle_loads_neither_librosa_nor_numba() -> None:

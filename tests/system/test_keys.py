@@ -88,7 +88,10 @@ def test_any_bytes_are_a_key_file_or_refused(tmp_path: Path, content: bytes) -> 
 def test_a_missing_folder_and_an_empty_one(tmp_path: Path) -> None:
     _, secret = make_keys(tmp_path, "box")
     (tmp_path / "none").mkdir()
-    for folder, words in ((tmp_path / "nowhere", "no such folder"), (tmp_path / "none", "nobody")):
+    for folder, words in (
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path / "none", "no client"),
+    ):
         with pytest.raises(UserError, match=words):
             CurveServerKeys(secret, folder).check()
 

@@ -52,7 +52,7 @@ def test_the_first_block_makes_it_live() -> None:
 def test_a_start_without_a_block_is_lost() -> None:
     source = Source().wait(GRACE_S + 0.1)
     assert source.state is SourceState.LOST
-    assert source.monitor.reason == "the device gave nothing for 5.1 s"
+    assert source.monitor.reason == "the device gave no samples for 5.1 s"
 
 
 def test_no_block_for_a_second_is_lost() -> None:
@@ -153,9 +153,9 @@ def test_a_source_that_the_server_replaces_is_lost() -> None:
     source = Source().play(NOISE, 1.0)
     source.monitor.source_changed(source.now, "usb", "webcam")
     assert source.state is SourceState.LOST
-    assert source.monitor.reason == "the sound server moved us from usb to webcam"
+    assert source.monitor.reason == "the sound server changed the source from usb to webcam"
     source.wait(10.0, active=False)
-    assert source.monitor.reason == "the sound server moved us from usb to webcam"
+    assert source.monitor.reason == "the sound server changed the source from usb to webcam"
 
 
 @pytest.mark.parametrize(("pace", "lost"), [(1.0, False), (1.03, False), (1.1, True), (0.9, True)])

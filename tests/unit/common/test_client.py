@@ -199,9 +199,9 @@ def test_a_timeout_ends_the_wait_where_nobody_is(endpoint: str) -> None:
     with Results(endpoint, timeout=0.1) as client:
         assert client.receive(0.0) is None
         assert client.receive(0.1) is None
-        with pytest.raises(TimeoutError, match="nothing heard"):
+        with pytest.raises(TimeoutError, match="no message"):
             next(iter(client))
-        with pytest.raises(TimeoutError, match="nothing heard"):
+        with pytest.raises(TimeoutError, match="no message"):
             next(client.events())
 
 
@@ -257,7 +257,7 @@ def test_freshness_by_what_health_says(
         return status.state, status.reason
 
     assert after()[0] is Freshness.GONE
-    assert after(health("hall")) == (Freshness.STALE, "no stream 'main'; there are: hall")
+    assert after(health("hall")) == (Freshness.STALE, "no stream 'main'; known streams: hall")
     assert after(health()) == (Freshness.STALE, "stream main: no result yet")
     assert after(health(stage="restarting")) == (Freshness.STALE, "infer restarting: broke")
     assert after(health(), result(0)) == (Freshness.FRESH, None)
@@ -351,7 +351,7 @@ def test_freshness_of_a_real_pipeline(supervise: Supervise, clip: Clip) -> None:
         # The whole publisher stands still, and goes on.
         running.process.send_signal(signal.SIGSTOP)
         gone = until(client, Freshness.GONE)[-1]
-        assert gone.reason == f"nothing heard for {GONE_AFTER_S:g} s"
+        assert gone.reason == f"no message for {GONE_AFTER_S:g} s"
         assert gone.age_s is None
         running.process.send_signal(signal.SIGCONT)
         until(client, Freshness.FRESH)
@@ -382,7 +382,7 @@ def test_a_pipeline_that_has_ended_is_not_fresh(supervise: Supervise, clip: Clip
         assert client.lost == {"main": 0, "main-2": 0}
 
 
-GONE = f"subscribe: gone: nothing heard for {GONE_AFTER_S:g} s\n"
+GONE = f"subscribe: gone: no message for {GONE_AFTER_S:g} s\n"
 
 
 def subscribe(*flags: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -403,7 +403,7 @@ def test_the_command_prints_every_message_and_ends_with_ctrl_c(
     human_lines = subscribe("--endpoint", endpoint, "--stream=main")
     # Both wait for it, so nothing passes before they listen.
     for process in (json_lines, human_lines):
-        assert "nothing heard" in process.stderr.readline()  # type: ignore[union-attr]
+        assert "no message" in process.stderr.readline()  # type: ignore[union-attr]
     running = supervise(f"--source=file:{clip(6.3)}", f"--results={endpoint}")
     code = running.process.wait(PATIENCE_S)
     assert code == 0

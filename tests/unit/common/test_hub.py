@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.health import observe, stage_health
-from speech_emotion.common.hub.hub import SUBSCRIBER_HIGH_WATER_MARK, Hub
+from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.hub.ledger import Ledger, Verdict
+from speech_emotion.common.hub.observed import Snapshot
+from speech_emotion.common.hub.publisher import SUBSCRIBER_HIGH_WATER_MARK
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
@@ -83,7 +85,7 @@ def test_a_new_run_starts_anew() -> None:
 class Rig:
     """A hub and a stage that talks to it."""
 
-    def __init__(self, health: Callable[[Hub], public.Health] = observe) -> None:
+    def __init__(self, health: Callable[[Snapshot], public.Health] = observe) -> None:
         self.results, self.stages = fresh_endpoint(), fresh_endpoint()
         self.hub = Hub(
             self.results,
@@ -212,7 +214,7 @@ def test_rubbish_is_counted_and_nothing_else(rig: Rig) -> None:
     ):
         rig.stage.send(frame)
     rig.stage.send_multipart([b"a", b"b", b"c"])
-    wait_until(lambda: rig.hub.counters["hub_malformed"] == 5, "five refusals")
+    wait_until(lambda: rig.hub.snapshot().counters["hub_malformed"] == 5, "five refusals")
     rig.send(OPEN)
     assert rig.answer() == internal.Accepted("main", "run", 0, False)
 
@@ -222,7 +224,7 @@ def test_numbers_without_bounds_are_refused(rig: Rig, skipped: int) -> None:
     rig.send(OPEN)
     rig.answer()
     rig.send(submit(0, skipped=skipped))
-    wait_until(lambda: rig.hub.counters["hub_malformed"] == 1, "a refusal")
+    wait_until(lambda: rig.hub.snapshot().counters["hub_malformed"] == 1, "a refusal")
     rig.send(submit(0))
     assert rig.answer() == internal.Accepted("main", "run", 1, False)
     assert rig.hub.failure is None
@@ -232,9 +234,9 @@ def test_whatever_was_published_is_replayed() -> None:
     """Also what a decoder would refuse, as a reason made of a stage's endless last words."""
     words = "x" * (codec.MAX_TEXT + 1)
 
-    def health(hub: Hub) -> public.Health:
+    def health(snapshot: Snapshot) -> public.Health:
         row = stage_health("features", None, reason=words)
-        return dataclasses.replace(observe(hub), stages=[row])
+        return dataclasses.replace(observe(snapshot), stages=[row])
 
     rig = Rig(health)
     try:
@@ -307,7 +309,7 @@ def test_counters_of_a_dead_process_stay_counted(rig: Rig) -> None:
     beat = internal.Heartbeat("infer", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {"lost": 2})
     rig.send(beat)
     rig.send(dataclasses.replace(beat, pid=2, counters={"lost": 3}))
-    wait_until(lambda: observe(rig.hub).counters.get("lost") == 5, "the sum")
+    wait_until(lambda: observe(rig.hub.snapshot()).counters.get("lost") == 5, "the sum")
 
 
 def test_one_who_never_reads_hinders_nobody(rig: Rig) -> None:
@@ -344,8 +346,8 @@ def test_strangers_are_counted_and_not_heard() -> None:
         rig.send(dataclasses.replace(OPEN, run="another"))
         rig.send(OPEN)
         assert rig.answer() == internal.Accepted("main", "run", 0, False)
-        assert rig.hub.counters["hub_strangers"] == 4
-        assert list(rig.hub.ledger.streams) == ["main"]
-        assert not rig.hub.beats
+        assert rig.hub.snapshot().counters["hub_strangers"] == 4
+        assert list(rig.hub.snapshot().runs) == ["main"]
+        assert not rig.hub.snapshot().heartbeats
     finally:
         rig.close()

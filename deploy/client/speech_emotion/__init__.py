@@ -1,0 +1,1 @@
+../../../speech_emotion/__init__.py

@@ -1,0 +1,1 @@
+../../../../../common/security/curve.py

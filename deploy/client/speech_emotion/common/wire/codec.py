@@ -1,0 +1,1 @@
+../../../../../common/wire/codec.py

@@ -1,0 +1,1 @@
+../../../../../common/wire/states.py
