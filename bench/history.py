@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from speech_emotion.common.wire import public
-from speech_emotion.dashboard.history import Reader, Writer
+from speech_emotion.dashboard.history.reader import HistoryReader
+from speech_emotion.dashboard.history.writer import HistoryWriter
 
 DAY = 172_800
 """Windows in a day, at two a second."""
@@ -48,7 +49,7 @@ def main() -> None:
     for share in (0.0, 0.2, 1.0):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "history.sqlite"
-            writer = Writer(path)
+            writer = HistoryWriter(path)
             begin, batch = now - DAY / 2, []
             for seq in range(DAY):
                 speech = seq % 1000 < 1000 * share
@@ -58,7 +59,7 @@ def main() -> None:
                     batch = []
             writer.close()
             size = path.stat().st_size / 1e6
-            with Reader(path) as reader:
+            with HistoryReader(path) as reader:
                 times = []
                 for span in (3600.0, 86400.0):
                     before = time.perf_counter()

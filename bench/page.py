@@ -25,10 +25,10 @@ from typing import Any
 import psutil
 import zmq
 
-from bench.browser import browser, free_port
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.paths import PACKAGE as ROOT
 from speech_emotion.common.wire import public
+from tools.browser import browser, free_port
 
 DEMO = ROOT / "examples" / "demo.flac"
 LOADS = 10

@@ -22,8 +22,9 @@ import numpy as np
 import zmq
 
 from bench.harness import spread
-from speech_emotion.common.ring.access import RingReader, RingWriter
+from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.ring.segment import create_ring
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.wire import internal
 from speech_emotion.common.wire.sockets import send
 

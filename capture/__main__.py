@@ -1,4 +1,4 @@
-"""`python -m capture`: sound from a source into the ring, alone or under the supervisor."""
+"""`python -m capture`: read a source into its ring, alone or under the supervisor."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import argparse
 import secrets
 import sys
 from pathlib import Path
-from typing import Any
 
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 
 DESCRIPTION = """\
-Listens to a device, or plays a sound file, into a shared-memory ring and shows its level.
-With `python -m features` and `python -m infer` in two other terminals it is a whole
-pipeline; they find each other by themselves, or by the flags."""
+Reads a microphone, a sound file or a pipe into a shared-memory ring and shows the level.
+With `python -m features` and `python -m infer` in two other terminals it is a complete
+pipeline. The three find each other without flags."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,32 +26,44 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS] or replay:FOLDER",
     )
-    flags.add_argument("--list-devices", action="store_true", help="what can be listened to")
-    flags.add_argument("--seconds", type=float, metavar="S", help="listen to a device for so long")
-    flags.add_argument("--record", metavar="OUT.wav", help="write what a device gives")
+    flags.add_argument(
+        "--list-devices", action="store_true", help="list the input devices and exit"
+    )
+    flags.add_argument(
+        "--seconds", type=float, metavar="S", help="close the device after S seconds"
+    )
+    flags.add_argument(
+        "--record", metavar="OUT.wav", help="write the device's samples to a sound file"
+    )
     flags.add_argument("--speed", choices=("realtime", "max"), default="realtime")
     flags.add_argument("--stream", default="main", metavar="NAME", help="default: main")
-    flags.add_argument("--channel", type=int, metavar="N", help="one channel; default: all, mixed")
+    flags.add_argument(
+        "--channel", type=int, metavar="N", help="channel to take, from 0; default: all, mixed"
+    )
     flags.add_argument("--block", type=int, metavar="FRAMES", help="default: 20 ms")
     flags.add_argument(
-        "--latency", type=latency, default="high", help="of a device: seconds, low or high"
+        "--latency", type=latency, default="high", help="of the device: seconds, low or high"
     )
     flags.add_argument(
-        "--bundle", type=Path, default=DEFAULT_BUNDLE, help="whose rate and window to use"
+        "--bundle", type=Path, default=DEFAULT_BUNDLE, help="gives the sample rate and the window"
     )
     flags.add_argument("--ring-seconds", type=float, default=30.0, metavar="S", help="default: 30")
-    flags.add_argument("--features", metavar="ENDPOINT", help="where features listens")
-    flags.add_argument("--hub", metavar="ENDPOINT", help="where infer listens for us")
+    flags.add_argument("--features", metavar="ENDPOINT", help="of the features stage")
+    flags.add_argument("--hub", metavar="ENDPOINT", help="of the infer stage")
     return flags
 
 
 def latency(text: str) -> float | str:
-    """PortAudio's latency as a flag; raises ValueError."""
+    """Parse PortAudio's latency: `low`, `high` or seconds.
+
+    Raises:
+        ValueError: it is none of them.
+    """
     return text if text in ("low", "high") else float(text)
 
 
 def list_devices() -> int:
-    """`--list-devices`: one line per input device, the default one marked."""
+    """Print one line per input device, the default one marked; return the exit code."""
     from speech_emotion.capture.sources.portaudio import input_devices
 
     devices = input_devices()
@@ -65,36 +77,34 @@ def list_devices() -> int:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.list_devices:
         return list_devices()
-    return supervised(read_job()) if arguments.supervised else alone(arguments)
+    return supervised(read_job(CaptureJob)) if arguments.supervised else alone(arguments)
 
 
-def supervised(job: dict[str, Any]) -> int:
-    """Capture as the supervisor's job says."""
-    from speech_emotion.capture.open_sources import SourceOptions, open_streams
+def supervised(job: CaptureJob) -> int:
+    """Run the capture stage with the job of the supervisor; return the exit code."""
+    from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
-    from speech_emotion.capture.stream import StreamJob
+    from speech_emotion.common.bundle.grid import WindowGrid
 
     stop = StopRequest()
-    form = StreamFormat(job["rate"], job["window"], job["hop"])
-    jobs = [StreamJob(**row) for row in job["streams"]]
-    opening = SourceOptions(**job["opening"])
+    stream_format = StreamFormat(job.rate, WindowGrid(job.window, job.hop))
     return CaptureService(
-        lambda send: open_streams(jobs, form, send, opening),
-        form,
-        features=job["features"],
-        hub=job["hub"],
-        stage=job["stage"],
+        lambda send: open_streams(list(job.streams), stream_format, send, job.options),
+        stream_format,
+        features=job.features,
+        hub=job.hub,
+        stage=job.stage,
     ).run(stop)
 
 
 def alone(arguments: argparse.Namespace) -> int:
-    """Capture by hand: an own ring, a level meter, a hub only if one is there."""
+    """Run without a supervisor: create the ring, show a level meter, use a hub if one answers."""
     from speech_emotion.capture.level_meter import LevelMeter
-    from speech_emotion.capture.open_sources import SourceOptions, open_streams
+    from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
-    from speech_emotion.capture.stream import StreamJob
+    from speech_emotion.common.bundle.grid import WindowGrid
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.config.checks import check_source, check_stream
     from speech_emotion.common.errors import UserError
@@ -114,7 +124,7 @@ def alone(arguments: argparse.Namespace) -> int:
     if not arguments.source.startswith("mic") and (arguments.seconds or arguments.record):
         raise UserError("--seconds and --record need a device: --source mic or mic:NAME")
     spec = load_bundle(arguments.bundle).spec
-    form = StreamFormat(spec.sample_rate, spec.window, spec.hop)
+    stream_format = StreamFormat(spec.sample_rate, WindowGrid(spec.window, spec.hop))
     if not 2.0 * spec.window_s + 2.0 <= arguments.ring_seconds <= 3600.0:
         least = 2.0 * spec.window_s + 2.0
         raise UserError(f"--ring-seconds {arguments.ring_seconds:g} must be {least:g} to 3600")
@@ -122,12 +132,12 @@ def alone(arguments: argparse.Namespace) -> int:
     reclaim_segments()
     with create_ring(
         arguments.stream,
-        sample_rate=form.rate,
-        capacity=round(arguments.ring_seconds * form.rate),
+        sample_rate=stream_format.rate,
+        capacity=round(arguments.ring_seconds * stream_format.rate),
         run=secrets.token_hex(8),
     ) as ring:
         job = StreamJob(arguments.stream, arguments.source, ring.name, arguments.channel)
-        opening = SourceOptions(
+        options = SourceOptions(
             realtime=arguments.speed == "realtime",
             block_frames=arguments.block,
             latency=arguments.latency,
@@ -137,15 +147,15 @@ def alone(arguments: argparse.Namespace) -> int:
         )
         with LevelMeter(enabled=sys.stderr.isatty()) as meter:
             return CaptureService(
-                lambda send: open_streams([job], form, send, opening),
-                form,
+                lambda send: open_streams([job], stream_format, send, options),
+                stream_format,
                 features=arguments.features or standalone_endpoint("features"),
                 hub=arguments.hub or standalone_endpoint("hub"),
                 alone=True,
-                watch=meter.show,
+                show=meter.show,
             ).run(stop)
 
 
 if __name__ == "__main__":
-    options = parser().parse_args()
-    run("capture", lambda: main(options), options.profile)
+    flags = parser().parse_args()
+    run("capture", lambda: main(flags), flags.profile)

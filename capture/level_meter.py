@@ -1,4 +1,4 @@
-"""The level meter of a capture started by hand."""
+"""The level meter of a capture process that was started by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ FLOOR_DB = -70.0
 
 
 class LevelMeter:
-    """One line a stream on stderr: a bar from -70 to 0 dBFS, the level, the time so far."""
+    """Draws one line per stream on stderr: a bar from -70 to 0 dBFS, the level, the seconds.
+
+    Args:
+        enabled: draw; False where stderr is no terminal.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
         self._progress = Progress(
@@ -40,7 +44,7 @@ class LevelMeter:
         self._progress.stop()
 
     def show(self, streams: list[Stream]) -> None:
-        """Draw the streams' levels and positions."""
+        """Draw level and position of every stream."""
         for stream in streams:
             name, feeder = stream.job.name, stream.feeder
             if name not in self._tasks:

@@ -1,4 +1,4 @@
-"""A whole recording at once, with the samples that the running stage would write."""
+"""A whole recording in memory, with the samples that the capture stage would write."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from speech_emotion.capture.recording.reader import open_recording
-from speech_emotion.capture.sources.sound_file import FileSource, Samples, quantize, to_mono
+from speech_emotion.capture.samples import Samples, quantize, to_mono
+from speech_emotion.capture.sources.sound_file import SoundFile
 
-BLOCK = 1 << 16
+BLOCK_FRAMES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Sound of a stream from its beginning.
+    """All samples of a stream.
 
     Attributes:
         samples: float32, (samples,), at the stream's rate.
-        gaps: spans [a, b) of samples that were missing, zeros here.
+        gaps: spans [a, b) of missing samples, which are zeros in `samples`.
     """
 
     samples: Samples
@@ -27,29 +28,29 @@ class Recording:
 
 
 def read_recording(path: str, rate: int, channel: int | None = None) -> Recording:
-    """A sound file, or a folder that `--record` has written, at `rate` Hz.
+    """Read a sound file, or a folder that `--record` has written, at `rate` Hz.
 
     Args:
-        channel: the one to take; None mixes all down.
+        channel: channel to take, from 0; None mixes all.
 
     Raises:
-        UserError: it is missing, empty, damaged, no sound, of another rate (a folder), or has
-            no such channel.
+        UserError: the file is missing, empty, damaged, no sound file, or lacks the channel; a
+            folder is no recording or has another rate.
     """
     gaps: list[list[int]] = []
     if Path(path).is_dir():
-        tape = open_recording(Path(path), rate)
-        path, gaps = str(tape.audio), tape.gaps
-    source = FileSource(path)
-    source.check_channel(channel)
+        recording = open_recording(Path(path), rate)
+        path, gaps = str(recording.audio), recording.gaps
+    file = SoundFile(path)
+    file.check_channel(channel)
     blocks = []
-    while len(block := source.read(BLOCK)):
+    while len(block := file.read(BLOCK_FRAMES)):
         blocks.append(to_mono(block, channel))
-    source.close()
+    file.close()
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if source.rate != rate:
+    if file.rate != rate:
         import soxr
 
-        resampler = soxr.ResampleStream(source.rate, rate, 1, dtype="float32")
+        resampler = soxr.ResampleStream(file.rate, rate, 1, dtype="float32")
         samples = resampler.resample_chunk(samples, last=True)
     return Recording(quantize(samples), gaps)

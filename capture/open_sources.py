@@ -2,72 +2,51 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable
 
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.sources.file import FileStream
-from speech_emotion.capture.stream import Stream, StreamJob
+from speech_emotion.capture.stream import SourceOptions, Stream, StreamJob
 from speech_emotion.common.wire import internal
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceOptions:
-    """How sources are opened.
-
-    Attributes:
-        realtime: the pace of files.
-        block_frames: frames per block; None: `block_ms`, and for files 20 ms in real time,
-            100 ms at full speed.
-        latency: of devices, in seconds, or PortAudio's `low` and `high`.
-        wait_for_device: an absent device is waited for.
-        record: sound file that takes what a device gives.
-        seconds: a device is listened to for so long.
-        stdin: descriptor that `stdin:…` reads from.
-        alone: nobody may be there to accept results.
-    """
-
-    realtime: bool = True
-    block_frames: int | None = None
-    block_ms: float = 20.0
-    latency: float | str = "high"
-    wait_for_device: bool = False
-    record: str | None = None
-    seconds: float | None = None
-    stdin: int = 0
-    alone: bool = False
 
 
 def open_streams(
     jobs: list[StreamJob],
-    form: StreamFormat,
+    stream_format: StreamFormat,
     send: Callable[[internal.Tick], None],
-    opening: SourceOptions,
+    options: SourceOptions,
 ) -> list[Stream]:
-    """The streams of one process from their jobs: files, or the streams of one device.
+    """Open the streams of one process: any number of files, or the streams of one device.
+
+    Args:
+        send: takes every tick.
 
     Raises:
         UserError: a source cannot be opened.
-        DeviceError: a device that is waited for is not there.
+        DeviceError: an absent device, to be waited for.
     """
     if jobs[0].source.startswith("mic"):
+        # Imported here: a process for files loads no audio library.
         from speech_emotion.capture.sources.microphone import LiveDevice, LiveStream
 
-        device = LiveDevice(jobs, form, send, opening)
-        return [LiveStream(j, device, p) for j, p in zip(jobs, device.feeders, strict=True)]
+        device = LiveDevice(jobs, stream_format, send, options)
+        return [
+            LiveStream(job, device, feeder)
+            for job, feeder in zip(jobs, device.feeders, strict=True)
+        ]
     if jobs[0].source.startswith("stdin"):
         from speech_emotion.capture.sources.stdin import StdinStream
 
-        return [StdinStream(job, form, send, opening, opening.stdin) for job in jobs[:1]]
+        return [StdinStream(job, stream_format, send, options) for job in jobs[:1]]
     files = []
     for job in jobs:
-        frames = opening.block_frames
-        blocks = itertools.repeat(frames) if frames else None
-        files.append(FileStream(job, form, blocks, send, realtime=opening.realtime))
-    # One clock for the blocks of all; their windows spread over a hop, as those of devices are.
-    now, hop = time.monotonic(), form.hop / form.rate
-    for at, file in enumerate(files):
-        file.begin(now, at * hop / len(files) if opening.realtime else 0.0)
+        blocks = itertools.repeat(options.block_frames) if options.block_frames else None
+        files.append(FileStream(job, stream_format, blocks, send, realtime=options.realtime))
+    # All files share one clock for their blocks. Their starts are spread over one hop, as those
+    # of devices are, so that their windows are not all complete at the same moment.
+    now, hop_s = time.monotonic(), stream_format.hop_s
+    for number, file in enumerate(files):
+        file.begin(now, number * hop_s / len(files) if options.realtime else 0.0)
     return [*files]

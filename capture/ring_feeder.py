@@ -1,50 +1,67 @@
-"""From a source's blocks to the ring: channel, rate, write, tick. Any block size gives the same."""
+"""From the blocks of a source to the ring: mix, resample, write, announce.
+
+The samples in the ring do not depend on the size of the blocks.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speech_emotion.capture.sources.sound_file import Samples, quantize, to_mono
+from speech_emotion.capture.samples import Samples, quantize, to_mono
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.levels import rms_dbfs
-from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.wire.internal import Tick
 
-TICK_S = 0.2
-"""Between window boundaries, a tick at most so often."""
-LOOK_S = 0.1
-"""Sound that completes no window may wait so long for the next look."""
+if TYPE_CHECKING:
+    import soxr
 
-NOTHING: Samples = np.zeros(0, np.float32)
+TICK_S = 0.2
+"""Shortest time in seconds between two ticks when no window was completed."""
+MAX_WAIT_S = 0.1
+"""Longest time in seconds that samples wait before they are fed, when they complete no window."""
+
+NO_SAMPLES: Samples = np.zeros(0, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamFormat:
-    """What a stream is made of: its rate and its window grid, in Hz and samples."""
+    """Sample rate and window grid of a stream.
+
+    Attributes:
+        rate: sample rate in Hz.
+        grid: window and hop, in samples at that rate.
+    """
 
     rate: int
-    window: int
-    hop: int
+    grid: WindowGrid
 
-    def complete(self, position: int) -> int:
-        """How many windows have all their samples once `position` samples are there."""
-        return 0 if position < self.window else 1 + (position - self.window) // self.hop
+    @property
+    def hop_s(self) -> float:
+        """Seconds from the start of a window to the start of the next one."""
+        return self.grid.hop / self.rate
 
 
 class RingFeeder:
-    """Feeds one stream. Not thread-safe: it belongs to the loop that reads the source.
+    """Feeds the ring of one stream. Not thread-safe: only the capture loop uses it.
 
     Args:
-        stream: the stream's name.
-        ring: attached writer; what it already holds of this source is not written again.
-        source_rate: Hz of the blocks fed.
-        skip: samples, at the stream's rate, to drop first: those that an earlier process of
-            the same source has written.
+        stream: name of the stream.
+        ring: attached writer; feeding continues at its write index.
+        source_rate: sample rate of the blocks in Hz.
         send: takes every tick.
+        channel: channel to take; None mixes all.
+        skip: samples at the stream's rate to discard first, because an earlier process has
+            written them.
+
+    Attributes:
+        ended: the source has ended; the ticks say so.
+        level_db: RMS of the newest block in dBFS; None before the first.
     """
 
     def __init__(
@@ -52,7 +69,7 @@ class RingFeeder:
         stream: str,
         ring: RingWriter,
         source_rate: int,
-        form: StreamFormat,
+        stream_format: StreamFormat,
         send: Callable[[Tick], None],
         *,
         channel: int | None = None,
@@ -62,34 +79,38 @@ class RingFeeder:
         self.ring = ring
         self.ended = False
         self.level_db: float | None = None
-        self._form = form
+        self.skip = skip
+        self._format = stream_format
         self._send = send
         self._channel = channel
-        self.skip = skip
         self._source_rate = source_rate
         self._resampler = self._new_resampler()
         self._unix: float | None = None
-        self._ticked = 0.0
+        self._last_tick = 0.0
 
-    def _new_resampler(self) -> Any:
-        if self._source_rate == self._form.rate:
+    def _new_resampler(self) -> soxr.ResampleStream | None:
+        if self._source_rate == self._format.rate:
             return None
         import soxr
 
-        return soxr.ResampleStream(self._source_rate, self._form.rate, 1, dtype="float32")
+        return soxr.ResampleStream(self._source_rate, self._format.rate, 1, dtype="float32")
 
     @property
     def position(self) -> int:
-        """Absolute index behind the last sample in the ring."""
+        """Absolute index one past the last sample in the ring."""
         return self.ring.index
 
     def anchor(self, index: int, monotonic: float, unix: float | None) -> None:
-        """Tie a sample index to the clocks; unix is None where time means nothing."""
+        """Tie a sample index to CLOCK_MONOTONIC and unix time, in seconds.
+
+        Args:
+            unix: None for a source without a time of day, such as a file at full speed.
+        """
         self._unix = unix
         self.ring.set_anchor(index, monotonic, 0.0 if unix is None else unix)
 
     def feed(self, block: Samples) -> None:
-        """Take the next block of the source, (frames, channels) at its rate."""
+        """Write the next block of the source, (frames, channels) at the source's rate."""
         samples = to_mono(block, self._channel)
         if len(samples):
             self.level_db = rms_dbfs(samples)
@@ -98,48 +119,51 @@ class RingFeeder:
         self._write(quantize(samples))
         self.tick()
 
-    def patience(self) -> int:
-        """Frames of the source that may come before there is something to announce."""
-        complete = self._form.complete(self.position)
-        missing = self._form.window + complete * self._form.hop - self.position
-        frames = -(-missing * self._source_rate // self._form.rate)
-        return min(frames, int(LOOK_S * self._source_rate))
+    def frames_until_due(self) -> int:
+        """Frames of the source to collect before feeding them is worth a wake-up.
+
+        They complete the next window, or last `MAX_WAIT_S`.
+        """
+        grid = self._format.grid
+        missing = grid.end(grid.complete(self.position)) - self.position
+        frames = -(-missing * self._source_rate // self._format.rate)
+        return min(frames, int(MAX_WAIT_S * self._source_rate))
 
     def flush(self) -> None:
-        """Write what the resampler still holds; what comes next does not join on to it."""
+        """Write the samples in the resampler; the next block does not continue the last one."""
         if self._resampler is not None:
-            self._write(quantize(self._resampler.resample_chunk(NOTHING, last=True)))
+            self._write(quantize(self._resampler.resample_chunk(NO_SAMPLES, last=True)))
             self._resampler = self._new_resampler()
 
     def gap(self, samples: int) -> None:
-        """`samples`, at the stream's rate, are missing here."""
+        """Write `samples` missing samples, at the stream's rate."""
         if samples > 0:
             self.ring.gap(samples)
             self.tick(now=True)
 
     def finish(self) -> None:
-        """The source has ended: write what the resampler still holds and say so."""
+        """End the stream: write the samples in the resampler and announce the end."""
         self.flush()
         self.ended = True
         self.tick(now=True)
 
     def tick(self, *, now: bool = False) -> None:
-        """Announce the position if that is due, or at once."""
+        """Announce the position if a tick is due, or at once."""
         monotonic = time.monotonic()
-        if now or monotonic - self._ticked >= TICK_S:
-            self._ticked = monotonic
+        if now or monotonic - self._last_tick >= TICK_S:
+            self._last_tick = monotonic
             self._send(self._tick())
 
     def _write(self, samples: Samples) -> None:
         if self.skip:
-            dropped = min(self.skip, len(samples))
-            self.skip -= dropped
-            samples = samples[dropped:]
+            skipped = min(self.skip, len(samples))
+            self.skip -= skipped
+            samples = samples[skipped:]
         if not len(samples):
             return
-        before = self._form.complete(self.position)
+        before = self._format.grid.complete(self.position)
         self.ring.write(samples)
-        if self._form.complete(self.position) > before:
+        if self._format.grid.complete(self.position) > before:
             self.tick(now=True)
 
     def _tick(self) -> Tick:

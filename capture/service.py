@@ -6,12 +6,11 @@ import logging
 import select
 import time
 from collections.abc import Callable
-from typing import Any
 
 import zmq
 
 from speech_emotion.capture.ring_feeder import StreamFormat
-from speech_emotion.capture.stream import Stream
+from speech_emotion.capture.stream import POLL_S, Stream
 from speech_emotion.common.errors import DeviceError
 from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
@@ -21,56 +20,60 @@ from speech_emotion.common.wire.sockets import connect, send
 
 log = logging.getLogger("capture")
 
-
-POLL_S = 0.1
-
-
 REPEAT_S = 0.2
-"""`Open`, and the tick of an ended stream, are repeated so often until they are answered."""
-
+"""Seconds between two `Open` messages, and between two ticks of an ended stream, until the hub
+answers."""
 
 DRAIN_S = 5.0
-"""After a stop, so long may the windows already complete take to be delivered."""
+"""Longest time in seconds, after a stop, for the results of complete windows to be accepted."""
 
-
-WAITING_S = 5.0
-"""Alone at full speed and unanswered for so long, it says what it waits for."""
+HUB_WAIT_S = 5.0
+"""A capture without a supervisor logs after this many seconds that no hub answers."""
 
 
 class CaptureService:
-    """The loop around the streams of one process.
+    """The loop over the streams of one process.
 
     Args:
-        make_streams: called with the function that takes every tick.
-        alone: nobody supervises; without a hub that answers, the end of the source is the end.
+        make_streams: opens the streams; its argument takes every tick.
+        stream_format: rate and window grid of all streams.
+        features: endpoint of the features stage.
+        hub: endpoint of the results hub.
+        stage: name of this stage, `capture` or `capture/NAME`.
+        alone: no supervisor; where no hub answers, end when the sources end.
+        show: called after every turn, for the level meter.
+
+    Raises:
+        UserError: a source cannot be opened.
+        DeviceError: an absent device, to be waited for.
     """
 
     def __init__(
         self,
         make_streams: Callable[[Callable[[internal.Tick], None]], list[Stream]],
-        form: StreamFormat,
+        stream_format: StreamFormat,
         *,
         features: str,
         hub: str,
         stage: str = "capture",
         alone: bool = False,
-        watch: Callable[[list[Stream]], None] | None = None,
+        show: Callable[[list[Stream]], None] | None = None,
     ) -> None:
-        self._context: zmq.Context[Any] = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._features = {features: connect(self._context, features, "features")}
         self._worker: dict[str, zmq.Socket[bytes]] = {}
         self._hub = connect(self._context, hub, "hub")
         self._hub_endpoint = hub
         self._heartbeat = HeartbeatSender(stage, self._hub)
-        self._form = form
+        self._format = stream_format
         self._alone = alone
-        self._watch = watch
+        self._show = show
         self._repeat_due = 0.0
         self._states: list[SourceState] = []
         self._began = time.monotonic()
-        self._waiting_told = False
+        self._hub_wait_logged = False
         try:
-            self._streams = {s.job.name: s for s in make_streams(self._tick)}
+            self._streams = {s.job.name: s for s in make_streams(self._send_tick)}
             for name, stream in self._streams.items():
                 self._worker[name] = self._connected(stream.job.features or features)
         except BaseException:
@@ -83,18 +86,22 @@ class CaptureService:
         return self._features[features]
 
     def run(self, stop: StopRequest) -> int:
-        """Feed until every source has ended and its results are accepted, or until told to stop.
+        """Feed until every source has ended and its results are accepted, or until a stop.
+
+        Returns:
+            The exit code 0.
 
         Raises:
-            UserError: a source was damaged; everything before that was delivered.
+            UserError: a source is damaged; the samples before the damage were delivered.
+            DeviceError: the device is lost.
         """
         self._heartbeat.state = "ready"
-        self._beat(now=True)
+        self._send_heartbeat(now=True)
         log.info("ready: %s", ", ".join(s.job.source for s in self._streams.values()))
         self._began = time.monotonic()
         deadline = None
         try:
-            while not self._over(deadline):
+            while not self._is_over(deadline):
                 self._wait()
                 now = time.monotonic()
                 if stop.requested and deadline is None:
@@ -104,12 +111,12 @@ class CaptureService:
                 for stream in self._streams.values():
                     stream.turn(now)
                 self._repeat(now)
-                self._beat(now=self._states_changed())
-                if self._watch is not None:
-                    self._watch(list(self._streams.values()))
-            self._beat(now=True)
+                self._send_heartbeat(now=self._states_changed())
+                if self._show is not None:
+                    self._show(list(self._streams.values()))
+            self._send_heartbeat(now=True)
         except DeviceError:
-            self._beat(now=True)  # the last thing to say is why
+            self._send_heartbeat(now=True)  # the last heartbeat carries the reason
             raise
         finally:
             self._context.destroy(linger=200)
@@ -118,7 +125,7 @@ class CaptureService:
                 raise stream.error
         return 0
 
-    def _over(self, deadline: float | None) -> bool:
+    def _is_over(self, deadline: float | None) -> bool:
         streams = self._streams.values()
         if not all(s.feeder.ended for s in streams):
             return False
@@ -129,8 +136,8 @@ class CaptureService:
         return all(s.accepted is not None and s.accepted.ended for s in streams)
 
     def _wait(self) -> None:
-        # A look for messages, and then a wait for more by ZeroMQ's descriptor: fifty times a
-        # second its own poll would take more time than the sound.
+        # Read what has come, then wait on ZeroMQ's descriptor. At fifty turns per second,
+        # ZeroMQ's own poll would cost more CPU time than the samples.
         self._receive()
         now = time.monotonic()
         wait = max(0.0, min([POLL_S, *(s.due(now) for s in self._streams.values())]))
@@ -154,12 +161,12 @@ class CaptureService:
                 if stream is not None and message.run == stream.feeder.ring.run:
                     stream.accepted = message
 
-    def _tick(self, tick: internal.Tick) -> None:
+    def _send_tick(self, tick: internal.Tick) -> None:
         self._heartbeat.count += 1
-        # While streams are opened they tick as well; what they say is repeated.
+        # Opening a stream already sends ticks; without a socket they are dropped and repeated.
         worker = self._worker.get(tick.stream)
         if worker is not None and not send(worker, tick):
-            # features does not read; the next tick says all that this one said.
+            # features does not read. A tick is complete in itself, so the next one is enough.
             self._heartbeat.counters["capture_ticks_unsent"] += 1
 
     def _repeat(self, now: float) -> None:
@@ -167,21 +174,21 @@ class CaptureService:
             return
         self._repeat_due = now + REPEAT_S
         for stream in self._streams.values():
-            feeder, form = stream.feeder, self._form
+            feeder = stream.feeder
             if stream.accepted is None:
                 opened = internal.Open(
                     stream=stream.job.name,
                     run=feeder.ring.run,
                     source=stream.job.source,
-                    rate=form.rate,
-                    window=form.window,
-                    hop=form.hop,
+                    rate=self._format.rate,
+                    window=self._format.grid.window,
+                    hop=self._format.grid.hop,
                 )
                 send(self._hub, opened)
-            # Also without news: a features process just restarted knows nothing else.
+            # Repeated even without new samples: a restarted features process knows nothing else.
             feeder.tick(now=feeder.ended)
-        if self._alone and now - self._began > WAITING_S and not self._waiting_told:
-            self._waiting_told = True
+        if self._alone and now - self._began > HUB_WAIT_S and not self._hub_wait_logged:
+            self._hub_wait_logged = True
             if not any(s.accepted or s.feeder.position for s in self._streams.values()):
                 log.warning("waiting for infer at %s", self._hub_endpoint)
 
@@ -190,7 +197,7 @@ class CaptureService:
         self._states = [stream.condition.state for stream in self._streams.values()]
         return self._states != before
 
-    def _beat(self, *, now: bool = False) -> None:
+    def _send_heartbeat(self, *, now: bool = False) -> None:
         if not now and not self._heartbeat.due():
             return
         statuses = []

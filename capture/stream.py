@@ -1,33 +1,27 @@
-"""A source of samples on its way into its ring, as the capture loop sees it."""
+"""What the capture loop needs of a source: the job, the options, and the `Stream` protocol."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Protocol
 
 from speech_emotion.capture.ring_feeder import RingFeeder
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.source_state import Condition
+from speech_emotion.common.stage.jobs import SourceOptions as SourceOptions
+from speech_emotion.common.stage.jobs import StreamJob as StreamJob
 from speech_emotion.common.wire import internal
 
-
-@dataclasses.dataclass(frozen=True)
-class StreamJob:
-    """One stream of this process: its name, its source as configured, its ring.
-
-    Attributes:
-        features: where its worker listens; empty: where all streams' features does.
-    """
-
-    name: str
-    source: str
-    ring: str
-    channel: int | None = None
-    features: str = ""
+POLL_S = 0.1
+"""Longest time in seconds between two looks at a source that has nothing to do."""
 
 
 class Stream(Protocol):
-    """A source on its way into its ring, as the service's loop sees it."""
+    """A source that feeds one ring.
+
+    Attributes:
+        accepted: newest message of the hub about accepted results; None before the first.
+        error: damage that ended the source; the samples before it were fed.
+    """
 
     job: StreamJob
     feeder: RingFeeder
@@ -35,26 +29,32 @@ class Stream(Protocol):
     error: UserError | None
 
     def due(self, now: float) -> float:
-        """Seconds until `turn` has something to do."""
+        """Seconds from `now` (CLOCK_MONOTONIC) until `turn` has something to do."""
         ...
 
     def turn(self, now: float) -> None:
-        """Feed what is due."""
+        """Feed the samples that are due at `now` (CLOCK_MONOTONIC).
+
+        Raises:
+            DeviceError: the device is lost.
+        """
         ...
 
     def finish(self) -> None:
-        """The source is over, or is told to be."""
+        """End the source: write the last samples and announce the end."""
         ...
 
     @property
     def counters(self) -> dict[str, int]:
-        """What went wrong at the source, by name, since this process began."""
+        """Faults of the source by name, counted since this process started."""
         ...
 
     @property
     def wakeup(self) -> int | None:
-        """A file descriptor that is readable when there is something to do before it is due."""
+        """File descriptor that is readable when `turn` has something to do before `due`."""
         ...
 
     @property
-    def condition(self) -> Condition: ...
+    def condition(self) -> Condition:
+        """State of the source, as `health` shows it."""
+        ...

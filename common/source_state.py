@@ -8,8 +8,8 @@
                     \\---> FAILED                     nobody tries any more
     any ---> ENDED                                   the end of a file, or wanted
 
-`capture.watch` moves a source through its states. What a process that is gone cannot say,
-`common.health` says for it: RECOVERING while it is restarted, FAILED where it was given up.
+`capture.sources.monitor` moves a source through its states. What a process that is gone cannot say,
+`common.hub.health` says for it: RECOVERING while it is restarted, FAILED where it was given up.
 """
 
 from __future__ import annotations

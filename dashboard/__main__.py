@@ -1,7 +1,7 @@
-"""The live page of a running pipeline, at http://127.0.0.1:8765 unless told otherwise.
+"""Serves the live page of a running pipeline, by default at http://127.0.0.1:8765.
 
-It subscribes like any other program, from this machine or another one. Beyond loopback it
-wants a token, in the environment variable SEP_DASHBOARD__TOKEN.
+It is a subscriber like any other program, on this or on another machine. An address beyond
+loopback requires a token in the environment variable SEP_DASHBOARD__TOKEN.
 """
 
 from __future__ import annotations
@@ -31,58 +31,58 @@ from speech_emotion.common.security.exposure import (
     split_listen,
 )
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import DashboardJob, Job, PageOptions
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.access import AccessMiddleware
 from speech_emotion.dashboard.feed import Feed
 from speech_emotion.dashboard.live_state import RECENT_S, LiveState
-from speech_emotion.dashboard.server import Pages
+from speech_emotion.dashboard.server import PageServer
 
 log = logging.getLogger("dashboard")
 
 TURN_S = 0.1
 STUCK_S = 2.0
-"""A feed that has not come round for so long is stuck; the heartbeat then stops."""
+"""The heartbeat stops when the feed's last turn is older than this."""
 BACKLOG = 64
 CONNECTIONS = 256
 TOKEN = "SEP_DASHBOARD__TOKEN"
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which leaves the signals to us."""
+    """A uvicorn server that installs no signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSender | None) -> None:
-    """Serve until told to stop.
+async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSender | None) -> None:
+    """Serve the page until a stop is requested.
 
     Raises:
-        UserError: the address is taken, or an endpoint is malformed.
+        UserError: the address is in use, or an endpoint is malformed.
     """
-    history = Path(job["history"]) if job["history"] else None
-    board = LiveState(
-        {"endpoint": job["results"], "history": history is not None, "recent_s": RECENT_S}
+    live_state = LiveState(
+        {"endpoint": options.results, "history": options.history is not None, "recent_s": RECENT_S}
     )
-    pages = Pages(board, history, Path(job["bundle"]) if job["bundle"] else None)
+    page_server = PageServer(live_state, options.history, options.bundle)
 
-    def event(event: Event) -> None:
-        pages.tell(board.take(event))
+    def on_event(event: Event) -> None:
+        page_server.broadcast(live_state.update(event))
         if heartbeat is not None:
             heartbeat.count += 1
 
-    def statuses(statuses: dict[str, Status]) -> None:
-        pages.tell(board.statuses(statuses))
+    def on_statuses(statuses: dict[str, Status]) -> None:
+        page_server.broadcast(live_state.update_statuses(statuses))
 
-    host, _ = split_listen(job["listen"])
-    listener = listen_tcp(job["listen"])
+    host, _ = split_listen(options.listen)
+    listener = listen_tcp(options.listen)
     server = Server(
         uvicorn.Config(
-            AccessMiddleware(pages.app, host, job["token"]),
+            AccessMiddleware(page_server.app, host, options.token),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -95,9 +95,9 @@ async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSend
         )
     )
     loop = asyncio.get_running_loop()
-    feed = Feed(job["results"], loop, event, statuses, job.get("client_keys"))
+    feed = Feed(options.results, loop, on_event, on_statuses, options.client_keys)
     feed.start()
-    # Who runs a pipeline has no use for uvicorn's words about odd requests.
+    # uvicorn logs each malformed request; a port scan would fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     serving = asyncio.create_task(server.serve([listener]))
     port = listener.getsockname()[1]
@@ -111,40 +111,42 @@ async def serve(job: dict[str, Any], stop: StopRequest, heartbeat: HeartbeatSend
             heartbeat.beat(now=True)
         while not stop.requested and not serving.done():
             await asyncio.sleep(TURN_S)
-            if heartbeat is not None and time.monotonic() - feed.turned < STUCK_S:
+            if heartbeat is not None and time.monotonic() - feed.last_turn < STUCK_S:
                 heartbeat.counters["dashboard_malformed"] = feed.malformed
-                heartbeat.counters["dashboard_viewers_cut"] = pages.counters[
+                heartbeat.counters["dashboard_viewers_cut"] = page_server.counters[
                     "dashboard_viewers_cut"
                 ]
                 heartbeat.beat()
     finally:
-        # A page that reads nothing is cut off at the end, which is no error.
+        # uvicorn logs an error for a page that it disconnects at the end.
         logging.getLogger("uvicorn.error").disabled = True
-        pages.close()
+        page_server.close()
         server.should_exit = True
         await serving
         feed.stop()
 
 
-def main(job: dict[str, Any]) -> int:
-    """Serve the page until told to stop."""
+def main(options: PageOptions, job: Job | None = None) -> int:
+    """Serve the page until a stop is requested.
+
+    Args:
+        job: the job of the stage; None where it was started by hand.
+    """
     stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
-    heartbeat = (
-        HeartbeatSender(job["stage"], connect(context, job["hub"], "hub")) if "hub" in job else None
-    )
+    heartbeat = HeartbeatSender(job.stage, connect(context, job.hub, "hub")) if job else None
     try:
-        asyncio.run(serve(job, stop, heartbeat))
+        asyncio.run(serve(options, stop, heartbeat))
     finally:
         context.destroy(linger=0)
     return 0
 
 
-def job_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The job that flags and environment describe.
+def page_options(options: argparse.Namespace) -> PageOptions:
+    """The options of the page from flags and environment.
 
     Raises:
-        UserError: a mistake in one of them.
+        UserError: a flag or the token is invalid.
     """
     token = os.environ.get(TOKEN)
     try:
@@ -154,15 +156,21 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"environment variable {TOKEN}: {error}") from None
     check_reach(check_listen(options.listen), token)
     if options.history is not None and not options.history.is_file():
-        raise UserError(f"{options.history}: no such history file")
-    return {
-        "results": options.results,
-        "listen": options.listen,
-        "token": token,
-        "client_keys": client_keys_of(options),
-        "history": options.history and str(options.history),
-        "bundle": options.bundle and str(options.bundle),
-    }
+        raise UserError(f"{options.history}: this history file does not exist")
+    return PageOptions(
+        results=options.results,
+        listen=options.listen,
+        token=token,
+        client_keys=client_keys_of(options),
+        history=options.history,
+        bundle=options.bundle,
+    )
+
+
+def supervised() -> int:
+    """Serve the page as a stage of the supervisor."""
+    job = read_job(DashboardJob)
+    return main(job.options, job)
 
 
 if __name__ == "__main__":
@@ -172,11 +180,15 @@ if __name__ == "__main__":
     parser.add_argument(
         "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s"
     )
-    parser.add_argument("--history", type=Path, metavar="FILE", help="history to look back into")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="where its model card is")
+    parser.add_argument(
+        "--history", type=Path, metavar="FILE", help="SQLite file of --history; the page shows it"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="bundle whose model card is shown"
+    )
     arguments = parser.parse_args()
     run(
         "dashboard",
-        lambda: main(read_job() if arguments.supervised else job_of(arguments)),
+        lambda: supervised() if arguments.supervised else main(page_options(arguments)),
         arguments.profile,
     )

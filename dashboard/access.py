@@ -1,8 +1,8 @@
-"""Who gets an answer: the page's own origin only, and beyond loopback who knows the token.
+"""Access control: same-origin requests only, and a token if the page is not on loopback.
 
-A browser carries other people's pages. They may send requests here (and learn nothing of the
-answers but that there are some), rebind a name of theirs to this address, or open a socket. So
-every request must name a host that is meant, and come from a page of that very host.
+A browser also runs pages of other sites. Such a page can send requests to this server, point its
+own DNS name at this address (DNS rebinding) or open a WebSocket. Therefore each request must have
+an accepted `Host` and must come from a page of this server.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from speech_emotion.dashboard.static_files import STATIC
 COOKIE = "sep_token"
 COOKIE_AGE_S = 30 * 86400
 FORM_LIMIT = 2048
-OPEN = ("/token.css",)
-"""Nothing but the looks of the page that asks for the token."""
+PUBLIC_PATHS = ("/token.css",)
+"""Paths without a token: only the style sheet of the token form."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; "
@@ -37,11 +37,12 @@ HEADERS = {
 
 
 class AccessMiddleware:
-    """Stands before an application and lets through what may.
+    """Refuses requests of other origins and requests without the token.
 
     Args:
-        host: what the server listens on.
-        token: what a browser must know; None: only this machine is answered.
+        app: the application that gets the accepted requests.
+        host: address that the server listens on.
+        token: the access token; None: only requests of this machine are answered.
     """
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
@@ -55,29 +56,29 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # there is no socket here, whoever asks
+            return  # no WebSocket is served
         request = Request(scope, receive)
-        answer = self._refusal(request) or await self._stranger(request)
-        await (answer or self._app)(scope, receive, _with_headers(send))
+        response = self._refusal(request) or await self._challenge(request)
+        await (response or self._app)(scope, receive, _with_headers(send))
 
     def _refusal(self, request: Request) -> Response | None:
         headers = request.headers
         host = _host_name(headers.get("host", ""))
         if self._token is None and not (is_loopback(host) or host == self._host):
-            return _no("this page answers to localhost only")
+            return _forbidden("this page answers to localhost only")
         if (origin := headers.get("origin")) is not None:
             parts = urllib.parse.urlsplit(origin)
             if parts.scheme not in ("http", "https") or parts.netloc != headers.get("host"):
-                return _no("another origin")
+                return _forbidden("another origin")
         if not _own_site(headers, request):
-            return _no("another site")
+            return _forbidden("another site")
         if "upgrade" in headers:
-            return _no("no such socket")
+            return _forbidden("no WebSocket is served")
         return None
 
-    async def _stranger(self, request: Request) -> Response | None:
-        """The answer to who does not show the token; None where it is shown, or not needed."""
-        if self._token is None or request.url.path in OPEN or self._known(request):
+    async def _challenge(self, request: Request) -> Response | None:
+        """The response to a request without the token; None if the request may pass."""
+        if self._token is None or request.url.path in PUBLIC_PATHS or self._has_token(request):
             return None
         path, given = request.url.path, None
         if path == "/login" and request.method == "POST":
@@ -85,16 +86,16 @@ class AccessMiddleware:
         elif path == "/" and request.method == "GET":
             given = request.query_params.get("token")
         if given is not None and _equal(given, self._token):
-            answer = RedirectResponse("/", 303)
-            answer.set_cookie(
+            response = RedirectResponse("/", 303)
+            response.set_cookie(
                 COOKIE, self._cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax"
             )
-            return answer
+            return response
         if path in ("/", "/login"):
             return FileResponse(STATIC / "token.html", 401)
         return PlainTextResponse("the token is missing or wrong\n", 401)
 
-    def _known(self, request: Request) -> bool:
+    def _has_token(self, request: Request) -> bool:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._token is not None and _equal(given, self._token):
             return True
@@ -106,10 +107,10 @@ class AccessMiddleware:
 
 
 def _own_site(headers: Headers, request: Request) -> bool:
-    """Whether the browser, if it is one that tells, was sent here by this very page or a person."""
+    """Whether a page of this server or the user made the request, as far as the browser says."""
     if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
         return True
-    # A link on another page may lead here: it opens the page and gets nothing of it.
+    # A link of another site may open the page; that site cannot read the response.
     navigation = headers.get("sec-fetch-mode") == "navigate"
     return navigation and headers.get("sec-fetch-dest") == "document" and request.url.path == "/"
 
@@ -132,7 +133,7 @@ async def _form_token(request: Request) -> str | None:
 
 
 def _derived(token: str) -> str:
-    """What a cookie holds: it opens the page, but the token cannot be read from it."""
+    """The cookie's value: derived from the token, which cannot be computed from it."""
     return hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest()
 
 
@@ -140,8 +141,8 @@ def _equal(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 
-def _no(why: str) -> Response:
-    return PlainTextResponse(f"refused: {why}\n", 403)
+def _forbidden(reason: str) -> Response:
+    return PlainTextResponse(f"refused: {reason}\n", 403)
 
 
 def _with_headers(send: Send) -> Send:

@@ -1,4 +1,4 @@
-"""The way of messages from the pipeline's socket to the event loop that serves the pages."""
+"""Receives messages of the pipeline in a thread and passes them to the event loop."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from speech_emotion.common.security.curve import CurveClientKeys
 TURN_S = 0.1
 STATUS_S = 0.25
 STATUS_EVERY_S = 1.0
-"""Statuses go out when they change, and so often as a sign of life."""
+"""Statuses are sent when they change, and at this interval as a heartbeat of the page."""
 
 
 def subscribe(endpoint: str, client_keys: CurveClientKeys | None = None) -> Results:
-    """A subscription to everything; with keys, where the endpoint wants them.
+    """Subscribe to all messages of an endpoint.
 
     Raises:
-        UserError: the endpoint is malformed, or a key is not usable.
+        UserError: the endpoint is malformed, or a key cannot be used.
     """
     try:
         return Results(endpoint, client_keys=client_keys)
@@ -36,13 +36,13 @@ def subscribe(endpoint: str, client_keys: CurveClientKeys | None = None) -> Resu
 
 
 class Feed:
-    """Receives in a thread, and hands every event to the loop; its death ends the process.
+    """Receives in a thread and calls back in the event loop; if the thread fails, the process ends.
 
     Args:
-        endpoint: where the pipeline publishes.
-        event: called in the loop with every message.
-        statuses: called in the loop with how fresh every stream is; "" is the pipeline.
-        client_keys: keys, where the endpoint wants them.
+        endpoint: endpoint of the pipeline's results.
+        on_event: called in the loop with each message.
+        on_statuses: called in the loop with the freshness of each stream; "" is the pipeline.
+        client_keys: key pair, if the endpoint requires one.
 
     Raises:
         UserError: the endpoint is malformed.
@@ -52,22 +52,22 @@ class Feed:
         self,
         endpoint: str,
         loop: asyncio.AbstractEventLoop,
-        event: Callable[[Event], None],
-        statuses: Callable[[dict[str, Status]], None],
+        on_event: Callable[[Event], None],
+        on_statuses: Callable[[dict[str, Status]], None],
         client_keys: CurveClientKeys | None = None,
     ) -> None:
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-        self.turned = time.monotonic()
-        """When the thread last came round; an old one means that it is stuck."""
+        self.last_turn = time.monotonic()
+        """CLOCK_MONOTONIC of the thread's last turn; an old one means that it is stuck."""
         self.malformed = 0
         self._results = subscribe(endpoint, client_keys)
         self._loop = loop
-        self._event = event
-        self._statuses = statuses
+        self._on_event = on_event
+        self._on_statuses = on_statuses
         self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
     def start(self) -> None:
-        """Start the receiving thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -76,25 +76,25 @@ class Feed:
         self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
-        told: dict[str, tuple[Freshness, str | None]] = {}
-        look_due = tell_due = 0.0
+        sent: dict[str, tuple[Freshness, str | None]] = {}
+        check_due = send_due = 0.0
         with self._results as results:
             while not self._stopping.is_set():
                 try:
                     event = results.receive(TURN_S)
                 except NewerProtocolError:
-                    event = None  # told by the status, for as long as it lasts
-                self.turned = now = time.monotonic()
+                    event = None  # the status reports it
+                self.last_turn = now = time.monotonic()
                 self.malformed = results.malformed
                 if event is not None:
-                    self._call(self._event, event)
-                if now >= look_due:
-                    look_due = now + STATUS_S
+                    self._call(self._on_event, event)
+                if now >= check_due:
+                    check_due = now + STATUS_S
                     statuses = _statuses(results)
-                    news = {name: (s.state, s.reason) for name, s in statuses.items()}
-                    if news != told or now >= tell_due:
-                        told, tell_due = news, now + STATUS_EVERY_S
-                        self._call(self._statuses, statuses)
+                    states = {name: (s.state, s.reason) for name, s in statuses.items()}
+                    if states != sent or now >= send_due:
+                        sent, send_due = states, now + STATUS_EVERY_S
+                        self._call(self._on_statuses, statuses)
 
     def _call(self, function: Callable[..., None], argument: object) -> None:
         if not self._loop.is_closed():

@@ -1,7 +1,7 @@
-"""What a page shows, kept small: the newest of everything and five minutes of each stream.
+"""The state that the page shows: newest messages and the last five minutes of each stream.
 
-Pure bookkeeping: it takes events and statuses and gives the lines that pages get. Everything
-in it is bounded, whatever is published and for however long.
+No input and no output: `LiveState` takes events and statuses and returns the JSON lines for the
+pages. Its memory is bounded for any input.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ RECENT_S = 300.0
 RECENT_ROWS = 4000
 UTTERANCES = 100
 STREAMS = 64
-"""As many as one pipeline has; beyond it the stream that was quiet longest is forgotten."""
+"""Largest number of streams of a pipeline; one more replaces the stream that was idle longest."""
 DIGITS = 4
 
 
 @dataclasses.dataclass
 class Stream:
-    """One stream's last five minutes; rows are JSON texts, which are small."""
+    """The last five minutes of one stream; rows are kept as JSON text to save memory."""
 
     labels: list[str] = dataclasses.field(default_factory=list)
     rows: deque[tuple[float, str]] = dataclasses.field(
@@ -35,26 +35,27 @@ class Stream:
     utterances: deque[str] = dataclasses.field(default_factory=lambda: deque(maxlen=UTTERANCES))
     run: str = ""
     next_seq: int = 0
-    heard: float = 0.0
+    updated: float = 0.0
+    """CLOCK_MONOTONIC of its newest message."""
 
 
 class LiveState:
     """The newest state of a pipeline.
 
     Args:
-        about: what a page must know beside it, sent with every greeting.
+        settings: fixed values that every greeting contains.
     """
 
-    def __init__(self, about: Mapping[str, Any]) -> None:
-        self._about = about
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
         self._streams: dict[str, Stream] = {}
         self._infos: dict[str, public.Info] = {}
         self._latest: dict[str, str] = {}
         self._health: public.Health | None = None
         self._statuses: list[dict[str, Any]] = []
 
-    def take(self, event: Event) -> str | None:
-        """Note a message; the line that pages get of it, None where it is not news."""
+    def update(self, event: Event) -> str | None:
+        """Store a message; the line to send to the pages, None if it changes nothing."""
         match event.message:
             case public.Result() as result:
                 return self._result(result, event.replay)
@@ -71,8 +72,8 @@ class LiveState:
                 return _line("health", public.to_json_map(health))
         return None
 
-    def statuses(self, statuses: Mapping[str, Status]) -> str:
-        """Note how fresh each stream is; the name "" stands for the pipeline."""
+    def update_statuses(self, statuses: Mapping[str, Status]) -> str:
+        """Store the freshness of each stream; the name "" is the whole pipeline."""
         self._statuses = [
             {"stream": name, "state": s.state.value, "reason": s.reason, "age_s": s.age_s}
             for name, s in statuses.items()
@@ -84,7 +85,7 @@ class LiveState:
         return _line(
             "hello",
             {
-                **self._about,
+                **self._settings,
                 "now": time.time(),
                 "infos": [public.to_json_map(info) for info in self._infos.values()],
                 "latest": [json.loads(line) for line in self._latest.values()],
@@ -94,9 +95,9 @@ class LiveState:
         )
 
     def recent(self, name: str) -> str:
-        """One stream's last five minutes as JSON text: `labels`, `rows`, `utterances`."""
+        """The last five minutes of a stream as a JSON object: `labels`, `rows`, `utterances`."""
         stream = self._streams.get(name) or Stream()
-        _forget(stream, time.time())
+        _drop_old(stream, time.time())
         rows = ",".join(row for _, row in stream.rows)
         return (
             f'{{"labels":{json.dumps(stream.labels)},"rows":[{rows}],'
@@ -108,26 +109,26 @@ class LiveState:
         if stream.run != result.run:
             stream.run, stream.next_seq = result.run, 0
         if result.seq < stream.next_seq or (replay and result.time is None):
-            return None  # a replay of what is known, or of unknown age
+            return None  # already known, or a replay of unknown age
         stream.next_seq = result.next_seq
         labels = [*result.smoothed] if result.smoothed else []
         if labels and labels != stream.labels:
-            if stream.labels:  # another model: old rows would be read by its labels
+            if stream.labels:  # another model: the old rows have other labels
                 stream.rows.clear()
             stream.labels = labels
         now = time.time()
-        at = result.time or now
+        ended = result.time or now
         row = json.dumps(
             [
-                *(result.seq, round(at, 3), (result.end - result.start) / result.rate),
+                *(result.seq, round(ended, 3), (result.end - result.start) / result.rate),
                 *(result.state, result.emotion, _short(result.confidence), result.reason),
                 *(round(result.rms_db, 1), result.lost),
                 None if result.smoothed is None else [_short(p) for p in result.smoothed.values()],
             ]
         )
-        stream.rows.append((at, row))
-        _forget(stream, now)
-        about = json.dumps(
+        stream.rows.append((ended, row))
+        _drop_old(stream, now)
+        prefix = json.dumps(
             {
                 "kind": "result",
                 "stream": result.stream,
@@ -137,7 +138,7 @@ class LiveState:
                 "total_ms": (result.timing_ms or {}).get("total"),
             }
         )
-        line = f'{about[:-1]}, "row": {row}}}'
+        line = f'{prefix[:-1]}, "row": {row}}}'
         self._latest[result.stream] = line
         return line
 
@@ -161,15 +162,15 @@ class LiveState:
 
     def _stream(self, name: str) -> Stream:
         if name not in self._streams and len(self._streams) >= STREAMS:
-            oldest = min(self._streams, key=lambda known: self._streams[known].heard)
+            idle = min(self._streams, key=lambda key: self._streams[key].updated)
             for table in (self._streams, self._infos, self._latest):
-                table.pop(oldest, None)
+                table.pop(idle, None)
         stream = self._streams.setdefault(name, Stream())
-        stream.heard = time.monotonic()
+        stream.updated = time.monotonic()
         return stream
 
 
-def _forget(stream: Stream, now: float) -> None:
+def _drop_old(stream: Stream, now: float) -> None:
     while stream.rows and stream.rows[0][0] < now - RECENT_S:
         stream.rows.popleft()
 

@@ -1,4 +1,4 @@
-"""The model card that belongs to a bundle's id, as HTML."""
+"""The model card of a bundle as HTML."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ CARD = "MODEL_CARD.md"
 CARD_BYTES = 1 << 18
 
 
-def folders(bundle: Path | None) -> list[Path]:
-    """Where bundles may be: the given one, then those that are shipped."""
+def bundle_folders(bundle: Path | None) -> list[Path]:
+    """Folders to search for a bundle: the given one, then the shipped ones."""
     shipped = DEFAULT_BUNDLE.parent
     others = sorted(shipped.iterdir()) if shipped.is_dir() else []
     return [*([bundle] if bundle is not None else []), *others]
 
 
-def find_card(identity: str, where: Iterable[Path]) -> str | None:
-    """The card of the bundle `NAME@first 8 hex of its hash` as HTML; None where none is here.
+def find_card(bundle_id: str, folders: Iterable[Path]) -> str | None:
+    """The model card of a bundle as HTML; None if no folder has that bundle.
 
-    The hash is the manifest's, as in `common.bundle`: the card of another bundle of that name
-    would be worse than none.
+    Args:
+        bundle_id: `NAME@HASH`; HASH is the first 8 hex digits of the manifest's SHA-256. The
+            name alone does not identify a bundle.
     """
-    digest = identity.rpartition("@")[2]
-    for folder in where:
+    digest = bundle_id.rpartition("@")[2]
+    for folder in folders:
         try:
             manifest = (folder / MANIFEST).read_bytes()
             if hashlib.sha256(manifest).hexdigest()[:8] == digest:

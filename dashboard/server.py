@@ -1,4 +1,4 @@
-"""The page's server: static files, the live feed as server-sent events, the past, CSV, the card."""
+"""The HTTP routes: static files, live events, history, CSV export and the model card."""
 
 from __future__ import annotations
 
@@ -26,92 +26,55 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.dashboard.history import COLUMNS, Reader
+from speech_emotion.dashboard.history.reader import COLUMNS, HistoryReader
 from speech_emotion.dashboard.live_state import LiveState
-from speech_emotion.dashboard.model_cards import find_card, folders
+from speech_emotion.dashboard.model_cards import bundle_folders, find_card
 from speech_emotion.dashboard.static_files import STATIC
+from speech_emotion.dashboard.viewers import Viewer
 
 VIEWERS = 64
-QUEUE = 1 << 22
-"""Characters that wait for one page; a page further behind is cut off, and is greeted anew."""
-TOGETHER_S = 0.02
-"""What comes within this time goes out together."""
+"""Largest number of open pages."""
 LONGEST_S = 31 * 86400.0
-"""A page looks at no more at once; a CSV file may be longer."""
+"""Longest time span of one `/history` request; a CSV file may be longer."""
 ROWS = 1200
+"""Rows of one `/history` answer; more are aggregated."""
 QUERIES = 2
-WHAT = ("result", "utterance", "health")
+"""`/history` requests that are answered at the same time."""
+TABLES = ("result", "utterance", "health")
 
 T = TypeVar("T")
 
 
-class Viewer:
-    """One open page: lines that wait for it."""
-
-    def __init__(self) -> None:
-        self.cut = False
-        self._lines: list[str] = []
-        self._size = 0
-        self._there = asyncio.Event()
-
-    def put(self, line: str) -> bool:
-        """Queue a line; False where the page is too slow and must be cut off."""
-        self._size += len(line)
-        self.cut = self.cut or self._size > QUEUE
-        if self.cut:
-            self._lines.clear()
-        else:
-            self._lines.append(line)
-        self._there.set()
-        return not self.cut
-
-    def leave(self) -> None:
-        """End the page's stream."""
-        self.cut = True
-        self._there.set()
-
-    async def events(self, greeting: str) -> AsyncIterator[str]:
-        """The body of the answer: one event a line."""
-        yield f"retry: 500\ndata: {greeting}\n\n"
-        while not self.cut:
-            await self._there.wait()
-            await asyncio.sleep(TOGETHER_S)
-            self._there.clear()
-            lines, self._lines, self._size = self._lines, [], 0
-            if lines:
-                yield "".join(f"data: {line}\n\n" for line in lines)
-
-
-class Pages:
-    """All open pages, and the application that serves them.
+class PageServer:
+    """The application and its open pages.
 
     Args:
-        board: what a new page is greeted with.
+        live_state: state that a new page gets first.
         history: the SQLite file, or None.
-        bundle: a folder whose card may be asked for, beside the shipped ones.
+        bundle: folder of a bundle whose model card is served, besides the shipped ones.
     """
 
-    def __init__(self, board: LiveState, history: Path | None, bundle: Path | None) -> None:
+    def __init__(self, live_state: LiveState, history: Path | None, bundle: Path | None) -> None:
         self.counters: Counter[str] = Counter()
         self.app = Starlette(
             routes=[
                 Route("/", _index),
                 Route("/events", self._events),
                 Route("/recent", self._recent),
-                Route("/history", self._past),
+                Route("/history", self._get_history),
                 Route("/history.csv", self._csv),
                 Route("/card", self._card),
                 Mount("/", StaticFiles(directory=STATIC)),
             ],
-            exception_handlers={UserError: _mistake},
+            exception_handlers={UserError: _bad_request},
         )
-        self._board = board
+        self._live_state = live_state
         self._history = history
         self._bundle = bundle
         self._viewers: set[Viewer] = set()
         self._queries = asyncio.Semaphore(QUERIES)
 
-    def tell(self, line: str | None) -> None:
+    def broadcast(self, line: str | None) -> None:
         """Send a line to every open page."""
         if line is None:
             return
@@ -121,19 +84,19 @@ class Pages:
                 self.counters["dashboard_viewers_cut"] += 1
 
     def close(self) -> None:
-        """End every page's stream; the pages try again by themselves."""
+        """End all event streams; the pages reconnect."""
         for viewer in self._viewers:
-            viewer.leave()
+            viewer.close()
 
     async def _events(self, _: Request) -> Response:
         if len(self._viewers) >= VIEWERS:
             return PlainTextResponse(f"{VIEWERS} pages are open already\n", 503)
         viewer = Viewer()
-        self._viewers.add(viewer)  # before the greeting is made, so that nothing falls between
+        self._viewers.add(viewer)  # before the greeting is built, so that no line is missed
 
         async def body() -> AsyncIterator[str]:
             try:
-                async for text in viewer.events(self._board.greeting()):
+                async for text in viewer.events(self._live_state.greeting()):
                     yield text
             finally:
                 self._viewers.discard(viewer)
@@ -142,15 +105,15 @@ class Pages:
         return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
 
     async def _recent(self, request: Request) -> Response:
-        text = self._board.recent(request.query_params.get("stream", ""))
+        text = self._live_state.recent(request.query_params.get("stream", ""))
         return Response(text, media_type="application/json", headers={"cache-control": "no-store"})
 
-    async def _past(self, request: Request) -> Response:
+    async def _get_history(self, request: Request) -> Response:
         stream, start, end = _span(request)
         if end - start > LONGEST_S:
-            raise UserError(f"from end to start are at most {LONGEST_S:.0f} s")
+            raise UserError(f"end - start must be at most {LONGEST_S:.0f} s")
 
-        def read(reader: Reader) -> dict[str, Any]:
+        def read(reader: HistoryReader) -> dict[str, Any]:
             return {
                 **reader.windows(stream, start, end, ROWS),
                 "utterances": reader.utterances(stream, start, end),
@@ -159,38 +122,38 @@ class Pages:
             }
 
         async with self._queries:
-            found = await run_in_threadpool(self._read, read)
-        return JSONResponse(found, headers={"cache-control": "no-store"})
+            answer = await run_in_threadpool(self._read, read)
+        return JSONResponse(answer, headers={"cache-control": "no-store"})
 
     async def _csv(self, request: Request) -> Response:
         stream, start, end = _span(request)
-        what = request.query_params.get("what", WHAT[0])
-        if what not in WHAT:
-            raise UserError(f"what = {what[:40]!r} must be one of {', '.join(WHAT)}")
+        table = request.query_params.get("what", TABLES[0])
+        if table not in TABLES:
+            raise UserError(f"what = {table[:40]!r} must be one of {', '.join(TABLES)}")
         reader = await run_in_threadpool(self._reader)
 
         def lines() -> Iterator[str]:
             with reader:
-                yield from reader.csv(what, stream, start, end)
+                yield from reader.csv(table, stream, start, end)
 
         day = time.strftime("%Y-%m-%d", time.localtime(start))
-        name = f"{what}-{_file_name(stream)}-{day}.csv"
+        name = f"{table}-{_file_name(stream)}-{day}.csv"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return StreamingResponse(lines(), media_type="text/csv", headers=headers)
 
     async def _card(self, request: Request) -> Response:
-        identity = request.query_params.get("bundle", "")
-        card = await run_in_threadpool(find_card, identity, folders(self._bundle))
+        bundle_id = request.query_params.get("bundle", "")
+        card = await run_in_threadpool(find_card, bundle_id, bundle_folders(self._bundle))
         if card is None:
-            return PlainTextResponse("there is no card of this bundle on this machine\n", 404)
+            return PlainTextResponse("this machine has no model card of this bundle\n", 404)
         return HTMLResponse(card)
 
-    def _reader(self) -> Reader:
+    def _reader(self) -> HistoryReader:
         if self._history is None:
-            raise UserError("no history is kept; see --history")
-        return Reader(self._history)
+            raise UserError("no history is written; start with --history FILE")
+        return HistoryReader(self._history)
 
-    def _read(self, read: Callable[[Reader], T]) -> T:
+    def _read(self, read: Callable[[HistoryReader], T]) -> T:
         with self._reader() as reader:
             return read(reader)
 
@@ -199,7 +162,7 @@ async def _index(_: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
-async def _mistake(_: Request, error: Exception) -> Response:
+async def _bad_request(_: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{error}\n", 400)
 
 

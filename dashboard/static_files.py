@@ -5,4 +5,4 @@ from __future__ import annotations
 from pathlib import Path
 
 STATIC = Path(__file__).resolve().parent / "static"
-"""The page itself: HTML, CSS and JavaScript as they are, without a build step."""
+"""HTML, CSS and JavaScript of the page; there is no build step."""

@@ -19,7 +19,7 @@ import matplotlib.dates
 import matplotlib.pyplot as plt
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.dashboard.history import Reader
+from speech_emotion.dashboard.history.reader import HistoryReader
 
 BIN_S = 900.0
 LOOKS = {
@@ -41,7 +41,7 @@ def look(label: str, labels: list[str]) -> tuple[str, str, str]:
     return OTHERS[others.index(label) % len(OTHERS)]
 
 
-def plot(reader: Reader, stream: str, day: dt.date, out: Path) -> int:
+def plot(reader: HistoryReader, stream: str, day: dt.date, out: Path) -> int:
     """Draw one day of one stream; returns the number of utterances in it."""
     midnight = dt.datetime.combine(day, dt.time()).astimezone()
     start = midnight.timestamp()
@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="PNG")
     options = parser.parse_args()
     try:
-        with Reader(options.history) as reader:
+        with HistoryReader(options.history) as reader:
             if options.stream not in (known := reader.streams()):
                 raise UserError(f"no stream {options.stream!r}; there are: {', '.join(known)}")
             count = plot(reader, options.stream, options.day, options.out)

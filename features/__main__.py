@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import BundleFolder, FeaturesJob, RemoteFeatures
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 
 DESCRIPTION = """\
 With FILE: computes the features of every window of a recording, and ends. Without: the
@@ -49,16 +50,20 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.spec is not None or arguments.out is not None or arguments.timings:
         raise UserError("--spec, --out and --timings need a FILE")
     if arguments.supervised:
-        job = read_job()
+        job = read_job(FeaturesJob)
         return serve(
-            *(Path(job["bundle"]), job["bind"], job["hub"], job["stage"]),
-            standby=job["standby"],
-            remote=job["remote"],
+            job.bundle,
+            job.bind,
+            job.hub,
+            job.stage,
+            standby=job.standby,
+            remote=job.remote,
         )
     from speech_emotion.common.linux.runtime_dir import standalone_endpoint
 
+    path = arguments.bundle or DEFAULT_BUNDLE
     return serve(
-        arguments.bundle or DEFAULT_BUNDLE,
+        BundleFolder(path, path),
         arguments.bind or standalone_endpoint("features"),
         arguments.hub or standalone_endpoint("hub"),
     )
@@ -76,39 +81,39 @@ def self_test(path: Path) -> int:
 
 
 def serve(
-    path: Path,
+    folder: BundleFolder,
     bind: str,
     hub: str,
     stage: str = "features",
     *,
     standby: str | None = None,
-    remote: dict[str, str] | None = None,
+    remote: RemoteFeatures | None = None,
 ) -> int:
-    """The running stage.
+    """Run the stage until SIGTERM or Ctrl-C.
 
     Args:
+        standby: name under which the process waits, its bundle loaded and tested, until the
+            supervisor releases it.
         remote: endpoint and keys for an infer host.
-        standby: the name under which it waits, loaded and tested, until it may take over.
     """
     import zmq
 
     from speech_emotion.common.bundle.manifest import load_bundle
-    from speech_emotion.common.security.curve import CurveServerKeys
-    from speech_emotion.common.stage.jobs import stand_by
+    from speech_emotion.common.stage.supervised import stand_by
     from speech_emotion.common.wire.sockets import connect
     from speech_emotion.features.extractor import load_extractors
     from speech_emotion.features.service import FeaturesService
 
     stop = StopRequest()
-    bundle = load_bundle(path)
+    bundle = load_bundle(folder.path, folder.display_path)
     analyzers = load_extractors(bundle)
     if standby and not stand_by(standby, hub, stop):
         return 0
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = connect(context, hub, "hub")
-        door = None if remote is None else (remote["endpoint"], CurveServerKeys.of(remote))
-        service = FeaturesService(bundle, analyzers, bind, socket, context, stage, door)
+        remote_endpoint = None if remote is None else (remote.endpoint, remote.keys)
+        service = FeaturesService(bundle, analyzers, bind, socket, context, stage, remote_endpoint)
         return service.run(stop)
     finally:
         context.destroy(linger=200)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_emotion.common.bundle.grid import MAX_MISSING, WindowGrid
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.levels import clipped_fraction, rms_dbfs
 from speech_emotion.features.core import Banks, Core, make_core, normalize
 from speech_emotion.features.gate import Gate, make_gate
-
-if TYPE_CHECKING:
-    from pathlib import Path
-from speech_emotion.common.bundle.grid import MAX_MISSING, WindowGrid
 
 GOLDEN_TOLERANCE = 1e-3
 
@@ -126,7 +123,7 @@ def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:
         UserError: an array is missing, of another shape, or not finite.
     """
     arrays = bundle.arrays("stats.npz")
-    path = bundle.path / "stats.npz"
+    path = bundle.display("stats.npz")
     spec = bundle.spec
     allowed = ((spec.dims,), (spec.n_frames, spec.dims))
     found = []
@@ -143,7 +140,7 @@ def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:
 
 
 def _self_test(bundle: Bundle, core: Core) -> None:
-    path: Path = bundle.path / "golden.npz"
+    path = bundle.display("golden.npz")
     golden = bundle.arrays("golden.npz")
     spec = bundle.spec
     shapes = {"audio": (spec.window,), "features": (spec.n_frames, spec.dims)}

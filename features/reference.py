@@ -1,7 +1,7 @@
-"""What the features are, in librosa's own words; `features.core` computes the same faster.
+"""The reference: librosa's definition of the features. `features.core` computes the same faster.
 
-Importing this module imports librosa and numba, seconds and hundreds of megabytes on an edge
-box, so the live path does not.
+Importing this module imports librosa and numba, which costs seconds and hundreds of megabytes
+on an edge box. The live path does not import it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def reference_features(window: NDArray[np.float32], spec: FeatureSpec) -> NDArra
         window: finite samples, float32, shape (spec.window,).
 
     Returns:
-        MFCC, chroma and mel side by side, time first, float32, shape
-        (frames of librosa's centred STFT, spec.dims).
+        Columns of MFCC, chroma and mel, float32, shape (frames of librosa's centred STFT,
+        spec.dims).
     """
     grid = {"n_fft": spec.n_fft, "hop_length": spec.hop_length}
     parts = []

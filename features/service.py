@@ -17,7 +17,7 @@ from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.levels import SILENCE_DBFS
-from speech_emotion.common.ring.access import RingReader
+from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
 from speech_emotion.common.stage.heartbeat import HeartbeatSender

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import InferJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 
 DESCRIPTION = """\
 With FILE: prints the results of every window of a recording and its utterances, and ends.
@@ -51,7 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         raise UserError("--json needs a FILE")
     if arguments.supervised:
-        return supervised(read_job())
+        return supervised(read_job(InferJob))
     if arguments.boxes is not None:
         from speech_emotion.infer.host import serve_boxes
 
@@ -70,20 +70,20 @@ def self_test(path: Path, runtime: str) -> int:
     return 0
 
 
-def supervised(job: dict[str, Any]) -> int:
-    """The stage as the supervisor's job says."""
+def supervised(job: InferJob) -> int:
+    """Run as a stage of the supervisor."""
     from speech_emotion.common.bundle.manifest import load_bundle
-    from speech_emotion.common.stage.jobs import stand_by
+    from speech_emotion.common.stage.supervised import stand_by
     from speech_emotion.infer.model import Model
     from speech_emotion.infer.service import InferService
 
     stop = StopRequest()
-    bundle = load_bundle(Path(job["bundle"]))
-    known = [load_bundle(Path(path)) for path in job["known"]]
-    models = {bundle.id: (bundle, Model(bundle, job["runtime"]))}
-    if job["standby"] and not stand_by(job["standby"], job["hub"], stop):
+    bundle = load_bundle(job.bundle.path, job.bundle.display_path)
+    known = [load_bundle(folder.path, folder.display_path) for folder in job.known]
+    models = {bundle.id: (bundle, Model(bundle, job.runtime))}
+    if job.standby and not stand_by(job.standby, job.hub, stop):
         return 0
-    return InferService(models, job["hub"], job["features"], job["stage"], known=known).run(stop)
+    return InferService(models, job.hub, job.features, job.stage, known=known).run(stop)
 
 
 def serve(path: Path, runtime: str, hub: str, features: str) -> int:

@@ -19,12 +19,12 @@ from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import ENDPOINT, check_stream
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.infer.model import Model
 from speech_emotion.infer.service import POLL_MS, InferService
-from speech_emotion.supervision.systemd import SystemdNotifier
 
 log = logging.getLogger("infer")
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class Model:
         return output
 
     def _self_test(self, bundle: Bundle) -> None:
-        path = bundle.path / "golden.npz"
+        path = bundle.display("golden.npz")
         golden = bundle.arrays("golden.npz")
         shape = (bundle.spec.n_frames, bundle.spec.dims)
         if "normalized" not in golden or golden["normalized"].shape != shape:
@@ -106,12 +107,12 @@ class Model:
 
 
 def _load(bundle: Bundle, runtime: str) -> Any:
-    path = bundle.model
+    path, shown = bundle.model, bundle.display("model.tflite")
     if path.read_bytes()[4:8] != b"TFL3":
-        raise UserError(f"{path}: is no TFLite model")
+        raise UserError(f"{shown}: is no TFLite model")
     module = RUNTIMES[runtime][0]
     if runtime == "tflite":
-        _load_in_child(str(path), module, path.name)
+        _load_in_child(str(path), module, shown)
     interpreter_class = importlib.import_module(module).Interpreter
     try:
         with _without_greeting():
@@ -119,7 +120,7 @@ def _load(bundle: Bundle, runtime: str) -> Any:
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"{path}: cannot be loaded by {RUNTIMES[runtime][1]} "
+            f"{shown}: cannot be loaded by {RUNTIMES[runtime][1]} "
             f"({str(error).splitlines()[0][:120]}); the model is damaged or uses operators "
             "this runtime does not have"
         ) from None
@@ -145,30 +146,32 @@ def _without_greeting() -> Iterator[None]:
                     os.write(2, line)
 
 
-def _load_in_child(path: str, module: str, name: str) -> None:
+def _load_in_child(path: str, module: str, shown: Path) -> None:
     # tflite-runtime 2.14 segfaults on a truncated file instead of raising: let a child try.
     code = (
         f"import sys; from {module} import Interpreter; "
         "Interpreter(model_path=sys.argv[1]).allocate_tensors()"
     )
     if subprocess.run([sys.executable, "-c", code, path], capture_output=True).returncode < 0:
-        raise UserError(f"{path}: crashes tflite-runtime; {name} is damaged, restore it")
+        raise UserError(f"{shown}: crashes tflite-runtime; {shown.name} is damaged, restore it")
 
 
 def _one(details: list[dict[str, Any]], bundle: Bundle, what: str) -> list[dict[str, Any]]:
     if len(details) != 1:
-        raise UserError(f"{bundle.model}: has {len(details)} {what}s, not one")
+        shown = bundle.display("model.tflite")
+        raise UserError(f"{shown}: has {len(details)} {what}s, not one")
     return details
 
 
 def _check_tensor(
     details: dict[str, Any], shape: tuple[int, ...], bundle: Bundle, what: str
 ) -> None:
+    shown = bundle.display("model.tflite")
     actual = tuple(int(n) for n in details["shape"])
     if actual != shape:
-        raise UserError(f"{bundle.model}: {what} must have shape {shape}, the model has {actual}")
+        raise UserError(f"{shown}: {what} must have shape {shape}, the model has {actual}")
     if details["dtype"] is not np.float32:
         raise UserError(
-            f"{bundle.model}: {what} must be float32, the model has "
+            f"{shown}: {what} must be float32, the model has "
             f"{np.dtype(details['dtype']).name}; convert it with float input and output"
         )

@@ -1,8 +1,8 @@
-"""What each process may cost and must do: one row for every process that can run.
+"""Limits of CPU, memory, start time and rate: one row for every process that can run.
 
-For one live stream of speech with the shipped bundle, on a machine like those that
-docs/PERFORMANCE.md names; `make bench` measures it, and `tests/system/test_budgets.py` fails
-where a process has no row or is far beyond it.
+They hold for one live stream of speech with the shipped bundle on the machines of
+docs/PERFORMANCE.md. `make bench` measures them; `tests/system/test_budgets.py` fails where a
+process has no row or exceeds it by far.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """One process.
+    """Limits of one process.
 
     Attributes:
-        cpu_percent: of one core, at most.
-        pss_mb: proportional set size in MiB, at most; each further stream maps its ring as well.
-        start_s: from the supervisor's start to its own readiness, warm, at most.
-        rate_hz: what it counts each second, from, to: announcements of capture, windows of
-            features and infer, messages of record, history and dashboard, health of the supervisor.
+        cpu_percent: greatest CPU load, of one core.
+        pss_mb: greatest proportional set size in MiB; each further stream maps its ring as well.
+        start_s: longest time from the start of the supervisor until it is ready, with warm caches.
+        rate_hz: least and greatest count per second: ticks of capture, windows of features and
+            infer, messages of record, history and dashboard, `health` of the supervisor.
     """
 
     cpu_percent: float
@@ -37,9 +37,9 @@ BUDGETS = {
     "history": Budget(1.5, 60.0, 3.0, (2.0, 6.0)),
     "dashboard": Budget(3.0, 70.0, 3.0, (2.0, 6.0)),
 }
-"""By the name of the stage; `features/1` is a `features`."""
+"""Name of the process without its number → its limits."""
 
 
 def budget_of(process: str) -> Budget:
-    """The row of a process by its name in `health`; raises KeyError."""
+    """The row of a process by its name in `health`, such as `features/1`; raises KeyError."""
     return BUDGETS[process.partition("/")[0]]

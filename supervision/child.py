@@ -1,42 +1,42 @@
-"""One stage as a child process: started, listened to, told to end."""
+"""A stage as a child process: start it, read its stderr, stop it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 from speech_emotion.common.paths import IMPORT_ROOT
+from speech_emotion.common.stage.jobs import Job, encode
 from speech_emotion.common.stage.main import ERROR_LINE_MARK
 
 LINE_LIMIT = 2000
 LAST_LENGTH = 500
+"""Longest part in characters of the last line that `last_line` returns."""
 
 
 class Child:
     """`python -m MODULE --supervised`, its job on standard input, its stderr line by line.
 
-    Must be started from a thread that lives as long as the child may: the kernel ends the
-    child with the thread that made it.
+    Create it in a thread that lives longer than the child: the kernel kills the child when the
+    thread that started it ends.
 
     Args:
-        write: takes every line that the child writes to stderr, from another thread.
-        inherit: descriptors that the child gets as they are.
-        hold: it waits, all prepared, until `release()`.
-        ended: called when it is gone, from another thread.
+        write: called from another thread with every line that the child writes to stderr.
+        inherit: file descriptors that the child keeps open, under the same numbers.
+        ended: called from another thread when the child has ended.
+        hold: whether the child waits, ready to start, until `release()`.
     """
 
     def __init__(
         self,
         module: str,
-        arguments: list[str],
-        job: dict[str, Any],
+        arguments: tuple[str, ...],
+        job: Job,
         write: Callable[[str], None],
         inherit: tuple[int, ...] = (),
         ended: Callable[[], None] = lambda: None,
@@ -54,22 +54,22 @@ class Child:
             stderr=subprocess.PIPE,
             pass_fds=inherit,
             env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
-            # Ctrl-C is for the supervisor; a child that is still importing cannot ignore it yet.
+            # Ctrl-C is for the supervisor; a child that still imports cannot ignore it yet.
             process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
         self._reader.start()
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.write(encode(job))
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died at once; `exit_code` tells
+            pass  # it ended at once; `exit_code` returns how
         if not hold:
             self.release()
 
     def release(self) -> None:
-        """Let a held child begin."""
+        """Let a held child start its work."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -82,17 +82,17 @@ class Child:
         """None while it runs; negative for a signal."""
         return self._process.poll()
 
-    def last_words(self) -> str | None:
-        """The last line a child that is gone wrote to stderr."""
+    def last_line(self) -> str | None:
+        """The last line that a child wrote to stderr before it ended."""
         self._reader.join(timeout=1.0)
         return self._last or None
 
     def terminate(self) -> None:
-        """Ask it to end in order."""
+        """Ask it to stop in an orderly way."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it now, even if it is stopped."""
+        """End it at once, even while it is stopped."""
         self._process.kill()
 
     def _read(self) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a running pipeline: live lines on a terminal, plain log lines elsewhere."""
+"""Console output of a running pipeline: live lines on a terminal, plain log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ from rich.table import Table
 from rich.text import Text
 
 from speech_emotion.common.wire.public import Health, Result, Utterance
+from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
 log = logging.getLogger("results")
 
 FLOOR_DB = -70.0
 HELD_CALLS = 200
-"""Lines and updates that wait for a terminal that is held up; what comes beyond is dropped."""
-HELD_NEWS = 1000
+"""Lines and updates that wait for a blocked terminal; further ones are dropped."""
+HELD_RESULTS = 1000
 """Messages in those updates."""
 LEAVE_S = 1.0
+"""Longest wait for the view's thread at the end."""
 SETTLE_S = 2.0
+"""Longest wait for the last lines to be written."""
 THREAD = "view"
 COLOURS = {"silence": "bright_black", "gap": "red", "uncertain": "yellow"}
 
 
 class View(Protocol):
-    """Shows news and health; entered before the first and left after the last.
+    """Shows results and health. Use it as a context manager.
 
     Attributes:
-        live: whether it changes without news, so that it wants to be shown all the time.
+        live: whether it has to be updated without new results as well.
     """
 
     live: bool
@@ -52,34 +55,34 @@ class View(Protocol):
     ) -> None: ...
 
     def write(self, line: str) -> None:
-        """A line of somebody's log."""
+        """Write a log line."""
         ...
 
-    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
-        """What came since the last call, and how all is now."""
+    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
+        """Show the messages since the last call, and the health of the pipeline."""
         ...
 
 
 def make_view() -> BackgroundView:
-    """Live lines where stderr is a terminal, else plain ones."""
+    """Live lines where stderr is a terminal, else plain lines."""
     return BackgroundView(LiveView() if sys.stderr.isatty() else PlainView())
 
 
 class BackgroundView:
-    """A view in a thread of its own.
+    """Runs a view in its own thread.
 
-    A terminal that is held (Ctrl-S), or a pipe that nobody reads, must not hold up who
-    supervises. Where nobody looks any more nothing is shown, and all else goes on.
+    A terminal that is blocked (Ctrl-S), or a pipe without a reader, must not block the
+    supervisor. Where stderr is closed, nothing is shown and the pipeline runs on.
 
     Attributes:
-        dropped: lines and updates that found no room.
+        dropped: lines and updates that were not shown because the queue was full.
     """
 
     def __init__(self, view: View) -> None:
         self.live = view.live
         self.dropped = 0
         self._view = view
-        self._news = 0
+        self._pending = 0
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(HELD_CALLS)
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
 
@@ -99,18 +102,18 @@ class BackgroundView:
     def write(self, line: str) -> None:
         self._put(lambda: self._view.write(line))
 
-    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
-        news = list(news)
+    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
+        messages = list(messages)
         if self._calls.empty():
-            self._news = 0
-        if self._news + len(news) > HELD_NEWS:
+            self._pending = 0
+        if self._pending + len(messages) > HELD_RESULTS:
             self.dropped += 1
             return
-        self._news += len(news)
-        self._put(lambda: self._view.show(news, health))
+        self._pending += len(messages)
+        self._put(lambda: self._view.show(messages, health))
 
     def settle(self) -> None:
-        """Wait a moment for what was handed over to be shown."""
+        """Wait until everything is shown, `SETTLE_S` at most."""
         deadline = time.monotonic() + SETTLE_S
         while self._calls.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -127,21 +130,21 @@ class BackgroundView:
                 while (call := self._calls.get()) is not None:
                     call()
                     self._calls.task_done()
-        except OSError:  # nobody is at the other end any more
+        except OSError:  # stderr is closed
             while self._calls.get() is not None:
                 self.dropped += 1
                 self._calls.task_done()
 
 
 def leave(code: int) -> NoReturn:
-    """End the process, also past a view that is held up for ever."""
+    """End the process, even while the view's thread is blocked."""
     if any(thread.name == THREAD for thread in threading.enumerate()):
         os._exit(code)
     sys.exit(code)
 
 
 class PlainView:
-    """Changes of the label, and utterances, as log lines."""
+    """Changes of the label and utterances as log lines."""
 
     live = False
 
@@ -160,23 +163,23 @@ class PlainView:
         pass
 
     def write(self, line: str) -> None:
-        # Past Python's buffer, whose lock a held thread would keep to the end.
+        # Not through Python's buffer: a blocked thread would hold its lock until the end.
         data = f"{line}\n".encode(errors="replace")
         while data:
             data = data[os.write(sys.stderr.fileno(), data) :]
 
-    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:  # noqa: ARG002
-        for message in news:
+    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:  # noqa: ARG002
+        for message in messages:
             if isinstance(message, Utterance):
                 log.info(utterance_line(message))
             elif (label := message.emotion or message.state) != self._labels.get(message.stream):
                 self._labels[message.stream] = label
                 at = message.end / message.rate
-                log.info("%s  %7.1f s  %s%s", message.stream, at, label, _sure(message))
+                log.info("%s  %7.1f s  %s%s", message.stream, at, label, _confidence(message))
 
 
 class LiveView:
-    """One live line a stream below the utterances and log lines as they come."""
+    """One live line per stream, below the log lines and utterances."""
 
     live = True
 
@@ -200,8 +203,8 @@ class LiveView:
     def write(self, line: str) -> None:
         self._console.print(Text(line, "bright_black"))
 
-    def show(self, news: Iterable[Result | Utterance], health: Health) -> None:
-        for message in news:
+    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
+        for message in messages:
             if isinstance(message, Utterance):
                 self._console.print(Text(utterance_line(message), _colour(message.emotion)))
             else:
@@ -223,21 +226,21 @@ class LiveView:
                 ProgressBar(-FLOOR_DB, level - FLOOR_DB, width=12, complete_style="green"),
                 f"{level:5.0f} dBFS",
                 _lag(result),
-                Text("" if health.state == "ok" else _trouble(health), "bold red"),
+                Text("" if health.state == "ok" else _problem(health), "bold red"),
             )
         if not health.streams:
-            table.add_row(Text(_trouble(health) or health.state, "bright_black"))
+            table.add_row(Text(_problem(health) or health.state, "bright_black"))
         return table
 
 
 def utterance_line(message: Utterance) -> str:
-    """One utterance in words, with its span in seconds since the start of the stream."""
+    """One utterance as text, with its span in seconds from the start of the stream."""
     start, end = message.start / message.rate, message.end / message.rate
-    sure = f"{message.emotion} {message.confidence:.0%}"
-    return f"{message.stream}  {start:7.1f} to {end:.1f} s  utterance: {sure}"
+    label = f"{message.emotion} {message.confidence:.0%}"
+    return f"{message.stream}  {start:7.1f} to {end:.1f} s  utterance: {label}"
 
 
-def _sure(result: Result) -> str:
+def _confidence(result: Result) -> str:
     if result.confidence is None:
         return f" ({result.rms_db:.0f} dBFS)"
     return f" {result.confidence:.0%}" + (f" ({result.reason})" if result.reason else "")
@@ -253,11 +256,11 @@ def _colour(label: str) -> str:
     return COLOURS.get(label, "cyan")
 
 
-def _trouble(health: Health) -> str:
+def _problem(health: Health) -> str:
     for stage in health.stages:
-        if stage.state not in ("ready", "done"):
+        if stage.state not in FINE_STAGES:
             return f"{stage.name} {stage.state}" + (f": {stage.reason}" if stage.reason else "")
     for stream in health.streams:
-        if stream.state not in ("live", "ended") or stream.reason:
+        if stream.state not in FINE_STREAMS or stream.reason:
             return f"{stream.name} {stream.state}" + (f": {stream.reason}" if stream.reason else "")
     return ""

@@ -1,4 +1,4 @@
-"""The control socket of a running supervisor: requests come in, one answer goes out."""
+"""The control socket of a running supervisor: one answer for each request."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ CONTROL = "control"
 
 
 ANSWER_S = 90.0
+"""Longest time that a client waits for the answer."""
 
 
 class ControlSocket:
-    """Where a running supervisor is asked: a socket in its own folder, for its user only."""
+    """Receives requests, in the runtime folder of the supervisor, from its own user only."""
 
     def __init__(self, folder: Path) -> None:
         self._endpoint = f"ipc://{folder}/{CONTROL}"
@@ -33,7 +34,7 @@ class ControlSocket:
         self.malformed = 0
 
     def requests(self) -> Iterator[tuple[bytes, internal.Swap]]:
-        """Who asks for what, without waiting."""
+        """The requests that have arrived, each with the identity of its client; does not wait."""
         for _ in range(100):
             try:
                 parts = self._socket.recv_multipart(zmq.DONTWAIT)
@@ -52,7 +53,7 @@ class ControlSocket:
                 self.malformed += 1
 
     def answer(self, identity: bytes, outcome: internal.Swapped) -> None:
-        """Tell who asked; nothing happens where he has gone."""
+        """Answer a client; a client that is gone is ignored."""
         try:
             self._socket.send_multipart([identity, internal.encode(outcome)], zmq.DONTWAIT)
         except zmq.ZMQError:
@@ -64,24 +65,24 @@ class ControlSocket:
 
 
 def running() -> dict[int, Path]:
-    """Control sockets of this user's supervisors that run, by process id.
+    """Process id → control socket, for every running supervisor of this user.
 
     Raises:
-        UserError: the folder for sockets cannot be used.
+        UserError: the runtime folder cannot be used.
     """
-    found = {}
+    sockets = {}
     for folder in runtime_base_dir().iterdir():
         owner = ProcessIdentity.parse(folder.name)
         if owner is not None and owner.alive() and (folder / CONTROL).is_socket():
-            found[owner.pid] = folder / CONTROL
-    return found
+            sockets[owner.pid] = folder / CONTROL
+    return sockets
 
 
 def ask(control: Path, bundle: Path) -> internal.Swapped:
-    """Ask a supervisor to go on with a bundle, and wait for the outcome.
+    """Ask a supervisor to swap its bundle, and wait for the outcome.
 
     Raises:
-        UserError: it does not answer.
+        UserError: it gives no answer.
     """
     context: zmq.Context[Any] = zmq.Context()
     try:
@@ -97,5 +98,5 @@ def ask(control: Path, bundle: Path) -> internal.Swapped:
     finally:
         context.destroy(linger=0)
     if not isinstance(answer, internal.Swapped):
-        raise UserError(f"{control}: does not answer as a supervisor does")
+        raise UserError(f"{control}: this socket is not of a supervisor")
     return answer

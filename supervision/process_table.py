@@ -1,145 +1,262 @@
-"""The process table: which processes a configuration asks for, and with what job.
-
-A table, and no more: `supervisor.py` starts what is in it and keeps it alive.
-"""
+"""The process table: which processes a configuration needs, and the job of each."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
-from speech_emotion.supervision.child import Child
-from speech_emotion.supervision.restart_policy import ProcessLifecycle, ProcessState, RestartPolicy
+from speech_emotion.common.stage.jobs import (
+    BundleFolder,
+    CaptureJob,
+    DashboardJob,
+    FeaturesJob,
+    HistoryJob,
+    HistoryOptions,
+    InferJob,
+    Job,
+    PageOptions,
+    RecordedStream,
+    RecordJob,
+    RemoteFeatures,
+    SourceOptions,
+    StreamJob,
+)
+from speech_emotion.supervision.restart_policy import BACKOFF, RestartPolicy
 
 FILES = ("file", "replay")
-"""Kinds of sources that come to an end by themselves."""
-MODULES = {"record": "capture.recording.recorder", "history": "dashboard.history_writer"}
-"""Modules of the stages that are not called like theirs."""
-START_BEFORE_CAPTURE = ("record", "history")
-"""They must be there before the first sound, to keep everything."""
+"""Kinds of sources that end by themselves."""
 STAGES = ("capture", "features", "infer")
-NICE = {"capture": -10, "record": 5, "history": 5, "dashboard": 5}
-"""Nice values, where the system lets us: sound that is not fetched in time is lost."""
+"""The stages of the pipeline, in the order of the sound."""
+CAPTURE_BACKOFF = dataclasses.replace(BACKOFF, limit_s=1.5)
+"""A source that returns is live again within 5 s."""
 
 
-@dataclasses.dataclass
-class ManagedProcess:
-    """A row of the process table: what runs, with what job, and how it is."""
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the jobs are made from.
+
+    Attributes:
+        bundle: the bundle in use.
+        rings: stream → name of its ring's segment.
+        hub: internal endpoint of the hub.
+        folder: runtime folder of the sockets.
+        stdin: file descriptor of the user's standard input.
+    """
+
+    config: Config
+    bundle: Bundle
+    rings: Mapping[str, str]
+    hub: str
+    folder: Path
+    stdin: int = 0
+
+    def common(self, process: str, nice: int) -> dict[str, Any]:
+        """The fields that every job has."""
+        return {"stage": process, "hub": self.hub, "supervisor_pid": os.getpid(), "nice": nice}
+
+    @property
+    def features(self) -> dict[str, str]:
+        """Stream → endpoint of its features process."""
+        return {
+            stream: f"ipc://{self.folder}/{process.replace('/', '.')}"
+            for process, streams in workers(
+                "features", self.config.workers.features, self.rings
+            ).items()
+            for stream in streams
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessKind:
+    """A row of the table.
+
+    Attributes:
+        name: name in `health`; `features/1` is the second process of the kind `features`.
+        module: module that runs as the process.
+        jobs: process name → job; empty where the configuration needs no such process.
+        nice: nice value; below 0 it applies only where the system permits it.
+        uses_bundle: whether a bundle swap replaces the process.
+        before_capture: whether capture waits for it, so that it misses nothing.
+        ends: whether exit code 0 means that its work is done.
+        vital: whether the pipeline needs it.
+        backoff: delays before restarts.
+    """
 
     name: str
     module: str
-    arguments: list[str]
-    job: dict[str, Any]
-    supervision: ProcessLifecycle
-    inherit: tuple[int, ...] = ()
-    child: Child | None = None
-    told: str | None = None
-    repeats: int = 0
+    jobs: Callable[[Plan, int], dict[str, Job]]
+    _: dataclasses.KW_ONLY
+    nice: int = 0
+    uses_bundle: bool = False
+    before_capture: bool = False
+    ends: bool = False
+    vital: bool = True
+    capture: bool = False
 
-
-def status_line(stages: list[ManagedProcess]) -> str:
-    """How the pipeline is, in a line: all is well, or the first stage that is not."""
-    for stage in stages:
-        supervision = stage.supervision
-        if supervision.state not in (ProcessState.READY, ProcessState.DONE):
-            return (
-                f"{stage.name} {supervision.state.value}: {supervision.reason or 'not yet ready'}"
-            )
-    return f"all {len(stages)} stages ready"
-
-
-def process_table(
-    config: Config, bundle: Bundle, rings: dict[str, str], *, hub: str, folder: str
-) -> list[ManagedProcess]:
-    """The process table."""
-    now = time.monotonic()
-    common = {"supervisor_pid": os.getpid(), "hub": hub}
-    features = workers("features", config.workers.features, rings)
-    infers = workers("infer", config.workers.infer, rings)
-    endpoints = {
-        stream: f"ipc://{folder}/{name.replace('/', '.')}"
-        for name, streams in features.items()
-        for stream in streams
-    }
-    path = str(bundle.path)
-    # Only files come to an end; then nobody waits for a stage that dies again and again.
-    only_files = all(stream.source.startswith(FILES) for stream in config.stream)
-    policy = RestartPolicy(quick_limit=10 if only_files else None, ends=False)
-    host = config.infer_host.wanted
-    remote = {"endpoint": host.features, **host.lock.job()} if host else None
-    rows: list[tuple[str, dict[str, Any], RestartPolicy, tuple[int, ...]]] = [
-        (name, {"bundle": path, "bind": endpoints[streams[0]], "remote": remote}, policy, ())
-        for name, streams in features.items()
-    ]
-    for name, streams in ({} if host else infers).items():
-        theirs = {stream: endpoints[stream] for stream in streams}
-        job = {"bundle": path, "known": [], "runtime": config.runtime, "features": theirs}
-        rows.append((name, job, policy, ()))
-    if config.record is not None:
-        tape = {
-            "folder": str(config.record),
-            "results": config.results,
-            "streams": [{"name": name, "ring": ring} for name, ring in rings.items()],
-        }
-        rows.append(("record", tape, policy, ()))
-    for name, job in _extras(config).items():
-        rows.append((name, job, dataclasses.replace(policy, vital=False), ()))
-    patient = dataclasses.replace(policy, delay_limit=1.5, ends=True)
-    for name, sources in _captures(config).items():
-        # A child's own standard input carries its job.
-        pipe = (os.dup(0),) if sources[0].source.startswith("stdin:") else ()
-        job = _capture_job(config, bundle, rings, endpoints, sources, pipe)
-        rows.append((name, job, patient, pipe))
-    return [
-        ManagedProcess(
-            name=name,
-            module=MODULES.get(name, name.partition("/")[0]),
-            arguments=[],
-            job={
-                **common,
-                **job,
-                "stage": name,
-                "standby": None,
-                "nice": NICE.get(name.partition("/")[0], 0),
-            },
-            supervision=ProcessLifecycle(policy, now),
-            inherit=inherit,
+    def policy(self, config: Config) -> RestartPolicy:
+        """How its processes are restarted."""
+        # Only files end. With them, a process that ends quickly again and again is given up;
+        # a live pipeline tries for ever.
+        only_files = all(stream.source.startswith(FILES) for stream in config.stream)
+        return RestartPolicy(
+            quick_limit=10 if only_files else None,
+            ends=self.ends,
+            vital=self.vital,
+            backoff=CAPTURE_BACKOFF if self.capture else BACKOFF,
         )
-        for name, job, policy, inherit in rows
+
+
+def features_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job for every worker."""
+    host = plan.config.infer_host.wanted
+    return {
+        process: FeaturesJob(
+            **plan.common(process, nice),
+            bundle=bundle_folder(plan.bundle),
+            bind=plan.features[streams[0]],
+            remote=RemoteFeatures(host.features, host.lock) if host else None,
+        )
+        for process, streams in workers(
+            "features", plan.config.workers.features, plan.rings
+        ).items()
+    }
+
+
+def infer_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job for every worker; none where infer runs on another machine."""
+    if plan.config.infer_host.wanted:
+        return {}
+    return {
+        process: InferJob(
+            **plan.common(process, nice),
+            bundle=bundle_folder(plan.bundle),
+            features={stream: plan.features[stream] for stream in streams},
+            runtime=plan.config.runtime,
+        )
+        for process, streams in workers("infer", plan.config.workers.infer, plan.rings).items()
+    }
+
+
+def record_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job where a recording is configured."""
+    if plan.config.record is None:
+        return {}
+    job = RecordJob(
+        **plan.common("record", nice),
+        folder=plan.config.record,
+        results=plan.config.results,
+        streams=tuple(RecordedStream(name, ring) for name, ring in plan.rings.items()),
+    )
+    return {"record": job}
+
+
+def history_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job where a history file is configured."""
+    history = plan.config.history
+    if history.file is None:
+        return {}
+    options = HistoryOptions(results=plan.config.results, file=history.file, days=history.days)
+    return {"history": HistoryJob(**plan.common("history", nice), options=options)}
+
+
+def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job where the live page is configured."""
+    page = plan.config.dashboard
+    if page.listen is None:
+        return {}
+    options = PageOptions(
+        results=plan.config.results,
+        listen=page.listen,
+        token=page.token,
+        history=plan.config.history.file,
+        bundle=plan.config.bundle,
+    )
+    return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
+
+
+def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job for all files, and one for every device."""
+    config, spec = plan.config, plan.bundle.spec
+    options = SourceOptions(
+        realtime=config.speed == "realtime", stdin=plan.stdin, **config.capture.model_dump()
+    )
+    return {
+        process: CaptureJob(
+            **plan.common(process, nice),
+            features=plan.features[streams[0].name],
+            streams=tuple(
+                StreamJob(
+                    name=stream.name,
+                    source=stream.source,
+                    ring=plan.rings[stream.name],
+                    channel=stream.channel,
+                    features=plan.features[stream.name],
+                )
+                for stream in streams
+            ),
+            rate=spec.sample_rate,
+            window=spec.window,
+            hop=spec.hop,
+            options=options,
+        )
+        for process, streams in captures(config).items()
+    }
+
+
+PROCESS_TABLE = (
+    ProcessKind("features", "features", features_jobs, uses_bundle=True),
+    ProcessKind("infer", "infer", infer_jobs, uses_bundle=True),
+    ProcessKind("record", "capture.recording.recorder", record_jobs, nice=5, before_capture=True),
+    ProcessKind(
+        "history",
+        "dashboard.history_writer",
+        history_jobs,
+        nice=5,
+        before_capture=True,
+        vital=False,
+    ),
+    ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
+    ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),
+)
+"""Every process that the supervisor can start, in the order of the first start. Capture has the
+highest priority: sound that it does not read in time is lost."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedProcess:
+    """A process that the configuration needs."""
+
+    name: str
+    kind: ProcessKind
+    job: Job
+    policy: RestartPolicy
+
+
+def planned_processes(plan: Plan) -> list[PlannedProcess]:
+    """Every process that the configuration needs, in the order of the table."""
+    return [
+        PlannedProcess(name, kind, job, kind.policy(plan.config))
+        for kind in PROCESS_TABLE
+        for name, job in kind.jobs(plan, kind.nice).items()
     ]
 
 
-def workers(stage: str, count: int, rings: dict[str, str]) -> dict[str, list[str]]:
-    """The workers of a stage by name, and the streams of each: by turns, for good."""
-    streams = list(rings)
-    count = min(count, len(streams))
+def workers(stage: str, count: int, streams: Mapping[str, str]) -> dict[str, list[str]]:
+    """Worker → its streams. Streams are assigned to the workers in turn, and stay there."""
+    names = list(streams)
+    count = min(count, len(names))
     if count == 1:
-        return {stage: streams}
-    return {f"{stage}/{slot}": streams[slot::count] for slot in range(count)}
+        return {stage: names}
+    return {f"{stage}/{slot}": names[slot::count] for slot in range(count)}
 
 
-def _extras(config: Config) -> dict[str, dict[str, Any]]:
-    """What looks at the pipeline and is none of it: history and page, where they are wanted."""
-    jobs: dict[str, dict[str, Any]] = {}
-    file = config.history.file and str(config.history.file)
-    if file is not None:
-        jobs["history"] = {"results": config.results, "file": file, "days": config.history.days}
-    if config.dashboard.listen is not None:
-        jobs["dashboard"] = {
-            "results": config.results,
-            "history": file,
-            "bundle": str(config.bundle),
-            **config.dashboard.model_dump(),
-        }
-    return jobs
-
-
-def _captures(config: Config) -> dict[str, list[StreamConfig]]:
-    """Capture processes by name: one for all files, one for each device."""
+def captures(config: Config) -> dict[str, list[StreamConfig]]:
+    """Capture process → its streams: one process for all files, one for every device."""
     groups: dict[str, list[StreamConfig]] = {}
     for stream in config.stream:
         kind = stream.source.partition(":")[0]
@@ -149,32 +266,6 @@ def _captures(config: Config) -> dict[str, list[StreamConfig]]:
     return {f"capture/{streams[0].name}": streams for streams in groups.values()}
 
 
-def _capture_job(
-    config: Config,
-    bundle: Bundle,
-    rings: dict[str, str],
-    features: dict[str, str],
-    streams: list[StreamConfig],
-    pipe: tuple[int, ...],
-) -> dict[str, Any]:
-    return {
-        "features": features[streams[0].name],
-        "streams": [
-            {
-                "name": stream.name,
-                "source": stream.source,
-                "ring": rings[stream.name],
-                "channel": stream.channel,
-                "features": features[stream.name],
-            }
-            for stream in streams
-        ],
-        "rate": bundle.spec.sample_rate,
-        "window": bundle.spec.window,
-        "hop": bundle.spec.hop,
-        "opening": {
-            "realtime": config.speed == "realtime",
-            "stdin": pipe[0] if pipe else 0,
-            **config.capture.model_dump(),
-        },
-    }
+def bundle_folder(bundle: Bundle) -> BundleFolder:
+    """A bundle as jobs name it."""
+    return BundleFolder(bundle.path, bundle.display())

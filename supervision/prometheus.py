@@ -1,4 +1,4 @@
-"""`health` as Prometheus metrics, for those who have a Prometheus; off unless configured.
+"""`health` as Prometheus metrics; off unless `metrics.port` is set.
 
 http://ADDRESS:PORT/metrics. Every counter of docs/PROTOCOL.md is `sep_events_total{event=…}`.
 """
@@ -26,36 +26,36 @@ from speech_emotion.supervision.restart_policy import ProcessState
 PIPELINE_STATES = ("ok", "starting", "degraded")
 
 STAGE_GAUGES: dict[str, tuple[str, Callable[[StageHealth], float | None]]] = {
-    "heartbeat_age_seconds": ("Since it last said that it lives.", lambda s: s.heartbeat_age_s),
-    "rate_hertz": ("Windows a second; of capture, announcements.", lambda s: s.rate_hz),
+    "heartbeat_age_seconds": ("Age of the newest heartbeat.", lambda s: s.heartbeat_age_s),
+    "rate_hertz": ("Windows per second; of capture, ticks.", lambda s: s.rate_hz),
     "lag_seconds": (
-        "From the capture of the newest window's last sample to the end of the stage's work.",
+        "Time from the capture of the newest window's last sample to the end of the stage's work.",
         lambda s: None if s.lag_ms is None else s.lag_ms / 1000.0,
     ),
-    "cpu_ratio": ("Of one core.", lambda s: s.cpu_percent / 100.0),
+    "cpu_ratio": ("CPU load, of one core.", lambda s: s.cpu_percent / 100.0),
     "resident_memory_bytes": ("Resident memory.", lambda s: s.rss_mb * 2**20),
 }
 STAGE_COUNTERS: dict[str, tuple[str, Callable[[StageHealth], float | None]]] = {
-    "restarts": ("Starts beyond the first.", lambda s: s.restarts),
-    "windows_dropped": ("Windows left out, the ring no longer held them.", lambda s: s.drops),
+    "restarts": ("Starts after the first.", lambda s: s.restarts),
+    "windows_dropped": ("Windows dropped because the ring no longer held them.", lambda s: s.drops),
 }
 STREAM_GAUGES: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
-    "level_dbfs": ("Present RMS level.", lambda s: s.level_db),
+    "level_dbfs": ("RMS level.", lambda s: s.level_db),
     "clipped_ratio": ("Share of samples at full scale.", lambda s: s.clipped),
-    "state_seconds": ("For how long the source has been in its state.", lambda s: s.state_s),
-    "gaps": ("Gaps in the sound that the ring holds.", lambda s: s.gaps),
+    "state_seconds": ("Time since the source entered its state.", lambda s: s.state_s),
+    "gaps": ("Gaps in the sound in the ring.", lambda s: s.gaps),
 }
 STREAM_COUNTERS: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
     "samples": ("Samples captured.", lambda s: s.position),
-    "samples_lost": ("Samples missing since the run began.", lambda s: s.lost),
+    "samples_lost": ("Samples lost since the start of the run.", lambda s: s.lost),
 }
 
 
 class HealthCollector(Collector):
-    """Makes metrics of a fresh `Health` at every scrape.
+    """Makes the metrics from the current `Health` at every scrape.
 
     Args:
-        health: gives it; called from the server's threads.
+        health: returns the current `Health`; called from the server's threads.
     """
 
     def __init__(self, health: Callable[[], Health]) -> None:
@@ -74,7 +74,9 @@ class HealthCollector(Collector):
         yield _states("stream", {name: row.state for name, row in streams.items()}, SourceState)
         yield from _families(GaugeMetricFamily, "stream", STREAM_GAUGES, streams)
         yield from _families(CounterMetricFamily, "stream", STREAM_COUNTERS, streams)
-        events = CounterMetricFamily("sep_events", "What was counted, by name.", labels=["event"])
+        events = CounterMetricFamily(
+            "sep_events", "Counters of `health`, by name.", labels=["event"]
+        )
         for event, number in sorted(health.counters.items()):
             events.add_metric([event], number)
         yield events
@@ -102,13 +104,13 @@ def _families(
 
 
 class MetricsServer:
-    """Serves `/metrics` from a thread of its own until closed.
+    """Serves `/metrics` in its own thread until it is closed.
 
     Args:
-        address, port: where; port 0 is any free one.
+        address, port: address to listen on; port 0 selects a free port.
 
     Raises:
-        UserError: the port is taken or may not be used.
+        UserError: the port is in use or not permitted.
     """
 
     def __init__(self, address: str, port: int, health: Callable[[], Health]) -> None:

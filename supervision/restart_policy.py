@@ -1,10 +1,10 @@
-"""When a stage is started, found hung, restarted or given up: a state machine without a clock.
+"""When a process is started, killed, restarted or given up: a state machine without a clock.
 
-    WAITING -> STARTING -> READY -> WAITING ...     a stage that died, after its delay
-                   \\          \\-> STOPPING -> DONE   told to stop, or its work is over
-                    \\-> FAILED                      the user's mistake, or never ready
+    WAITING -> STARTING -> READY -> WAITING ...    a process that ended, after its delay
+                   \\         \\-> STOPPING -> DONE  stopped by the supervisor, or work done
+                    \\-> FAILED                    a mistake of the user, or never ready
 
-The supervisor feeds it what happened and asks `act(now)` what to do.
+The supervisor reports events to it and asks `act(now)` for the next action.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from speech_emotion.common.errors import EXIT_DEVICE, EXIT_OK, EXIT_USER
 
 
 class ProcessState(enum.Enum):
-    """Where a stage stands; the value is its `state` in `health`."""
+    """State of a process; the value is its `state` in `health`."""
 
     WAITING = "restarting"
     STARTING = "starting"
@@ -29,34 +29,62 @@ class ProcessState(enum.Enum):
 
 
 class Action(enum.Enum):
-    """What the supervisor has to do now."""
+    """What the supervisor has to do."""
 
     START = "start"
     KILL = "kill"
 
 
 @dataclasses.dataclass(frozen=True)
-class RestartPolicy:
-    """Bounds and delays, in seconds.
+class Backoff:
+    """Delays before restarts of a process that ends again and again.
 
     Attributes:
-        ready_within: a start that takes longer has hung.
-        beat_within: a ready stage whose heartbeat is older has hung.
-        quick: a stage that dies sooner after it was ready is not kept by a restart.
-        delay, delay_limit: the first delay behind an immediate restart, and the longest.
-        never_ready_limit: starts without ever having been ready before it is given up.
-        quick_limit: quick deaths in a row before it is given up; None: never.
-        ends: exit 0 means that its work is over; else somebody else told it to end (a SIGTERM
-            of an out-of-memory daemon), and it is restarted.
-        vital: the pipeline is nothing without it. Another stage is never given up, and so
-            never ends the pipeline.
+        first_s: delay before the second restart in a row; the first restart is immediate.
+        factor: growth of the delay with every further restart.
+        limit_s: longest delay.
+        jitter: each delay is multiplied by a random factor of 1 ± `jitter`, so that processes do
+            not restart in step.
+    """
+
+    first_s: float = 0.5
+    factor: float = 2.0
+    limit_s: float = 30.0
+    jitter: float = 0.25
+
+    def delay_s(self, quick_ends: int) -> float:
+        """Delay before the restart that follows so many quick ends in a row, without jitter."""
+        if quick_ends <= 1:
+            return 0.0
+        # The exponent is bounded: the delay reaches its limit long before, and months of
+        # restarts must not overflow a float.
+        return min(self.first_s * self.factor ** min(quick_ends - 2, 10), self.limit_s)
+
+
+BACKOFF = Backoff()
+
+
+@dataclasses.dataclass(frozen=True)
+class RestartPolicy:
+    """Limits of one process, in seconds.
+
+    Attributes:
+        ready_within: longest start.
+        beat_within: greatest age of the newest heartbeat of a ready process.
+        quick: a process that ends sooner than this after it became ready has ended quickly.
+        backoff: delays before restarts.
+        never_ready_limit: starts without ever being ready after which it is given up.
+        quick_limit: quick ends in a row after which it is given up; None: never.
+        ends: whether exit code 0 means that its work is done. Else something outside stopped it,
+            such as the SIGTERM of an out-of-memory daemon, and it is restarted.
+        vital: whether the pipeline needs it. A process that is not vital is never given up, and
+            so never ends the pipeline.
     """
 
     ready_within: float = 30.0
     beat_within: float = 2.5
     quick: float = 5.0
-    delay: float = 0.5
-    delay_limit: float = 30.0
+    backoff: Backoff = BACKOFF
     never_ready_limit: int = 3
     quick_limit: int | None = None
     ends: bool = True
@@ -64,51 +92,58 @@ class RestartPolicy:
 
 
 class ProcessLifecycle:
-    """One stage. Times are CLOCK_MONOTONIC, handed in.
+    """State of one process. Every `now` is CLOCK_MONOTONIC.
 
     Args:
-        jitter: gives a factor around 1 for each delay, so that stages do not die in step.
+        random_factor: returns the jitter of a delay, a factor around 1; default: uniform in
+            1 ± `policy.backoff.jitter`.
     """
 
     def __init__(
         self,
         policy: RestartPolicy,
         now: float,
-        jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25),
+        random_factor: Callable[[], float] | None = None,
     ) -> None:
         self.state = ProcessState.WAITING
         self.restarts = 0
         self.reason: str | None = None
         self.exit_code: int | None = None
         self._policy = policy
-        self._jitter = jitter
+        jitter = policy.backoff.jitter
+        self._random_factor = random_factor or (lambda: random.uniform(1.0 - jitter, 1.0 + jitter))
         self._due = now
         self._since = now
         self._beat = now
         self._ever_ready = False
         self._starts = 0
-        self._quick_deaths = 0
+        self._quick_ends = 0
         self._absences = 0
         self._killing = False
 
     @property
     def over(self) -> bool:
+        """Whether it is never started again."""
         return self.state in (ProcessState.DONE, ProcessState.FAILED)
 
+    def restart_in(self, now: float) -> float:
+        """Seconds until the next start of a process that waits for one."""
+        return max(0.0, self._due - now)
+
     def act(self, now: float) -> Action | None:
-        """What is to be done now."""
+        """The next action, None where nothing is due."""
         if self.state is ProcessState.WAITING and now >= self._due:
             return Action.START
         if self._killing:
             return None
         if self.state is ProcessState.STARTING and now - self._since > self._policy.ready_within:
-            return self._hung(f"not ready within {self._policy.ready_within:g} s")
+            return self._kill(f"not ready within {self._policy.ready_within:g} s")
         if self.state is ProcessState.READY and now - self._beat > self._policy.beat_within:
-            return self._hung(f"no heartbeat for {now - self._beat:.1f} s")
+            return self._kill(f"no heartbeat for {now - self._beat:.1f} s")
         return None
 
     def started(self, now: float) -> None:
-        """The process was spawned."""
+        """The process was started."""
         self.state = ProcessState.STARTING
         self._since = now
         self._killing = False
@@ -117,7 +152,7 @@ class ProcessLifecycle:
             self.restarts += 1
 
     def beat(self, now: float, *, ready: bool) -> None:
-        """A heartbeat of the present process came at `now`."""
+        """A heartbeat of the current process arrived at `now`."""
         self._beat = now
         if self.state is ProcessState.STARTING and ready:
             self.state = ProcessState.READY
@@ -125,7 +160,7 @@ class ProcessLifecycle:
             self._ever_ready = True
 
     def replaced(self, now: float) -> None:
-        """Another process, ready, has taken over in good order."""
+        """A process that is ready has replaced the current one in an orderly way."""
         if not self.over:
             self.state = ProcessState.READY
             self._since = self._beat = now
@@ -133,47 +168,47 @@ class ProcessLifecycle:
             self._killing = False
 
     def start_again(self, now: float) -> None:
-        """The process was taken away; another one is to be started at once."""
+        """The process was removed; start another one at once."""
         if not self.over:
             self.state = ProcessState.WAITING
             self._due = now
             self._killing = False
 
     def stop(self) -> None:
-        """The process was told to end; its death is now wanted."""
+        """The supervisor stops the process; its end is expected."""
         if not self.over:
             self.state = (
                 ProcessState.DONE if self.state is ProcessState.WAITING else ProcessState.STOPPING
             )
 
-    def exited(self, now: float, code: int, last_words: str | None) -> None:
-        """The process is gone.
+    def exited(self, now: float, code: int, last_line: str | None) -> None:
+        """The process has ended.
 
         Args:
             code: exit code, negative for a signal.
-            last_words: the last line it wrote to stderr.
+            last_line: the last line that it wrote to stderr.
         """
         self.exit_code = code
         if self.state is ProcessState.STOPPING or (code == EXIT_OK and self._policy.ends):
             self.state = ProcessState.DONE
             return
         if not self._killing:
-            died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            self.reason = f"{died}: {last_words}" if last_words else died
+            ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            self.reason = f"{ended}: {last_line}" if last_line else ended
         if code in (EXIT_USER, EXIT_DEVICE):
-            self.reason = last_words or self.reason
+            self.reason = last_line or self.reason
         if code == EXIT_USER and self._policy.vital:
             self.state = ProcessState.FAILED
             return
-        lived = self.state is ProcessState.READY and now - self._since >= self._policy.quick
-        self._quick_deaths = 0 if lived else self._quick_deaths + 1
+        quick = self.state is not ProcessState.READY or now - self._since < self._policy.quick
+        self._quick_ends = self._quick_ends + 1 if quick else 0
         self._absences += code == EXIT_DEVICE
-        # A device may come back after days; nothing else is waited for without end.
+        # A device may return after days; every other failure has a limit.
         if code != EXIT_DEVICE and self._hopeless():
             self.state = ProcessState.FAILED
             return
         self.state = ProcessState.WAITING
-        self._due = now + self._delay()
+        self._due = now + self._policy.backoff.delay_s(self._quick_ends) * self._random_factor()
 
     def _hopeless(self) -> bool:
         if not self._policy.vital:
@@ -181,17 +216,9 @@ class ProcessLifecycle:
         if not self._ever_ready:
             return self._starts - self._absences >= self._policy.never_ready_limit
         limit = self._policy.quick_limit
-        return limit is not None and self._quick_deaths >= limit
+        return limit is not None and self._quick_ends >= limit
 
-    def _delay(self) -> float:
-        # The first restart is immediate; only dying again and again makes it wait.
-        if self._quick_deaths <= 1:
-            return 0.0
-        # 2 ** 10 is beyond every limit; months of deaths must not overflow a float.
-        grown = self._policy.delay * 2.0 ** min(self._quick_deaths - 2, 10)
-        return min(grown, self._policy.delay_limit) * self._jitter()
-
-    def _hung(self, reason: str) -> Action:
+    def _kill(self, reason: str) -> Action:
         self.reason = reason
         self._killing = True
         return Action.KILL

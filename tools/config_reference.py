@@ -23,13 +23,12 @@ HEAD = """\
 
 <!-- Made by `python -m tools.config_reference > docs/CONFIGURATION.md`; do not edit. -->
 
-Everything has a default; `python supervisor.py` needs no file. What there is goes one over the
-other: the file of `--config FILE`, over it environment variables, over both the flags of
-`supervisor.py --help`. A mistake is one line that names the key, the value and what is allowed,
-and exit code 2.
+Every key has a default; `python supervisor.py` needs no file. Precedence: the file of
+`--config FILE`, environment variables, the flags of `supervisor.py --help`; later wins. A mistake
+is one line with the key, the value and the allowed values, and exit code 2.
 
 ```sh
-.venv/bin/python supervisor.py --print-config                     # what is effective
+.venv/bin/python supervisor.py --print-config                     # the effective configuration
 .venv/bin/python supervisor.py --config examples/box.toml --print-config
 SEP_RING__SECONDS=60 .venv/bin/python supervisor.py --print-config
 ```

@@ -1,7 +1,7 @@
-"""`python -m capture.taping`, the supervised `record` stage: rings and messages to disk.
+"""The supervised `record` stage: writes the rings and the messages of all streams to disk.
 
-It reads the rings like anybody else and subscribes like anybody else, so that it can neither
-hold up nor change what it records.
+It is a plain reader of the rings and a plain subscriber, so that it can neither delay nor
+change what it records.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any, TextIO
 import numpy as np
 import zmq
 
-from speech_emotion.capture.recording.reader import AUDIO, MESSAGES, TAPE
-from speech_emotion.capture.sources.sound_file import FULL_SCALE, Samples
+from speech_emotion.capture.recording.reader import AUDIO, MESSAGES, TIMELINE
+from speech_emotion.capture.samples import FULL_SCALE, Samples
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.ring.access import RingReader
+from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
-from speech_emotion.common.stage.jobs import read_job
+from speech_emotion.common.stage.jobs import RecordJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
+from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire import codec, public
 from speech_emotion.common.wire.sockets import configure, connect
 
@@ -29,11 +30,17 @@ log = logging.getLogger("record")
 
 POLL_MS = 100
 CHUNK = 1 << 14
+"""Samples that are read from the ring and written at once."""
 DRAIN_MS = 300
+"""After a stop, recording ends when no message has come for this many milliseconds."""
 
 
 class StreamRecorder:
-    """One stream's folder while it is written.
+    """Writes the folder of one stream.
+
+    Args:
+        folder: folder to create; where it exists, `folder.2`, `folder.3`, … is created instead.
+        ring: attached reader of the stream's ring.
 
     Raises:
         UserError: the folder cannot be written.
@@ -48,30 +55,30 @@ class StreamRecorder:
         self._anchor = (0, 0.0, 0.0)
         self._buffer: Samples = np.zeros(CHUNK, np.float32)
         try:
-            folder = _unused(folder)
+            folder = _first_unused(folder)
             folder.mkdir(parents=True)
             self._audio = soundfile.SoundFile(
                 folder / AUDIO, "w", ring.sample_rate, 1, subtype="PCM_24"
             )
-            self._tape: TextIO = (folder / TAPE).open("w")
+            self._timeline: TextIO = (folder / TIMELINE).open("w")
             self._messages: TextIO = (folder / MESSAGES).open("w")
         except (OSError, soundfile.LibsndfileError) as error:
             raise UserError(f"{folder}: cannot be written ({error})") from None
-        _line(self._tape, {"rate": ring.sample_rate, "run": ring.run})
+        _write_line(self._timeline, {"rate": ring.sample_rate, "run": ring.run})
         log.warning("RECORDING sound and messages to %s", folder)
 
     def message(self, message: public.Result | public.Utterance | public.Info) -> None:
-        """A message was published; a result says that its samples are there."""
-        _line(self._messages, {"topic": message.topic, **public.to_json_map(message)})
+        """Write a published message, and after a result the samples up to its end."""
+        _write_line(self._messages, {"topic": message.topic, **public.to_json_map(message)})
         if isinstance(message, public.Result):
             self.advance(message.end)
 
     def advance(self, position: int) -> None:
-        """Write the samples up to a position."""
+        """Write the samples below `position`, an announced absolute index."""
         while self._written < position:
             samples = self._buffer[: min(CHUNK, position - self._written)]
             if not self._ring.read(self._written, samples, position):
-                # We came too late: silence, declared as missing.
+                # The ring has overwritten them: write silence and declare a gap.
                 samples[:] = 0.0
                 self._declare(self._written, self._written + len(samples))
             steps = (samples * np.float32(FULL_SCALE)).astype(np.int32)
@@ -82,24 +89,24 @@ class StreamRecorder:
                 self._declare(start, end)
         if self._ring.anchor != self._anchor:
             self._anchor = self._ring.anchor
-            _line(self._tape, {"anchor": self._anchor})
+            _write_line(self._timeline, {"anchor": self._anchor})
 
     def finish(self) -> None:
-        """The stream is over: the rest of the ring, then close."""
+        """Write the remaining samples of the ring and close the files."""
         self.advance(self._ring.index)
         self._ring.close()
-        for file in (self._audio, self._tape, self._messages):
+        for file in (self._audio, self._timeline, self._messages):
             file.close()
 
     def _declare(self, start: int, end: int) -> None:
         start = max(start, self._declared)
         if start < end:
             self._declared = end
-            _line(self._tape, {"gap": [start, end]})
+            _write_line(self._timeline, {"gap": [start, end]})
 
 
-def _unused(folder: Path) -> Path:
-    """The folder, or where it exists the first of `folder.2`, `folder.3`, … that does not."""
+def _first_unused(folder: Path) -> Path:
+    """The folder, or the first of `folder.2`, `folder.3`, … that does not exist."""
     number, unused = 1, folder
     while unused.exists():
         number += 1
@@ -107,42 +114,41 @@ def _unused(folder: Path) -> Path:
     return unused
 
 
-def _line(file: TextIO, table: dict[str, Any]) -> None:
+def _write_line(file: TextIO, table: dict[str, Any]) -> None:
     print(json.dumps(table), file=file, flush=True)
 
 
-def main(job: dict[str, Any]) -> int:
-    """Record the streams of a job until told to stop."""
+def main(job: RecordJob) -> int:
+    """Record the streams of a job until the process is stopped."""
     stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
-    hub = connect(context, job["hub"], "hub")
+    hub = connect(context, job.hub, "hub")
     results: zmq.Socket[bytes] = context.socket(zmq.SUB)
     configure(results)
     results.setsockopt(zmq.RCVHWM, 0)
     results.setsockopt(zmq.SUBSCRIBE, b"")
-    results.connect(job["results"])
-    heartbeat = HeartbeatSender(job["stage"], hub)
-    folder = Path(job["folder"])
-    tapes = {
-        row["name"]: StreamRecorder(folder / row["name"], RingReader.attach(row["ring"]))
-        for row in job["streams"]
+    results.connect(job.results)
+    heartbeat = HeartbeatSender(job.stage, hub)
+    recorders = {
+        stream.name: StreamRecorder(job.folder / stream.name, RingReader.attach(stream.ring))
+        for stream in job.streams
     }
     heartbeat.state = "ready"
     heartbeat.beat(now=True)
     while not stop.requested:
         if results.poll(POLL_MS):
-            _take(results, tapes, heartbeat)
+            _record_message(results, recorders, heartbeat)
         heartbeat.beat()
     while results.poll(DRAIN_MS):
-        _take(results, tapes, heartbeat)
-    for tape in tapes.values():
-        tape.finish()
+        _record_message(results, recorders, heartbeat)
+    for recorder in recorders.values():
+        recorder.finish()
     context.destroy(linger=0)
     return 0
 
 
-def _take(
-    results: zmq.Socket[bytes], tapes: dict[str, StreamRecorder], heartbeat: HeartbeatSender
+def _record_message(
+    results: zmq.Socket[bytes], recorders: dict[str, StreamRecorder], heartbeat: HeartbeatSender
 ) -> None:
     try:
         message, replay = public.decode_public(*results.recv_multipart()[:2])
@@ -151,11 +157,11 @@ def _take(
         return
     if replay or not isinstance(message, public.Result | public.Utterance | public.Info):
         return
-    if message.stream in tapes:
-        tapes[message.stream].message(message)
+    if message.stream in recorders:
+        recorders[message.stream].message(message)
         heartbeat.count += 1
 
 
 if __name__ == "__main__":
-    options = base_parser("capture.taping", __doc__ or "").parse_args()
-    run("record", lambda: main(read_job()), options.profile)
+    options = base_parser("capture.recording.recorder", __doc__ or "").parse_args()
+    run("record", lambda: main(read_job(RecordJob)), options.profile)

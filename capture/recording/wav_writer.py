@@ -1,15 +1,18 @@
-"""Writes what a device gives to a sound file, sample for sample."""
+"""Write the samples of a device to a sound file."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from speech_emotion.capture.sources.sound_file import Samples
+from speech_emotion.capture.samples import Samples
 from speech_emotion.common.errors import UserError
 
 
 class WavWriter:
-    """A 16-bit sound file of the device's own rate and channels.
+    """A 16-bit sound file with the rate and the channels of the device.
+
+    Args:
+        rate: sample rate in Hz.
 
     Raises:
         UserError: the file cannot be written.
@@ -26,7 +29,8 @@ class WavWriter:
 
     def write(self, samples: Samples) -> None:
         """Append samples (frames, channels)."""
-        # libsndfile scales floats by 32767; what came as 16 bit must go back as it came.
+        # libsndfile scales floats by 32767. A device's 16-bit samples were divided by 32768, and
+        # the file must hold the same integers.
         scaled = np.clip(np.rint(samples * 32768.0), -32768, 32767)
         self._file.write(scaled.astype(np.int16))
 

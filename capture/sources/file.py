@@ -9,38 +9,37 @@ from pathlib import Path
 
 from speech_emotion.capture.recording.reader import open_recording
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
-from speech_emotion.capture.service import POLL_S
-from speech_emotion.capture.sources.sound_file import FileSource
-from speech_emotion.capture.stream import StreamJob
+from speech_emotion.capture.sources.sound_file import SoundFile
+from speech_emotion.capture.stream import POLL_S, StreamJob
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.ring.access import RingWriter
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
 
 REALTIME_BLOCK_S = 0.02
-
-
 FULL_SPEED_BLOCK_S = 0.1
 
-
-CATCH_UP_FRAMES = 65536
-"""Block in which a restarted process reads past what its predecessor has written."""
+SKIP_FRAMES = 65536
+"""Frames per block while a restarted process reads past the samples that are in the ring."""
 
 
 class FileStream:
     """One file, or one recording, in real time or as fast as results are accepted.
 
-    Reading begins where the ring ends, so a restarted process goes on without a gap.
+    Reading starts at the ring's write index, so that a restarted process leaves no gap.
 
     Args:
-        blocks: sizes in frames of the blocks that the source hands over; None: 20 ms in real
-            time, 100 ms at full speed.
+        blocks: sizes of the blocks in frames; None: 20 ms in real time, 100 ms at full speed.
+        send: takes every tick.
+
+    Raises:
+        UserError: the file or the recording cannot be read, or lacks the channel.
     """
 
     def __init__(
         self,
         job: StreamJob,
-        form: StreamFormat,
+        stream_format: StreamFormat,
         blocks: Iterator[int] | None,
         send: Callable[[internal.Tick], None],
         *,
@@ -52,35 +51,40 @@ class FileStream:
         kind, _, path = job.source.partition(":")
         self._gaps: list[list[int]] = []
         if kind == "replay":
-            tape = open_recording(Path(path), form.rate)
-            path, self._gaps = str(tape.audio), tape.gaps
-        self._source = FileSource(path)
-        self._source.check_channel(job.channel)
-        self._form = form
+            recording = open_recording(Path(path), stream_format.rate)
+            path, self._gaps = str(recording.audio), recording.gaps
+        self._file = SoundFile(path)
+        self._file.check_channel(job.channel)
+        self._hop = stream_format.grid.hop
         block_s = REALTIME_BLOCK_S if realtime else FULL_SPEED_BLOCK_S
-        self._blocks = blocks or itertools.repeat(round(block_s * self._source.rate))
+        self._blocks = blocks or itertools.repeat(round(block_s * self._file.rate))
         self._realtime = realtime
         ring = RingWriter.attach(job.ring)
-        self._room = ring.capacity // 2
+        self._max_ahead = ring.capacity // 2
         skip = ring.index
-        if skip and self._source.rate == form.rate and self._source.seekable:
-            self._source.seek(skip)
+        if skip and self._file.rate == stream_format.rate and self._file.seekable:
+            self._file.seek(skip)
             skip = 0
         self.feeder = RingFeeder(
-            job.name, ring, self._source.rate, form, send, channel=job.channel, skip=skip
+            job.name, ring, self._file.rate, stream_format, send, channel=job.channel, skip=skip
         )
         self._next = next(self._blocks)
         self._fed = 0
-        # What an earlier process has written takes no time now.
+        # Samples that an earlier process has written are read at once, not in real time.
         while self.feeder.skip and not self.feeder.ended:
-            self._feed(CATCH_UP_FRAMES)
+            self._feed(SKIP_FRAMES)
         self._fed = 0
-        self._block = self._next / self._source.rate
+        self._block_s = self._next / self._file.rate
         self.begin(time.monotonic(), 0.0)
 
     def begin(self, now: float, lead: float) -> None:
-        """Play from now on, or from the block behind `lead` seconds on."""
-        self._began = now + lead // self._block * self._block
+        """Set the moment of the next sample: `now` plus `lead`, rounded down to whole blocks.
+
+        Args:
+            now: CLOCK_MONOTONIC, in seconds.
+            lead: seconds.
+        """
+        self._began = now + lead // self._block_s * self._block_s
         unix = time.time() + self._began - time.monotonic() if self._realtime else None
         self.feeder.anchor(self.feeder.position, self._began, unix)
 
@@ -101,39 +105,40 @@ class FileStream:
         if self.feeder.ended:
             return POLL_S
         if self._realtime:
-            # A block is there when its last sample is. Those before a window is complete wait
-            # for each other: to be woken costs more than to do the work.
-            frames = max(self._next, self.feeder.patience())
-            return self._began + (self._fed + frames) / self._source.rate - now
+            # A block is due at the time of its last sample. Blocks that complete no window are
+            # fed together: a wake-up costs more than the work.
+            frames = max(self._next, self.feeder.frames_until_due())
+            return self._began + (self._fed + frames) / self._file.rate - now
         return 0.0 if self._has_credit() else POLL_S
 
     def turn(self, now: float) -> None:
         if not self._realtime and not self.feeder.ended and self._has_credit():
             self._feed(self._next)
             self._next = next(self._blocks)
-        while self._realtime and not self.feeder.ended and self._there(now):
+        while self._realtime and not self.feeder.ended and self._block_is_due(now):
             self._feed(self._next)
             self._next = next(self._blocks)
 
     def finish(self) -> None:
         if not self.feeder.ended:
             self.feeder.finish()
-            self._source.close()
+            self._file.close()
 
-    def _there(self, now: float) -> bool:
-        return self._began + (self._fed + self._next) / self._source.rate <= now
+    def _block_is_due(self, now: float) -> bool:
+        return self._began + (self._fed + self._next) / self._file.rate <= now
 
     def _has_credit(self) -> bool:
-        # The ring never waits, so at full speed the file does: half a ring ahead at most.
+        # The ring's writer never waits. So at full speed the file waits: at most half a ring
+        # ahead of the last accepted result.
         if self.accepted is None:
             return False
-        return self.feeder.position < self.accepted.next * self._form.hop + self._room
+        return self.feeder.position < self.accepted.next * self._hop + self._max_ahead
 
     def _feed(self, frames: int) -> None:
         position = self.feeder.position
-        for start, end in self._gaps:  # of a replay, whose frames are the ring's samples
+        for start, end in self._gaps:  # of a recording: its frames are the ring's samples
             if start <= position < end:
-                self._source.seek(end)
+                self._file.seek(end)
                 self.feeder.gap(end - position)
                 self._fed += end - position
                 return
@@ -141,9 +146,9 @@ class FileStream:
                 frames = min(frames, start - position)
                 break
         try:
-            block = self._source.read(frames)
+            block = self._file.read(frames)
         except UserError as error:
-            # What came before the damage is still delivered; the error ends the process then.
+            # The samples before the damage are delivered first; then the error ends the process.
             self.error = error
             self.finish()
             return

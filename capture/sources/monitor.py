@@ -1,156 +1,171 @@
-"""Whether a live source can be believed: a state machine without a clock.
+"""Detects that a live source is lost, silent or stuck: a state machine without a clock of its own.
 
-The states are those of `common.source`; a fresh process of a source that was there before
-begins with RECOVERING instead of STARTING.
+The states are those of `common.source_state`. A restarted process of a source that was live
+before starts in RECOVERING instead of STARTING.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from speech_emotion.capture.sources.sound_file import Samples
+from speech_emotion.capture.samples import Samples
 from speech_emotion.common.levels import CLIPPED
 from speech_emotion.common.source_state import SourceState
 
 SILENT_S = 2.5
-"""Digital silence for so long is a dead microphone, told within 3 s; a quiet room never gives
-exact zeros."""
+"""Seconds of digital silence that mean a dead microphone, reported within 3 s. A quiet room never
+gives exact zeros."""
 STUCK_S = 1.0
-"""So long one and the same value other than zero."""
+"""Seconds of one constant value other than zero that mean a stuck input."""
 STUCK_RANGE = 0.02
-"""What may still move on a stuck input, as a share of the value it is stuck at."""
+"""Largest range of a stuck input, as a share of the value at which it is stuck."""
 STUCK_LEAST = 16 / 32768
-"""Closer to zero than this, a small range is a quiet room."""
-LOOK_S = 0.01
-"""Blocks shorter than this are looked at together: of one sample, nothing can be said."""
+"""Smallest value at which an input is stuck. Closer to zero, a small range is a quiet room."""
+MEASURE_S = 0.01
+"""Shortest time in seconds that is judged: shorter blocks are collected first."""
 CLIPPED_S = 1.0
+"""Seconds over which the share of clipped samples is measured."""
 CLIPPED_SHARE = 0.01
-"""Of the samples of a second; more at full scale is distortion that everybody hears."""
+"""Share of samples at full scale that is reported: above it, distortion is audible."""
 GRACE_S = 5.0
-"""A device may take so long to its first callback."""
+"""Longest time in seconds from the start to the first block."""
 QUIET_S = 1.0
+"""Seconds without a block after which a device is lost, but at least `QUIET_BLOCKS` blocks."""
 QUIET_BLOCKS = 5
 REOPEN_S = 60.0
-"""Silence for so long makes us open the device anew."""
+"""Seconds of digital silence after which the device is opened again."""
 REOPEN_AGAIN_S = 600.0
+"""The same, for a device that was silent before it was opened."""
 RATE_SPAN_S = 10.0
-"""A busy machine holds blocks up by some 100 ms; over so long that is no other rate."""
+"""Seconds over which the sample rate is measured. A busy machine delays blocks by some 100 ms,
+which is below the tolerance over this span."""
 RATE_TOLERANCE = 0.05
+"""Largest deviation of the measured sample rate, as a share."""
 
 BEGINNING = (SourceState.STARTING, SourceState.RECOVERING)
 
 
 class SourceMonitor:
-    """Looks at every block and at the clock. Times are CLOCK_MONOTONIC, handed in.
+    """Judges every block and the time between blocks. Times are CLOCK_MONOTONIC, in seconds.
 
     Args:
-        rate: Hz that the device promises.
+        now: the present time.
+        rate: nominal sample rate of the device in Hz.
         block_s: seconds per block.
-        again: an earlier process has heard this source.
+        restarted: whether an earlier process has recorded this source.
 
     Attributes:
-        since: when `state` began.
-        reason: what is wrong, in words; also of a LIVE source that clips.
-        clipped: share of samples at full scale, of about the last second.
+        state: present state.
+        since: time at which `state` began.
+        reason: fault in words; None without one. A LIVE source that clips has one too.
+        clipped: share of samples at full scale in about the last second.
     """
 
-    def __init__(self, now: float, rate: int, block_s: float, *, again: bool = False) -> None:
-        self.state = SourceState.RECOVERING if again else SourceState.STARTING
+    def __init__(self, now: float, rate: int, block_s: float, *, restarted: bool = False) -> None:
+        self.state = SourceState.RECOVERING if restarted else SourceState.STARTING
         self.since = now
         self.reason: str | None = None
         self.clipped = 0.0
         self._rate = rate
-        self._patience = max(QUIET_S, QUIET_BLOCKS * block_s)
-        self._heard = now
-        self._look = _Look()
-        self._flat = _Look()
+        self._quiet_limit_s = max(QUIET_S, QUIET_BLOCKS * block_s)
+        self._last_block = now
+        self._collected = _Range()
+        self._flat = _Range()
         self._flat_since = now
         self._clips = self._clip_frames = 0
         self._span_began = now
         self._span_frames = 0
 
     def silent_for(self, now: float) -> float:
-        """Seconds of digital silence up to now."""
+        """Seconds of digital silence up to `now`; 0.0 in any other state."""
         return now - self._flat_since if self.state is SourceState.SILENT_INPUT else 0.0
 
-    def heard(self, now: float, samples: Samples) -> None:
-        """A block came, (frames, channels)."""
+    def add_block(self, now: float, samples: Samples) -> None:
+        """Judge a block (frames, channels) that arrived at `now`."""
         if self.state in BEGINNING:
-            self._go(SourceState.LIVE, now)
+            self._enter(SourceState.LIVE, now)
             self._flat_since = self._span_began = now
             self._span_frames = 0
-        self._heard = now
+        self._last_block = now
         if self.state is SourceState.LOST or not samples.size:
             return
         self._span_frames += len(samples)
-        self._look.add(samples)
-        if self._look.frames >= LOOK_S * self._rate:
-            self._judge(now, self._look)
-            self._look = _Look()
+        self._collected.add(samples)
+        if self._collected.frames >= MEASURE_S * self._rate:
+            self._judge(now, self._collected)
+            self._collected = _Range()
         self._check_rate(now)
 
     def check(self, now: float, *, active: bool) -> None:
-        """Time has passed, with or without blocks."""
+        """Judge the time since the last block.
+
+        Args:
+            active: whether the device reports that it is running.
+        """
         if self.state is SourceState.LOST:
             return
-        waited = now - self._heard
+        quiet_s = now - self._last_block
         if not active:
             self._lose(now, "the device has stopped")
-        elif waited > (GRACE_S if self.state in BEGINNING else self._patience):
-            self._lose(now, f"the device gave nothing for {waited:.1f} s")
+        elif quiet_s > (GRACE_S if self.state in BEGINNING else self._quiet_limit_s):
+            self._lose(now, f"the device gave no samples for {quiet_s:.1f} s")
 
-    def moved(self, now: float, here: str, there: str) -> None:
-        """The sound server gives us another device's sound."""
+    def source_changed(self, now: float, before: str, after: str) -> None:
+        """The sound server delivers another source than the one that was opened."""
         if self.state is not SourceState.LOST:
-            self._lose(now, f"the sound server moved us from {here} to {there}")
+            self._lose(now, f"the sound server changed the source from {before} to {after}")
 
-    def _judge(self, now: float, look: _Look) -> None:
-        if self._flat.frames and (both := self._flat.joined(look)).flat:
-            self._flat = both
+    def _judge(self, now: float, measured: _Range) -> None:
+        if self._flat.frames and (joined := self._flat.joined(measured)).flat:
+            self._flat = joined
         else:
-            self._flat, self._flat_since = look, now
-        self._count_clips(look)
-        lasted = now - self._flat_since
+            self._flat, self._flat_since = measured, now
+        self._count_clips(measured)
+        flat_s = now - self._flat_since
         if not self._flat.flat:
-            self._go(SourceState.LIVE, now)
+            self._enter(SourceState.LIVE, now)
             if self.clipped > CLIPPED_SHARE:
-                self.reason = f"clipping: {self.clipped:.0%} at full scale; turn its gain down"
-        elif self._flat.zero and lasted >= SILENT_S:
-            self._go(SourceState.SILENT_INPUT, now)
-            self.reason = f"digital silence for {lasted:.0f} s: muted or unplugged?"
-        elif not self._flat.zero and lasted >= STUCK_S:
-            self._go(SourceState.STUCK, now)
-            self.reason = f"stuck at {self._flat.middle:.3f} of full scale for {lasted:.0f} s"
+                self.reason = (
+                    f"clipping: {self.clipped:.0%} at full scale; lower the gain of the microphone"
+                )
+        elif self._flat.zero and flat_s >= SILENT_S:
+            self._enter(SourceState.SILENT_INPUT, now)
+            self.reason = f"digital silence for {flat_s:.0f} s: muted or unplugged?"
+        elif not self._flat.zero and flat_s >= STUCK_S:
+            self._enter(SourceState.STUCK, now)
+            self.reason = f"stuck at {self._flat.middle:.3f} of full scale for {flat_s:.0f} s"
 
-    def _count_clips(self, look: _Look) -> None:
-        self._clips += look.clips
-        self._clip_frames += look.samples
+    def _count_clips(self, measured: _Range) -> None:
+        self._clips += measured.clips
+        self._clip_frames += measured.samples
         if self._clip_frames >= CLIPPED_S * self._rate:
             self.clipped = self._clips / self._clip_frames
             self._clips = self._clip_frames = 0
 
     def _check_rate(self, now: float) -> None:
-        # At the moment of a block: between blocks there is always a part of one missing.
+        # Measured when a block arrives: between two blocks a part of one is always missing.
         span = now - self._span_began
         if span < RATE_SPAN_S:
             return
         rate = self._span_frames / span
         self._span_began, self._span_frames = now, 0
         if abs(rate / self._rate - 1.0) > RATE_TOLERANCE:
-            self._lose(now, f"the device gives {rate:.0f} frames a second instead of {self._rate}")
+            self._lose(
+                now, f"the device gives {rate:.0f} frames per second instead of {self._rate}"
+            )
 
     def _lose(self, now: float, reason: str) -> None:
-        self._go(SourceState.LOST, now)
+        self._enter(SourceState.LOST, now)
         self.reason = reason
 
-    def _go(self, state: SourceState, now: float) -> None:
+    def _enter(self, state: SourceState, now: float) -> None:
         self.reason = None
         if state is not self.state:
             self.state, self.since = state, now
 
 
-class _Look:
-    """The range of some samples, and how many of them are at full scale."""
+class _Range:
+    """Smallest and largest value of some samples, and how many are at full scale."""
 
     def __init__(self) -> None:
         self.frames = self.samples = self.clips = 0
@@ -165,11 +180,11 @@ class _Look:
         self.frames += len(samples)
         self.samples += samples.size
 
-    def joined(self, other: _Look) -> _Look:
-        both = _Look()
-        both._low, both._high = min(self._low, other._low), max(self._high, other._high)
-        both.frames = self.frames + other.frames
-        return both
+    def joined(self, other: _Range) -> _Range:
+        joined = _Range()
+        joined._low, joined._high = min(self._low, other._low), max(self._high, other._high)
+        joined.frames = self.frames + other.frames
+        return joined
 
     @property
     def middle(self) -> float:
@@ -181,6 +196,6 @@ class _Look:
 
     @property
     def flat(self) -> bool:
-        """Exact zeros, or an offset with next to nothing on it."""
+        """Exact zeros, or a constant offset with almost nothing on it."""
         steady = self._high - self._low <= STUCK_RANGE * abs(self.middle)
         return self.zero or (steady and abs(self.middle) >= STUCK_LEAST)

@@ -1,7 +1,6 @@
-"""A microphone through PortAudio: found by name, opened at its own rate, blocks without a wait.
+"""A microphone through PortAudio: found by name, opened at its own sample rate.
 
-The callback copies into a preallocated buffer and wakes the loop; everything else happens in
-the loop.
+The callback copies into a preallocated buffer and wakes the loop. The loop does everything else.
 """
 
 from __future__ import annotations
@@ -17,24 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speech_emotion.capture.samples import Samples
 from speech_emotion.capture.sources.pulseaudio import Source, default_source, sources
-from speech_emotion.capture.sources.sound_file import Samples
 from speech_emotion.common.errors import UserError
 
 if TYPE_CHECKING:
     import sounddevice
 
 BUFFER_S = 2.0
-"""Sound that waits for the loop; what comes beyond is counted and declared as a gap."""
+"""Seconds of samples that the buffer holds for the loop. Further samples are dropped, counted and
+declared as a gap."""
 MIX_CHANNELS = 2
-"""Channels that are opened, where the device has them, to be mixed."""
+"""Most channels of a device that are opened to be mixed."""
 SERVERS = ("pulse", "pipewire", "default")
-"""ALSA's names for a sound server, which resamples to whatever it is asked for and calls 44100 Hz
-its own rate; its sources are listed as devices of their own."""
+"""ALSA's names for a sound server. It resamples to any rate and reports 44100 Hz as its own, so
+its sources are listed as devices of their own."""
 
 
 class NoDeviceError(UserError):
-    """The device that was asked for is not there; it may come."""
+    """The named device is absent; it may be plugged in later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,14 @@ class Device:
     """An input device.
 
     Attributes:
-        index: PortAudio's, valid in this process only.
-        usb: vendor:product of its sound card, where that is on USB.
-        rate: its own rate in Hz.
-        source: the sound server's name of it; None: the server's default, or no server.
-        monitor: it is what an output plays; taken only where it is named exactly.
+        index: PortAudio's index, valid in this process only.
+        name: PortAudio's name, or the sound server's description.
+        usb: vendor:product of the sound card; None where it is not on USB.
+        channels: number of input channels.
+        rate: sample rate of the hardware in Hz.
+        default: whether it is the default input device.
+        source: name of the sound server's source; None: its default source, or no server.
+        monitor: whether it repeats what an output plays; used only if named exactly.
     """
 
     index: int
@@ -60,17 +63,17 @@ class Device:
 
     @property
     def served(self) -> bool:
-        """Whether a sound server is between us and it."""
+        """Whether it is reached through a sound server."""
         return self.source is not None or self.name in SERVERS
 
     @property
     def label(self) -> str:
-        """What `mic:` takes to mean this very device."""
+        """The name after `mic:` that selects this device."""
         return self.source or self.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it is called, in small letters: USB identity, source, name."""
+        """All its names in lower case: USB identity, source, name."""
         return tuple(name.lower() for name in (self.usb, self.source, self.name) if name)
 
     def __str__(self) -> str:
@@ -81,13 +84,13 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """What one callback brought.
+    """The samples of one callback.
 
     Attributes:
-        samples: (frames, channels); valid until the next block is asked for.
-        lost: frames before it that found no room in the buffer.
-        xrun: whether PortAudio says that it lost some.
-        time: CLOCK_MONOTONIC when it came.
+        samples: (frames, channels); valid until the next block is requested.
+        lost: frames before this block that were dropped because the buffer was full.
+        xrun: whether PortAudio reported an overrun before this block.
+        time: CLOCK_MONOTONIC of the callback.
     """
 
     samples: Samples
@@ -97,7 +100,7 @@ class Block:
 
 
 def load_portaudio() -> Any:
-    """The sounddevice module.
+    """Import the sounddevice module.
 
     Raises:
         UserError: the PortAudio library is missing.
@@ -112,7 +115,7 @@ def load_portaudio() -> Any:
 
 
 def input_devices() -> list[Device]:
-    """Every device that has input channels.
+    """List all devices that have input channels.
 
     Raises:
         UserError: the PortAudio library is missing.
@@ -159,46 +162,44 @@ def _as_device(source: Source, server: int) -> Device:
 
 
 def find_device(name: str) -> Device:
-    """The default input device for an empty name, else the one of that name or USB identity.
+    """Find an input device by name; an empty name means the default device.
 
     Args:
-        name: vendor:product in hex, the whole name, or a part of it that only one device has;
-            of a sound server's sources also their own names, which a replug does not change.
+        name: vendor:product in hex, the name of the device or of the sound server's source, or
+            a part of a name that only one device has.
 
     Raises:
-        NoDeviceError: there is none, or more than one.
+        NoDeviceError: no device matches, or more than one.
     """
     devices = input_devices()
     if not devices:
-        raise NoDeviceError(
-            "there is no input device at all; plug one in, or try the demo: make demo"
-        )
-    there = "; ".join(map(str, devices))
+        raise NoDeviceError("no input device; plug one in, or try the demo: make demo")
+    listing = "; ".join(map(str, devices))
     if not name:
         chosen = [device for device in devices if device.default]
         if not chosen:
-            raise NoDeviceError(f"there is no default input device; there are: {there}")
+            raise NoDeviceError(f"no default input device; available: {listing}")
         return chosen[0]
     wanted = name.lower()
     exact = [device for device in devices if wanted in device.names]
     partly = [d for d in devices if not d.monitor and any(wanted in name for name in d.names)]
     for chosen in (exact, partly):
-        # Through the sound server others can use it, too.
+        # Prefer the sound server: other programs can then use the device too.
         chosen = [device for device in chosen if device.source] or chosen
         if len(chosen) == 1:
             return chosen[0]
         if chosen:
-            raise NoDeviceError(f"{name!r} fits more than one device; there are: {there}")
-    raise NoDeviceError(f"there is no input device {name!r}; there are: {there}")
+            raise NoDeviceError(f"{name!r} matches more than one device; available: {listing}")
+    raise NoDeviceError(f"no input device {name!r}; available: {listing}")
 
 
 def _usb_identity(name: str) -> str | None:
-    # ALSA's names end in (hw:CARD,DEVICE), and the kernel knows what card that is now.
-    found = re.search(r"\(hw:(\d+),\d+\)", name)
-    if found is None:
+    # ALSA's names end in (hw:CARD,DEVICE); the kernel gives the USB identity of a card.
+    card = re.search(r"\(hw:(\d+),\d+\)", name)
+    if card is None:
         return None
     with contextlib.suppress(OSError):
-        return Path(f"/proc/asound/card{found[1]}/usbid").read_text().strip().lower()
+        return Path(f"/proc/asound/card{card[1]}/usbid").read_text().strip().lower()
     return None
 
 
@@ -206,12 +207,18 @@ class Microphone:
     """An open input device.
 
     Args:
-        channels: how many to open.
+        channels: number of channels to open.
         block_frames: frames per callback.
         latency: seconds, or PortAudio's `low` and `high`.
 
     Raises:
-        UserError: the device cannot be opened like this.
+        NoDeviceError: the device cannot be opened with these parameters.
+
+    Attributes:
+        xruns: overruns that PortAudio has reported.
+        dropped: frames dropped because the buffer was full.
+        last_callback: CLOCK_MONOTONIC of the newest callback.
+        wakeup: file descriptor that is readable when the frames set by `wake_at` have arrived.
     """
 
     def __init__(
@@ -225,7 +232,7 @@ class Microphone:
         self.xruns = 0
         self.dropped = 0
         self.last_callback = time.monotonic()
-        self._patience = 0
+        self._wake_frames = 0
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         size = round(BUFFER_S * device.rate)
         slots = max(64, 2 * size // max(1, min(block_frames, 64)))
@@ -234,11 +241,11 @@ class Microphone:
         self._lost = [0] * slots
         self._flags = [False] * slots
         self._times = [0.0] * slots
-        self._written = self._read = 0  # blocks, in all
-        self._head = self._tail = 0  # frames, in all
-        self._unplaced = 0
+        self._written = self._read = 0  # blocks since the start
+        self._head = self._tail = 0  # frames since the start
+        self._dropped_before = 0
         if device.source is not None:
-            os.environ["PULSE_SOURCE"] = device.source  # read as the stream is opened
+            os.environ["PULSE_SOURCE"] = device.source  # read when the stream is opened
         try:
             self._stream: sounddevice.InputStream = portaudio.InputStream(
                 device=device.index,
@@ -257,11 +264,11 @@ class Microphone:
 
     @property
     def active(self) -> bool:
-        """What PortAudio says; it may be wrong, see `last_callback`."""
+        """PortAudio's own flag. It stays True for some lost devices; see `last_callback`."""
         return bool(self._stream.active)
 
     def blocks(self) -> Iterator[Block]:
-        """What has come since the last call, block by block."""
+        """The blocks that have arrived since the last call."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wakeup)
         size, slots = len(self._samples), len(self._frames)
@@ -269,20 +276,20 @@ class Microphone:
             slot = self._read % slots
             frames, start = self._frames[slot], self._tail % size
             samples = self._samples[start : start + frames]
-            if len(samples) < frames:  # the one block in many that goes round the end
+            if len(samples) < frames:  # this block wraps round the end of the buffer
                 samples = np.concatenate([samples, self._samples[: frames - len(samples)]])
             yield Block(samples, self._lost[slot], self._flags[slot], self._times[slot])
             self._tail += frames
             self._read += 1
 
-    def wait_for(self, frames: int) -> None:
-        """Set `wakeup` only when so many frames are there: to be woken costs more than them."""
-        self._patience = frames
-        if self._head - self._tail >= frames:  # they came while we were busy
+    def wake_at(self, frames: int) -> None:
+        """Signal `wakeup` when `frames` frames are in the buffer; fewer are not worth a wake-up."""
+        self._wake_frames = frames
+        if self._head - self._tail >= frames:  # they arrived during the last turn
             os.eventfd_write(self.wakeup, 1)
 
-    def waiting(self) -> list[tuple[int, float]]:
-        """Frames and time (CLOCK_MONOTONIC) of each block that `blocks` has not handed out yet."""
+    def pending(self) -> list[tuple[int, float]]:
+        """Frames and time (CLOCK_MONOTONIC) of each block that `blocks` has not yielded yet."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wakeup)
         slots = len(self._frames)
@@ -290,7 +297,7 @@ class Microphone:
         return [(self._frames[n % slots], self._times[n % slots]) for n in unread]
 
     def close(self) -> None:
-        """Let go of the device. A wedged one may never return: have a timer behind it."""
+        """Close the device. This may hang for a lost device: call it under a timer."""
         self._stream.abort(ignore_errors=True)
         self._stream.close(ignore_errors=True)
 
@@ -300,9 +307,9 @@ class Microphone:
         size, slots = len(self._samples), len(self._frames)
         xrun = bool(status.input_overflow)
         self.xruns += xrun
-        room = self._head + frames - self._tail <= size and self._written - self._read < slots
-        if not room:
-            self._unplaced += frames
+        fits = self._head + frames - self._tail <= size and self._written - self._read < slots
+        if not fits:
+            self._dropped_before += frames
             self.dropped += frames
             return
         start = self._head % size
@@ -312,11 +319,11 @@ class Microphone:
             self._samples[: frames - first] = block[first:]
         slot = self._written % slots
         self._frames[slot] = frames
-        self._lost[slot] = self._unplaced
+        self._lost[slot] = self._dropped_before
         self._flags[slot] = xrun
         self._times[slot] = now
-        self._unplaced = 0
+        self._dropped_before = 0
         self._head += frames
         self._written += 1
-        if self._head - self._tail >= self._patience:
+        if self._head - self._tail >= self._wake_frames:
             os.eventfd_write(self.wakeup, 1)

@@ -1,20 +1,19 @@
-"""What a sound server says of the sources behind ALSA's `pulse` and `default`."""
+"""The sources of a sound server (PulseAudio or PipeWire), asked with `pactl`."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import threading
 from typing import Any
 
+from speech_emotion.common.linux.parent_death import die_with_parent
+
 TIMEOUT_S = 2.0
-PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +21,13 @@ class Source:
     """A source of the sound server.
 
     Attributes:
-        name: its own, the same after a replug.
-        description: for people.
-        usb: vendor:product in hex, where it is on USB.
-        monitor: whether it is what some output plays.
-        rate: Hz.
+        index: number of the source, valid while it exists.
+        name: name that stays the same after a replug.
+        description: name for people.
+        usb: vendor:product in hex; None where it is not on USB.
+        monitor: whether it repeats what an output plays.
+        channels: number of channels.
+        rate: sample rate in Hz.
     """
 
     index: int
@@ -39,12 +40,12 @@ class Source:
 
 
 def sources() -> list[Source]:
-    """Every source there is; none where there is no server that answers."""
-    found = []
+    """List all sources; empty where no server answers."""
+    readable = []
     for row in _list("sources"):
         with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
-            found.append(_source(row))  # what we cannot read we cannot use
-    return found
+            readable.append(_source(row))  # skip a row without the fields that we need
+    return readable
 
 
 def _source(row: dict[str, Any]) -> Source:
@@ -64,12 +65,12 @@ def _source(row: dict[str, Any]) -> Source:
 
 
 def default_source() -> str | None:
-    """Name of the source that would be recorded where nobody names one."""
+    """Name of the source that is recorded when none is named."""
     return os.environ.get("PULSE_SOURCE") or (_pactl("get-default-source") or "").strip() or None
 
 
 def own_source() -> str | None:
-    """Name of the source that this process records; None where it records none."""
+    """Name of the source that this process records; None if it records none."""
     names = {source.index: source.name for source in sources()}
     for row in _list("source-outputs"):
         if row.get("properties", {}).get("application.process.id") == str(os.getpid()):
@@ -78,14 +79,15 @@ def own_source() -> str | None:
 
 
 class SourceFollower:
-    """Follows which source the server gives to this process: a thread beside `pactl subscribe`.
+    """Follows which source the server gives to this process: a thread that reads `pactl subscribe`.
 
-    A source that goes away while another is there is replaced by that one without a word to
-    the application. Make it on the main thread: the kernel ends `pactl` with its maker.
+    When a source is removed, the server moves the application to another source without
+    reporting it. Create the follower on the main thread: the kernel kills `pactl` when the
+    thread that started it ends.
 
     Attributes:
-        first: the source when this began, None until that is known.
-        now: the present one.
+        first: name of the first source; None until it is known.
+        now: name of the present source; None until it is known.
     """
 
     def __init__(self) -> None:
@@ -101,7 +103,7 @@ class SourceFollower:
             stderr=subprocess.DEVNULL,
             text=True,
             env=_environment(),
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         threading.Thread(target=self._follow, name="source follower", daemon=True).start()
 
@@ -113,28 +115,24 @@ class SourceFollower:
     def _follow(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        self._look()
-        # Ends with the server; that the device has stopped then is seen elsewhere.
+        self._update()
+        # The output ends with the server. The source monitor detects that the device has stopped.
         for line in self._process.stdout:
             if "source" in line or "server" in line:
-                self._look()
+                self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         source = own_source()
         if source is not None:
             self.first = self.first or source
             self.now = source
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _list(what: str) -> list[dict[str, Any]]:
+def _list(kind: str) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(_pactl("--format=json", "list", what) or "[]")
+        rows = json.loads(_pactl("--format=json", "list", kind) or "[]")
     except ValueError:
-        return []  # a pactl that knows no JSON
+        return []  # this version of pactl has no JSON output
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
@@ -142,7 +140,7 @@ def _pactl(*arguments: str) -> str | None:
     if shutil.which("pactl") is None:
         return None
     try:
-        done = subprocess.run(
+        finished = subprocess.run(
             ["pactl", *arguments],
             capture_output=True,
             text=True,
@@ -151,7 +149,7 @@ def _pactl(*arguments: str) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return finished.stdout if finished.returncode == 0 else None
 
 
 def _environment() -> dict[str, str]:

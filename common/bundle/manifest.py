@@ -110,6 +110,12 @@ class Bundle:
     calibration: Calibration
     decision: Decision
     speech_output: bool = False
+    display_path: Path | None = None
+    """The folder that the user named, where this bundle is a copy of it."""
+
+    def display(self, file: str = "") -> Path:
+        """Path of a file of the bundle for messages, below the folder that the user named."""
+        return (self.display_path or self.path) / file
 
     @property
     def outputs(self) -> int:
@@ -145,22 +151,26 @@ class Bundle:
             with np.load(self.path / file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         except (OSError, ValueError, zipfile.BadZipFile, EOFError):
-            raise UserError(f"{self.path / file}: is not a readable npz file") from None
+            raise UserError(f"{self.display(file)}: is not a readable npz file") from None
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
     """Read and verify a bundle folder.
+
+    Args:
+        display_path: the folder that errors name; default: `path`.
 
     Raises:
         UserError: the folder, a file or a key is missing or wrong, or a hash differs.
     """
     manifest = path / MANIFEST
+    shown = display_path or path
     if not path.is_dir():
-        raise UserError(f"{path}: no such bundle folder; `models/default` is the shipped one")
+        raise UserError(f"{shown}: no such bundle folder; `models/default` is the shipped one")
     if not manifest.is_file():
-        raise UserError(f"{path}: is not a bundle, it has no {MANIFEST}")
+        raise UserError(f"{shown}: is not a bundle, it has no {MANIFEST}")
     table = read_toml(manifest)
-    where = str(manifest)
+    where = str(shown / MANIFEST)
     if table.get("format") != FORMAT:
         raise UserError(
             f"{where}: format = {table.get('format')!r} is not known here; allowed: {FORMAT}"
@@ -171,7 +181,7 @@ def load_bundle(path: Path) -> Bundle:
     }
     if unknown := sorted(set(table) - known):
         raise UserError(f"{where}: {unknown[0]} is not a key of a bundle")
-    _verify_files(path, _table(table, "files", where), where)
+    _verify_files(path, shown, _table(table, "files", where), where)
     layout = _table(table, "input", where).get("layout")
     if layout not in LAYOUTS:
         raise UserError(f"{where}: input.layout = {layout!r} must be one of {'; '.join(LAYOUTS)}")
@@ -192,6 +202,7 @@ def load_bundle(path: Path) -> Bundle:
         calibration=_numbers(Calibration, table.get("calibration", {}), "calibration", where),
         decision=_numbers(Decision, table.get("decision", {}), "decision", where),
         speech_output=speech_output,
+        display_path=display_path,
     )
 
 
@@ -210,7 +221,7 @@ def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
             shutil.copyfile(bundle.path / file, folder / file)
     except OSError as error:
         raise UserError(f"{folder}: the bundle cannot be copied ({error.strerror})") from None
-    return load_bundle(folder)
+    return load_bundle(folder, bundle.display())
 
 
 def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -257,7 +268,7 @@ def _numbers(cls: type[T], table: object, name: str, where: str) -> T:
     return cls(**values)
 
 
-def _verify_files(path: Path, files: Mapping[str, Any], where: str) -> None:
+def _verify_files(path: Path, shown: Path, files: Mapping[str, Any], where: str) -> None:
     for required in REQUIRED_FILES:
         if required not in files:
             raise UserError(f"{where}: files names no {required}")
@@ -265,9 +276,9 @@ def _verify_files(path: Path, files: Mapping[str, Any], where: str) -> None:
         if "/" in file or file in ("", ".", "..", MANIFEST):
             raise UserError(f"{where}: files.{file} is not the name of a file in the bundle")
         if not (path / file).is_file():
-            raise UserError(f"{path / file}: missing, though {MANIFEST} names it")
+            raise UserError(f"{shown / file}: missing, though {MANIFEST} names it")
         if hashlib.sha256((path / file).read_bytes()).hexdigest() != expected:
             raise UserError(
-                f"{path / file}: SHA-256 differs from the one in {MANIFEST}; "
+                f"{shown / file}: SHA-256 differs from the one in {MANIFEST}; "
                 "the file is damaged or was changed, restore or rebuild the bundle"
             )

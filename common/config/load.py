@@ -1,6 +1,7 @@
-"""Load the configuration: TOML file, environment variables, flags; later wins.
+"""Load the configuration. Precedence: TOML file, environment variables, flags; later wins.
 
-`SEP_RING__SECONDS=…` sets `ring.seconds`. An error is one line with key, value and what is allowed.
+`SEP_RING__SECONDS=…` sets `ring.seconds`. An error is one line with the key, the value and the
+allowed values.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ import pydantic
 import pydantic_settings
 from pydantic import BaseModel
 
-from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.model import (
     ENV_PREFIX,
-    FROM_FILE,
     MAX_STREAMS,
     CaptureConfig,
     Config,
@@ -29,6 +28,7 @@ from speech_emotion.common.config.model import (
     RingConfig,
     StreamConfig,
     WorkersConfig,
+    config_file,
 )
 from speech_emotion.common.errors import UserError
 
@@ -38,28 +38,29 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
 
     Args:
         path: TOML file, or None.
-        flags: what the command line sets, by key.
+        flags: key → value from the command line.
 
     Raises:
-        UserError: one line naming the key, the value and what is allowed.
+        UserError: one line with the key, the value and the allowed values.
     """
-    table = read_toml(path) if path is not None else {}
     for name in os.environ:
         key = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
         if name.startswith(ENV_PREFIX) and key not in Config.model_fields:
             raise UserError(f"environment variable {name}: {_unknown(key)}")
+    token = config_file.set(path)
     try:
-        values: dict[str, Any] = {**flags, FROM_FILE: table}
-        return Config(**values)
+        return Config(**flags)
     except pydantic_settings.SettingsError as error:
-        field = str(error).split('"')[1]  # a sentence about pydantic, and the field in quotes
+        field = str(error).split('"')[1]  # the message quotes the field
         raise UserError(f"environment variable {ENV_PREFIX}{field.upper()} must be JSON") from None
     except pydantic.ValidationError as error:
         raise UserError(_origin(error, path, flags) + _line(error)) from None
+    finally:
+        config_file.reset(token)
 
 
 def to_toml(config: Config) -> str:
-    """The configuration as a file that gives it again; what is unset is left out."""
+    """The configuration as a TOML file that loads to the same configuration, without unset keys."""
     import tomli_w
 
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
@@ -70,7 +71,7 @@ def _unknown(key: str) -> str:
 
 
 def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str, Any]) -> str:
-    """Where the mistake was made: on the command line, in a variable or in the file."""
+    """Prefix that names the origin of a mistake: a variable or the file; empty for a flag."""
     location = error.errors()[0]["loc"] or ("stream",)
     if location[0] in flags:
         return ""
@@ -87,7 +88,7 @@ _ALLOWED = {
     "too_long": f"at most {MAX_STREAMS} rows",
     "path_type": "a path",
 }
-"""Pydantic's error types of which it speaks in Python's terms, in the user's."""
+"""Texts for those of pydantic's error types that it describes in Python's terms."""
 
 
 def _line(error: pydantic.ValidationError) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic_settings
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import SOURCES, check_endpoint, check_source, check_stream
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
@@ -24,7 +26,8 @@ from speech_emotion.common.wire.endpoint import check_exposure
 ENV_PREFIX = "SEP_"
 
 
-FROM_FILE = "__from_file__"
+config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)
+"""The TOML file that `load_config` reads."""
 
 
 DEFAULT_STREAM = "main"
@@ -46,7 +49,9 @@ class _Table(BaseModel):
 class RingConfig(_Table):
     """[ring]"""
 
-    seconds: float = Field(default=30.0, ge=2.5, le=3600.0, description="sound that the ring holds")
+    seconds: float = Field(
+        default=30.0, ge=2.5, le=3600.0, description="length of the ring in seconds"
+    )
 
 
 class CaptureConfig(_Table):
@@ -59,13 +64,13 @@ class CaptureConfig(_Table):
         description="frames per block; unset: block_ms, and for files at full speed 100 ms",
     )
     block_ms: float = Field(
-        default=20.0, ge=1.0, le=1000.0, description="length of a device's blocks"
+        default=20.0, ge=1.0, le=1000.0, description="length of a block of a device in ms"
     )
     latency: Literal["low", "high"] | Annotated[float, Field(gt=0.0, le=5.0)] = Field(
-        default="high", description="of a device: PortAudio's low or high, or seconds"
+        default="high", description="latency of a device: PortAudio's low or high, or seconds"
     )
     wait_for_device: bool = Field(
-        default=False, description="whether an absent device is waited for"
+        default=False, description="wait for a device that is absent at the start"
     )
 
 
@@ -73,18 +78,19 @@ class CurveConfig(_Table):
     """[curve]"""
 
     secret: Path | None = Field(
-        default=None, description="this box's .key_secret file; `supervisor.py keygen` makes it"
+        default=None,
+        description=".key_secret file of this machine; made by `speech-emotion keygen`",
     )
     allowed: Path | None = Field(
-        default=None, description="folder with the .key files of those who may subscribe"
+        default=None, description="folder with the .key files of the clients that may subscribe"
     )
     unprotected: bool = Field(
-        default=False, description="let the whole network listen, without keys"
+        default=False, description="let the whole network subscribe without keys"
     )
 
     @property
     def lock(self) -> CurveServerKeys | None:
-        """What the results endpoint is locked with; None without keys."""
+        """Keys of the results endpoint; None where it needs none."""
         return CurveServerKeys(self.secret, self.allowed) if self.secret and self.allowed else None
 
     @model_validator(mode="after")
@@ -97,7 +103,7 @@ class CurveConfig(_Table):
 
 @dataclasses.dataclass(frozen=True)
 class InferHost:
-    """Where an infer host connects, and who may."""
+    """Endpoints for infer on another machine, and their keys."""
 
     hub: str
     features: str
@@ -109,10 +115,10 @@ class InferHostConfig(_Table):
 
     hub: str | None = Field(
         default=None,
-        description="endpoint where infer on another machine hands in results; unset: it runs here",
+        description="endpoint that takes results of infer on another machine; unset: it runs here",
     )
-    features: str | None = Field(default=None, description="endpoint where it gets features")
-    secret: Path | None = Field(default=None, description="this box's .key_secret file")
+    features: str | None = Field(default=None, description="endpoint that gives it features")
+    secret: Path | None = Field(default=None, description=".key_secret file of this machine")
     allowed: Path | None = Field(
         default=None, description="folder with the .key files of infer hosts"
     )
@@ -122,7 +128,7 @@ class InferHostConfig(_Table):
 
     @property
     def wanted(self) -> InferHost | None:
-        """All of it; None where infer runs here."""
+        """The complete table; None where infer runs on this machine."""
         if self.hub and self.features and self.secret and self.allowed:
             return InferHost(self.hub, self.features, CurveServerKeys(self.secret, self.allowed))
         return None
@@ -142,33 +148,34 @@ class MetricsConfig(_Table):
         default=None,
         ge=0,
         le=65535,
-        description="Prometheus scrapes here; unset: nothing is served",
+        description="TCP port for Prometheus; unset: no metrics",
     )
-    address: str = Field(default="127.0.0.1", description="address to serve at")
+    address: str = Field(default="127.0.0.1", description="address to listen on")
 
 
 class WorkersConfig(_Table):
     """[workers]"""
 
-    features: int = Field(default=1, ge=1, le=64, description="processes that make features")
-    infer: int = Field(default=1, ge=1, le=64, description="processes that run the model")
+    features: int = Field(default=1, ge=1, le=64, description="number of features processes")
+    infer: int = Field(default=1, ge=1, le=64, description="number of infer processes")
 
 
 class DashboardConfig(_Table):
     """[dashboard]"""
 
     listen: str | None = Field(
-        default=None, description="address and port of the live page; unset: there is none"
+        default=None, description="address and port of the live page; unset: no page"
     )
     token: str | None = Field(
-        default=None, description="what a browser must know to see the page; needed beyond loopback"
+        default=None,
+        description="secret that a browser needs to see the page; required beyond loopback",
     )
 
     _listen = field_validator("listen")(lambda value: value and _checked(check_listen, value))
     _token = field_validator("token")(lambda value: value and _checked(check_token, value))
 
     @model_validator(mode="after")
-    def _open_to_nobody(self) -> DashboardConfig:
+    def _protected(self) -> DashboardConfig:
         if self.listen is not None:
             _checked(lambda listen: check_reach(listen, self.token), self.listen)
         return self
@@ -179,10 +186,10 @@ class HistoryConfig(_Table):
 
     file: Path | None = Field(
         default=None,
-        description="SQLite file of results, utterances and health; unset: none is kept",
+        description="SQLite file for results, utterances and health; unset: no history",
     )
     days: float = Field(
-        default=14.0, gt=0.0, le=3660.0, description="older entries are removed from it"
+        default=14.0, gt=0.0, le=3660.0, description="age in days from which entries are removed"
     )
 
 
@@ -195,7 +202,7 @@ class StreamConfig(_Table):
         default=None,
         ge=0,
         le=63,
-        description="one channel of the source; unset: all of them, mixed",
+        description="channel of the source to use; unset: the mean of all channels",
     )
 
     _name = field_validator("name")(lambda value: _checked(check_stream, value))
@@ -203,7 +210,7 @@ class StreamConfig(_Table):
 
 
 class Config(pydantic_settings.BaseSettings):
-    """Everything a user can set."""
+    """All settings of a user."""
 
     model_config = pydantic_settings.SettingsConfigDict(
         extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__"
@@ -211,14 +218,14 @@ class Config(pydantic_settings.BaseSettings):
 
     bundle: Path = Field(DEFAULT_BUNDLE, description="folder of the model bundle")
     runtime: Literal["auto", "litert", "tflite"] = Field(
-        "auto", description="TFLite runtime; auto: the first that is installed"
+        "auto", description="TFLite runtime; auto: the first one that is installed"
     )
     results: str = Field("tcp://127.0.0.1:5555", description="endpoint that subscribers connect to")
     speed: Literal["realtime", "max"] = Field(
         "realtime", description="pace of file sources; max: as fast as results are accepted"
     )
     record: Path | None = Field(
-        None, description="folder that takes sound and messages; unset: nothing is recorded"
+        None, description="folder for recorded sound and messages; unset: no recording"
     )
     ring: RingConfig = RingConfig()
     capture: CaptureConfig = CaptureConfig()
@@ -229,7 +236,7 @@ class Config(pydantic_settings.BaseSettings):
     dashboard: DashboardConfig = DashboardConfig()
     history: HistoryConfig = HistoryConfig()
     stream: tuple[StreamConfig, ...] = Field(
-        (), max_length=MAX_STREAMS, description="one row a stream"
+        (), max_length=MAX_STREAMS, description="one row per stream"
     )
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
@@ -246,7 +253,7 @@ class Config(pydantic_settings.BaseSettings):
     @model_validator(mode="after")
     def _one_worker_for_a_host(self) -> Config:
         if self.infer_host.wanted and self.workers.features > 1:
-            raise ValueError("workers.features must be 1 where there is an infer_host")
+            raise ValueError("workers.features must be 1 with an infer_host")
         return self
 
     @model_validator(mode="after")
@@ -268,16 +275,21 @@ class Config(pydantic_settings.BaseSettings):
         dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Flags over environment over file; pydantic-settings merges them deeply."""
-        assert isinstance(init_settings, pydantic_settings.InitSettingsSource)
-        flags = dict(init_settings.init_kwargs)
-        table = flags.pop(FROM_FILE, {})
-        table.setdefault("stream", [{"source": "mic"}])
+        """Precedence: flags, environment, file, one microphone; tables are merged by key."""
+        microphone: dict[str, Any] = {"stream": [{"source": "mic"}]}
         return (
-            pydantic_settings.InitSettingsSource(settings_cls, flags),
+            init_settings,
             env_settings,
-            pydantic_settings.InitSettingsSource(settings_cls, table),
+            _TomlFile(settings_cls, config_file.get()),
+            pydantic_settings.InitSettingsSource(settings_cls, microphone),
         )
+
+
+class _TomlFile(pydantic_settings.TomlConfigSettingsSource):
+    """The TOML file. Each mistake in it is one line, and it may be a pipe."""
+
+    def _read_files(self, files: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return {} if files is None else read_toml(files)
 
 
 def _checked(check: Callable[[str], str], value: str) -> str:

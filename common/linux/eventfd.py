@@ -1,4 +1,4 @@
-"""Something another thread can do to a loop that waits for descriptors."""
+"""Wake a loop that waits for file descriptors from another thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 class Wakeup:
-    """A descriptor that is readable from `set` to `clear`; closed with the last reference."""
+    """A descriptor that is readable from `set` to `clear`. It is closed with the last reference."""
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -16,11 +16,11 @@ class Wakeup:
         return self._fd
 
     def set(self) -> None:
-        """Wake the loop; may be called from any thread, any number of times."""
+        """Wake the loop. Any thread may call this, any number of times."""
         os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
-        """Called by the loop before it looks at what it was woken for."""
+        """Make the descriptor unreadable. The loop calls this before it does its work."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
 

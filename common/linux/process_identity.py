@@ -1,6 +1,6 @@
-"""Who a process is, for as long as the machine is up: its pid and when it started.
+"""Identity of a process until the next boot: its process id and its start time.
 
-A pid alone comes back after its process is gone. See proc_pid_stat(5).
+The kernel reuses a process id after the process has ended. See proc_pid_stat(5).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class ProcessIdentity:
     """One process of this boot; as text, `pid.started`.
 
     Attributes:
-        pid: process id, as seen from our own pid namespace.
-        started: clock ticks from boot to its start.
+        pid: process id in our own pid namespace.
+        started: start time in clock ticks since boot.
     """
 
     pid: int
@@ -29,26 +29,26 @@ class ProcessIdentity:
 
     @classmethod
     def current(cls) -> ProcessIdentity:
-        """This very process."""
+        """This process."""
         identity = cls.of(os.getpid())
         assert identity is not None
         return identity
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity | None:
-        """The process that has `pid` now; None where there is none, or only its zombie."""
+        """The process that has `pid` now; None where none runs (a zombie does not run)."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
         except OSError:
             return None
-        # The command's name may hold spaces and brackets; behind the last bracket are
-        # the state (field 3) and the rest, the start time being field 22.
+        # The command's name may contain spaces and brackets. After the last bracket follow the
+        # state (field 3) and the other fields; the start time is field 22.
         fields = stat[stat.rindex(b")") + 1 :].split()
         return None if fields[0] in b"ZXx" else cls(pid, int(fields[19]))
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity | None:
-        """The identity that `str()` wrote; None for any other text."""
+        """The identity from its text; None for any other text."""
         match = _TEXT.fullmatch(text)
         return None if match is None else cls(int(match[1]), int(match[2]))
 
@@ -61,12 +61,15 @@ class ProcessIdentity:
 
 
 def restrict_file_access() -> None:
-    """Whatever this process and its children make is for their owner; no core file holds sound."""
+    """Make new files readable for their owner only, and write no core file, which can hold sound.
+
+    Child processes inherit both settings.
+    """
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 @functools.cache
 def boot_id() -> str:
-    """A UUID of 36 characters, new with every boot of the machine."""
+    """A UUID of 36 characters that changes with every boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,4 +1,4 @@
-"""Where the sockets of a running pipeline live: a folder for the owner only."""
+"""The runtime folder of a pipeline: its sockets and copies of bundles, for its owner only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.process_identity import ProcessIdentity
 
 MAX_IPC_PATH = 100
-"""sun_path holds 107 characters; some are kept for the socket's own name."""
+"""sun_path holds 107 characters, of which the name of the socket takes some."""
 
 
 def runtime_base_dir() -> Path:
     """`$XDG_RUNTIME_DIR/sep`, else `sep-<uid>` in the folder for temporary files; 0700.
 
     Raises:
-        UserError: the folder belongs to somebody else, is open to others, or is too deep.
+        UserError: the folder belongs to another user or cannot be created.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime).is_dir():
@@ -30,7 +30,11 @@ def runtime_base_dir() -> Path:
 
 
 def create_runtime_dir() -> Path:
-    """A fresh folder of this process inside `runtime_base_dir()`, named by pid and start time."""
+    """A new folder of this process in `runtime_base_dir()`, named by process id and start time.
+
+    Raises:
+        UserError: its path is too long for a socket, or it cannot be created.
+    """
     folder = runtime_base_dir() / str(ProcessIdentity.current())
     if len(str(folder)) > MAX_IPC_PATH - len("/features"):
         raise UserError(f"{folder}: too long for a socket; set XDG_RUNTIME_DIR to a short path")
@@ -38,17 +42,17 @@ def create_runtime_dir() -> Path:
 
 
 def standalone_dir() -> Path:
-    """The folder where stages started by hand find each other."""
+    """The folder of the sockets of stages that were started by hand."""
     return _owned(runtime_base_dir() / "alone")
 
 
 def standalone_endpoint(name: str) -> str:
-    """The endpoint `hub` or `features` of stages started by hand."""
+    """The endpoint `hub` or `features` of stages that were started by hand."""
     return f"ipc://{standalone_dir()}/{name}"
 
 
 def reclaim_runtime_dirs() -> list[str]:
-    """Remove the folders of processes that are gone; returns their names."""
+    """Remove the folders of processes that have ended; returns their names."""
     removed = []
     for folder in runtime_base_dir().iterdir():
         owner = ProcessIdentity.parse(folder.name)
@@ -63,9 +67,9 @@ def _owned(folder: Path) -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise UserError(f"{folder}: cannot be created ({error.strerror})") from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise UserError(f"{folder}: belongs to somebody else; remove it or set XDG_RUNTIME_DIR")
+        raise UserError(f"{folder}: belongs to another user; remove it or set XDG_RUNTIME_DIR")
     if status.st_mode & 0o077:
         folder.chmod(0o700)
     return folder

@@ -1,10 +1,10 @@
-"""Be run soon when woken, on a machine that others keep busy.
+"""Short time slices: run soon after a wake-up on a busy machine.
 
-Linux gives every thread a slice, 3 ms by default, and a thread that is woken mostly waits until
-those of the busy ones have passed. A message crosses a dozen threads on its way. Whoever asks
-for a short slice gets its turn earlier, and no more of it: the share of the processor is the
-same (EEVDF; Linux 6.12 and newer; older ones ignore it). See sched_setattr(2) and the kernel's
-Documentation/scheduler/sched-eevdf.rst.
+Linux gives every thread a time slice, 3 ms by default. A thread that wakes up usually waits until
+the slices of the running threads have passed, and a message passes through a dozen threads. A
+thread with a short slice runs earlier; its share of the processor stays the same (EEVDF scheduler,
+Linux 6.12 and newer; older kernels ignore the slice). See sched_setattr(2) and
+Documentation/scheduler/sched-eevdf.rst of the kernel.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import struct
 import sys
 
 SLICE_NS = 100_000
-"""The least that the kernel takes; what wakes here mostly runs for less."""
+"""Shortest slice that the kernel accepts; most wake-ups here need less."""
 _ATTR = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 _CALLS = {"x86_64": (314, 315), "aarch64": (274, 275), "riscv64": (274, 275)}
 """Numbers of sched_setattr and sched_getattr."""
 
 
 def request_short_time_slices() -> bool:
-    """For this thread, and for the threads and processes that it starts from now on.
+    """Request short slices for this thread and for the threads and processes that it starts.
 
-    Returns whether the kernel knows such a call; it may still ignore the slice.
+    Returns:
+        Whether the kernel has this system call; it may still ignore the slice.
     """
     numbers = _calls()
     if numbers is None:
@@ -36,12 +37,12 @@ def request_short_time_slices() -> bool:
 
 
 def slice_ns(pid: int) -> int | None:
-    """The slice that a process has asked for; 0: the default; None where nobody can tell."""
+    """The slice that a process requested; 0: the default; None: unknown."""
     numbers = _calls()
-    found = ctypes.create_string_buffer(_ATTR.size)
-    if numbers is None or _syscall(numbers[1], pid, found, _ATTR.size, 0) != 0:
+    attributes = ctypes.create_string_buffer(_ATTR.size)
+    if numbers is None or _syscall(numbers[1], pid, attributes, _ATTR.size, 0) != 0:
         return None
-    return int(_ATTR.unpack(found.raw)[5])
+    return int(_ATTR.unpack(attributes.raw)[5])
 
 
 def _calls() -> tuple[int, int] | None:
@@ -55,4 +56,4 @@ def _syscall(number: int, *arguments: object) -> int:
 ONE_BLAS_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
 )
-"""Environment to set before numpy is imported: more threads cost CPU and punctuality."""
+"""Environment to set before numpy is imported. More threads cost CPU and add delay."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,6 @@ class CurveServerKeys:
 
     secret: Path
     allowed: Path
-
-    @classmethod
-    def of(cls, table: Mapping[str, str]) -> CurveServerKeys:
-        """From a stage's job."""
-        return cls(Path(table["secret"]), Path(table["allowed"]))
-
-    def job(self) -> dict[str, str]:
-        """For a stage's job."""
-        return {"secret": str(self.secret), "allowed": str(self.allowed)}
 
     def check(self) -> None:
         """Check the files.

@@ -13,14 +13,15 @@ from speech_emotion.common.wire import internal
 from speech_emotion.common.wire.sockets import send
 
 BEAT_S = 0.5
+"""Time between two heartbeats."""
 
 
 class HeartbeatSender:
-    """Heartbeats of one stage, sent from its main loop so that a stuck loop is silent.
+    """Sends the heartbeats of one stage, from its main loop, so that a stuck loop sends none.
 
     Args:
-        stage: the stage's name, `features` or `features/1`.
-        hub: socket connected to the hub, shared with the stage's own messages.
+        stage: name of the stage, such as `features` or `features/1`.
+        hub: socket connected to the hub; the stage sends its other messages on it as well.
     """
 
     def __init__(self, stage: str, hub: zmq.Socket[bytes]) -> None:
@@ -37,13 +38,18 @@ class HeartbeatSender:
         self._cpu_then = time.process_time()
 
     def due(self) -> bool:
-        """Whether it is time for a heartbeat."""
+        """Whether a heartbeat is due."""
         return time.monotonic() >= self._due
 
     def beat(
         self, streams: list[internal.SourceStatus] | None = None, *, now: bool = False
     ) -> None:
-        """Send a heartbeat if one is due, or at once."""
+        """Send a heartbeat if one is due.
+
+        Args:
+            streams: state of the sources that the stage captures.
+            now: send it even if none is due.
+        """
         if not now and not self.due():
             return
         monotonic = time.monotonic()
@@ -68,7 +74,7 @@ class HeartbeatSender:
 
 
 def rss_mb() -> float:
-    """Resident set of this process in MiB."""
+    """Resident memory of this process in MiB."""
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
     return round(pages * resource.getpagesize() / 2**20, 1)

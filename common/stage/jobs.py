@@ -1,64 +1,277 @@
-"""The job of a supervised stage: read at its start, tied to the life of the supervisor."""
+"""Jobs: what the supervisor tells each stage process to do. One frozen dataclass per stage.
+
+The supervisor writes a job as one JSON line to the standard input of the process.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import dataclasses
 import json
-import os
-import select
-import signal
-import sys
-from typing import Any
+import types
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import zmq
+from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 
-from speech_emotion.common.errors import (
-    EXIT_FAULT,
-)
-from speech_emotion.common.stage.heartbeat import BEAT_S, HeartbeatSender
-from speech_emotion.common.stage.signals import StopRequest
-from speech_emotion.common.wire.sockets import connect
-
-STANDBY = "standby"
-"""State of a stage that is ready to take another one's place."""
+T = TypeVar("T")
 
 
-PR_SET_PDEATHSIG = 1
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every stage needs.
 
-
-def read_job() -> dict[str, Any]:
-    """The job, a line that the supervisor wrote to standard input; ties this process to its life.
-
-    The kernel kills this process when the supervisor dies, even
-    while it is stopped or stuck.
+    Attributes:
+        stage: name of the process in `health`, such as `features` or `features/1`.
+        hub: endpoint of the results hub.
+        supervisor_pid: process id of the supervisor; the process ends with it.
+        nice: nice value; below 0 it applies only where the system permits it.
     """
-    job: dict[str, Any] = json.loads(sys.stdin.readline())
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != job["supervisor_pid"]:
-        os._exit(EXIT_FAULT)  # it died before the kernel knew
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
-    with contextlib.suppress(PermissionError):  # below 0 is not for everybody
-        os.setpriority(os.PRIO_PROCESS, 0, job["nice"])
+
+    stage: str
+    hub: str
+    supervisor_pid: int
+    nice: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamJob:
+    """One stream of a capture process.
+
+    Attributes:
+        name: name of the stream.
+        source: the source as configured.
+        ring: name of the ring's segment.
+        channel: the channel to use; None: the mean of all channels.
+        features: endpoint of the stream's features process; empty: the one of `CaptureJob`.
+    """
+
+    name: str
+    source: str
+    ring: str
+    channel: int | None = None
+    features: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """How sources are opened.
+
+    Attributes:
+        realtime: whether files are read in real time; else as fast as results are accepted.
+        block_frames: frames per block; None: `block_ms`, and for files 20 ms in real time,
+            100 ms at full speed.
+        block_ms: length of a block of a device in milliseconds.
+        latency: latency of a device in seconds, or PortAudio's `low` and `high`.
+        wait_for_device: whether capture waits for a device that is absent at the start.
+        record: sound file that receives the sound of a device.
+        seconds: length of a recording of a device; None: until it is stopped.
+        stdin: file descriptor that `stdin:…` reads from.
+        alone: whether capture runs without a hub that accepts results.
+    """
+
+    realtime: bool = True
+    block_frames: int | None = None
+    block_ms: float = 20.0
+    latency: float | str = "high"
+    wait_for_device: bool = False
+    record: str | None = None
+    seconds: float | None = None
+    stdin: int = 0
+    alone: bool = False
+
+    def device_block(self, rate: int) -> int:
+        """Frames per block of a device or a pipe of `rate` Hz."""
+        return self.block_frames or max(1, round(self.block_ms / 1000.0 * rate))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptureJob(Job):
+    """Capture: sources into rings.
+
+    Attributes:
+        features: endpoint of the features process of the first stream.
+        streams: the streams of this process: files, or the streams of one device.
+        rate: sample rate of the rings in Hz.
+        window, hop: grid of the windows in samples.
+        options: how the sources are opened.
+    """
+
+    features: str
+    streams: tuple[StreamJob, ...]
+    rate: int
+    window: int
+    hop: int
+    options: SourceOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFeatures:
+    """Endpoint of a features process for an infer host on another machine.
+
+    Attributes:
+        endpoint: TCP endpoint to bind.
+        keys: keys of this machine and of the infer hosts that may connect.
+    """
+
+    endpoint: str
+    keys: CurveServerKeys
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleFolder:
+    """A bundle on disk.
+
+    Attributes:
+        path: folder to read.
+        display_path: folder that messages name; `path` may be a copy of it.
+    """
+
+    path: Path
+    display_path: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BundleJob(Job):
+    """A job of a stage that works with a bundle.
+
+    Attributes:
+        bundle: the bundle to use.
+        standby: name under which the process reports that it is ready, and waits until the
+            supervisor releases it; None: it starts at once.
+    """
+
+    bundle: BundleFolder
+    standby: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeaturesJob(BundleJob):
+    """Features: windows of the rings to feature matrices.
+
+    Attributes:
+        bind: endpoint to bind for capture and infer.
+        remote: endpoint for an infer host; None: infer runs on this machine.
+    """
+
+    bind: str
+    remote: RemoteFeatures | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferJob(BundleJob):
+    """Infer: feature matrices to results.
+
+    Attributes:
+        features: stream → endpoint of its features process.
+        runtime: `auto`, `litert` or `tflite`.
+        known: earlier bundles, for utterances that began under them.
+    """
+
+    features: dict[str, str]
+    runtime: str
+    known: tuple[BundleFolder, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedStream:
+    """One stream of the recorder: its name and the name of its ring's segment."""
+
+    name: str
+    ring: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordJob(Job):
+    """Record: sound and messages of every stream to a folder.
+
+    Attributes:
+        folder: parent of the streams' folders.
+        results: endpoint to subscribe to.
+    """
+
+    folder: Path
+    results: str
+    streams: tuple[RecordedStream, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HistoryOptions:
+    """What the history writer does, supervised or started by hand.
+
+    Attributes:
+        results: endpoint to subscribe to.
+        file: SQLite file.
+        days: age in days from which entries are removed.
+        client_keys: keys for an encrypted endpoint.
+    """
+
+    results: str
+    file: Path
+    days: float
+    client_keys: CurveClientKeys | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HistoryJob(Job):
+    """History: what the pipeline publishes to a SQLite file."""
+
+    options: HistoryOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """What the live page serves, supervised or started by hand.
+
+    Attributes:
+        results: endpoint to subscribe to.
+        listen: HOST:PORT of the page.
+        token: secret that a browser needs; None: none, on loopback only.
+        history: SQLite file to read; None: the page has no history.
+        bundle: folder of the bundle whose model card is shown.
+        client_keys: keys for an encrypted endpoint.
+    """
+
+    results: str
+    listen: str
+    token: str | None = dataclasses.field(default=None, repr=False)
+    history: Path | None = None
+    bundle: Path | None = None
+    client_keys: CurveClientKeys | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DashboardJob(Job):
+    """Dashboard: the live page."""
+
+    options: PageOptions
+
+
+def encode(job: Job) -> bytes:
+    """A job as one line of JSON."""
+    return json.dumps(dataclasses.asdict(job), default=str).encode() + b"\n"
+
+
+def decode(kind: type[T], line: bytes) -> T:
+    """The job of a class that `encode` wrote.
+
+    Raises:
+        ValueError, TypeError: the line is no job of this class.
+    """
+    job: T = _value(kind, json.loads(line))
     return job
 
 
-def stand_by(name: str, hub: str, stop: StopRequest) -> bool:
-    """Beat as `name`, all work prepared, until the supervisor closes standard input.
-
-    Returns:
-        False where this process is to end instead.
-    """
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        heartbeat = HeartbeatSender(name, connect(context, hub, "hub"))
-        heartbeat.state = STANDBY
-        heartbeat.beat(now=True)
-        while not select.select([sys.stdin], [], [], BEAT_S / 2)[0]:
-            if stop.requested:
-                return False
-            heartbeat.beat()
-    finally:
-        context.destroy(linger=0)
-    return not stop.requested
+def _value(hint: Any, value: Any) -> Any:
+    """A value of JSON as a value of the annotated type."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return hint(**{key: _value(hints.get(key), item) for key, item in dict(value).items()})
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        inner = [one for one in arguments if one is not type(None)]
+        return value if value is None or len(inner) > 1 else _value(inner[0], value)
+    if origin is tuple:
+        return tuple(_value(arguments[0], item) for item in value)
+    if origin is dict:
+        return {key: _value(arguments[1], item) for key, item in value.items()}
+    return Path(value) if hint is Path else value

@@ -1,4 +1,4 @@
-"""The main function of every stage process: flags, logging, profile, errors, exit code."""
+"""Main function of every stage process: flags, logging, profile, errors, exit code."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from speech_emotion.common.linux.process_identity import restrict_file_access
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD, request_short_time_slices
 
 ERROR_LINE_MARK = "\x1e"
-"""Marks the line with which a supervised process says why it ends; the supervisor passes it on."""
-
+"""First character of the line in which a supervised process gives the cause of its end."""
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -39,34 +38,39 @@ class Parser(argparse.ArgumentParser):
 
 
 def program(command: str, otherwise: str) -> str:
-    """How the user called this command: `speech-emotion COMMAND`, or `otherwise`."""
+    """The command as the user called it: `speech-emotion COMMAND`, or `otherwise`."""
     called = f"speech-emotion {command}"
     return called if sys.argv[0] == called else otherwise
 
 
 def base_parser(stage: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that every stage has."""
+    """A parser with the flags of every stage."""
     parser = Parser(
         prog=program(stage, f"python -m {stage}"),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--profile", type=Path, metavar="OUT", help="write a cProfile file at exit")
-    # The supervisor's way in: one JSON object on standard input instead of flags.
+    # The supervisor uses this flag: the job arrives on standard input instead of in flags.
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoReturn:
-    """Run a stage's main function as a process: logging, profile, errors, exit code."""
+    """Run a stage's main function as a process, and exit with its code.
+
+    Args:
+        name: name of the stage, in log lines and in the process title.
+        profile: file for cProfile data.
+    """
     faulthandler.enable()
     restrict_file_access()
     for variable, value in ONE_BLAS_THREAD.items():
         os.environ.setdefault(variable, value)
-    request_short_time_slices()  # before there are threads, which take theirs from this one
+    request_short_time_slices()  # before the first thread starts: threads inherit them
     _set_title(f"sep {name}")
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
-    threading.excepthook = _die_with_thread
+    threading.excepthook = _exit_with_thread
     profiler = None
     if profile is not None:
         import cProfile
@@ -76,10 +80,10 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     try:
         code = main()
     except UserError as error:
-        _say_why(f"{name}: {error}")
+        _write_cause(f"{name}: {error}")
         code = EXIT_USER
     except DeviceError as error:
-        _say_why(f"{name}: {error}")
+        _write_cause(f"{name}: {error}")
         code = EXIT_DEVICE
     except (KeyboardInterrupt, BrokenPipeError):
         code = EXIT_OK
@@ -92,20 +96,20 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     sys.exit(code)
 
 
-def _say_why(reason: str) -> None:
+def _write_cause(reason: str) -> None:
     supervised = "--supervised" in sys.argv
     print(f"{ERROR_LINE_MARK if supervised else ''}{reason}", file=sys.stderr)
 
 
 def _set_title(title: str) -> None:
-    # Its environment stays readable to `ps e` and the like.
+    # Keep the environment readable for `ps e`.
     os.environ.setdefault("SPT_NOENV", "1")
     import setproctitle
 
     setproctitle.setproctitle(title)
 
 
-def _die_with_thread(args: threading.ExceptHookArgs) -> None:
-    # A process whose worker is dead looks alive and does nothing: end it.
+def _exit_with_thread(args: threading.ExceptHookArgs) -> None:
+    # A process without its worker thread looks alive and does nothing: end it.
     threading.__excepthook__(args)
     os._exit(EXIT_FAULT)

@@ -1,4 +1,4 @@
-"""The stop request of a stage: SIGTERM, or SIGINT where no supervisor runs."""
+"""The stop request of a stage process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import signal
 
 
 class StopRequest:
-    """Set by SIGTERM, and by SIGINT where nobody supervises: end in order."""
+    """A flag that SIGTERM sets; SIGINT sets it as well where no supervisor runs.
+
+    The handler sets the flag and does nothing else: it takes no lock, so it cannot block a thread
+    that already holds one.
+    """
 
     def __init__(self) -> None:
         self.requested = False

@@ -10,7 +10,7 @@ from speech_emotion.common.security.curve import NAME, make_keys
 
 
 def main(words: list[str]) -> int:
-    """`speech-emotion keygen`; an exit code.
+    """Run `speech-emotion keygen`; returns the exit code.
 
     Raises:
         UserError: the name is malformed, or a file exists.
@@ -19,15 +19,20 @@ def main(words: list[str]) -> int:
 
     flags = Parser(
         prog="speech-emotion keygen",
-        description="Makes a pair of keys, for a box or for a program that connects to one.",
+        description="Make a key pair for a machine that runs the pipeline, or for a client.",
     )
-    flags.add_argument("name", help="of the box or the client; 1 to 64 of A-Z a-z 0-9 _ . -")
-    flags.add_argument("--folder", type=Path, default=Path(), help="default: where you are")
+    flags.add_argument("name", help="name of the machine or client: 1 to 64 of A-Z a-z 0-9 _ . -")
+    flags.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(),
+        help="folder of the key files; default: the current one",
+    )
     arguments = flags.parse_args(words)
     if not re.fullmatch(NAME, arguments.name):
         raise UserError(f"name {arguments.name!r} must be 1 to 64 of A-Z, a-z, 0-9, _, . and -")
     public, secret = make_keys(arguments.folder, arguments.name)
-    print(f"{secret}  stays here; nobody else may read it")
-    print(f"{public}  goes to the other side: a client's into the box's folder curve.allowed,")
-    print(f"{' ' * len(str(public))}  a box's to its clients")
+    print(f"{secret}  is secret and stays here")
+    print(f"{public}  goes to the other side: a client's key to the folder curve.allowed,")
+    print(f"{' ' * len(str(public))}  the key of the pipeline's machine to its clients")
     return EXIT_OK

@@ -1,6 +1,11 @@
-"""Prints what a running pipeline publishes: results, utterances, and on stderr how fresh they are.
+"""Print the results and utterances of a running pipeline; stderr shows whether they are fresh.
 
-With --json every message is one object a line, `topic` first, replays and health included.
+With --json each message is one JSON object per line, `topic` first, with replays and `health`.
+
+examples:
+  speech-emotion subscribe
+  speech-emotion subscribe --json --stream kitchen
+  speech-emotion subscribe --results tcp://box:5555 --secret me.key_secret --server box.key
 """
 
 from __future__ import annotations
@@ -12,7 +17,6 @@ import os
 import select
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from speech_emotion.common.client.results import (
@@ -21,8 +25,8 @@ from speech_emotion.common.client.results import (
     NewerProtocolError,
     Results,
 )
-from speech_emotion.common.errors import EXIT_OK, EXIT_USER
-from speech_emotion.common.security.curve import CurveClientKeys
+from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
 
@@ -30,33 +34,34 @@ TURN_S = 0.25
 
 
 def main(words: list[str]) -> int:
-    """Print until Ctrl-C, or until nobody reads; an exit code."""
+    """Print until Ctrl-C, or until stdout is closed; returns the exit code."""
     parser = Parser(
         prog="speech-emotion subscribe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
-    parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
-        "--secret", type=Path, metavar="FILE", help="own .key_secret file, where keys are wanted"
+        "--results",
+        "--endpoint",
+        dest="endpoint",
+        metavar="ENDPOINT",
+        default=DEFAULT_ENDPOINT,
+        help="results endpoint of the pipeline; default: %(default)s",
     )
-    parser.add_argument("--server", type=Path, metavar="FILE", help="the box's .key file")
+    parser.add_argument("--stream", metavar="NAME", help="show one stream; default: all")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    add_client_key_flags(parser)
     flags = parser.parse_args(words)
-    if (flags.secret is None) != (flags.server is None):
-        parser.error("--secret and --server belong together")
-    client_keys = CurveClientKeys(flags.secret, flags.server) if flags.secret else None
     try:
-        results = Results(flags.endpoint, flags.stream, client_keys=client_keys)
-    except ValueError as error:
-        _say(str(error))
+        results = Results(flags.endpoint, flags.stream, client_keys=client_keys_of(flags))
+    except (ValueError, UserError) as error:
+        _report(str(error))
         return EXIT_USER
     with results:
         try:
             _follow(results, _json_line if flags.json else functools.partial(_line, known={}))
         except NewerProtocolError as error:
-            _say(str(error))
+            _report(str(error))
             return EXIT_USER
         except KeyboardInterrupt:
             return EXIT_OK
@@ -67,30 +72,30 @@ def main(words: list[str]) -> int:
 
 
 def _follow(results: Results, line_of: Callable[[Event], str | None]) -> NoReturn:
-    told, lost = None, 0
+    shown, lost = None, 0
     while True:
         event = results.receive(TURN_S)
         status = results.status()
-        if (news := (status.state, status.reason)) != told:
-            told = news
-            _say(status.state.value + (f": {status.reason}" if status.reason else ""))
+        if (state := (status.state, status.reason)) != shown:
+            shown = state
+            _report(status.state.value + (f": {status.reason}" if status.reason else ""))
         if (total := results.lost.total()) > lost:
-            _say(f"lost on the way here: {total - lost} windows")
+            _report(f"lost between the pipeline and this program: {total - lost} windows")
             lost = total
         if event is not None and (line := line_of(event)) is not None:
             print(line, flush=True)
-        elif _unread():
+        elif _stdout_closed():
             raise BrokenPipeError
 
 
-def _unread() -> bool:
-    """Whether stdout is a pipe that nobody reads any more; without a write none would tell."""
+def _stdout_closed() -> bool:
+    """Whether stdout is a pipe without a reader; without a write no error shows it."""
     poll = select.poll()
     poll.register(sys.stdout, 0)
     return any(state & select.POLLERR for _, state in poll.poll(0))
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(f"subscribe: {line}", file=sys.stderr, flush=True)
 
 
@@ -105,10 +110,10 @@ def _json_line(event: Event) -> str:
 
 
 def _line(event: Event, known: dict[str, public.Info]) -> str | None:
-    """One message for people; None where it is nothing new, or told on stderr.
+    """One message as text; None where it is no news or appears on stderr.
 
     Args:
-        known: the last info of each stream; another subscriber's replay tells it again.
+        known: the last `info` of each stream; a replay for another subscriber repeats it.
     """
     match event.message:
         case public.Info() as info if known.get(info.stream) != info:
@@ -116,14 +121,16 @@ def _line(event: Event, known: dict[str, public.Info]) -> str | None:
             window, hop = info.window / info.rate, info.hop / info.rate
             grid = f"windows of {window:g} s every {hop:g} s"
             return f"{info.stream}  {info.source}, {grid}, {info.bundle}: {', '.join(info.labels)}"
-        case public.Utterance() as said if not event.replay:
-            span = f"{said.start / said.rate:8.1f} to {said.end / said.rate:.1f} s"
-            return f"{said.stream}  {span}  utterance: {said.emotion} {said.confidence:.0%}"
-        case public.Result() as result if not event.replay:
-            sure = "" if result.confidence is None else f"{result.confidence:.0%}"
-            doubt = f" ({result.reason})" if result.reason else ""
-            return (
-                f"{result.stream}  {result.end / result.rate:8.1f} s  "
-                f"{result.emotion or result.state:<10} {sure:>4}  {result.rms_db:4.0f} dBFS{doubt}"
+        case public.Utterance() as utterance if not event.replay:
+            span = (
+                f"{utterance.start / utterance.rate:8.1f} to {utterance.end / utterance.rate:.1f} s"
             )
+            label = f"{utterance.emotion} {utterance.confidence:.0%}"
+            return f"{utterance.stream}  {span}  utterance: {label}"
+        case public.Result() as result if not event.replay:
+            confidence = "" if result.confidence is None else f"{result.confidence:.0%}"
+            reason = f" ({result.reason})" if result.reason else ""
+            position, label = result.end / result.rate, result.emotion or result.state
+            values = f"{label:<10} {confidence:>4}  {result.rms_db:4.0f} dBFS{reason}"
+            return f"{result.stream}  {position:8.1f} s  {values}"
     return None

@@ -1,6 +1,11 @@
-"""The essentials of a running pipeline on a terminal: a line a stream, live, over ssh and in tmux.
+"""Show a running pipeline in this terminal: one live line per stream, also over ssh and in tmux.
 
-Ctrl-C ends it. Where there are more streams than lines, those in trouble come first.
+Ctrl-C ends it. Where the terminal has too few lines, streams with a problem come first.
+
+examples:
+  speech-emotion watch
+  speech-emotion watch --once
+  speech-emotion watch --results tcp://box:5555 --secret me.key_secret --server box.key
 """
 
 from __future__ import annotations
@@ -38,20 +43,20 @@ MARKS = {
     Freshness.STALE: ("■", "red"),
     Freshness.GONE: ("✕", "red"),
 }
-"""Shape and colour: neither alone."""
+"""Shape and colour; people who see only one of them can tell the states apart."""
 
 
 class Screen:
-    """What is known now, as lines for a terminal of any size."""
+    """The current state of the pipeline as lines for a terminal of any size."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
         self._latest: dict[str, public.Result] = {}
-        self._said: collections.deque[public.Utterance] = collections.deque(maxlen=UTTERANCES)
+        self._utterances: collections.deque[public.Utterance] = collections.deque(maxlen=UTTERANCES)
         self._refusal: str | None = None
 
     def take(self, timeout: float) -> None:
-        """Note what comes within so many seconds."""
+        """Receive messages for `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0.0:
             try:
@@ -63,7 +68,7 @@ class Screen:
                 case public.Result() as result:
                     self._latest[result.stream] = result
                 case public.Utterance() as utterance if event is not None and not event.replay:
-                    self._said.append(utterance)
+                    self._utterances.append(utterance)
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
         health = self._results.health
@@ -74,16 +79,18 @@ class Screen:
         statuses = {name: self._results.status(name) for name in names}
         names.sort(key=lambda name: -list(Freshness).index(statuses[name].state))
         spare = (options.max_height or 24) - 3
-        said = min(len(self._said), max(0, spare - len(names)), UTTERANCES)
-        room = max(1, spare - said)
-        # All in the order of their names where they fit, else the worst.
+        utterances = min(len(self._utterances), max(0, spare - len(names)), UTTERANCES)
+        room = max(1, spare - utterances)
+        # All streams in the order of their names if they fit, else the worst ones.
         shown = sorted(names) if len(names) <= room else names[: room - 1]
         yield self._header()
         yield self._table(shown, statuses, rows, options.max_width)
         if len(shown) < len(names):
             yield Text(f"  and {len(names) - len(shown)} more", "bright_black")
-        for utterance in list(self._said)[len(self._said) - said :]:
-            yield Text(f"  {_spoken(utterance)}", "bright_black", no_wrap=True, overflow="crop")
+        for utterance in list(self._utterances)[len(self._utterances) - utterances :]:
+            yield Text(
+                f"  {_utterance_line(utterance)}", "bright_black", no_wrap=True, overflow="crop"
+            )
         yield self._stages(health)
 
     def _header(self) -> Text:
@@ -109,28 +116,28 @@ class Screen:
             mark, colour = MARKS[status.state]
             old = status.state in (Freshness.STALE, Freshness.GONE)
             label = (result.emotion or result.state) if result and not old else "–"
-            sure = result.confidence if result and not old else None
+            confidence = result.confidence if result and not old else None
             level = result.rms_db if result and not old else FLOOR_DB
-            trouble = _trouble(rows.get(name), status, result)
+            problem = _problem(rows.get(name), status, result)
             table.add_row(
                 Text(mark, colour),
                 Text(name, "bold", no_wrap=True, overflow="ellipsis"),
-                Text(f"{label:<9}", "bright_black" if sure is None else "cyan", no_wrap=True),
-                Text("" if sure is None else f"{sure:4.0%}", no_wrap=True),
-                ProgressBar(100, 100 * (sure or 0.0), width=14) if wide else "",
+                Text(f"{label:<9}", "bright_black" if confidence is None else "cyan", no_wrap=True),
+                Text("" if confidence is None else f"{confidence:4.0%}", no_wrap=True),
+                ProgressBar(100, 100 * (confidence or 0.0), width=14) if wide else "",
                 ProgressBar(-FLOOR_DB, max(0.0, level - FLOOR_DB), width=12, complete_style="green")
                 if fair
                 else "",
                 Text(f"{level:4.0f} dB" if result and not old else "", no_wrap=True),
                 Text(_lag(result) if wide and not old else "", "bright_black", no_wrap=True),
-                Text(trouble, colour if status.reason else "yellow", no_wrap=True),
+                Text(problem, colour if status.reason else "yellow", no_wrap=True),
             )
         return table if names else Text("  no stream yet", "bright_black")
 
     def _stages(self, health: public.Health | None) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")
         if health is None:
-            return line.append("  no news of the stages yet", "bright_black")
+            return line.append("  no health message yet", "bright_black")
         for stage in health.stages:
             fine = stage.state in FINE_STAGES
             line.append("  ")
@@ -143,8 +150,8 @@ class Screen:
         return line.append(f"  {memory:.0f} MB", "bright_black")
 
 
-def _trouble(row: public.StreamHealth | None, status: Status, result: public.Result | None) -> str:
-    """What is wrong with a stream, the cause first; else why its label is uncertain."""
+def _problem(row: public.StreamHealth | None, status: Status, result: public.Result | None) -> str:
+    """The problem of a stream with its cause; else the reason of an uncertain label."""
     if row is not None and (row.reason or row.state not in FINE_STREAMS):
         state = row.state.replace("_", " ")
         return f"{state}: {row.reason}" if row.reason else state
@@ -159,27 +166,36 @@ def _lag(result: public.Result | None) -> str:
     return f"{result.timing_ms['total']:.0f} ms"
 
 
-def _spoken(said: public.Utterance) -> str:
-    at = "" if said.time is None else time.strftime("%H:%M:%S  ", time.localtime(said.time))
-    seconds = (said.end - said.start) / said.rate
-    return f"{at}{said.stream}: {said.emotion} {said.confidence:.0%}, {seconds:.1f} s"
+def _utterance_line(utterance: public.Utterance) -> str:
+    unix = utterance.time
+    clock = "" if unix is None else time.strftime("%H:%M:%S  ", time.localtime(unix))
+    seconds = (utterance.end - utterance.start) / utterance.rate
+    label = f"{utterance.emotion} {utterance.confidence:.0%}"
+    return f"{clock}{utterance.stream}: {label}, {seconds:.1f} s"
 
 
 def main(words: list[str]) -> int:
-    """Show until Ctrl-C; an exit code."""
+    """Show the pipeline until Ctrl-C; returns the exit code."""
     parser = Parser(
         prog="speech-emotion watch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="default: %(default)s")
-    parser.add_argument("--stream", metavar="NAME", help="one stream; default: all")
-    parser.add_argument("--once", action="store_true", help="print what is there now, and end")
+    parser.add_argument(
+        "--results",
+        "--endpoint",
+        dest="endpoint",
+        metavar="ENDPOINT",
+        default=DEFAULT_ENDPOINT,
+        help="results endpoint of the pipeline; default: %(default)s",
+    )
+    parser.add_argument("--stream", metavar="NAME", help="show one stream; default: all")
+    parser.add_argument("--once", action="store_true", help="print the current state and exit")
     add_client_key_flags(parser)
     flags = parser.parse_args(words)
     console = Console(highlight=False)
     if not (flags.once or console.is_terminal):
-        print("watch: needs a terminal; speech-emotion subscribe prints lines", file=sys.stderr)
+        print("watch: needs a terminal; `speech-emotion subscribe` prints lines", file=sys.stderr)
         return EXIT_USER
     try:
         results = Results(flags.endpoint, flags.stream, client_keys=client_keys_of(flags))

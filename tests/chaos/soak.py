@@ -18,9 +18,9 @@ LIVED_S = 0.5
 HASTY = (
     "-c",
     "import functools, os, sys; sys.path.insert(0, os.getcwd()); "
-    "import common.processes as p; "
-    f"p.Policy = functools.partial(p.Policy, quick={LIVED_S / 2}); "
-    "import supervisor; sys.exit(supervisor.main())",
+    "import speech_emotion.supervision.process_table as table; "
+    f"table.RestartPolicy = functools.partial(table.RestartPolicy, quick={LIVED_S / 2}); "
+    "import speech_emotion.supervisor; sys.exit(speech_emotion.supervisor.main())",
 )
 """Who dies soon after being ready, again and again, is made to wait and then given up: rightly, but
 a hundred restarts would take longer than a day of sound."""

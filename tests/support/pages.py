@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.browser import free_port
 from tests.support.pipelines import PATIENCE_S, ROOT, wait_until
+from tools.browser import free_port
 
 TOKEN = "a-token-of-enough-length"
 

@@ -15,16 +15,16 @@ NEEDED = ("pulseaudio", "pactl", "pacat")
 
 
 def installed() -> bool:
-    """Whether this machine has what the virtual microphone needs."""
+    """Whether the programs that the virtual microphone needs are installed."""
     return all(shutil.which(program) for program in NEEDED)
 
 
 class VirtualMicrophone:
-    """An audio daemon of its own with a null sink; what is played into it, its monitor hears.
+    """A separate audio daemon with a null sink, whose monitor repeats the played samples.
 
     Args:
-        rate: Hz of the sink.
-        channels: of the sink.
+        rate: sample rate of the sink in Hz.
+        channels: number of channels of the sink.
     """
 
     def __init__(self, rate: int = 16000, channels: int = 1) -> None:
@@ -34,7 +34,7 @@ class VirtualMicrophone:
 
     @property
     def env(self) -> dict[str, str]:
-        """Environment in which `pulse` is this microphone."""
+        """Environment in which the device `pulse` is this microphone."""
         return {
             "HOME": str(self._folder),
             "PULSE_SERVER": f"unix:{self._folder}/native",
@@ -43,7 +43,7 @@ class VirtualMicrophone:
         }
 
     def start(self) -> None:
-        """Start the daemon, and wait until it answers."""
+        """Start the daemon and wait until it answers."""
         script = self._folder / "pulse.pa"
         script.write_text(
             "load-module module-native-protocol-unix auth-anonymous=1 "
@@ -72,7 +72,7 @@ class VirtualMicrophone:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """The daemon dies, as in a crash."""
+        """Kill the daemon, as a crash does."""
         if self._daemon is not None:
             self._daemon.send_signal(signal.SIGKILL)
             self._daemon.wait()

@@ -20,6 +20,7 @@ from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.service import CaptureService
 from speech_emotion.capture.sources.file import FileStream
 from speech_emotion.capture.stream import StreamJob
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.ring.segment import create_ring
 from speech_emotion.common.wire import codec, public
@@ -113,7 +114,7 @@ def test_blocks_of_random_sizes_equal_offline(
     hub, features, subscriber = by_hand
     path = clip(25.0)
     spec = load_bundle(BUNDLE).spec
-    form = StreamFormat(spec.sample_rate, spec.window, spec.hop)
+    form = StreamFormat(spec.sample_rate, WindowGrid(spec.window, spec.hop))
     chance = random.Random(seed)
     sizes = (chance.choice((1, 7, 160, chance.randrange(1, 5000))) for _ in itertools.count())
     ring = create_ring(

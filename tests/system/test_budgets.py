@@ -16,15 +16,15 @@ from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.config.load import load_config
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.wire import public
-from speech_emotion.supervision import process_table as processes
 from speech_emotion.supervision.budgets import BUDGETS, budget_of
+from speech_emotion.supervision.process_table import PROCESS_TABLE, Plan, planned_processes
 from tests.support.pipelines import Running, wait_until
 
 SECONDS = 10.0
 
 
 def test_every_stage_that_the_supervisor_can_start_has_a_row() -> None:
-    assert {*processes.STAGES, *processes.MODULES, "supervisor"} <= set(BUDGETS)
+    assert {*(kind.name for kind in PROCESS_TABLE), "supervisor"} == set(BUDGETS)
 
 
 def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
@@ -36,16 +36,14 @@ def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
         "workers": {"features": 2, "infer": 3},
         "stream": [{"name": name, "source": f"file:{name}.wav"} for name in names],
     }
-    table = processes.process_table(
-        load_config(None, flags),
-        load_bundle(DEFAULT_BUNDLE),
-        {name: f"ring-{name}" for name in names},
-        hub="ipc:///h",
-        folder="/f",
+    rings = {name: f"ring-{name}" for name in names}
+    bundle = load_bundle(DEFAULT_BUNDLE)
+    planned = planned_processes(
+        Plan(load_config(None, flags), bundle, rings, "ipc:///h", Path("/f"))
     )
-    assert len(table) == 2 + 3 + 1 + 1 + 2  # features, infer, capture, record, and who looks on
-    for stage in table:
-        assert budget_of(stage.name)
+    assert len(planned) == 2 + 3 + 4  # features, infer; record, history, dashboard, capture
+    for process in planned:
+        assert budget_of(process.name)
 
 
 def test_a_process_without_a_row_is_found() -> None:

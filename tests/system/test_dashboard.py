@@ -1,9 +1,10 @@
-"""The page's server: who gets what, what a fresh page is told, and that it harms nobody."""
+"""The page's server: access control, routes, slow readers, errors of the user."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,97 +15,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.browser import free_port
-from speech_emotion.common.bundle.manifest import load_bundle
-from speech_emotion.common.client.results import Event, Freshness, Status
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.endpoint import is_loopback
-from speech_emotion.dashboard.history import Reader, Writer
-from speech_emotion.dashboard.live_state import RECENT_ROWS, STREAMS, UTTERANCES, LiveState
-from speech_emotion.dashboard.model_cards import find_card, folders
-from tests.support.history import heard, said
+from speech_emotion.dashboard.history.reader import HistoryReader
+from speech_emotion.dashboard.history.writer import HistoryWriter
+from tests.support.history import heard
 from tests.support.key_files import House
 from tests.support.live_page import INFO, live
 from tests.support.pages import STATIC, TOKEN, Dashboard, answers, get, greeting
-from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
-from tests.support.publisher import Publisher, health, result
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
+from tests.support.publisher import Publisher, health
+from tools.browser import free_port
 
 Supervise = Callable[..., Running]
-
-
 Clip = Callable[..., Path]
-
-
-def test_a_fresh_page_is_told_all_but_the_past() -> None:
-    board = LiveState({"history": True})
-    assert json.loads(board.greeting())["latest"] == []
-    for message in (INFO, live(4), live(5), said(5), health()):
-        assert board.take(Event(message, False)) is not None
-    board.statuses({"": Status(Freshness.DEGRADED, "why", 0.5)})
-    hello = json.loads(board.greeting())
-    assert hello["kind"] == "hello"
-    assert hello["history"] is True
-    assert hello["infos"] == [public.to_json_map(INFO)]
-    assert [one["row"][0] for one in hello["latest"]] == [5]
-    assert hello["latest"][0]["labels"] == ["angry", "sad"]
-    assert hello["health"] == public.to_json_map(health())
-    assert hello["statuses"] == [{"stream": "", "state": "degraded", "reason": "why", "age_s": 0.5}]
-    recent = json.loads(board.recent("main"))
-    assert [row[0] for row in recent["rows"]] == [4, 5]
-    assert recent["labels"] == ["angry", "sad"]
-    assert [one["emotion"] for one in recent["utterances"]] == ["sad"]
-    assert json.loads(board.recent("hall")) == {"labels": [], "rows": [], "utterances": []}
-
-
-def test_replays_are_news_once_and_only_with_a_time() -> None:
-    board = LiveState({})
-    assert board.take(Event(result(3), True)) is None  # of unknown age
-    assert board.take(Event(live(3), True)) is not None
-    assert board.take(Event(live(3), True)) is None
-    assert board.take(Event(live(4), False)) is not None
-    assert board.take(Event(live(0, run="b"), False)) is not None  # started anew
-    assert board.take(Event(INFO, False)) is not None
-    assert board.take(Event(INFO, True)) is None
-
-
-def test_the_board_stays_small_whatever_comes() -> None:
-    board = LiveState({})
-    for seq in range(RECENT_ROWS + 50):
-        board.take(Event(live(seq), False))
-        board.take(Event(said(seq), False))
-    recent = json.loads(board.recent("main"))
-    assert len(recent["rows"]) == RECENT_ROWS
-    assert len(recent["utterances"]) == UTTERANCES
-    for number in range(3 * STREAMS):
-        name = f"s{number}"
-        board.take(Event(live(0, stream=name), False))
-        board.take(Event(dataclasses.replace(INFO, stream=name), False))
-    hello = json.loads(board.greeting())
-    assert len(hello["infos"]) == len(hello["latest"]) == STREAMS
-    assert hello["latest"][-1]["stream"] == f"s{3 * STREAMS - 1}"
-
-
-def test_old_windows_are_forgotten_and_another_model_begins_anew() -> None:
-    board = LiveState({})
-    board.take(Event(dataclasses.replace(heard(0), time=time.time() - 301.0), False))
-    board.take(Event(live(1), False))
-    assert [row[0] for row in json.loads(board.recent("main"))["rows"]] == [1]
-    board.take(Event(live(2, smoothed={"calm": 0.5, "sad": 0.5}), False))
-    recent = json.loads(board.recent("main"))
-    assert (recent["labels"], [row[0] for row in recent["rows"]]) == (["calm", "sad"], [2])
-
-
-def test_a_card_belongs_to_one_bundle(tmp_path: Path) -> None:
-    card = find_card(load_bundle(BUNDLE).id, folders(None))
-    assert card is not None
-    assert "<table>" in card
-    assert find_card("default@00000000", folders(None)) is None
-    (tmp_path / "bundle.toml").write_text("")
-    (tmp_path / "MODEL_CARD.md").write_text("<script>alert(1)</script> [x](javascript:alert(1))")
-    card = find_card("x@e3b0c442", [tmp_path])  # SHA-256 of nothing
-    assert card is not None
-    assert "<script" not in card
-    assert 'href="javascript' not in card
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +71,7 @@ FOREIGN = {
     "an extension": {"Origin": "chrome-extension://abcdef"},
     "a rebound name": {"Host": "evil.example"},
     "a rebound name with its origin": {"Host": "evil.example", "Origin": "http://evil.example"},
-    "a name that begins alike": {"Host": "localhost.evil.example"},
+    "a name with the same beginning": {"Host": "localhost.evil.example"},
     "a broken name": {"Host": "[::1"},
     "another site's script": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
     "another site's frame": {
@@ -155,7 +79,7 @@ FOREIGN = {
         "Sec-Fetch-Mode": "navigate",
         "Sec-Fetch-Dest": "iframe",
     },
-    "a neighbour's page": {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+    "a page of the same site": {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
     "a socket": {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -173,9 +97,9 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("stranger", FOREIGN)
-def test_strangers_get_nothing(page: Dashboard, stranger: str, path: str) -> None:
-    status, headers, body = get(page.port, path, FOREIGN[stranger])
+@pytest.mark.parametrize("case", FOREIGN)
+def test_requests_of_other_origins_are_refused(page: Dashboard, case: str, path: str) -> None:
+    status, headers, body = get(page.port, path, FOREIGN[case])
     assert status == 403
     assert body.startswith(b"refused")
     assert not any(word in body for word in SECRET)
@@ -183,13 +107,13 @@ def test_strangers_get_nothing(page: Dashboard, stranger: str, path: str) -> Non
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST:1", "127.0.0.2"])
-def test_this_machine_is_answered(page: Dashboard, host: str) -> None:
+def test_requests_of_this_machine_are_answered(page: Dashboard, host: str) -> None:
     assert greeting(page.port, {"Host": host})["kind"] == "hello"
     same = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
     assert greeting(page.port, same)["latest"][0]["row"][4] == "sad"
 
 
-def test_a_link_elsewhere_opens_the_page_and_nothing_else(page: Dashboard) -> None:
+def test_a_link_of_another_site_opens_only_the_page(page: Dashboard) -> None:
     link = {
         "Sec-Fetch-Site": "cross-site",
         "Sec-Fetch-Mode": "navigate",
@@ -214,7 +138,7 @@ def test_a_link_elsewhere_opens_the_page_and_nothing_else(page: Dashboard) -> No
     ],
     ids=str,
 )
-def test_without_the_token_there_is_nothing(
+def test_requests_without_the_token_are_refused(
     locked: Dashboard, path: str, given: dict[str, str]
 ) -> None:
     status, headers, body = get(locked.port, path, given)
@@ -225,7 +149,7 @@ def test_without_the_token_there_is_nothing(
 
 def test_the_token_opens_the_page(locked: Dashboard) -> None:
     assert greeting(locked.port, {"Authorization": f"Bearer {TOKEN}"})["kind"] == "hello"
-    away = {"Host": "box.local:8765"}  # with a token the page may be anywhere
+    away = {"Host": "box.local:8765"}  # with a token any Host is accepted
     for path, method, body in (
         (f"/?token={TOKEN}", "GET", ""),
         ("/login", "POST", f"token={TOKEN}"),
@@ -250,15 +174,15 @@ def test_the_token_opens_the_page(locked: Dashboard) -> None:
         *("/card?bundle=x@12345678", "/card", "/nothing", "/../pyproject.toml", "/%2e%2e/x"),
     ],
 )
-def test_what_is_not_there_is_said_in_a_line(page: Dashboard, path: str) -> None:
+def test_a_missing_resource_is_one_line(page: Dashboard, path: str) -> None:
     status, _, body = get(page.port, path)
     assert status in (400, 404)
     assert len(body.splitlines()) <= 1
 
 
-def test_the_past_and_its_mistakes(tmp_path: Path, publisher: tuple[Publisher, str]) -> None:
+def test_history_and_wrong_queries(tmp_path: Path, publisher: tuple[Publisher, str]) -> None:
     path = tmp_path / "h.sqlite"
-    writer = Writer(path)
+    writer = HistoryWriter(path)
     begin = time.time() - 100.0
     rows = [dataclasses.replace(heard(seq), time=begin + seq) for seq in range(90)]
     writer.write([(row, 0.0) for row in rows])
@@ -267,9 +191,9 @@ def test_the_past_and_its_mistakes(tmp_path: Path, publisher: tuple[Publisher, s
         query = f"stream=main&start={begin - 1}&end={begin + 100}"
         status, _, body = get(page.port, f"/history?{query}")
         assert status == 200
-        found = json.loads(body)
-        assert [row[0] for row in found["rows"]] == list(range(90))
-        assert found["bounds"] == [begin, begin + 89]
+        answer = json.loads(body)
+        assert [row[0] for row in answer["rows"]] == list(range(90))
+        assert answer["bounds"] == [begin, begin + 89]
         status, headers, body = get(page.port, f"/history.csv?{query}")
         assert (status, len(body.splitlines())) == (200, 91)
         assert headers["content-disposition"].startswith('attachment; filename="result-main-')
@@ -289,11 +213,11 @@ def test_the_past_and_its_mistakes(tmp_path: Path, publisher: tuple[Publisher, s
         assert page.end() == 0
 
 
-def test_a_page_that_reads_nothing_is_cut_off(
+def test_a_page_that_does_not_read_is_disconnected(
     page: Dashboard, publisher: tuple[Publisher, str]
 ) -> None:
-    with socket.create_connection(("127.0.0.1", page.port)) as lazy:
-        lazy.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", page.port)) as unread:
+        unread.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         process = psutil.Process(page.process.pid)
         time.sleep(0.5)
         before = process.memory_info().rss
@@ -302,7 +226,7 @@ def test_a_page_that_reads_nothing_is_cut_off(
             publisher[0].send(dataclasses.replace(health(), counters=big))
             time.sleep(0.002)
         assert greeting(page.port)["health"]["counters"] == big  # others are served
-        wait_until(lambda: closed(lazy), "the lazy page to be cut off")
+        wait_until(lambda: closed(unread), "the page that does not read to be disconnected")
         assert process.memory_info().rss - before < 100 << 20
 
 
@@ -318,7 +242,7 @@ def closed(connection: socket.socket) -> bool:
     return True
 
 
-def test_the_page_lives_and_dies_beside_the_pipeline(supervise: Supervise, clip: Clip) -> None:
+def test_a_killed_page_restarts_and_the_pipeline_goes_on(supervise: Supervise, clip: Clip) -> None:
     port = free_port()
     running = supervise(f"--source=file:{clip(16.0)}", f"--dashboard=127.0.0.1:{port}")
     wait_until(lambda: answers(port), "the page")
@@ -338,13 +262,13 @@ def test_the_page_lives_and_dies_beside_the_pipeline(supervise: Supervise, clip:
     assert rows[-1].restarts == 1
 
 
-def test_a_page_that_cannot_live_does_not_end_the_pipeline(
+def test_a_page_that_cannot_start_does_not_end_the_pipeline(
     supervise: Supervise, clip: Clip
 ) -> None:
     port = free_port()
     running = supervise(f"--source=file:{clip(9.0)}", f"--dashboard=127.0.0.1:{port}")
     wait_until(lambda: answers(port), "the page")
-    running.stages()["dashboard"].suspend()  # it must not give the port back before it is taken
+    running.stages()["dashboard"].suspend()  # the port must stay in use until the thief takes it
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         running.stages()["dashboard"].kill()
@@ -373,9 +297,9 @@ def test_a_stopped_pipeline_ends_with_pages_open(supervise: Supervise, clip: Cli
     wait_until(lambda: answers(port), "the page")
     with (
         socket.create_connection(("127.0.0.1", port)) as open_page,
-        socket.create_connection(("127.0.0.1", port)) as lazy_page,
+        socket.create_connection(("127.0.0.1", port)) as unread_page,
     ):
-        for connection in (open_page, lazy_page):
+        for connection in (open_page, unread_page):
             connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until(lambda: b"hello" in open_page.recv(1 << 16), "the greeting")
         running.process.terminate()
@@ -400,9 +324,7 @@ def test_a_stopped_pipeline_ends_with_pages_open(supervise: Supervise, clip: Cli
     ],
     ids=str,
 )
-def test_a_mistake_is_one_line(flags: list[str], token: str | None, words: str) -> None:
-    import os
-
+def test_an_error_of_the_user_is_one_line(flags: list[str], token: str | None, words: str) -> None:
     environment = {**os.environ, **({"SEP_DASHBOARD__TOKEN": token} if token else {})}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -424,7 +346,7 @@ def test_a_mistake_is_one_line(flags: list[str], token: str | None, words: str) 
         assert "short" not in line
 
 
-def test_a_taken_port_is_told_before_anything_starts(supervise: Supervise, clip: Clip) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(supervise: Supervise, clip: Clip) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, stderr, _ = supervise(
@@ -435,12 +357,12 @@ def test_a_taken_port_is_told_before_anything_starts(supervise: Supervise, clip:
     assert f"127.0.0.1:{port}" in line
 
 
-def test_only_names_that_cannot_lie_are_loopback() -> None:
+def test_loopback_addresses() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("", "0.0.0.0", "::", "localhost.example", "10.0.0.1", "box")))
 
 
-def test_the_page_is_light_and_asks_nobody_else() -> None:
+def test_the_page_is_light_and_loads_nothing_from_elsewhere() -> None:
     files = [path for path in STATIC.iterdir() if path.suffix in (".html", ".css", ".js", ".svg")]
     assert sum(path.stat().st_size for path in files) < 300_000
     assert (STATIC / "uPlot-LICENSE").read_text().startswith("The MIT License")
@@ -450,23 +372,23 @@ def test_the_page_is_light_and_asks_nobody_else() -> None:
             assert "http" not in text, path
 
 
-def test_page_history_and_terminal_take_keys(
+def test_page_history_and_terminal_accept_keys(
     supervise: Supervise, clip: Clip, tmp_path: Path
 ) -> None:
-    house = House(tmp_path / "house")
-    running = supervise(f"--source=file:{clip(40.0)}", *house.flags, env=house.env)
-    keys = ["--secret", str(house.folder / "friend.key_secret")]
-    keys += ["--server", str(house.folder / "box.key")]
+    keys_folder = House(tmp_path / "house")
+    running = supervise(f"--source=file:{clip(40.0)}", *keys_folder.flags, env=keys_folder.env)
+    keys = ["--secret", str(keys_folder.folder / "friend.key_secret")]
+    keys += ["--server", str(keys_folder.folder / "box.key")]
     kept = tmp_path / "kept.sqlite"
-    recorder = subprocess.Popen(
+    history = subprocess.Popen(
         [
-            *(sys.executable, "-m", "speech_emotion", "history", "--results", house.endpoint),
+            *(sys.executable, "-m", "speech_emotion", "history", "--results", keys_folder.endpoint),
             *("--file", str(kept), *keys),
         ],
         cwd=ROOT,
     )
-    page = Dashboard(house.endpoint, *keys)
-    stranger = Dashboard(house.endpoint)
+    page = Dashboard(keys_folder.endpoint, *keys)
+    without_keys = Dashboard(keys_folder.endpoint)
     try:
         wait_until(lambda: bool(greeting(page.port)["latest"]), "a result on the page")
         command = [
@@ -476,19 +398,19 @@ def test_page_history_and_terminal_take_keys(
             "watch",
             "--once",
             "--endpoint",
-            house.endpoint,
+            keys_folder.endpoint,
         ]
         done = subprocess.run([*command, *keys], cwd=ROOT, capture_output=True, text=True)
         assert "main" in done.stdout, done.stderr
         half = subprocess.run([*command, *keys[:2]], cwd=ROOT, capture_output=True, text=True)
         assert (half.returncode, half.stderr.count("\n")) == (2, 1)
-        assert greeting(stranger.port)["latest"] == []
+        assert greeting(without_keys.port)["latest"] == []
     finally:
         page.end()
-        stranger.end()
-        recorder.terminate()
-        assert recorder.wait(PATIENCE_S) == 0
-    with Reader(kept) as reader:
+        without_keys.end()
+        history.terminate()
+        assert history.wait(PATIENCE_S) == 0
+    with HistoryReader(kept) as reader:
         assert reader.bounds("main") is not None
     running.process.terminate()
     assert running.ended()[0] == 0

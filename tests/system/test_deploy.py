@@ -16,8 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from speech_emotion.common.errors import EXIT_USER
+from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.common.wire import public
-from speech_emotion.supervision.systemd import SystemdNotifier
+from speech_emotion.supervision.pipeline import DRAIN_S, END_S, HUB_TURN_S, Pipeline
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 
 Supervise = Callable[..., Running]
@@ -164,21 +166,20 @@ def test_the_watchdog_starves_where_the_supervisor_is_stopped(
 
 
 def test_a_hub_that_does_not_turn_starves_the_watchdog() -> None:
-    """The supervisor's loop alone is not enough."""
-    from speech_emotion import supervisor
+    """A supervisor's loop that turns is not enough."""
 
     class Stuck:
         turned, failure = 0.0, None
 
-    said: list[bool] = []
-    pipeline = object.__new__(supervisor.Pipeline)
-    pipeline.stages, pipeline.hub = [], Stuck()  # type: ignore[assignment]
+    fed: list[bool] = []
+    pipeline = object.__new__(Pipeline)
+    pipeline._processes, pipeline._hub = [], Stuck()  # type: ignore[assignment]
     pipeline._notifier = type(
-        "Said", (), {"turn": lambda _, __, *, well, **___: said.append(well)}
+        "Notifier", (), {"turn": lambda _, __, *, well, **___: fed.append(well)}
     )()
-    for now in (1.0, supervisor.HUB_TURN_S + 0.1):
+    for now in (1.0, HUB_TURN_S + 0.1):
         pipeline._notify(now)
-    assert said == [True, False]
+    assert fed == [True, False]
 
 
 # The unit ---------------------------------------------------------------------------------
@@ -245,13 +246,11 @@ def settings_of(unit: Path) -> dict[str, str]:
 
 
 def test_the_unit_fits_the_program() -> None:
-    from speech_emotion import supervisor
-
     unit = settings_of(UNIT)
     assert unit["Type"] == "notify"
-    assert float(unit["WatchdogSec"]) >= 2 * supervisor.HUB_TURN_S
-    assert float(unit["TimeoutStopSec"]) > supervisor.DRAIN_S + supervisor.END_S
-    assert unit["RestartPreventExitStatus"] == str(supervisor.EXIT_USER)
+    assert float(unit["WatchdogSec"]) >= 2 * HUB_TURN_S
+    assert float(unit["TimeoutStopSec"]) > DRAIN_S + END_S
+    assert unit["RestartPreventExitStatus"] == str(EXIT_USER)
     assert unit["Restart"] == "always"
 
 

@@ -16,7 +16,8 @@ import pytest
 import soundfile
 
 from speech_emotion.commands import doctor
-from speech_emotion.commands.doctor import Finding, Level, Trial, hear, judge
+from speech_emotion.commands.finding import Finding, Level
+from speech_emotion.commands.trial import Trial, hear, judge
 from speech_emotion.common.wire import public
 from tests.support.pipelines import (
     BUNDLE,
@@ -175,7 +176,7 @@ def test_a_virtual_microphone_is_heard(tmp_path: Path) -> None:
             timeout=PATIENCE_S,
             env={**os.environ, **mic.env},
         )
-    assert "can be listened to" in line(done.stdout, "devices"), done.stdout
+    assert "input devices" in line(done.stdout, "devices"), done.stdout
     assert "sound is heard" in line(done.stdout, "hear main"), done.stdout
 
 

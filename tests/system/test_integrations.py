@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.browser import free_port
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.wire import public
-from speech_emotion.dashboard.history import Writer
+from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.broker import MOSQUITTO
 from tests.support.history import said
 from tests.support.live_page import live
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher, health
+from tools.browser import free_port
 
 EXAMPLES = ROOT / "examples"
 
@@ -98,7 +98,7 @@ def test_alerts_of_a_real_pipeline(supervise: Supervise, clip: Clip) -> None:
 
 def test_a_day_is_drawn(tmp_path: Path) -> None:
     path, out = tmp_path / "h.sqlite", tmp_path / "day.png"
-    writer = Writer(path)
+    writer = HistoryWriter(path)
     noon = dt.datetime(2026, 3, 14, 12).astimezone().timestamp()
     spoken = [
         dataclasses.replace(said(n), time=noon + 60.0 * n, emotion=label)

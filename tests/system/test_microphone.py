@@ -1,4 +1,4 @@
-"""A real PortAudio device: what is played is what is heard, and what is heard is what counts."""
+"""A real PortAudio device: capture records the played samples exactly and keeps time."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ Pcm = NDArray[np.int16]
 
 @pytest.fixture
 def microphone() -> Iterator[VirtualMicrophone]:
-    with VirtualMicrophone() as one:
-        yield one
+    with VirtualMicrophone() as mic:
+        yield mic
 
 
 def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
@@ -56,25 +56,25 @@ def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
         text=True,
     )
     assert process.stderr is not None
-    assert "listening to" in process.stderr.readline()
+    assert "recording from" in process.stderr.readline()
     assert mic.play(played).wait(PATIENCE_S) == 0
     assert process.wait(PATIENCE_S) == 0, process.stderr.read()
-    heard, rate = soundfile.read(out, dtype="int16", always_2d=True)
+    recorded, rate = soundfile.read(out, dtype="int16", always_2d=True)
     assert rate == mic.rate
-    return heard
+    return recorded
 
 
 def test_the_devices_are_listed(microphone: VirtualMicrophone) -> None:
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "capture", "--list-devices"],
         cwd=ROOT,
         env={**os.environ, **microphone.env},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0
-    assert "mic:pulse" in done.stdout
-    assert "16000 Hz" in done.stdout
+    assert finished.returncode == 0
+    assert "mic:pulse" in finished.stdout
+    assert "16000 Hz" in finished.stdout
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (48000, 2)])
@@ -86,17 +86,17 @@ def test_recorded_samples_equal_the_played_ones(
         speech = soxr.resample(speech, spoken, rate)
     mono = np.clip(np.rint(speech * 20000), -32768, 32767).astype(np.int16)
     played = np.stack([np.roll(mono, 1000 * n) for n in range(channels)], axis=1)
-    # A sink that was idle swallows the first milliseconds: let them be silence.
+    # An idle sink drops the first milliseconds: make them silence.
     played = np.concatenate([np.zeros((rate // 2, channels), np.int16), played])
     path = tmp_path / "played.wav"
     soundfile.write(path, played, rate)
     with VirtualMicrophone(rate, channels) as mic:
-        heard = recording(mic, path, tmp_path / "heard.wav")
-    assert heard.shape[1] == channels
-    matched = correlate(heard[:, 0].astype(float), played[:, 0].astype(float), method="fft")
+        recorded = recording(mic, path, tmp_path / "recorded.wav")
+    assert recorded.shape[1] == channels
+    matched = correlate(recorded[:, 0].astype(float), played[:, 0].astype(float), method="fft")
     shift = int(matched.argmax()) - (len(played) - 1)
     silent = rate // 2
-    assert np.array_equal(heard[shift + silent : shift + len(played)], played[silent:])
+    assert np.array_equal(recorded[shift + silent : shift + len(played)], played[silent:])
 
 
 def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
@@ -111,11 +111,11 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
             ["infer", "--hub", hub, "--features", features, "--results", results],
         )
     ]
-    heard = tmp_path / "heard.wav"
+    recorded = tmp_path / "recorded.wav"
     capture = subprocess.Popen(
         [
             *(sys.executable, "-m", "capture", "--source", "mic", "--seconds", "9"),
-            *("--record", str(heard), "--hub", hub, "--features", features),
+            *("--record", str(recorded), "--hub", hub, "--features", features),
         ],
         cwd=ROOT,
         env={**os.environ, **microphone.env},
@@ -123,10 +123,10 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
         text=True,
     )
     assert capture.stderr is not None
-    assert "listening to" in capture.stderr.readline()
+    assert "recording from" in capture.stderr.readline()
     microphone.play(clip(6.0)).wait(PATIENCE_S)
     assert capture.wait(PATIENCE_S) == 0
-    expected = offline(heard)
+    expected = offline(recorded)
     subscriber.wait_for(lambda received: len(received.stream()) >= len(expected))
     for stage in stages:
         stage.terminate()
@@ -143,16 +143,16 @@ def test_results_arrive_within_a_second_of_their_window(
     running.process.terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    behind = time.time() - time.monotonic()
-    arrived = [
-        came + behind - message.time
-        for message, replay, came in received.messages
+    unix_offset = time.time() - time.monotonic()
+    latencies = [
+        received_at + unix_offset - message.time
+        for message, replay, received_at in received.messages
         if isinstance(message, public.Result) and not replay and message.time is not None
     ]
-    assert len(arrived) >= 6
-    assert max(arrived[1:]) < 1.0  # the first one is on its way while stages still start
-    # The clocks are tied by the promptest block so far; a prompter one may come.
-    assert min(arrived) > -0.02
+    assert len(latencies) >= 6
+    assert max(latencies[1:]) < 1.0  # the first one waits for stages that still start
+    # The anchor is the least delayed block so far; a later block may have less delay.
+    assert min(latencies) > -0.02
 
 
 def test_two_streams_of_one_stereo_device_are_its_channels(
@@ -166,8 +166,8 @@ def test_two_streams_of_one_stereo_device_are_its_channels(
         "[[stream]]\nname = 'right'\nsource = 'mic'\nchannel = 1\n"
     )
     with VirtualMicrophone(rate, 2) as mic:
-        tapes = tmp_path / "tapes"
-        running = supervise("--config", str(config), f"--record={tapes}", env=mic.env)
+        recordings = tmp_path / "recordings"
+        running = supervise("--config", str(config), f"--record={recordings}", env=mic.env)
         running.subscriber.wait_for(
             lambda r: bool(r.fresh(public.Result, "left") and r.fresh(public.Result, "right"))
         )
@@ -178,7 +178,7 @@ def test_two_streams_of_one_stereo_device_are_its_channels(
     assert any(result.state == "speech" for result in received.fresh(public.Result, "left"))
     assert all(result.rms_db == -100.0 for result in received.fresh(public.Result, "right"))
     for name in ("left", "right"):
-        alone = offline(tapes / name)
+        alone = offline(recordings / name)
         assert received.stream(name) == [{**row, "stream": name} for row in alone]
 
 
@@ -204,7 +204,7 @@ def test_a_killed_capture_declares_its_gap(
     assert any(result.state == "gap" for result in results)
     last = received.fresh(public.Health)[-1]
     assert last.streams[0].gaps == 1
-    # The sample clock is where time says: as many samples as seconds went by.
+    # The sample index keeps time: as many samples as seconds have passed.
     first, final = results[0], results[-1]
     assert first.time is not None
     assert final.time is not None
@@ -212,7 +212,7 @@ def test_a_killed_capture_declares_its_gap(
     assert abs(drift) < 0.06
 
 
-def test_an_absent_device_is_one_line_that_names_what_is_there(
+def test_an_absent_device_is_one_line_that_lists_the_devices(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     code, stderr, _ = supervise("--source=mic:nightingale", env=microphone.env).ended()
@@ -230,7 +230,7 @@ def test_no_device_at_all_points_to_the_demo(supervise: Supervise, tmp_path: Pat
     assert "make demo" in line
 
 
-def test_a_device_that_is_waited_for_comes(supervise: Supervise) -> None:
+def test_capture_waits_for_an_absent_device(supervise: Supervise) -> None:
     mic = VirtualMicrophone()
     try:
         running = supervise(env={**mic.env, "SEP_CAPTURE__WAIT_FOR_DEVICE": "true"})
@@ -240,7 +240,7 @@ def test_a_device_that_is_waited_for_comes(supervise: Supervise) -> None:
                 for health in running.received.fresh(public.Health)
                 for stage in health.stages
             ),
-            "capture to say that it waits",
+            "capture to report that it waits",
         )
         mic.start()
         running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
@@ -251,7 +251,7 @@ def test_a_device_that_is_waited_for_comes(supervise: Supervise) -> None:
         mic.__exit__(None, None, None)
 
 
-def test_a_lost_device_is_told_and_taken_up_again(supervise: Supervise) -> None:
+def test_a_lost_device_is_reported_and_opened_again(supervise: Supervise) -> None:
     mic = VirtualMicrophone()
     try:
         mic.start()
@@ -259,7 +259,7 @@ def test_a_lost_device_is_told_and_taken_up_again(supervise: Supervise) -> None:
         running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
         mic.kill()
         wait_until(
-            lambda: running.received.fresh(public.Health)[-1].state != "ok", "health to tell of it"
+            lambda: running.received.fresh(public.Health)[-1].state != "ok", "health to report it"
         )
         seen = len(running.received.fresh(public.Result))
         mic.start()
@@ -275,21 +275,21 @@ def test_a_lost_device_is_told_and_taken_up_again(supervise: Supervise) -> None:
 
 
 def test_a_missing_portaudio_names_its_package(tmp_path: Path) -> None:
-    # What sounddevice does at its import where the library is not installed.
+    # sounddevice raises this at import where the library is not installed.
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "capture", "--list-devices"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
     assert "apt-get install libportaudio2" in line
 
 
-def test_a_capture_that_was_held_up_keeps_time(
+def test_a_capture_that_was_stopped_for_a_while_keeps_time(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     running = supervise("--source=mic", env=microphone.env)
@@ -307,6 +307,6 @@ def test_a_capture_that_was_held_up_keeps_time(
     first, final = results[0], results[-1]
     assert first.time is not None
     assert final.time is not None
-    # Whether the sound server kept the sound or lost it: samples and seconds agree.
+    # Whether the sound server kept the samples or dropped them: samples and seconds agree.
     drift = (final.time - first.time) - (final.end - first.end) / final.rate
     assert abs(drift) < 0.1

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from bench.browser import CHROMIUM, browser, free_port
 from speech_emotion.common.wire import public
-from speech_emotion.dashboard.history import Writer
+from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import heard
 from tests.support.live_page import INFO, live
 from tests.support.pages import TOKEN, Dashboard, answers, opened
 from tests.support.pipelines import Running, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher, health
+from tools.browser import CHROMIUM, browser, free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -349,7 +349,7 @@ def test_the_past_is_scrolled_through(
     chromium: Any, publisher: tuple[Publisher, str], tmp_path: Path
 ) -> None:
     path = tmp_path / "h.sqlite"
-    writer = Writer(path)
+    writer = HistoryWriter(path)
     begin = time.time() - 3000.0
     rows = [dataclasses.replace(heard(seq), time=begin + seq / 2) for seq in range(3000)]
     writer.write([(row, 0.0) for row in rows])

@@ -124,11 +124,15 @@ def named_anywhere(section: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", SECTIONS[section]))
 
 
+COUNTER = r'(?<=counters\[")\w+(?="\])|(?<=counter\(")\w+|(?<=count\(")\w+|(?<=[{ ]")capture_\w+(?=": )'
+"""Names of counters: set by name, or keys of the counters that a source gives."""
+
+
 def counters_in_the_code() -> set[str]:
     found = {f"results_{verdict.value}" for verdict in ledger.Verdict}
     folders = ("capture", "features", "infer", "common", "dashboard", "supervision")
     for path in (ROOT / "supervisor.py", *(p for f in folders for p in (ROOT / f).rglob("*.py"))):
-        found |= set(re.findall(r'(?:counters\[|count(?:er)?\()"(\w+)"[],)]', path.read_text()))
+        found |= set(re.findall(COUNTER, path.read_text()))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What was recorded gives the identical results again, gaps included."""
+"""A recording replays to identical results, gaps included."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 
 
-def written(folder: Path) -> list[dict[str, object]]:
+def recorded_messages(folder: Path) -> list[dict[str, object]]:
     """Results and utterances of a recording as comparable maps."""
     rows = []
     for line in (folder / "messages.jsonl").read_text().splitlines():
@@ -36,21 +36,21 @@ def test_a_resampled_file_replays(supervise: Supervise, clip: Clip, tmp_path: Pa
     samples, rate = soundfile.read(clip(12.0), dtype="float32")
     path = tmp_path / "odd.wav"
     soundfile.write(path, soxr.resample(samples, rate, 22050), 22050, subtype="FLOAT")
-    folder = tmp_path / "tapes"
+    folder = tmp_path / "recordings"
     code, stderr, live = supervise(f"--source=file:{path}", f"--record={folder}").ended()
     assert code == 0, stderr
     assert "RECORDING" in stderr
-    tape = folder / "main"
-    assert written(tape) == live.stream()
-    assert offline(tape) == live.stream()
-    code, stderr, again = supervise(f"--source=replay:{tape}", "--speed=max").ended()
+    recording = folder / "main"
+    assert recorded_messages(recording) == live.stream()
+    assert offline(recording) == live.stream()
+    code, stderr, replayed = supervise(f"--source=replay:{recording}", "--speed=max").ended()
     assert code == 0, stderr
-    assert again.stream() == live.stream()
+    assert replayed.stream() == live.stream()
 
 
 @pytest.mark.skipif(not installed(), reason="needs PulseAudio: deploy/setup.sh dev installs it")
 def test_a_microphone_with_a_gap_replays(supervise: Supervise, clip: Clip, tmp_path: Path) -> None:
-    folder = tmp_path / "tapes"
+    folder = tmp_path / "recordings"
     with VirtualMicrophone() as mic:
         running = supervise("--source=mic", f"--record={folder}", env=mic.env)
         running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
@@ -64,17 +64,15 @@ def test_a_microphone_with_a_gap_replays(supervise: Supervise, clip: Clip, tmp_p
     assert code == 0, stderr
     assert any(result.state == "gap" for result in live.fresh(public.Result))
     assert any(result.state == "speech" for result in live.fresh(public.Result))
-    tape = folder / "main"
-    assert written(tape) == live.stream()
-    assert offline(tape) == live.stream()
-    code, stderr, again = supervise(f"--source=replay:{tape}", "--speed=max").ended()
+    recording = folder / "main"
+    assert recorded_messages(recording) == live.stream()
+    assert offline(recording) == live.stream()
+    code, stderr, replayed = supervise(f"--source=replay:{recording}", "--speed=max").ended()
     assert code == 0, stderr
-    assert again.stream() == live.stream()
+    assert replayed.stream() == live.stream()
 
 
-def test_nothing_is_recorded_unless_asked_for(
-    supervise: Supervise, clip: Clip, tmp_path: Path
-) -> None:
+def test_nothing_is_recorded_by_default(supervise: Supervise, clip: Clip, tmp_path: Path) -> None:
     path = clip(3.0)
     before = set(tmp_path.rglob("*"))
     assert supervise(f"--source=file:{path}", "--speed=max").ended()[0] == 0
@@ -83,7 +81,7 @@ def test_nothing_is_recorded_unless_asked_for(
 
 @pytest.mark.parametrize("words", ["no such folder", "is not a recording", "is damaged"])
 def test_a_folder_that_is_no_recording(supervise: Supervise, tmp_path: Path, words: str) -> None:
-    folder = tmp_path / "tape"
+    folder = tmp_path / "recording"
     if words != "no such folder":
         folder.mkdir()
     if words == "is damaged":
@@ -98,7 +96,7 @@ def test_a_folder_that_is_no_recording(supervise: Supervise, tmp_path: Path, wor
 def test_a_stage_alone_is_profiled_on_a_recording(
     supervise: Supervise, clip: Clip, tmp_path: Path
 ) -> None:
-    folder, profile = tmp_path / "tapes", tmp_path / "infer.prof"
+    folder, profile = tmp_path / "recordings", tmp_path / "infer.prof"
     code, stderr, _ = supervise(f"--source=file:{clip(3.0)}", f"--record={folder}").ended()
     assert code == 0, stderr
     subprocess.run(

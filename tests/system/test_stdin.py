@@ -1,4 +1,4 @@
-"""Raw sound on standard input is heard like a file of the same samples."""
+"""Raw samples on standard input give the same results as a file of them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
         cwd=ROOT,
     )
     assert process.stdin is not None
-    chance, at = random.Random(seed), 0
-    while at < len(content):
+    chance, sent = random.Random(seed), 0
+    while sent < len(content):
         size = chance.choice((1, 3, 999, 40_000))
-        process.stdin.write(content[at : at + size])
+        process.stdin.write(content[sent : sent + size])
         process.stdin.flush()
-        at += size
+        sent += size
     process.stdin.close()
     assert process.wait(PATIENCE_S) == 0
     nothing_left_but(before)
@@ -51,17 +51,17 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
 
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_a_pipe_equals_its_file(clip: Clip, speed: str) -> None:
-    path = clip(45.0)  # longer than the ring: the pipe has to wait
+    path = clip(45.0)  # longer than the ring: the writer has to wait
     samples, rate = soundfile.read(path, dtype="int16")
     subscriber = piped(f"stdin:{rate}", samples.tobytes(), f"--speed={speed}")
     assert subscriber.finish().stream() == offline(path)
 
 
-def test_channels_and_rate_are_taken_as_they_are_told(clip: Clip, tmp_path: Path) -> None:
+def test_rate_and_channels_come_from_the_source_text(clip: Clip, tmp_path: Path) -> None:
     samples, _ = soundfile.read(clip(9.0), dtype="int16")
     stereo = np.stack([samples, samples[::-1]], axis=1)
     path = tmp_path / "stereo.wav"
     soundfile.write(path, stereo, 24000)
-    # An odd byte at the end is no sample.
+    # An incomplete sample at the end is discarded.
     subscriber = piped("stdin:24000:2", stereo.tobytes() + b"\x01", "--speed=max")
     assert subscriber.finish().stream() == offline(path)

@@ -24,8 +24,8 @@ from speech_emotion.common.hub.ledger import Ledger, Verdict
 from speech_emotion.common.wire import internal, public
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.service import Session
-from speech_emotion.supervision.bundle_swap import check_grid
 from speech_emotion.supervision.control_socket import CONTROL, ControlSocket, ask, running
+from speech_emotion.supervision.swap_attempt import check_grid
 from tests.support.bundles import change, rehash
 from tests.support.hub_messages import OPEN, submit
 from tests.support.pipelines import BUNDLE, Running, wait_until
@@ -61,7 +61,7 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
     there = swap(OTHER)
     assert there.returncode == 0, there.stderr
     assert "emodb@" in there.stdout
-    assert "has taken over from default@" in there.stdout
+    assert "has replaced default@" in there.stdout
     if speed == "realtime":
         back = swap(BUNDLE)
         assert back.returncode == 0, back.stderr

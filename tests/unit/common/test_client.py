@@ -461,7 +461,7 @@ def test_the_command_tells_losses_and_a_newer_publisher(
     publisher.send(result(6), v=2)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
-    assert "subscribe: lost on the way here: 4 windows" in stderr
+    assert "subscribe: lost between the pipeline and this program: 4 windows" in stderr
     assert "protocol version 2 is newer" in stderr.splitlines()[-1]
 
 

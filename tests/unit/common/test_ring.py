@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.process_identity import ProcessIdentity, boot_id
-from speech_emotion.common.ring.access import RingReader, RingWriter, add_span
 from speech_emotion.common.ring.layout import MAX_GAPS
+from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.ring.segment import RingOwner, create_ring, reclaim_segments
+from speech_emotion.common.ring.writer import RingWriter, add_span
 
 RUN = "0123456789abcdef"
 SHM = Path("/dev/shm")
@@ -73,7 +74,8 @@ def script() -> Iterator[Script]:
     def start(code: str, *args: object) -> subprocess.Popen[str]:
         prelude = (
             "import sys\n"
-            "from speech_emotion.common.ring.access import *\n"
+            "from speech_emotion.common.ring.reader import *\n"
+            "from speech_emotion.common.ring.writer import *\n"
             "from speech_emotion.common.ring.segment import *\n"
             "from speech_emotion.common.ring.layout import *\n"
         )
@@ -632,7 +634,7 @@ def killed_after(bytecodes: int, call: Callable[..., object], *args: object) -> 
 
     def trace(frame: FrameType, event: str, _arg: Any) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.endswith("common/ring/access.py"):
+        if Path(frame.f_code.co_filename).parent.name != "ring":
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

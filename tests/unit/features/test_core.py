@@ -28,7 +28,6 @@ from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.features import pocketfft
 from speech_emotion.features.core import (
     TUNING_EDGES,
     Banks,
@@ -38,6 +37,7 @@ from speech_emotion.features.core import (
     TuningEstimator,
     make_core,
     normalize,
+    pocketfft,
 )
 from speech_emotion.features.reference import reference_features
 
@@ -262,16 +262,16 @@ def test_frames_are_shared_where_the_spec_says_so(spec: FeatureSpec) -> None:
     core = fresh(spec)
     assert isinstance(core, FastCore)
     computed: list[int] = []
-    compute = core._workshop.compute
-    core._workshop.compute = lambda frame, row, count: (  # type: ignore[method-assign]
+    compute = core._batch.compute
+    core._batch.compute = lambda frame, row, count: (  # type: ignore[method-assign]
         computed.append(count),
         compute(frame, row, count),
     )[1]
     samples = speech("03a01Wa", 6 * spec.window)
     for k in range(4):
         core.extract(samples[k * spec.hop :][: spec.window])
-    assert sum(computed[:-3]) >= spec.natural_frames - core._workshop.inside[0]
-    first, behind = core._workshop.inside
+    assert sum(computed[:-3]) >= spec.natural_frames - core._batch.inner[0]
+    first, behind = core._batch.inner
     assert computed[-3:] == [spec.hop // spec.hop_length + spec.natural_frames - behind] * 3
     assert computed[-1] + first < spec.natural_frames
 

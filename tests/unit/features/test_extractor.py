@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.ring.access import RingWriter
 from speech_emotion.common.ring.segment import RingOwner, create_ring
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.features.extractor import Analysis, load_extractors, load_statistics, windows_of

@@ -7,6 +7,7 @@ import pytest
 from speech_emotion.common.errors import EXIT_DEVICE
 from speech_emotion.supervision.restart_policy import (
     Action,
+    Backoff,
     ProcessLifecycle,
     ProcessState,
     RestartPolicy,
@@ -16,7 +17,7 @@ POLICY = RestartPolicy(quick_limit=10)
 
 
 def waiting(policy: RestartPolicy = POLICY) -> ProcessLifecycle:
-    return ProcessLifecycle(policy, 0.0, jitter=lambda: 1.0)
+    return ProcessLifecycle(policy, 0.0, random_factor=lambda: 1.0)
 
 
 def ready(policy: RestartPolicy = POLICY, at: float = 1.0) -> ProcessLifecycle:
@@ -61,7 +62,7 @@ def test_the_first_restart_is_immediate() -> None:
 
 
 def test_the_delay_grows_only_while_it_dies_quickly() -> None:
-    stage, now, delays = ready(RestartPolicy(delay_limit=4.0)), 2.0, []
+    stage, now, delays = ready(RestartPolicy(backoff=Backoff(limit_s=4.0))), 2.0, []
     for _ in range(8):
         died(stage, now)
         waited = next(d / 2 for d in range(100) if stage.act(now + d / 2) is Action.START)
@@ -77,7 +78,7 @@ def test_the_delay_grows_only_while_it_dies_quickly() -> None:
 
 
 def test_delays_are_jittered() -> None:
-    stage = ProcessLifecycle(POLICY, 0.0, jitter=lambda: 1.2)
+    stage = ProcessLifecycle(POLICY, 0.0, random_factor=lambda: 1.2)
     for now in (0.0, 1.0):
         stage.started(now)
         stage.beat(now, ready=True)
@@ -221,12 +222,12 @@ def test_one_good_run_forgives_the_quick_deaths_before_it() -> None:
 
 @pytest.mark.parametrize("was_ready", [True, False])
 def test_a_device_that_is_away_is_waited_for_without_end(was_ready: bool) -> None:
-    policy = RestartPolicy(delay_limit=2.0, quick_limit=10)
+    policy = RestartPolicy(backoff=Backoff(limit_s=2.0), quick_limit=10)
     stage, now = (ready(policy) if was_ready else waiting(policy)), 1.0
     for _ in range(1000):
         died(stage, now, code=EXIT_DEVICE)
         assert stage.state is ProcessState.WAITING
-        now += policy.delay_limit
+        now += policy.backoff.limit_s
         assert stage.act(now) is Action.START
         stage.started(now)
     stage.beat(now, ready=True)
@@ -283,7 +284,8 @@ def test_a_stop_does_not_undo_a_failure() -> None:
 
 @pytest.mark.parametrize("code", [-9, 1, 2])
 def test_a_stage_that_is_not_vital_is_never_given_up(code: int) -> None:
-    stage, now = waiting(RestartPolicy(quick_limit=2, vital=False, delay_limit=4.0)), 0.0
+    policy = RestartPolicy(quick_limit=2, vital=False, backoff=Backoff(limit_s=4.0))
+    stage, now = waiting(policy), 0.0
     for _ in range(30):
         while stage.act(now) is not Action.START:
             now += 0.5

@@ -1,6 +1,7 @@
-"""What systemd wants to hear of a service: ready, alive, status, stopping. See sd_notify(3).
+"""Notify systemd of the state of a service: ready, alive, status, stopping. See sd_notify(3).
 
-Datagrams to the socket in `NOTIFY_SOCKET`; nothing where there is none.
+The messages are datagrams to the socket that `NOTIFY_SOCKET` names. Without that variable the
+notifier does nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import socket
 from collections.abc import Mapping, MutableMapping
 
 STATUS_LIMIT = 200
+"""Longest status line in characters."""
 
 
 class SystemdNotifier:
-    """Tells the service manager how the pipeline is.
+    """Sends the state of this process to the service manager.
 
     Args:
-        environment: where `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are taken out of,
-            so that no child can speak for us.
+        environment: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are removed from it, so
+            that no child process can send notifications in the name of this one.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -25,7 +27,7 @@ class SystemdNotifier:
         self._interval = _watchdog_interval(environment)
         environment.pop("WATCHDOG_USEC", None)
         environment.pop("WATCHDOG_PID", None)
-        # An @ stands for the NUL of an abstract address.
+        # systemd writes the NUL of an abstract address as @.
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if path else None
         if self._socket is not None:
@@ -35,12 +37,12 @@ class SystemdNotifier:
         self._due = 0.0
 
     def turn(self, now: float, *, ready: bool, well: bool, status: str) -> None:
-        """Tell what is new.
+        """Send what has changed since the last call.
 
         Args:
             now: CLOCK_MONOTONIC.
-            ready: everything that can be ready is; told once.
-            well: the watchdog may be fed; called from the loop that it watches.
+            ready: whether every process that can be ready is ready; sent once.
+            well: whether to feed the watchdog. Call `turn` from the loop that the watchdog checks.
             status: one line for people.
         """
         if self._socket is None:
@@ -56,7 +58,7 @@ class SystemdNotifier:
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """Notify that the service has begun to stop."""
         self._send("STOPPING=1")
 
     def _send(self, text: str) -> None:
@@ -64,12 +66,13 @@ class SystemdNotifier:
             try:
                 self._socket.sendto(text.encode(), self._address)
             except OSError:
-                # Its queue is full, or it is gone; a watchdog that hears nothing does its work.
+                # systemd's queue is full or its socket is gone. A watchdog that receives
+                # nothing restarts the service.
                 return
 
 
 def _watchdog_interval(environment: Mapping[str, str]) -> float | None:
-    """Half of the time that the watchdog allows; None where it does not watch us."""
+    """Half of the watchdog's time in seconds; None where no watchdog checks this process."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     try:

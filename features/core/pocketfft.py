@@ -1,9 +1,8 @@
-"""The two transforms of the feature core, into arrays that are there already.
+"""FFT and DCT of pocketfft, as scipy ships it, with results written to existing arrays.
 
-They are pocketfft's, as scipy ships it: librosa calls the same, so the bits are the same.
-scipy.fft itself returns a new array from each call, and importing it costs some 28 MB and
-half of a cold start for functions that nobody here calls. So only its compiled module is
-loaded; where that is not found any more, scipy.fft does it.
+librosa calls the same functions, so the bits are equal. scipy.fft itself returns a new array
+from each call, and its import costs about 28 MB and half of a cold start. So this module loads
+only scipy's compiled extension, and falls back to scipy.fft where it does not find it.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ ORTHO = 1
 
 
 def _load() -> Any:
-    """scipy's compiled pocketfft; None where it has another place or other functions."""
-    spec = importlib.util.find_spec("scipy")
-    for folder in (spec.submodule_search_locations if spec else None) or ():
+    """scipy's compiled pocketfft. None if scipy moved it or changed its functions."""
+    package = importlib.util.find_spec("scipy")
+    for folder in (package.submodule_search_locations if package else None) or ():
         for suffix in importlib.machinery.EXTENSION_SUFFIXES:
             path = Path(folder) / "fft" / "_pocketfft" / f"pypocketfft{suffix}"
             if path.is_file():
-                found = importlib.util.spec_from_file_location("pypocketfft", path)
-                assert found is not None
-                assert found.loader is not None
-                module = importlib.util.module_from_spec(found)
+                spec = importlib.util.spec_from_file_location("pypocketfft", path)
+                assert spec is not None
+                assert spec.loader is not None
+                module = importlib.util.module_from_spec(spec)
                 try:
-                    found.loader.exec_module(module)
+                    spec.loader.exec_module(module)
                     return module if _works(module) else None
                 except (ImportError, AttributeError, TypeError):
                     return None
@@ -49,7 +48,7 @@ def _works(module: Any) -> bool:
 
 
 compiled: Any = _load()
-"""The compiled module; None: scipy.fft is used."""
+"""The compiled extension. None: scipy.fft is used."""
 
 
 def rfft(frames: NDArray[Any], out: NDArray[Any]) -> None:

@@ -1,0 +1,43 @@
+"""Blocks of samples: mixing to one channel, and the resolution that a ring holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+FULL_SCALE = 1 << 23
+"""Steps of a 24-bit sample from 0 to 1."""
+
+
+def to_mono(block: Samples, channel: int | None) -> Samples:
+    """Reduce a block (frames, channels) to one channel, or to the mean of all: (frames,).
+
+    Channels are added one after the other, so that the bits of a sample do not depend on the
+    size of the block. NaN (possible in float files) becomes silence, infinity full scale.
+    """
+    if channel is not None:
+        mono = block[:, channel]
+    else:
+        mono = block[:, 0]
+        if block.shape[1] > 1:
+            mono = mono.copy()
+            for other in range(1, block.shape[1]):
+                mono += block[:, other]
+            mono /= np.float32(block.shape[1])
+    if not np.isfinite(mono).all():
+        mono = np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0)
+    return mono
+
+
+def quantize(samples: Samples) -> Samples:
+    """Round samples to 24 bits, the resolution that a FLAC file holds exactly.
+
+    The ring holds nothing finer, so that a recording of it replays bit for bit. 16-bit and
+    24-bit sound is not changed.
+    """
+    steps: Samples = np.rint(samples * np.float32(FULL_SCALE))
+    np.clip(steps, -FULL_SCALE, FULL_SCALE - 1, out=steps)
+    steps /= np.float32(FULL_SCALE)
+    return steps

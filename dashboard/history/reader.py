@@ -1,0 +1,213 @@
+"""The reading end of the history file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.dashboard.history.schema import APPLICATION, DIGITS, SCHEMA_VERSION
+
+COLUMNS = (
+    *("seq", "time", "span", "state", "emotion"),
+    *("confidence", "reason", "rms_db", "lost", "smoothed"),
+)
+"""Columns of a window row: `time` is the unix time of its end, `span` its length in seconds."""
+
+
+class HistoryReader:
+    """The reading end of the history file; use it from one thread.
+
+    Each call sees what was committed before it.
+
+    Raises:
+        UserError: the file does not exist or is not a history file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        address = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro"
+        try:
+            self._db = sqlite3.connect(address, uri=True, timeout=2.0, isolation_level=None)
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        if (application, version) != (APPLICATION, SCHEMA_VERSION):
+            self._db.close()
+            raise UserError(f"{path}: is not a history file of this version")
+
+    def __enter__(self) -> HistoryReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def streams(self) -> list[str]:
+        """Names of the streams in the file, sorted."""
+        rows = self._db.execute("SELECT DISTINCT stream FROM source ORDER BY stream")
+        return [name for (name,) in rows]
+
+    def bounds(self, stream: str) -> tuple[float, float] | None:
+        """Unix times of the first and the last window of a stream; None if it has no window."""
+        rows = [
+            self._db.execute(
+                "SELECT min(at), max(at) FROM result WHERE source = ?", (source,)
+            ).fetchone()
+            for source, _ in self._sources(stream)
+        ]
+        known = [(first, last) for first, last in rows if first is not None]
+        if not known:
+            return None
+        return min(first for first, _ in known), max(last for _, last in known)
+
+    def windows(self, stream: str, start: float, end: float, limit: int) -> dict[str, Any]:
+        """Windows of a stream between two unix times, at most about `limit` rows.
+
+        More rows are aggregated in steps of equal length: levels and probabilities are means,
+        the emotion is the most frequent one.
+
+        Returns:
+            `labels`; `rows`, whose columns are `COLUMNS`; `step`, the length of a step in
+            seconds, or 0 if every row is one window.
+        """
+        sources = self._sources(stream)
+        labels = list(dict.fromkeys(label for _, names in sources for label in names))
+        numbers = [number for number, _ in sources]
+        marks = ",".join("?" * len(numbers))
+        where = f"source IN ({marks}) AND at > ? AND at <= ?"
+        (count,) = self._db.execute(
+            f"SELECT count(*) FROM result WHERE {where}", (*numbers, start, end)
+        ).fetchone()
+        if count <= limit:
+            windows = self._db.execute(
+                "SELECT source, seq, at, (last - first) * 1.0 / rate, state, emotion, confidence, "
+                "reason, rms_db, lost, smoothed FROM result JOIN source ON id = source "
+                f"WHERE {where} ORDER BY at",
+                (*numbers, start, end),
+            )
+            names = dict(sources)
+            rows = [
+                [*row[:-1], _aligned(row[-1], names[number], labels)] for number, *row in windows
+            ]
+            return {"labels": labels, "rows": rows, "step": 0.0}
+        step = (end - start) / limit
+        means = "".join(f", avg({_probability_sql(label, sources)})" for label in labels)
+        steps = self._db.execute(
+            "SELECT min(seq), cast((at - ?) / ? AS INTEGER) AS step, avg(confidence), avg(rms_db), "
+            "sum(lost), sum(state = 'speech'), sum(state = 'gap')"
+            f"{means} FROM result WHERE {where} GROUP BY step ORDER BY step",
+            (start, step, *numbers, start, end),
+        ).fetchall()
+        most_frequent = self._most_frequent(start, step, end, numbers)
+        rows = []
+        for seq, number, confidence, level, lost, speech, gaps, *probabilities in steps:
+            state = "speech" if speech else "gap" if gaps else "silence"
+            emotion = most_frequent.get(number) if speech else None
+            values = probabilities if speech and probabilities[0] is not None else None
+            smoothed = None if values is None else [round(value or 0.0, DIGITS) for value in values]
+            at = start + (number + 1) * step
+            rows.append(
+                [seq, at, step, state, emotion, confidence, None, round(level, 1), lost, smoothed]
+            )
+        return {"labels": labels, "rows": rows, "step": step}
+
+    def _most_frequent(
+        self, start: float, step: float, end: float, numbers: list[int]
+    ) -> dict[int, str]:
+        """The most frequent emotion of each step."""
+        marks = ",".join("?" * len(numbers))
+        counts = self._db.execute(
+            "SELECT cast((at - ?) / ? AS INTEGER) AS step, emotion, count(*) FROM result "
+            f"WHERE source IN ({marks}) AND at > ? AND at <= ? AND emotion IS NOT NULL "
+            "GROUP BY step, emotion ORDER BY step, count(*)",
+            (start, step, *numbers, start, end),
+        )
+        # Rows are sorted by count: the last emotion of a step is the most frequent one.
+        return {number: emotion for number, emotion, _ in counts}
+
+    def utterances(
+        self, stream: str, start: float, end: float, limit: int = 500
+    ) -> list[dict[str, Any]]:
+        """The newest utterances that ended between two unix times, oldest first."""
+        numbers = [number for number, _ in self._sources(stream)]
+        marks = ",".join("?" * len(numbers))
+        rows = self._db.execute(
+            "SELECT at, (last - first) * 1.0 / rate, emotion, confidence, reason, probabilities "
+            "FROM utterance JOIN source ON id = source "
+            f"WHERE source IN ({marks}) AND at > ? AND at <= ? ORDER BY at DESC LIMIT ?",
+            (*numbers, start, end, limit),
+        ).fetchall()
+        return [
+            {
+                "time": at,
+                "seconds": seconds,
+                "emotion": emotion,
+                "confidence": confidence,
+                "reason": reason,
+                "probabilities": json.loads(probabilities),
+            }
+            for at, seconds, emotion, confidence, reason, probabilities in reversed(rows)
+        ]
+
+    def csv(self, table: str, stream: str, start: float, end: float) -> Iterator[str]:
+        """Lines of a CSV file of `result`, `utterance` or `health` between two unix times."""
+        if table == "health":
+            rows = self._db.execute(
+                "SELECT at AS time, state, message FROM health WHERE at > ? AND at <= ? "
+                "ORDER BY at",
+                (start, end),
+            )
+        else:
+            rows = self._db.execute(
+                f"SELECT at AS time, stream, run, bundle, rate, labels, {table}.* "
+                f"FROM {table} JOIN source ON id = source "
+                "WHERE stream = ? AND at > ? AND at <= ? ORDER BY at",
+                (stream, start, end),
+            )
+        names = [column[0] for column in rows.description]
+        kept = [n for n, name in enumerate(names) if name not in ("labels", "source", "at")]
+        yield _line([names[n] for n in kept])
+        for row in rows:
+            fields = dict(zip(names, row, strict=True))
+            if fields.get("smoothed") is not None:
+                values = json.loads(fields["smoothed"])
+                labelled = dict(zip(json.loads(fields["labels"]), values, strict=True))
+                fields["smoothed"] = json.dumps(labelled)
+            yield _line([fields[names[n]] for n in kept])
+
+    def _sources(self, stream: str) -> list[tuple[int, list[str]]]:
+        rows = self._db.execute("SELECT id, labels FROM source WHERE stream = ?", (stream,))
+        return [(number, json.loads(labels or "[]")) for number, labels in rows]
+
+
+def _aligned(smoothed: str | None, names: list[str], labels: list[str]) -> list[float] | None:
+    """Probabilities of one source, reordered to `labels`; 0 for a label that it lacks."""
+    if smoothed is None:
+        return None
+    table = dict(zip(names, json.loads(smoothed), strict=True))
+    return [table.get(label, 0.0) for label in labels]
+
+
+def _probability_sql(label: str, sources: list[tuple[int, list[str]]]) -> str:
+    """SQL for the probability of a label: its position differs between sources."""
+    cases = "".join(
+        f" WHEN {number} THEN json_extract(smoothed, '$[{names.index(label)}]')"
+        for number, names in sources
+        if label in names
+    )
+    return f"CASE source{cases} END"
+
+
+def _line(values: Sequence[Any]) -> str:
+    text = io.StringIO()
+    # A spreadsheet interprets a text with such a first character as a formula.
+    safe = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@" and v else v for v in values]
+    csv.writer(text, lineterminator="\n").writerow(safe)
+    return text.getvalue()

@@ -1,0 +1,188 @@
+"""The writing end of the history file.
+
+A commit is on the disk when it returns: a crash of the process or of the box loses only the
+messages that came after the last commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history.schema import APPLICATION, DIGITS, SCHEMA_VERSION, TABLES
+
+HEALTH_EVERY_S = 60.0
+"""Interval at which an unchanged health message is written; a changed one is written at once."""
+PURGE_ROWS = 5000
+"""Rows of a table that one call of `purge` removes at most."""
+
+
+class HistoryWriter:
+    """The writing end of the history file; use it from one thread.
+
+    A message that the file has already is ignored: replays and restarts do no harm.
+
+    Args:
+        path: the file; created with mode 0600 if it does not exist.
+
+    Raises:
+        UserError: the file cannot be written, or it is not a history file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._sources: dict[tuple[str, str, str], int] = {}
+        self._labels: dict[int, list[str]] = {}
+        self._health: tuple[Any, ...] = ()
+        self._health_due = 0.0
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{path}: cannot be used for history ({error})") from None
+
+    def _prepare(self) -> None:
+        db = self._db
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        fresh = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        if not fresh and (application, version) != (APPLICATION, SCHEMA_VERSION):
+            raise sqlite3.DatabaseError("it belongs to another program or another version")
+        if fresh:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        if fresh:
+            db.executescript(
+                f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
+                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+
+    def write(self, messages: Sequence[tuple[public.Public, float]]) -> None:
+        """Commit messages in one transaction.
+
+        Args:
+            messages: each message with its arrival time (unix time in seconds).
+
+        Raises:
+            sqlite3.Error: the transaction failed; none of the messages was written.
+        """
+        before = (dict(self._sources), dict(self._labels), self._health, self._health_due)
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for message, arrived in messages:
+                self._put(message, arrived)
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            # The caches must not contain rows of the transaction that failed.
+            self._sources, self._labels, self._health, self._health_due = before
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _put(self, message: public.Public, arrived: float) -> None:
+        match message:
+            case public.Result() as r:
+                source = self._source(r)
+                self._db.execute(
+                    "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    (
+                        *(source, r.seq, r.time or arrived, r.start, r.end, r.state, r.emotion),
+                        *(r.confidence, r.reason, round(r.rms_db, 2), r.lost, r.skipped),
+                        *(self._by_label(source, r.smoothed), (r.timing_ms or {}).get("total")),
+                    ),
+                )
+            case public.Utterance() as u:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    (
+                        *(self._source(u), u.start, u.end, u.time or arrived, u.seq, u.emotion),
+                        *(u.confidence, u.reason, _rounded(u.probabilities), u.windows),
+                    ),
+                )
+            case public.Health() as h:
+                shape = (
+                    h.state,
+                    *((s.name, s.state, s.restarts, s.reason) for s in h.stages),
+                    *((s.name, s.state) for s in h.streams),
+                )
+                if shape != self._health or h.time >= self._health_due:
+                    self._health, self._health_due = shape, h.time + HEALTH_EVERY_S
+                    text = json.dumps(public.to_json_map(h))
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO health VALUES (?,?,?)", (h.time, h.state, text)
+                    )
+
+    def _source(self, message: public.Result | public.Utterance) -> int:
+        key = message.stream, message.run, message.bundle
+        if key not in self._sources:
+            self._db.execute(
+                "INSERT OR IGNORE INTO source (stream, run, bundle, rate) VALUES (?,?,?,?)",
+                (*key, message.rate),
+            )
+            number, labels = self._db.execute(
+                "SELECT id, labels FROM source WHERE stream = ? AND run = ? AND bundle = ?", key
+            ).fetchone()
+            self._sources[key] = number
+            if labels is not None:
+                self._labels[number] = json.loads(labels)
+        return self._sources[key]
+
+    def _by_label(self, source: int, smoothed: dict[str, float] | None) -> str | None:
+        """Probabilities as JSON, in the order of the source's labels.
+
+        The first row with probabilities defines that order.
+        """
+        if smoothed is None:
+            return None
+        if source not in self._labels:
+            self._labels[source] = [*smoothed]
+            labels = json.dumps(self._labels[source])
+            self._db.execute("UPDATE source SET labels = ? WHERE id = ?", (labels, source))
+        return json.dumps([round(smoothed.get(x, 0.0), DIGITS) for x in self._labels[source]])
+
+    def purge(self, before: float) -> int:
+        """Delete up to `PURGE_ROWS` rows of each table that are older than a unix time.
+
+        Returns:
+            The number of deleted rows; 0 when no older row is left.
+
+        Raises:
+            sqlite3.Error: nothing was deleted.
+        """
+        removed = 0
+        for table, key in (("result", "source, seq"), ("utterance", "source, first")):
+            removed += self._db.execute(
+                f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM source "
+                f"CROSS JOIN {table} ON {table}.source = source.id WHERE at < ? LIMIT ?)",
+                (before, PURGE_ROWS),
+            ).rowcount
+        removed += self._db.execute("DELETE FROM health WHERE at < ?", (before,)).rowcount
+        if removed:
+            self._db.execute(
+                "DELETE FROM source WHERE id NOT IN (SELECT source FROM result) "
+                "AND id NOT IN (SELECT source FROM utterance)"
+            )
+            self._sources.clear()
+            self._labels.clear()
+            self._db.execute("PRAGMA incremental_vacuum")
+        return removed
+
+    def close(self) -> None:
+        """Checkpoint the write-ahead log into the file and close it."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+
+def _rounded(table: dict[str, float] | None) -> str | None:
+    if table is None:
+        return None
+    return json.dumps({key: round(value, DIGITS) for key, value in table.items()})

@@ -1,0 +1,130 @@
+"""One process of the pipeline: its job, its state and its child."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from speech_emotion.common.hub.observed import ReceivedHeartbeat
+from speech_emotion.common.stage.jobs import CaptureJob
+from speech_emotion.common.wire.states import FINE_STAGES
+from speech_emotion.supervision.child import Child
+from speech_emotion.supervision.process_table import PlannedProcess
+from speech_emotion.supervision.restart_policy import Action, ProcessLifecycle, ProcessState
+
+log = logging.getLogger("supervisor")
+
+
+class ManagedProcess:
+    """Starts, observes, restarts and stops one process. Use from the supervisor's loop only.
+
+    Args:
+        planned: its row of the table, its job and its restart policy.
+        now: CLOCK_MONOTONIC.
+        arguments: further command line arguments of the process.
+        inherit: file descriptors that the process keeps open.
+        write: takes the lines that the process writes to stderr.
+        wake: wakes the supervisor's loop.
+
+    Attributes:
+        job: the job of the next start; a bundle swap changes it.
+        child: the process that runs, if one does.
+    """
+
+    def __init__(
+        self,
+        planned: PlannedProcess,
+        now: float,
+        *,
+        arguments: tuple[str, ...] = (),
+        inherit: tuple[int, ...] = (),
+        write: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.name = planned.name
+        self.kind = planned.kind
+        self.job = planned.job
+        self.arguments = arguments
+        self.lifecycle = ProcessLifecycle(planned.policy, now)
+        self.child: Child | None = None
+        self._inherit = inherit
+        self._write = write
+        self._wake = wake
+        self._last_reason: str | None = None
+        self._repeats = 0
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams that this process captures."""
+        return [row.name for row in self.job.streams] if isinstance(self.job, CaptureJob) else []
+
+    @property
+    def fine(self) -> bool:
+        """Whether it is ready, or done with its work."""
+        return self.lifecycle.state.value in FINE_STAGES
+
+    def turn(self, now: float, heartbeat: ReceivedHeartbeat | None, *, may_start: bool) -> None:
+        """Do what is due.
+
+        Args:
+            now: CLOCK_MONOTONIC.
+            heartbeat: the newest heartbeat under its name.
+            may_start: whether a process that waits for its start may start now.
+        """
+        lifecycle, child = self.lifecycle, self.child
+        if child is not None and (code := child.exit_code()) is not None:
+            self.child = None
+            self._wake()  # a restart may be due at once
+            lifecycle.exited(now, code, child.last_line())
+            if lifecycle.state is ProcessState.WAITING:
+                self._log_restart(now)
+            return
+        if child is not None and heartbeat is not None and heartbeat.heartbeat.pid == child.pid:
+            if lifecycle.state is ProcessState.STARTING and lifecycle.restarts:
+                log.info("%s: ready again", self.name)
+            lifecycle.beat(heartbeat.received, ready=heartbeat.heartbeat.state == "ready")
+        match lifecycle.act(now):
+            case Action.START if may_start:
+                lifecycle.started(now)
+                self.child = self.spawn()
+            case Action.KILL:
+                assert child is not None
+                log.warning("%s: killed (%s)", self.name, lifecycle.reason)
+                child.kill()
+
+    def spawn(self) -> Child:
+        """Start its process."""
+        return Child(
+            self.kind.module, self.arguments, self.job, self._write, self._inherit, self._wake
+        )
+
+    def stop(self) -> None:
+        """Ask it to stop in an orderly way; from now on its end is expected."""
+        self.lifecycle.stop()
+        if self.child is not None:
+            self.child.terminate()
+
+    def kill(self) -> None:
+        """End its process at once, if one runs."""
+        if self.child is not None:
+            self.child.kill()
+
+    def _log_restart(self, now: float) -> None:
+        # A microphone may be absent for weeks: the same reason again is logged after 2, 4, 8 …
+        # times only.
+        reason = self.lifecycle.reason
+        self._repeats = self._repeats + 1 if reason == self._last_reason else 1
+        self._last_reason = reason
+        if self._repeats & (self._repeats - 1) == 0:
+            times = f", {self._repeats} times" if self._repeats > 1 else ""
+            delay = self.lifecycle.restart_in(now)
+            log.warning("%s: restarting in %.1f s (%s%s)", self.name, delay, reason, times)
+
+
+def status_line(processes: Sequence[ManagedProcess]) -> str:
+    """State of the pipeline in one line: all ready, or the first process that is not."""
+    for process in processes:
+        if not process.fine:
+            state, reason = process.lifecycle.state.value, process.lifecycle.reason
+            return f"{process.name} {state}: {reason or 'not yet ready'}"
+    return f"all {len(processes)} stages ready"

@@ -1,0 +1,199 @@
+"""The supervisor's loop: start, observe, restart and stop the processes of a pipeline."""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
+from speech_emotion.common.linux.eventfd import Wakeup
+from speech_emotion.common.linux.systemd import SystemdNotifier
+from speech_emotion.supervision.bundle_swap import BundleSwap
+from speech_emotion.supervision.console_view import BackgroundView, make_view
+from speech_emotion.supervision.log_lines import LogLines
+from speech_emotion.supervision.managed_process import ManagedProcess, status_line
+from speech_emotion.supervision.resources import Resources
+from speech_emotion.supervision.restart_policy import ProcessState
+from speech_emotion.supervision.signals import SignalRequests
+
+log = logging.getLogger("supervisor")
+
+TURN_S = 0.25
+"""Longest time between two turns of the loop. A line, an ended process or a new state wakes it."""
+SWAP_TURN_S = 0.02
+"""The same while a bundle is swapped: capture's sound waits in the ring."""
+SHOW_S = 0.1
+"""Time between two updates of the view."""
+DRAIN_S = 6.0
+"""Longest time that capture may wait for its last results to be accepted before it is killed."""
+END_S = 3.0
+"""Longest time that the other processes may take to stop before they are killed."""
+QUIET_START_S = 10.0
+"""Longest time that log lines wait for all processes to be ready. The line that explains a mistake
+of the user is then the only one."""
+CAPTURE_WAITS_S = 5.0
+"""Longest time that capture waits for the recorder and the history writer to start."""
+HUB_TURN_S = 3.0
+"""Greatest age of the last turn of a healthy hub."""
+
+
+class Pipeline:
+    """Runs the processes from start to end. Use from the main thread.
+
+    Args:
+        resources: what the pipeline owns; closed at the end of `run`.
+        configured: returns the bundle that the configuration names now.
+        lines: the log lines.
+        wakeup: wakes the loop; other threads set it.
+    """
+
+    def __init__(
+        self, resources: Resources, configured: Callable[[], Path], lines: LogLines, wakeup: Wakeup
+    ) -> None:
+        self._resources = resources
+        self._hub = resources.hub
+        self._processes = resources.processes
+        self._captures = [p for p in self._processes if p.kind.capture]
+        self._swap = BundleSwap(resources, configured, lines.write)
+        self._lines = lines
+        self._wakeup = wakeup
+        self._notifier = SystemdNotifier()
+        self._signals = SignalRequests()
+        self._poll = select.poll()
+        for source in (self._wakeup, self._signals):
+            self._poll.register(source, select.POLLIN)
+        self._began = time.monotonic()
+        self._show_due = 0.0
+        self._reloads = 0
+        self._failed: ManagedProcess | None = None
+
+    def run(self) -> int:
+        """Run until the sources end, a signal arrives, or a process cannot be kept running.
+
+        Returns:
+            The exit code.
+        """
+        self._hub.start()
+        try:
+            with make_view() as view:
+                while not self._over():
+                    self._turn(view)
+                    self._wait(view)
+                self._notifier.stopping()
+                self._swap.end()
+                self._end(view, self._captures, DRAIN_S)
+                self._end(view, [p for p in self._processes if not p.kind.capture], END_S)
+                return self._verdict(view)
+        finally:
+            self._swap.end()
+            for process in self._processes:
+                process.kill()
+            self._resources.close()
+
+    def _over(self) -> bool:
+        if self._swap.between:
+            return False  # an orderly end needs the new processes
+        return bool(
+            self._signals.stops
+            or self._failed
+            or self._hub.failure
+            or all(process.lifecycle.over for process in self._captures)
+        )
+
+    def _end(self, view: BackgroundView, processes: Sequence[ManagedProcess], limit: float) -> None:
+        """Stop processes, and kill those that take longer than `limit` seconds."""
+        for process in processes:
+            process.stop()
+        deadline = time.monotonic() + limit
+        stops = self._signals.stops
+        while any(process.child is not None for process in processes):
+            # A pipeline that was never ready has nothing to end in an orderly way; nor does a
+            # user wait who asks for the stop again.
+            never_ready = self._failed is not None and self._lines.held
+            if never_ready or time.monotonic() > deadline or self._signals.stops > stops + 1:
+                for process in processes:
+                    process.kill()
+            self._turn(view)
+            self._wait(view)
+
+    def _verdict(self, view: BackgroundView) -> int:
+        """Show the last results and the cause of the end; the exit code."""
+        failed = self._failed
+        mistake = failed is not None and failed.lifecycle.exit_code == EXIT_USER
+        if not mistake or not self._lines.held:  # else no process was ready: no line is of use
+            self._release(view)
+            view.show(self._hub.drain_results(), self._resources.state.health(self._hub.snapshot()))
+            view.settle()
+        if failed is not None and mistake:
+            view.write(failed.lifecycle.reason or f"{failed.name}: exit code {EXIT_USER}")
+            return EXIT_USER
+        if failed is not None:
+            log.error("%s: given up (%s)", failed.name, failed.lifecycle.reason)
+        if self._hub.failure is not None:
+            log.error("hub: failed (%r)", self._hub.failure)
+        self._release(view)
+        return EXIT_FAULT if failed is not None or self._hub.failure is not None else EXIT_OK
+
+    # One turn ---------------------------------------------------------------------------
+
+    def _turn(self, view: BackgroundView) -> None:
+        now = time.monotonic()
+        if self._signals.reloads > self._reloads:
+            self._reloads = self._signals.reloads
+            self._swap.reload()
+        before = [process.lifecycle.state for process in self._processes]
+        self._swap.turn(now, ending=self._over())
+        heartbeats = self._hub.snapshot().heartbeats
+        for process in self._processes:
+            if not self._swap.holds(process):
+                may_start = not process.kind.capture or not self._too_early(now)
+                process.turn(now, heartbeats.get(process.name), may_start=may_start)
+                if process.lifecycle.state is ProcessState.FAILED:
+                    self._failed = self._failed or process
+        if before != [process.lifecycle.state for process in self._processes]:
+            self._hub.health_changed()
+        self._show(view, now)
+        self._notify(now)
+
+    def _show(self, view: BackgroundView, now: float) -> None:
+        started = all(process.fine for process in self._processes)
+        if started or now - self._began > QUIET_START_S:
+            self._release(view)
+        if not self._lines.held and now >= self._show_due:
+            self._show_due = now + SHOW_S
+            results = list(self._hub.drain_results())
+            if results or view.live:
+                view.show(results, self._resources.state.health(self._hub.snapshot()))
+
+    def _release(self, view: BackgroundView) -> None:
+        self._lines.release(view)
+        if view.dropped:
+            self._hub.set_counter("supervisor_lines_dropped", view.dropped)
+
+    def _notify(self, now: float) -> None:
+        """Notify the service manager. A device that is absent does not delay `READY=1`."""
+        self._notifier.turn(
+            now,
+            ready=all(p.fine or p.lifecycle.exit_code == EXIT_DEVICE for p in self._processes),
+            well=self._hub.failure is None and now - self._hub.turned < HUB_TURN_S,
+            status=status_line(self._processes),
+        )
+
+    def _too_early(self, now: float) -> bool:
+        """Whether capture has to wait for the first start of the recorder or history writer."""
+        return now - self._began <= CAPTURE_WAITS_S and any(
+            process.lifecycle.state is not ProcessState.READY and not process.lifecycle.restarts
+            for process in self._processes
+            if process.kind.before_capture
+        )
+
+    def _wait(self, view: BackgroundView) -> None:
+        """Wait for the next turn."""
+        idle = SHOW_S if view.live else TURN_S
+        limit = SWAP_TURN_S if self._swap.active else idle
+        if self._poll.poll(1000.0 * limit):
+            self._wakeup.clear()
+            self._signals.clear()
