@@ -1,7 +1,7 @@
-"""Everything docs/PERFORMANCE.md shows, measured here: `make bench`, or `python -m bench`.
+"""Measures all figures of docs/PERFORMANCE.md: `make bench`, or `python -m bench`.
 
-Writes bench/results.json, and from it the table and the plot of docs/. `--only` measures some
-parts and keeps what is known of the others. Run it on a machine that has nothing else to do.
+Writes bench/results.json, and from it the table and the plot in docs/. `--only` measures the
+named parts and keeps the stored results of the others. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ PARTS: dict[str, Part] = {
 
 
 def main() -> int:
-    """Measure, write, and say what was measured; an exit code."""
+    """Measure, write the results, print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--only", metavar="PART,…", help=f"any of {', '.join(PARTS)}")
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results.json")
-    parser.add_argument("--quick", action="store_true", help="to see that it runs; no documents")
-    parser.add_argument("--table", action="store_true", help="only write the documents again")
+    parser.add_argument("--quick", action="store_true", help="short test run, writes no docs")
+    parser.add_argument("--table", action="store_true", help="write only table and plot again")
     flags = parser.parse_args()
     wanted = flags.only.split(",") if flags.only else list(PARTS)
     if unknown := [part for part in wanted if part not in PARTS]:

@@ -1,4 +1,4 @@
-"""CPU time of the feature core beside librosa's calls and beside the least there is to do."""
+"""CPU time of the feature core, compared with librosa's calls and with a lower bound."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORIGINAL = FeatureSpec()
 
 
 def bare(spec: FeatureSpec) -> Callable[[Samples], Samples]:
-    """One batched float32 rfft of a window's frames and one matrix product: no features yet."""
+    """The lower bound: one batched float32 rfft of a window's frames and one matrix product."""
     bands = (MFCC_MELS if spec.n_mfcc else 0) + (N_CHROMA if spec.chroma else 0) + spec.n_mels
     rng = np.random.default_rng(0)
     frames = rng.standard_normal((spec.natural_frames, spec.n_fft)).astype(np.float32)
@@ -44,7 +44,7 @@ def bare(spec: FeatureSpec) -> Callable[[Samples], Samples]:
 
 
 def specs(bundle: Bundle) -> dict[str, FeatureSpec]:
-    """What is measured: the original's spec, its forms within 1e-4, the shipped one."""
+    """The measured specs: the original, the original with a fixed tuning, the shipped one."""
     shipped = bundle.spec
     return {
         "original": ORIGINAL,
@@ -55,13 +55,13 @@ def specs(bundle: Bundle) -> dict[str, FeatureSpec]:
 
 
 def shared_hop(spec: FeatureSpec) -> int:
-    """The distance of frames next to the spec's that divides that of its windows."""
+    """The divisor of the window hop that is closest to the spec's hop length."""
     divisors = [h for h in range(16, spec.hop + 1) if spec.hop % h == 0]
     return min(divisors, key=lambda h: abs(h - spec.hop_length))
 
 
 def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
-    """By turns, window after window of real speech, one BLAS thread, thread CPU time."""
+    """Thread CPU time per window of real speech, programs in turn, one BLAS thread."""
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(DATA.glob("*.flac"))]
     speech = np.concatenate(clips)
     rows: dict[str, Any] = {}
@@ -76,22 +76,23 @@ def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
             "bare": bare(spec),
         }
         times: dict[str, list[float]] = {program: [] for program in programs}
-        worst, beyond = 0.0, 0.0
-        for k in range(-5, rounds):  # the first ones warm up
+        worst, of_tolerance = 0.0, 0.0
+        for k in range(-5, rounds):  # negative rounds warm up
             window = np.ascontiguousarray(whole[max(0, k) * spec.hop :][: spec.window])
-            found: dict[str, Samples] = {}
-            # Each behind another one in turn: what runs before leaves the caches as they are.
+            outputs: dict[str, Samples] = {}
+            # Rotate the order: each program leaves the CPU caches in a different state.
             names = list(programs)
             for program in names[k % len(names) :] + names[: k % len(names)]:
                 run = programs[program]
                 began = time.thread_time_ns()
-                found[program] = run(window)
+                outputs[program] = run(window)
                 if k >= 0:
                     times[program].append((time.thread_time_ns() - began) / 1e3)
-            expected = found["librosa"][: spec.n_frames]
-            off = np.abs(found["core"][: len(expected)] - expected)
-            worst = max(worst, float(off.max()))
-            beyond = max(beyond, float((off / (1e-4 + 1e-4 * np.abs(expected))).max()))
+            expected = outputs["librosa"][: spec.n_frames]
+            difference = np.abs(outputs["core"][: len(expected)] - expected)
+            worst = max(worst, float(difference.max()))
+            tolerance = 1e-4 + 1e-4 * np.abs(expected)
+            of_tolerance = max(of_tolerance, float((difference / tolerance).max()))
         median = {program: float(np.median(values)) for program, values in times.items()}
         rows[name] = {
             "core": type(core).__name__,
@@ -101,7 +102,7 @@ def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
             "to_original": median["original"] / median["core"],
             "to_bare": median["core"] / median["bare"],
             "largest_difference": worst,
-            "of_tolerance_1e-4": beyond,
+            "of_tolerance_1e-4": of_tolerance,
             "bit_identical": isinstance(core, ExactCore) and worst == 0.0,
         }
     return rows

@@ -1,8 +1,9 @@
-"""Seconds from `python supervisor.py` to the first result, and what of it is not the window.
+"""Seconds from `python supervisor.py` to the first result, with and without the first window.
 
     python -m bench.first_result [RUNS]
 
-The demo clip in real time; the first window is complete one window after capture began.
+Plays the demo clip in real time. The first window is complete one window length after capture
+starts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from speech_emotion.common.paths import PACKAGE as ROOT
 
 
 def measure() -> float:
-    """Start the pipeline once; seconds to its first result."""
+    """Start the pipeline once. Returns the seconds to its first result."""
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/results"
         with Results(endpoint, timeout=30.0) as results:
@@ -42,7 +43,7 @@ def measure() -> float:
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     window = load_bundle(DEFAULT_BUNDLE).spec.window_s
-    measure()  # the machine is warm after this
+    measure()  # warm up the file cache
     seconds = [measure() for _ in range(runs)]
     print(f"{runs} starts, window {window:g} s")
     for name, value in (("median", statistics.median(seconds)), ("longest", max(seconds))):

@@ -1,11 +1,11 @@
 """Measure the voice gate on real speech in noise: `python -m bench.gate MANIFEST...`.
 
-A manifest is a CSV file with the columns `path` (relative to it) and `corpus`. Its clips are
-set one after another into faint or louder noise, with pauses between them; the gate then
-sees the windows of the whole scene in order. A window counts as speech if at least half of
-it lies between the first and the last loud frame of a clip, as a pause if it touches no clip,
-and as an edge if it touches a clip, but only before or after its loud frames: there the
-recording's own noise begins and ends, amplified with the speech.
+A manifest is a CSV file with the columns `path` (relative to the manifest) and `corpus`. Its
+clips are joined with pauses between them and mixed with faint or louder noise; the gate takes
+the windows of the whole scene in order. A window counts as speech if at least half of it lies
+between the first and the last loud frame of a clip, as a pause if it overlaps no clip, and as an
+edge if it overlaps a clip only before or after its loud frames: there the noise of the recording
+itself begins and ends, amplified with the speech.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load_clip(row: tuple[Path, str], rate: int) -> Clip:
 
 
 def load_clips(manifests: list[Path], count: int, rate: int, seed: int) -> list[Clip]:
-    """About `count` random clips, as many of each corpus, in random order."""
+    """About `count` random clips, the same number of each corpus, in random order."""
     rows = []
     for manifest in manifests:
         try:
@@ -75,9 +75,9 @@ def load_clips(manifests: list[Path], count: int, rate: int, seed: int) -> list[
     corpora = sorted({corpus for _, corpus in rows})
     chosen: list[tuple[Path, str]] = []
     for name in corpora:
-        of = [row for row in rows if row[1] == name]
-        size = min(len(of), count // len(corpora))
-        chosen += [of[i] for i in rng.choice(len(of), size, replace=False)]
+        candidates = [row for row in rows if row[1] == name]
+        size = min(len(candidates), count // len(corpora))
+        chosen += [candidates[i] for i in rng.choice(len(candidates), size, replace=False)]
     return [load_clip(chosen[i], rate) for i in rng.permutation(len(chosen))]
 
 
@@ -121,9 +121,9 @@ class Scene:
     """Clips at one level with pauses between them, without noise yet.
 
     Attributes:
-        samples: the clips' active parts all have the same RMS.
+        samples: the active parts of all clips have the same RMS.
         kinds: masks over the windows: speech, pause, edge.
-        corpus: of the clip in or before a window's middle, one per window.
+        corpus: per window, the corpus of the clip at or before the window's middle.
     """
 
     samples: Samples
@@ -184,7 +184,7 @@ def share(verdict: NDArray[np.bool_]) -> str:
 
 
 def measure_start(clips: list[Clip], spec: FeatureSpec, rng: np.random.Generator) -> None:
-    """Speech from the first sample on, with a fresh gate: is the first window open?"""
+    """Speech from the first sample on, new gate: share of first windows that are open."""
     for snr in (40.0, 10.0):
         firsts = []
         for clip in clips:

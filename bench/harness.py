@@ -1,4 +1,4 @@
-"""What all parts share: numbers with their spread, processes with their cost, a loaded machine."""
+"""Shared by all parts: spread of a measure, programs with their cost, sound files, CPU load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPEECH_DBFS = -35.0
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, p99 and range of a list, and how many there are."""
+    """Median, p99, range and count of a list."""
     if not values:
         return {"n": 0}
     array = np.array(values, np.float64)
@@ -44,7 +44,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def speech_file(folder: Path, seconds: float) -> Path:
-    """Speech all the time: the test clips' loud half seconds, over and over."""
+    """Speech without pauses: the loud half seconds of the test clips, repeated."""
     path = folder / f"speech-{seconds:g}.wav"
     if not path.exists():
         clips = [soundfile.read(f, dtype="float32")[0] for f in sorted(DATA.glob("speech_*.flac"))]
@@ -56,7 +56,7 @@ def speech_file(folder: Path, seconds: float) -> Path:
 
 
 def quiet_file(folder: Path, seconds: float) -> Path:
-    """A room in which nobody speaks: white noise at -65 dBFS."""
+    """A room without speech: white noise at -65 dBFS."""
     path = folder / f"quiet-{seconds:g}.wav"
     if not path.exists():
         noise = np.random.default_rng(0).standard_normal(round(seconds * RATE))
@@ -66,7 +66,7 @@ def quiet_file(folder: Path, seconds: float) -> Path:
 
 @contextlib.contextmanager
 def loaded_cores() -> Iterator[None]:
-    """One program per core that wants all of it."""
+    """Run one busy loop per core."""
     loads = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
         for _ in range(psutil.cpu_count() or 1)
@@ -81,7 +81,7 @@ def loaded_cores() -> Iterator[None]:
 
 @dataclasses.dataclass
 class Cost:
-    """What processes have used: CPU seconds by process, memory by process in MiB."""
+    """CPU seconds and PSS in MiB that processes have used, by process."""
 
     cpu_s: dict[int, float]
     names: dict[int, str]
@@ -90,11 +90,11 @@ class Cost:
 
 
 class Program:
-    """A running pipeline, or the rival, and a subscriber to it.
+    """A running pipeline, or the rival (`bench.single_process`), and a subscriber to it.
 
     Args:
-        command: behind the interpreter; `--results ENDPOINT` is added.
-        env: variables on top of ours.
+        command: arguments of the interpreter; `--results ENDPOINT` is appended.
+        env: environment variables in addition to those of this process.
     """
 
     def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
@@ -118,7 +118,7 @@ class Program:
         )
 
     def messages(self, until: float | None = None) -> Iterator[tuple[str, dict[str, Any], float]]:
-        """Topic, message and unix time of arrival, until a monotonic time or the end."""
+        """Yield topic, message and unix time of arrival until a monotonic time or the end."""
         while until is None or time.monotonic() < until:
             wait = PATIENCE_MS if until is None else max(0, int(1000 * (until - time.monotonic())))
             waited = 0
@@ -126,7 +126,7 @@ class Program:
                 waited += 200
                 if waited >= wait:
                     if until is None:
-                        raise TimeoutError(f"{self._command}: no message\n{self._said()}")
+                        raise TimeoutError(f"{self._command}: no message\n{self._log_tail()}")
                     return
                 if self.process.poll() is not None and not self._socket.poll(0):
                     return
@@ -143,7 +143,7 @@ class Program:
                 results -= 1
                 if results <= 0:
                     return time.monotonic() - self.began
-        raise RuntimeError(f"{self._command}: ended early\n{self._said()}")
+        raise RuntimeError(f"{self._command}: ended early\n{self._log_tail()}")
 
     def processes(self) -> list[psutil.Process]:
         main = psutil.Process(self.process.pid)
@@ -161,7 +161,7 @@ class Program:
         return Cost(cpu, names, pss, time.monotonic())
 
     def end(self) -> int:
-        """Stop it; its exit code."""
+        """Stop the program. Returns its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -174,7 +174,7 @@ class Program:
         self._folder.cleanup()
         return code
 
-    def _said(self) -> str:
+    def _log_tail(self) -> str:
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")[-2000:]
 
@@ -186,7 +186,7 @@ class Program:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, living and dead; see schedstat in proc(5)."""
+    """CPU time of all threads of a process, also ended ones; see schedstat in proc(5)."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
@@ -195,7 +195,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def process_name(process: psutil.Process) -> str:
-    """`supervisor`, or the name of the stage."""
+    """`supervisor`, or the name of the process's stage."""
     words = " ".join(process.cmdline()).split()
     if words[:1] == ["sep"]:
         return words[1]
@@ -216,13 +216,13 @@ def rival(source: Path, bundle: Path) -> Program:
 
 
 def cpu_percent(before: Cost, after: Cost) -> float:
-    """Per cent of one core that processes have used between two moments."""
+    """Per cent of one core that all processes used between two measurements."""
     used = sum(after.cpu_s[pid] - before.cpu_s.get(pid, 0.0) for pid in after.cpu_s)
     return 100.0 * used / (after.at - before.at)
 
 
 def cpu_by_process(before: Cost, after: Cost) -> dict[str, float]:
-    """The same of each process by its name."""
+    """Per cent of one core by process name."""
     elapsed = after.at - before.at
     return {
         after.names[pid]: 100.0 * (used - before.cpu_s.get(pid, 0.0)) / elapsed
@@ -231,7 +231,7 @@ def cpu_by_process(before: Cost, after: Cost) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What this was measured on."""
+    """Description of this machine."""
     import platform
     from importlib.metadata import version
 

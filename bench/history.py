@@ -1,4 +1,4 @@
-"""Size of the history of a day, and how long the page waits for it: `python -m bench.history`."""
+"""Size of one day of history, and the time to read it: `python -m bench.history`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.dashboard.history.writer import HistoryWriter
 
 DAY = 172_800
-"""Windows in a day, at two a second."""
+"""Windows per day at two per second."""
 BATCH = 100
 LABELS = ("angry", "happy", "neutral", "sad")
 
 
 def window(seq: int, at: float, *, speech: bool) -> public.Result:
-    """A window of a stream that hears speech, or silence."""
+    """A result of a window of speech, or of silence."""
     draws = [random.random() for _ in LABELS]
     share = {x: draw / sum(draws) for x, draw in zip(LABELS, draws, strict=True)}
     label = max(share, key=lambda x: share[x])

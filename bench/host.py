@@ -1,10 +1,10 @@
-"""What a stream costs where: CPU per process and bytes on the wire, infer here and on a host.
+"""Cost of a stream with a local infer and with an infer host: CPU per process, bytes on the wire.
 
     python -m bench.host [--streams 4 16 48] [--seconds 20]
 
-For each number of streams the demo is played in real time, once with infer beside the rest and
-once with an infer host on loopback with keys. The bytes are those of the loopback interface, so
-run it where nothing else uses that (`unshare --net`, `ip link set lo up`).
+Plays the demo in real time for each number of streams, once with a local infer and once with an
+infer host on loopback with keys. Counts all bytes of the loopback interface, so run it where
+nothing else uses that (`unshare --net`, `ip link set lo up`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     flags.add_argument("--seconds", type=float, default=20.0)
     arguments = flags.parse_args()
     print(f"{psutil.cpu_count()} cores, Python {sys.version.split()[0]}")
-    print("CPU in milliseconds a second and stream; kB a second and stream; delay in ms")
+    print("CPU in ms per second and stream; kB per second and stream; latency in ms")
     names = "".join(f"{name:>12}" for name in STAGES)
     print(
         f"{'streams':>8}{'infer':>7}{names}{'all':>8}{'kB/s':>8}{'p50':>7}{'p99':>7}{'speech':>8}"
@@ -85,38 +85,39 @@ def measure(folder: Path, streams: int, seconds: float, remote: bool) -> str:
     try:
         with Results(endpoint, timeout=60.0) as results:
             next(iter(results))
-            _listen(results, SETTLE_S)
-            before, wire, then = _cpu(box, host), _wire(), time.monotonic()
-            heard = _listen(results, seconds)
-            after, wired, now = _cpu(box, host), _wire(), time.monotonic()
+            _receive(results, SETTLE_S)
+            cpu_before, bytes_before, began = _cpu(box, host), _wire_bytes(), time.monotonic()
+            received = _receive(results, seconds)
+            cpu_after, bytes_after, ended = _cpu(box, host), _wire_bytes(), time.monotonic()
     finally:
         for process in (box, host):
             if process is not None:
                 process.terminate()
                 process.wait()
-    scale = 1000.0 / (now - then) / streams
-    cost = {name: (after[name] - before[name]) * scale for name in STAGES}
-    late = np.array([r.timing_ms["total"] for r in heard if r.timing_ms])
-    speech = sum(r.state == "speech" for r in heard) / len(heard)
+    elapsed = ended - began
+    scale = 1000.0 / elapsed / streams
+    cost = {name: (cpu_after[name] - cpu_before[name]) * scale for name in STAGES}
+    latency = np.array([r.timing_ms["total"] for r in received if r.timing_ms])
+    speech = sum(r.state == "speech" for r in received) / len(received)
     cells = "".join(f"{cost[name]:>12.2f}" for name in STAGES)
     return (
         f"{streams:>8}{'host' if remote else 'here':>7}{cells}{sum(cost.values()):>8.2f}"
-        f"{(wired - wire) / 1000.0 / (now - then) / streams:>8.1f}"
-        f"{np.percentile(late, 50):>7.1f}{np.percentile(late, 99):>7.1f}{speech:>8.0%}"
+        f"{(bytes_after - bytes_before) / 1000.0 / elapsed / streams:>8.1f}"
+        f"{np.percentile(latency, 50):>7.1f}{np.percentile(latency, 99):>7.1f}{speech:>8.0%}"
     )
 
 
-def _listen(results: Results, seconds: float) -> list[Result]:
-    deadline, heard = time.monotonic() + seconds, []
+def _receive(results: Results, seconds: float) -> list[Result]:
+    deadline, received = time.monotonic() + seconds, []
     while (left := deadline - time.monotonic()) > 0:
         event = results.receive(left)
         if event is not None and isinstance(event.message, Result) and not event.replay:
-            heard.append(event.message)
-    return heard
+            received.append(event.message)
+    return received
 
 
 def _cpu(box: subprocess.Popen[bytes], host: subprocess.Popen[bytes] | None) -> dict[str, float]:
-    """CPU seconds so far, by stage."""
+    """CPU seconds used so far, by stage."""
     supervisor = psutil.Process(box.pid)
     spent = dict.fromkeys(STAGES, 0.0)
     spent["supervisor"] = sum(supervisor.cpu_times()[:2])
@@ -129,8 +130,8 @@ def _cpu(box: subprocess.Popen[bytes], host: subprocess.Popen[bytes] | None) -> 
     return spent
 
 
-def _wire() -> int:
-    """Bytes that the loopback interface has carried."""
+def _wire_bytes() -> int:
+    """Bytes sent over the loopback interface so far."""
     return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
 
 

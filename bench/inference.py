@@ -14,7 +14,7 @@ from speech_emotion.infer.model import Model
 
 
 def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
-    """ms of setting the input, invoking and getting calibrated probabilities."""
+    """Milliseconds to set the input, invoke the model and calibrate the probabilities."""
     model = Model(bundle)
     rng = np.random.default_rng(0)
     shape = (64, bundle.spec.n_frames, bundle.spec.dims)

@@ -1,9 +1,9 @@
-"""A bundle of the original's spec, so that the rival and the pipeline can run it.
+"""A bundle with the original engine's spec, for the rival and for the pipeline.
 
-    python -m bench.original        makes bench/original.tflite again (needs the extra `train`)
+    python -m bench.original        creates bench/original.tflite again (needs the extra `train`)
 
-The network is the shipped one's kind at the original's size, with seeded random weights: it
-takes the time that it takes, and knows nothing.
+The network has the architecture of the shipped one at the original's size, and seeded random
+weights: its run time is realistic, its results mean nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GATED = dataclasses.replace(SPEC, gate="adaptive")
 
 
 def original_bundle(path: Path) -> Bundle:
-    """Write it to a folder."""
+    """Write the bundle to a folder."""
     from speech_emotion.train.bundle.writer import write_bundle
 
     rng = np.random.default_rng(0)
@@ -44,15 +44,15 @@ def original_bundle(path: Path) -> Bundle:
 
 
 def main() -> None:
-    """Make the model again."""
+    """Create bench/original.tflite again."""
     import keras
 
-    from speech_emotion.train.model.export import shipped, to_tflite
+    from speech_emotion.train.model.export import export_model, to_tflite
     from speech_emotion.train.model.network import Network, build
 
     keras.utils.set_random_seed(0)
     model = build(Network(), SPEC.n_frames, SPEC.dims, {"label": len(LABELS)})
-    MODEL.write_bytes(to_tflite(shipped(model), quantized=True))
+    MODEL.write_bytes(to_tflite(export_model(model), quantized=True))
     print(f"{MODEL}: {MODEL.stat().st_size} bytes")
 
 

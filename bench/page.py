@@ -1,10 +1,10 @@
-"""What the live page costs, and how quick it is, in a real browser; and its screenshots.
+"""Cost and latency of the live page in a real browser, and its screenshots.
 
     python -m bench.page                 # the figures of docs/DASHBOARD.md
     python -m bench.page --shots docs    # the screenshots, which take six minutes
 
-Loads and CPU are of a real pipeline on the demo clip; the way from socket to pixels is measured
-with a publisher of its own, which writes down when it sends.
+Page loads and CPU are measured with a real pipeline on the demo clip, the latency from socket to
+pixels with a test publisher that records when it sends.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WATCH = """() => {
   const node = document.getElementById("level-number");
   new MutationObserver(() => requestAnimationFrame(() => {
     const level = Number(node.textContent.replace("−", "-"));
-    const channel = new MessageChannel();  // its turn comes when the frame has been painted
+    const channel = new MessageChannel();  // its message arrives after the frame was painted
     channel.port1.onmessage = () =>
       seen.push([level, (performance.timeOrigin + performance.now()) / 1000]);
     channel.port2.postMessage(0);
@@ -68,7 +68,7 @@ PAINT = """() => ({
 
 @contextlib.contextmanager
 def pipeline(sound: Path, *flags: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A running pipeline with its page: the page's address, and the process that serves it."""
+    """Run a pipeline with its page. Yields the page's address and its server process."""
     port = free_port()
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     command = [
@@ -89,11 +89,11 @@ def server_of(supervisor: int) -> psutil.Process:
     for child in psutil.Process(supervisor).children():
         if "dashboard" in " ".join(child.cmdline()):
             return child
-    raise RuntimeError("there is no page")
+    raise RuntimeError("the pipeline has no page process")
 
 
 def long_clip(folder: Path) -> Path:
-    """The demo clip over and over, so that it outlasts a measurement."""
+    """The demo clip repeated, longer than a measurement."""
     import numpy as np
     import soundfile
 
@@ -104,7 +104,7 @@ def long_clip(folder: Path) -> Path:
 
 
 def loads(chromium: Any, url: str) -> None:
-    """First paint, first word and weight of the page in fresh profiles."""
+    """First paint, first word and size of the page in fresh profiles."""
     paints, words, weights = [], [], []
     for _ in range(LOADS):
         space = chromium.new_context()
@@ -113,18 +113,18 @@ def loads(chromium: Any, url: str) -> None:
         page.goto(url)
         page.locator("#pill[data-state=fresh]").wait_for()
         words.append(time.monotonic() - began)
-        found = page.evaluate(PAINT)
-        paints.append(found["paint"])
-        weights.append(found["bytes"])
+        timing = page.evaluate(PAINT)
+        paints.append(timing["paint"])
+        weights.append(timing["bytes"])
         space.close()
-    tell("first paint, median of 10 fresh loads", f"{statistics.median(paints):.0f} ms")
-    tell("  longest", f"{max(paints):.0f} ms")
-    tell("from the click to `Live`, median", f"{statistics.median(words) * 1000:.0f} ms")
-    tell("weight of page and last five minutes, at most", f"{max(weights) / 1000:.0f} kB")
+    show("first paint, median of 10 fresh loads", f"{statistics.median(paints):.0f} ms")
+    show("  longest", f"{max(paints):.0f} ms")
+    show("from the click to `Live`, median", f"{statistics.median(words) * 1000:.0f} ms")
+    show("size of page and last five minutes, at most", f"{max(weights) / 1000:.0f} kB")
 
 
 def latency(chromium: Any) -> None:
-    """From a message on the socket to the frame that shows it."""
+    """Latency from a message on the socket to the frame that shows it."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/results"
@@ -160,19 +160,19 @@ def latency(chromium: Any) -> None:
             context.destroy(linger=0)
     delays = []
     for level, at in sent:
-        # Levels come again after 60 messages; what never had a frame of its own is not shown.
+        # Levels repeat after 60 messages. A message without a frame of its own does not count.
         later = [t - at for shown, t in seen if shown == level and at <= t < at + 5.0]
         if later:
             delays.append(1000.0 * min(later))
     delays.sort()
-    tell("messages shown", f"{len(delays)} of {MESSAGES}")
-    tell("socket to pixels, median", f"{statistics.median(delays):.0f} ms")
-    tell("  p99", f"{delays[math.ceil(0.99 * len(delays)) - 1]:.0f} ms")
-    tell("  longest", f"{delays[-1]:.0f} ms")
+    show("messages shown", f"{len(delays)} of {MESSAGES}")
+    show("socket to pixels, median", f"{statistics.median(delays):.0f} ms")
+    show("  p99", f"{delays[math.ceil(0.99 * len(delays)) - 1]:.0f} ms")
+    show("  longest", f"{delays[-1]:.0f} ms")
 
 
 def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
-    """A function that publishes the next window, of a given level."""
+    """Returns a function that publishes the next window with a given level."""
     seq = 0
 
     def send(level: float) -> None:
@@ -204,7 +204,7 @@ def publisher(socket: zmq.Socket[bytes]) -> Callable[[float], None]:
 
 
 def cost(chromium: Any, url: str, server: psutil.Process) -> None:
-    """CPU and memory of the page's server, with nobody and with one viewer."""
+    """CPU and memory of the page's server without a viewer and with one."""
 
     def percent() -> float:
         before, began = sum(server.cpu_times()[:2]), time.monotonic()
@@ -212,17 +212,17 @@ def cost(chromium: Any, url: str, server: psutil.Process) -> None:
         used = sum(server.cpu_times()[:2]) - before
         return 100.0 * used / (time.monotonic() - began)
 
-    tell("CPU of the server without a viewer", f"{percent():.1f} % of a core")
+    show("CPU of the server without a viewer", f"{percent():.1f} % of a core")
     page = chromium.new_context().new_page()
     page.goto(url)
-    tell("  with one viewer", f"{percent():.1f} % of a core")
-    tell("memory of the server, resident", f"{server.memory_info().rss / 2**20:.0f} MiB")
+    show("  with one viewer", f"{percent():.1f} % of a core")
+    show("memory of the server, resident", f"{server.memory_info().rss / 2**20:.0f} MiB")
     heap = page.context.new_cdp_session(page).send("Runtime.getHeapUsage")["usedSize"]
-    tell("JavaScript heap of the page", f"{heap / 2**20:.1f} MiB")
+    show("JavaScript heap of the page", f"{heap / 2**20:.1f} MiB")
 
 
 def shots(chromium: Any, folder: Path) -> None:
-    """Screenshots of a page that has heard five minutes."""
+    """Screenshots of a page with five minutes of results."""
     with tempfile.TemporaryDirectory() as scratch:
         sound = long_clip(Path(scratch))
         history = f"--history={scratch}/history.sqlite"
@@ -234,14 +234,14 @@ def shots(chromium: Any, folder: Path) -> None:
                 page.locator("#utterances li").first.wait_for()
                 page.locator("#emotion[data-kind=quiet]").wait_for()
                 page.locator("#emotion[data-kind=speech]").wait_for()
-                time.sleep(0.6)  # the beginning of an utterance, and the bars have moved
+                time.sleep(0.6)  # an utterance has begun, the bars have moved
                 phone = look.get("is_mobile", False)
                 page.screenshot(path=folder / f"page-{name}.png", full_page=not phone)
                 print(folder / f"page-{name}.png")
 
 
 def goto(page: Any, url: str) -> None:
-    """Open a page whose server may still be starting."""
+    """Open a page, also while its server is still starting."""
     deadline = time.monotonic() + 30.0
     while True:
         try:
@@ -254,13 +254,13 @@ def goto(page: Any, url: str) -> None:
             return
 
 
-def tell(what: str, figure: str) -> None:
-    print(f"{what:<48} {figure}")
+def show(measure: str, figure: str) -> None:
+    print(f"{measure:<48} {figure}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.page", description=__doc__)
-    parser.add_argument("--shots", type=Path, metavar="DIR", help="make the screenshots instead")
+    parser.add_argument("--shots", type=Path, metavar="DIR", help="write screenshots instead")
     options = parser.parse_args()
     with browser() as chromium:
         if options.shots is not None:

@@ -1,4 +1,4 @@
-"""Whole pipelines beside the rival: latency, CPU, memory, start, many streams, full speed."""
+"""Whole pipelines compared with the rival: latency, CPU, memory, start, streams, full speed."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from bench.original import original_bundle
 from speech_emotion.common.bundle.manifest import Bundle
 
 BLOCK_MS = 100.0
-"""The rival's blocks; ours are as long where both are compared by CPU time."""
+"""Block length of the rival, and of ours where both are compared by CPU time."""
 
 
 @dataclasses.dataclass
 class Setting:
-    """What the parts need: sounds and bundles.
+    """Bundles and a folder for sound files, shared by the parts.
 
     Attributes:
-        bundle: the one that is measured.
-        original: one of the original's spec.
-        quick: so short that figures mean nothing; for the test of this program.
+        bundle: the measured bundle.
+        original: a bundle with the original engine's spec.
+        quick: run too short for valid figures, to test this program.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ Start = Callable[[], Program]
 
 
 def latencies(program: Program, seconds: float) -> list[float]:
-    """ms from the capture of each window's last sample to its message, behind the first few."""
+    """ms from capture of each window's last sample to its message, without the first windows."""
     program.wait_for(results=3)
     until = time.monotonic() + seconds
     return [
@@ -76,12 +76,12 @@ def latencies(program: Program, seconds: float) -> list[float]:
 
 
 def latency(at: Setting) -> dict[str, Any]:
-    """On a machine that has nothing else to do; ours with blocks of 20 ms."""
+    """Latency on an idle machine; ours with blocks of 20 ms."""
     return _latency(at, contextlib.nullcontext)
 
 
 def loaded(at: Setting) -> dict[str, Any]:
-    """The same with one busy program per core."""
+    """Latency with one busy program per core."""
     return _latency(at, loaded_cores)
 
 
@@ -108,7 +108,7 @@ def _latency(
 
 
 def live_cost(program: Program, seconds: float, streams: int = 1) -> dict[str, Any]:
-    """CPU of a core and memory of a running program whose every stream has given results."""
+    """CPU, memory and latency of a running program, after the first result of every stream."""
     seen: set[str] = set()
     for topic, _, _ in program.messages():
         if topic.startswith("result/"):
@@ -141,7 +141,7 @@ def live_cost(program: Program, seconds: float, streams: int = 1) -> dict[str, A
 
 
 def cost(at: Setting) -> dict[str, Any]:
-    """CPU and memory: one stream of speech beside the rival, 16 streams, a silent room."""
+    """CPU and memory: one stream of speech, 16 streams, a silent room, and the rival."""
     speech, silent = speech_file(at.folder, 120), quiet_file(at.folder, 120)
     own, original = at.bundle.path, at.original.path
     programs: dict[str, tuple[Start, int]] = {
@@ -160,19 +160,19 @@ def cost(at: Setting) -> dict[str, Any]:
                 runs[name].append(live_cost(program, at.seconds(8.0), streams))
     return {
         name: {
-            "cpu_percent": spread([run["cpu_percent"] / programs[name][1] for run in found]),
-            "pss_total_mb": spread([run["pss_total_mb"] for run in found]),
-            "pss_mb": found[-1]["pss_mb"],
-            "cpu_by_process": found[-1]["cpu_by_process"],
-            "speech": found[-1]["speech"],
-            "holes": sum(run["holes"] for run in found),
+            "cpu_percent": spread([run["cpu_percent"] / programs[name][1] for run in costs]),
+            "pss_total_mb": spread([run["pss_total_mb"] for run in costs]),
+            "pss_mb": costs[-1]["pss_mb"],
+            "cpu_by_process": costs[-1]["cpu_by_process"],
+            "speech": costs[-1]["speech"],
+            "holes": sum(run["holes"] for run in costs),
         }
-        for name, found in runs.items()
+        for name, costs in runs.items()
     }
 
 
 def start(at: Setting) -> dict[str, Any]:
-    """Seconds from the start to ready, warm; and the first ever, without compiled Python."""
+    """Seconds from the start to ready, warm; and the first start, without compiled Python."""
     speech = speech_file(at.folder, 120)
     warm: dict[str, list[float]] = {"ours": [], "rival": []}
     first: dict[str, list[float]] = {"ours": [], "rival": []}
@@ -182,7 +182,7 @@ def start(at: Setting) -> dict[str, Any]:
         with rival(speech, at.original.path) as program:
             warm["rival"].append(program.wait_for(topic="ready"))
     for k in range(at.rounds(3)):
-        # A fresh install: no bytecode of ours, of Python's or of any package, no numba cache.
+        # As after an installation: no bytecode of any module, no numba cache.
         fresh = {"PYTHONPYCACHEPREFIX": str(at.folder / f"pycache-{k}")}
         source = ["--source", f"file:{speech}", "--bundle", str(at.bundle.path)]
         with Program(["supervisor.py", *source], fresh) as program:
@@ -199,17 +199,17 @@ def start(at: Setting) -> dict[str, Any]:
 
 
 def streams(at: Setting) -> dict[str, Any]:
-    """More and more live streams on this machine; the rival with one beside them."""
+    """Cost of an increasing number of live streams."""
     speech = speech_file(at.folder, 120)
-    found: dict[str, Any] = {}
+    costs: dict[str, Any] = {}
     for count in (1, 4) if at.quick else (1, 10, 25, 50, 100, 150, 200):
         with pipeline(speech, at.bundle.path, f"--streams={count}", block_ms=20.0) as program:
-            found[str(count)] = live_cost(program, at.seconds(12.0), count)
-    return found
+            costs[str(count)] = live_cost(program, at.seconds(12.0), count)
+    return costs
 
 
 def speed(at: Setting) -> dict[str, Any]:
-    """One file at full speed through the whole pipeline: seconds of sound per second."""
+    """Seconds of sound per second, one file at full speed through the whole pipeline."""
     length = 60.0 if at.quick else 1800.0
     speech = speech_file(at.folder, length)
     rates, whole = [], []

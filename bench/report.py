@@ -1,4 +1,4 @@
-"""From bench/results.json to docs/PERFORMANCE.md's table and plot."""
+"""Writes the table and the plot of docs/PERFORMANCE.md from bench/results.json."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Row:
     """A line of the table.
 
     Attributes:
-        measure: what is measured.
-        aim: in words.
-        found: in words, with the spread.
-        value, limit: met where value <= limit, or >= if `more`.
+        measure: name of the measure.
+        aim: the limit as text.
+        measured: the value as text, with its spread.
+        value, limit: the aim is met if value <= limit, or >= if `more`.
     """
 
     measure: str
     aim: str
-    found: str
+    measured: str
     value: float
     limit: float
     more: bool = False
@@ -47,7 +47,7 @@ class Row:
 
 
 def rows_of(results: Results) -> list[Row]:
-    """The rows of the parts that have been measured."""
+    """The rows of the parts that were measured."""
     makers: dict[str, Callable[[Any], list[Row]]] = {
         "features": _features,
         "latency": _latency,
@@ -104,11 +104,11 @@ def _features(part: Any) -> list[Row]:
     return rows
 
 
-def _ms(found: Any) -> str:
-    by = found["p99_by_round"]
+def _ms(part: Any) -> str:
+    by = part["p99_by_round"]
     return (
-        f"p50 {found['median']:.1f}, p99 {found['p99']:.1f} ms "
-        f"({by['min']:.1f} to {by['max']:.1f} by round, {found['n']} windows)"
+        f"p50 {part['median']:.1f}, p99 {part['p99']:.1f} ms "
+        f"({by['min']:.1f} to {by['max']:.1f} by round, {part['n']} windows)"
     )
 
 
@@ -136,8 +136,8 @@ def _cost(part: Any) -> list[Row]:
         return float(part[name]["cpu_percent"]["median"])
 
     def text(name: str) -> str:
-        found = part[name]["cpu_percent"]
-        return f"{found['median']:.2f} % ({found['min']:.2f} to {found['max']:.2f})"
+        percent = part[name]["cpu_percent"]
+        return f"{percent['median']:.2f} % ({percent['min']:.2f} to {percent['max']:.2f})"
 
     pss = part["ours"]["pss_total_mb"]["median"], part["rival"]["pss_total_mb"]["median"]
     each = ", ".join(f"{name} {mb:.0f}" for name, mb in part["ours"]["pss_mb"].items())
@@ -148,7 +148,7 @@ def _cost(part: Any) -> list[Row]:
         )
         for name, mb in part["ours"]["pss_mb"].items()
     }
-    beyond = max(shares.values())
+    largest = max(shares.values())
     budgets = ", ".join(
         f"{name} {percent:.2f} %" for name, percent in part["ours"]["cpu_by_process"].items()
     )
@@ -180,8 +180,8 @@ def _cost(part: Any) -> list[Row]:
         Row(
             "CPU and memory of every process within its budget (supervision/budgets.py)",
             "≤ 1 of it",
-            f"at most {beyond:.2f}: {budgets}",
-            beyond,
+            f"at most {largest:.2f}: {budgets}",
+            largest,
             1,
         ),
         Row(
@@ -197,8 +197,8 @@ def _cost(part: Any) -> list[Row]:
 def _start(part: Any) -> list[Row]:
     warm, first = part["warm"], part["first"]
 
-    def text(found: Any) -> str:
-        return f"{found['median']:.2f} s ({found['min']:.2f} to {found['max']:.2f}, {found['n']})"
+    def text(s: Any) -> str:
+        return f"{s['median']:.2f} s ({s['min']:.2f} to {s['max']:.2f}, {s['n']})"
 
     rival = f"; rival {first['rival']['median']:.1f} s" if first["rival"]["n"] else ""
     return [
@@ -230,12 +230,12 @@ def _ring(part: Any) -> list[Row]:
         us, to = part[kind]["us"], part[kind]["to_ring"]
         tick = us.get("ring and tick")
         beside = f", {tick['median']:.1f} with a tick each" if tick else ""
-        found = f"{us['ring']['median']:.2f} µs{beside}; " + "; ".join(
+        measured = f"{us['ring']['median']:.2f} µs{beside}; " + "; ".join(
             f"{name} {us[name]['median']:.1f} ({to[name]:.1f}x)"
             for name in ("queue", "pipe", "pipe, bytes", "zmq")
         )
         least = min(to["queue"], to["pipe"])
-        rows.append(Row(f"{measure}, to Queue and Pipe", "≥ 20x", found, least, 20, more=True))
+        rows.append(Row(f"{measure}, to Queue and Pipe", "≥ 20x", measured, least, 20, more=True))
         rows.append(
             Row(f"{measure}, to ZeroMQ ipc", "≥ 5x", f"{to['zmq']:.1f}x", to["zmq"], 5, more=True)
         )
@@ -271,21 +271,21 @@ def _streams(part: Any) -> list[Row]:
 
 
 def _speed(part: Any) -> list[Row]:
-    found = part["times_real_time"]
+    speed = part["times_real_time"]
     text = (
-        f"{found['median']:.0f}x ({found['min']:.0f} to {found['max']:.0f}); with the start, "
+        f"{speed['median']:.0f}x ({speed['min']:.0f} to {speed['max']:.0f}); with the start, "
         f"{part['seconds'] / 60:.0f} minutes of sound: {part['with_start']['median']:.0f}x"
     )
     measure = "one file at full speed through the whole pipeline"
-    return [Row(measure, "≥ 200x real time", text, found["median"], 200, more=True)]
+    return [Row(measure, "≥ 200x real time", text, speed["median"], 200, more=True)]
 
 
-def _us(found: Any) -> str:
-    return f"{found['median']:.0f} (p99 {found['p99']:.0f})"
+def _us(us: Any) -> str:
+    return f"{us['median']:.0f} (p99 {us['p99']:.0f})"
 
 
 def table(results: Results) -> str:
-    """The table in Markdown, and what it was measured on."""
+    """The table in Markdown, after a line that describes the machine."""
     parts = [part for part in results.values() if isinstance(part, dict) and "machine" in part]
     lines = []
     for part in parts[-1:]:
@@ -299,12 +299,12 @@ def table(results: Results) -> str:
             "",
         ]
     lines += ["| measure | aim | found | |", "|---|---|---|---|"]
-    lines += [f"| {r.measure} | {r.aim} | {r.found} | {r.verdict} |" for r in rows_of(results)]
+    lines += [f"| {r.measure} | {r.aim} | {r.measured} | {r.verdict} |" for r in rows_of(results)]
     return "\n".join(lines)
 
 
 def write(results: Results) -> None:
-    """The table between its marks in docs/PERFORMANCE.md, and the plot beside it."""
+    """Write the table between its marks in docs/PERFORMANCE.md, and the plot to docs/."""
     page = PAGE.read_text()
     head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)

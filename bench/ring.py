@@ -1,11 +1,11 @@
-"""The ring beside what one would take otherwise: multiprocessing.Queue and Pipe, ZeroMQ ipc.
+"""The ring compared with its alternatives: multiprocessing.Queue and Pipe, ZeroMQ ipc.
 
-What a pipeline does: one process has a block of 20 ms every now and then, another one needs a
-window of 1 s. Writing is one block handed over while the other side waits for it, as it does
-fifty times a second. Reading is one window had: one copy out of the ring, or fifty blocks
-received and joined. The figure is what the measured process spends: the time of the call and
-the CPU time of its helper threads (Queue's feeder, ZeroMQ's). What the other side spends is
-left out, which favours the rivals: the ring's reader costs its writer nothing.
+The task of the pipeline: one process has a block of 20 ms fifty times a second, another needs
+windows of 1 s. A write hands over one block while the other process waits for it. A read gets
+one window: one copy out of the ring, or fifty blocks received and joined. The figure is the cost
+in the measured process: the duration of the call plus the CPU time of its helper threads (the
+feeder of Queue, the I/O thread of ZeroMQ). The cost in the other process is left out. This
+favours the alternatives: the ring's reader costs its writer nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CAPACITY = 30 * RATE
 ROUNDS = 5
 COUNT = {"write": 1000, "read": 40}
 PAUSE_S = {"write": 100e-6, "read": 3e-3}
-"""Behind each step, so that the other side has done its part."""
+"""Pause after each step, in which the other process completes its part."""
 
 Step = Callable[[], object]
 FORK = multiprocessing.get_context("fork")
@@ -44,8 +44,8 @@ def timed(step: Step, kind: str, before: Step = lambda: None, *, threads: bool =
     """µs that this process spends on a step.
 
     Args:
-        before: each step, the other side is told to begin.
-        threads: there are helpers: their CPU time counts, and they need the interpreter.
+        before: called before each step; starts the other process.
+        threads: the step has helper threads: count their CPU time, and release the interpreter.
     """
     calls = []
     for turn in range(-20, COUNT[kind]):
@@ -64,17 +64,17 @@ def timed(step: Step, kind: str, before: Step = lambda: None, *, threads: bool =
     return (float(np.median(calls[20:])) + threads * helpers / COUNT[kind]) / 1e3
 
 
-def _drain(receive: Step) -> None:
+def _receive_all(receive: Step) -> None:
     while True:
         receive()
 
 
-def _give(asked: Any, give: Callable[[Any], object]) -> None:
+def _send_all(requested: Any, send_block: Callable[[Any], object]) -> None:
     block = np.zeros(BLOCK, np.float32)
     while True:
-        asked.acquire()
+        requested.acquire()
         for _ in range(BLOCKS):
-            give(block)
+            send_block(block)
 
 
 @contextlib.contextmanager
@@ -88,58 +88,58 @@ def _child(target: Callable[..., None], *arguments: Any) -> Iterator[None]:
         process.join()
 
 
-def _zmq_child(endpoint: str, asked: Any) -> None:
+def _zmq_child(endpoint: str, requested: Any) -> None:
     socket = zmq.Context().socket(zmq.PAIR)
     socket.connect(endpoint)
-    if asked is None:
-        _drain(socket.recv)
-    _give(asked, socket.send)
+    if requested is None:
+        _receive_all(socket.recv)
+    _send_all(requested, socket.send)
 
 
 def over_queue(kind: str) -> float:
     items: Any = FORK.Queue()
     block = np.zeros(BLOCK, np.float32)
     if kind == "write":
-        with _child(_drain, items.get):
+        with _child(_receive_all, items.get):
             time_us = timed(lambda: items.put(block), kind, threads=True)
     else:
-        asked = FORK.Semaphore(0)
-        with _child(_give, asked, items.put):
+        requested = FORK.Semaphore(0)
+        with _child(_send_all, requested, items.put):
             join = lambda: np.concatenate([items.get() for _ in range(BLOCKS)])  # noqa: E731
-            time_us = timed(join, kind, asked.release, threads=True)
+            time_us = timed(join, kind, requested.release, threads=True)
     items.cancel_join_thread()
     items.close()
     return time_us
 
 
 def over_pipe(kind: str) -> float:
-    """As arrays, pickled, as one uses it first."""
+    """Arrays, which the pipe pickles."""
     ours, theirs = FORK.Pipe()
     block = np.zeros(BLOCK, np.float32)
     if kind == "write":
-        with _child(_drain, theirs.recv):
+        with _child(_receive_all, theirs.recv):
             time_us = timed(lambda: ours.send(block), kind)
     else:
-        asked = FORK.Semaphore(0)
-        with _child(_give, asked, theirs.send):
+        requested = FORK.Semaphore(0)
+        with _child(_send_all, requested, theirs.send):
             join = lambda: np.concatenate([ours.recv() for _ in range(BLOCKS)])  # noqa: E731
-            time_us = timed(join, kind, asked.release)
+            time_us = timed(join, kind, requested.release)
     ours.close()
     theirs.close()
     return time_us
 
 
 def over_pipe_bytes(kind: str) -> float:
-    """As bytes, the least that a pipe can cost."""
+    """Bytes, the lowest cost of a pipe."""
     ours, theirs = FORK.Pipe()
     block = np.zeros(BLOCK, np.float32)
     if kind == "write":
-        with _child(_drain, theirs.recv_bytes):
+        with _child(_receive_all, theirs.recv_bytes):
             time_us = timed(lambda: ours.send_bytes(block), kind)  # type: ignore[arg-type]
     else:
-        asked = FORK.Semaphore(0)
-        with _child(_give, asked, theirs.send_bytes):
-            time_us = timed(lambda: _joined(ours.recv_bytes), kind, asked.release)
+        requested = FORK.Semaphore(0)
+        with _child(_send_all, requested, theirs.send_bytes):
+            time_us = timed(lambda: _joined(ours.recv_bytes), kind, requested.release)
     ours.close()
     theirs.close()
     return time_us
@@ -152,14 +152,14 @@ def _joined(receive: Callable[[], bytes]) -> object:
 def over_zmq(kind: str, step: Callable[[zmq.Socket[bytes]], object] | None = None) -> float:
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/blocks"
-        asked = None if kind == "write" else FORK.Semaphore(0)
-        with _child(_zmq_child, endpoint, asked):
+        requested = None if kind == "write" else FORK.Semaphore(0)
+        with _child(_zmq_child, endpoint, requested):
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             socket = context.socket(zmq.PAIR)
             socket.bind(endpoint)
             block = np.zeros(BLOCK, np.float32)
-            if asked is not None:
-                time_us = timed(lambda: _joined(socket.recv), kind, asked.release, threads=True)
+            if requested is not None:
+                time_us = timed(lambda: _joined(socket.recv), kind, requested.release, threads=True)
             elif step is not None:
                 time_us = timed(lambda: step(socket), kind, threads=True)
             else:
@@ -194,7 +194,7 @@ def over_ring(kind: str, *, ticks: bool = False) -> float:
 
 
 def memcpy(kind: str) -> float:
-    """The same bytes copied between an array and another one as long as the ring."""
+    """The same bytes copied between a small array and one with the length of the ring."""
     size = BLOCK if kind == "write" else WINDOW
     large = np.zeros(CAPACITY, np.float32)
     small = np.zeros(size, np.float32)
@@ -222,8 +222,8 @@ PROGRAMS: dict[str, Callable[[str], float]] = {
 
 
 def measure(rounds: int = ROUNDS) -> dict[str, Any]:
-    """All by turns, `rounds` times."""
-    found: dict[str, Any] = {}
+    """Measure all programs in turn, `rounds` times."""
+    results: dict[str, Any] = {}
     for kind in COUNT:
         times: dict[str, list[float]] = {}
         for _ in range(rounds):
@@ -232,16 +232,17 @@ def measure(rounds: int = ROUNDS) -> dict[str, Any]:
             if kind == "write":
                 times.setdefault("ring and tick", []).append(over_ring(kind, ticks=True))
         ring = float(np.median(times["ring"]))
-        found[kind] = {
+        results[kind] = {
             "us": {name: spread(values) for name, values in times.items()},
             "to_ring": {name: float(np.median(values)) / ring for name, values in times.items()},
         }
     second = {
-        name: BLOCKS * found["write"]["us"][name]["median"] + found["read"]["us"][name]["median"]
+        name: BLOCKS * results["write"]["us"][name]["median"]
+        + results["read"]["us"][name]["median"]
         for name in PROGRAMS
     }
-    found["second"] = {
+    results["second"] = {
         "us": {name: {"median": value} for name, value in second.items()},
         "to_ring": {name: value / second["ring"] for name, value in second.items()},
     }
-    return found
+    return results

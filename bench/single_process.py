@@ -1,13 +1,13 @@
-"""The rival: the single-process engine this pipeline grew from, written afresh.
+"""The rival: the single-process engine that preceded this pipeline, written anew for comparison.
 
     python -m bench.single_process --source file:talk.wav --results ipc:///tmp/rival
 
-As the original is built: a sounddevice callback (or a thread that plays a file) puts blocks of
+Built like the original: a sounddevice callback (or a thread that plays a file) puts blocks of
 0.1 s into a queue.Queue; one loop polls it every 10 ms, keeps the last window in a rolling
-buffer by np.concatenate, and once a hop passes the window through an RMS gate, librosa's three
-calls, stacking, normalization and the TFLite interpreter. What it says goes out as a msgpack
-map on a ZeroMQ PUB socket, so that it can be measured like ours. It keeps no promise of ours:
-no restart, no checkpoint, no health.
+buffer by np.concatenate, and once per hop passes the window through an RMS gate, librosa's three
+calls, stacking, normalization and the TFLite interpreter. It publishes results as msgpack maps
+on a ZeroMQ PUB socket, so that they can be measured like ours. It has no restart, no checkpoint
+and no health.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GATE_DBFS = -40.0
 
 
 def play_file(path: str, rate: int, block: int, blocks: queue.Queue[Samples], began: float) -> None:
-    """Put a file's blocks into the queue, each when its last sample would be there."""
+    """Put a file's blocks into the queue, each at the time of its last sample."""
     import soundfile
 
     with soundfile.SoundFile(path) as file:
@@ -61,19 +61,19 @@ class Engine:
         self._model = Model(self.bundle)
         self._publish = publish
         self._buffer: Samples = np.zeros(0, np.float32)
-        self._heard = 0
+        self._received = 0
         self._seq = 0
-        # The first call compiles, or loads what numba has compiled before.
+        # The first call makes numba compile its functions, or load them from its cache.
         reference_features(np.zeros(self.spec.window, np.float32), self.spec)
 
-    def hear(self, block: Samples, began: float) -> None:
-        """Take a block; process each window that it completes."""
+    def feed(self, block: Samples, began: float) -> None:
+        """Take a block, and process each window that it completes."""
         window, hop = self.spec.window, self.spec.hop
-        self._heard += len(block)
+        self._received += len(block)
         self._buffer = np.concatenate([self._buffer, block])[-(window + len(block)) :]
-        while (end := window + self._seq * hop) <= self._heard:
-            behind = len(self._buffer) - (self._heard - end)
-            self._process(self._buffer[behind - window : behind], began, end)
+        while (end := window + self._seq * hop) <= self._received:
+            stop = len(self._buffer) - (self._received - end)
+            self._process(self._buffer[stop - window : stop], began, end)
 
     def _process(self, samples: Samples, began: float, end: int) -> None:
         label, probability, level = None, None, rms_dbfs(samples)
@@ -97,7 +97,7 @@ class Engine:
 
 
 def main() -> None:
-    """Run until the file ends, or for ever."""
+    """Run until the file ends; with a microphone until a signal."""
     parser = argparse.ArgumentParser(prog="python -m bench.single_process", description=__doc__)
     parser.add_argument("--source", required=True, help="file:PATH or mic")
     parser.add_argument("--bundle", type=Path, required=True)
@@ -131,7 +131,7 @@ def main() -> None:
     while True:
         try:
             while True:
-                engine.hear(blocks.get_nowait(), began)
+                engine.feed(blocks.get_nowait(), began)
         except queue.Empty:
             if not feeder.is_alive():
                 break

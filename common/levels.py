@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SILENCE_DBFS = -100.0
-"""The floor of every level; digital silence is here, never at 0 or -inf."""
+"""Lowest level. Digital silence has this level, not 0 or -inf."""
 CLIPPED = 0.999
 """Magnitude from which a sample counts as clipped; s16 full scale is 0.99997."""
 
@@ -16,8 +16,8 @@ CLIPPED = 0.999
 def rms_dbfs(samples: NDArray[np.float32]) -> float:
     """RMS level of `samples` (any length, full scale 1.0) in dBFS, at least `SILENCE_DBFS`.
 
-    The sum runs in float64 over a fresh array and without BLAS: its bits depend on the
-    samples alone, not on their place in memory or on threads.
+    The sum runs in float64 over a new array and without BLAS, so its bits depend on the
+    samples alone, not on their address or on threads.
     """
     if samples.size == 0:
         return SILENCE_DBFS
@@ -26,7 +26,7 @@ def rms_dbfs(samples: NDArray[np.float32]) -> float:
 
 
 def clipped_fraction(samples: NDArray[np.float32]) -> float:
-    """Share, 0 to 1, of samples at or next to full scale."""
+    """Share, 0 to 1, of samples with a magnitude of at least `CLIPPED`."""
     if samples.size == 0 or max(float(samples.max()), -float(samples.min())) < CLIPPED:
-        return 0.0  # nearly always
+        return 0.0  # the usual case
     return float(np.mean(np.abs(samples) >= CLIPPED))

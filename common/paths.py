@@ -1,4 +1,4 @@
-"""Places of the installed files: the same below a checkout and below an installed package."""
+"""Paths of the installed files, the same in a checkout and in an installed package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import speech_emotion
 PACKAGE = Path(__file__).resolve().parent.parent
 """Folder that holds the rooms: the root of a checkout, or the installed `speech_emotion` folder."""
 IMPORT_ROOT = Path(*speech_emotion.__path__).parent
-"""Folder that a child process needs in its module path to import `speech_emotion`."""
+"""Folder that must be on a child process's module path to import `speech_emotion`."""
 DEFAULT_BUNDLE = PACKAGE / "models" / "default"
 DEMO_CLIP = PACKAGE / "examples" / "demo.flac"

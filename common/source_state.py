@@ -1,15 +1,15 @@
-"""What a source can be, as `health` says it.
+"""The states of a source, as `health` reports them.
 
-    STARTING ----> LIVE <--> SILENT_INPUT, STUCK     it delivers, but nothing that is sound
+    STARTING ----> LIVE <--> SILENT_INPUT, STUCK     samples arrive, but they hold no sound
        |            |             |
-       +------------+-------------+---> LOST         it delivers nothing, or something else's sound
+       +------------+-------------+---> LOST         no samples arrive, or another device's
                                          |
-    LIVE <---- RECOVERING <--------------+           a fresh process tries; again and again
-                    \\---> FAILED                     nobody tries any more
-    any ---> ENDED                                   the end of a file, or wanted
+    LIVE <---- RECOVERING <--------------+           a restarted process opens the source again
+                    \\---> FAILED                     no further restart follows
+    any ---> ENDED                                   end of the file, or stopped by request
 
-`capture.sources.monitor` moves a source through its states. What a process that is gone cannot say,
-`common.hub.health` says for it: RECOVERING while it is restarted, FAILED where it was given up.
+`capture.sources.monitor` moves a source through its states. For a capture process that has
+ended, `common.hub.health` reports RECOVERING while it restarts and FAILED after the last restart.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class SourceState(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """How a source is.
+    """State of a source with its cause.
 
     Attributes:
-        reason: what is wrong, in words.
+        reason: cause of a state that is a fault, as a phrase.
         since: CLOCK_MONOTONIC when the state began.
-        device: what is heard, where that is a device.
-        clipped: share of samples at full scale, of about the last second.
+        device: name of the audio device, if the source is one.
+        clipped: share of samples at full scale, over about the last second.
     """
 
     state: SourceState

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Installs the pipeline as a service: code in /opt/sep, configuration in /etc/sep, user `sep`.
-# Run it again to update; the configuration stays as it is. As root.
+# Run it again to update; it does not change the configuration. Must run as root.
 # Usage: deploy/install.sh [--no-start] [--no-packages]
-#   --no-start     only put everything in place
-#   --no-packages  /opt/sep/.venv is somebody else's business
-# DESTDIR=/some/root: into a folder, for an image; makes no user and starts nothing.
+#   --no-start     install files only, do not start the service
+#   --no-packages  do not make /opt/sep/.venv
+# DESTDIR=/some/root: install into a folder, for an image; make no user and start nothing.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -31,8 +31,8 @@ etc=$root/etc/sep
 mkdir -p "$home" "$etc/keys/allowed" "$root/etc/systemd/system" "$root/usr/local/bin"
 
 if [ "$(pwd -P)" != "$(cd "$home" && pwd -P)" ]; then
-    for item in supervisor.py capture common features infer dashboard models deploy docs examples \
-        pyproject.toml README.md LICENSE; do
+    for item in supervisor.py speech_emotion supervision capture common features infer dashboard \
+        train models deploy docs examples pyproject.toml README.md LICENSE; do
         rm -rf "${home:?}/$item"
         [ ! -e "$item" ] || cp -R "$item" "$home/$item"
     done
@@ -49,7 +49,7 @@ if [ -z "$root" ]; then
     getent group audio >/dev/null || groupadd --system audio
     id sep >/dev/null 2>&1 || useradd --system --user-group --groups audio \
         --no-create-home --home-dir /run/sep --shell /usr/sbin/nologin sep
-    # The service's secrets: nobody else's.
+    # Only the service may read its secrets.
     chown -R sep:sep "$etc/keys"
 fi
 chmod 700 "$etc/keys"

@@ -1,56 +1,31 @@
 #!/bin/sh
-# System packages and the virtual environment, on Debian, Ubuntu and Raspberry Pi OS.
-# Usage: deploy/setup.sh [run|dev|tflite-runtime|train]: `dev` adds what the tests need;
-# `tflite-runtime` makes .venv-tflite-runtime with the other runtime, for Python 3.11 only;
-# `train` makes .venv-train with TensorFlow.
+# Install system packages and the virtual environment on Debian, Ubuntu and Raspberry Pi OS.
+# Usage: deploy/setup.sh [run|dev|tflite-runtime|train]
+#   run             .venv with what the box needs
+#   dev             the same with what the tests need
+#   tflite-runtime  .venv-tflite-runtime with the other TFLite runtime; Python 3.11 only
+#   train           .venv-train with TensorFlow
+# PYTHON=/path/to/python3.12 chooses the interpreter.
 set -eu
 cd "$(dirname "$0")/.."
 kind=${1:-run}
-
-packages="libportaudio2 python3-venv"
-if [ "$kind" != run ]; then
-    packages="$packages pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev"
-fi
-# A browser to look at the page with, a broker to forward to. Not every system packages them
-# (Ubuntu has no chromium); the tests that need them are skipped there.
-extras=""
-[ "$kind" != dev ] || extras="chromium fonts-dejavu-core mosquitto tmux"
-absent() {
-    for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" ||
-            printf ' %s' "$package"
-    done
-}
-# shellcheck disable=SC2086
-missing=$(absent $packages)
-if [ -n "$missing" ]; then
-    if ! command -v apt-get >/dev/null; then
-        echo "setup: install$missing with this system's package manager, then run again" >&2
+case $kind in
+    run) disk="650 MB" ;;
+    dev) disk="900 MB" ;;
+    tflite-runtime) disk="600 MB" ;;
+    train) disk="2.2 GB" ;;
+    *)
+        echo "setup: $kind is not known; allowed: run dev tflite-runtime train" >&2
         exit 2
-    fi
-    sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "setup: installing$missing"
-    # Never at the price of something else that is installed, such as PipeWire.
-    $sudo apt-get update -qq
-    # shellcheck disable=SC2086
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
-        --no-install-recommends $missing >/dev/null
-fi
-# shellcheck disable=SC2086
-for package in $(absent $extras); do
-    sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "setup: installing $package"
-    $sudo apt-get update -qq 2>/dev/null || true
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
-        --no-install-recommends "$package" >/dev/null ||
-        echo "setup: without $package; some tests are skipped"
-done
+        ;;
+esac
+say() { echo "setup: $*"; }
+
+# The interpreter ---------------------------------------------------------------------------
 
 python=""
 newest=99
-[ "$kind" = tflite-runtime ] && newest=11
+[ "$kind" != tflite-runtime ] || newest=11
 for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14}; do
     if "$candidate" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $newest))" \
         2>/dev/null; then
@@ -59,32 +34,162 @@ for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14};
     fi
 done
 if [ -z "$python" ]; then
-    echo "setup: needs Python 3.11$([ $newest = 99 ] && echo ' or newer');" \
+    echo "setup: needs Python 3.11$([ $newest = 11 ] || echo ' or newer');" \
         "set PYTHON=/path/to/python3.11" >&2
     exit 2
 fi
 
+# System packages ---------------------------------------------------------------------------
+
+# Without libportaudio2 there is no microphone; files, standard input and the page work.
+wanted="libportaudio2"
+"$python" -c "import ensurepip" 2>/dev/null || wanted="$wanted python3-venv"
+# A virtual microphone, a compiler for the stepped clock, a browser, a broker and a terminal. Not
+# every system packages them (Ubuntu has no chromium): tests that need them are skipped there.
+[ "$kind" = run ] || wanted="$wanted pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev"
+[ "$kind" != dev ] || wanted="$wanted chromium fonts-dejavu-core mosquitto tmux"
+
+absent() {
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" ||
+            printf '%s ' "$package"
+    done
+}
+installed() { dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^ii  *//p' | sort; }
+
+# Command that runs another one as root; empty for root itself, `no` where there is no right to.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        echo env
+    elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }; }; then
+        echo sudo
+    else
+        echo no
+    fi
+}
+
+# Install packages one at a time and leave no service of theirs enabled or running: a broker and a
+# sound server are needed by the tests only, which start their own.
+install_packages() {
+    before=$(installed)
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | $root tee $policy >/dev/null
+        $root chmod 755 $policy
+    else
+        policy=""
+    fi
+    $root apt-get update -qq 2>/dev/null || say "the package lists could not be updated"
+    for package in "$@"; do
+        say "installing system package $package"
+        # --no-remove: never in exchange for another package, such as PipeWire.
+        $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
+            --no-install-recommends "$package" >/dev/null 2>&1 ||
+            say "system package $package could not be installed"
+    done
+    [ -z "$policy" ] || $root rm -f $policy
+    command -v systemctl >/dev/null || return 0
+    installed | while read -r package; do
+        case "
+$before
+" in *"
+$package
+"*) continue ;; esac
+        for unit in $(dpkg -L "$package" 2>/dev/null |
+            sed -n 's#.*/systemd/\(system/[^/]*\.\(service\|socket\|timer\)\)$#\1#p
+                    s#.*/systemd/\(user/[^/]*\.\(service\|socket\|timer\)\)$#\1#p'); do
+            case $unit in
+                *@.*) ;;
+                system/*) $root systemctl disable --quiet "${unit#system/}" 2>/dev/null || true ;;
+                user/*) $root systemctl --global disable --quiet "${unit#user/}" 2>/dev/null || true ;;
+            esac
+        done
+    done
+}
+
+# shellcheck disable=SC2086
+missing=$(command -v dpkg-query >/dev/null && absent $wanted || echo "$wanted")
+missing=${missing% }
+if [ -n "$missing" ]; then
+    root=no
+    ! command -v apt-get >/dev/null || root=$(as_root)
+    if [ "$root" = no ]; then
+        say "no right to install system packages; as administrator: apt-get install $missing"
+    else
+        # shellcheck disable=SC2086
+        install_packages $missing
+    fi
+fi
+if ! "$python" -c "import ensurepip" 2>/dev/null; then
+    echo "setup: $python cannot make a virtual environment; as administrator:" \
+        "apt-get install python3-venv" >&2
+    exit 2
+fi
+
+# Python packages ---------------------------------------------------------------------------
+
 venv=.venv
 [ "$kind" = run ] || [ "$kind" = dev ] || venv=.venv-$kind
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-install="$venv/bin/pip install --quiet --disable-pip-version-check"
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+fi
+
+# One line per package; pip's exit code.
+progress() {
+    count=0
+    while read -r first second rest; do
+        case $first in
+            Collecting)
+                count=$((count + 1))
+                if [ -t 1 ]; then
+                    printf '\rsetup: package %d: %.50s\033[K' "$count" "$second"
+                fi
+                ;;
+            Installing)
+                [ ! -t 1 ] || printf '\r\033[K'
+                # shellcheck disable=SC2086
+                set -- $rest
+                [ "$second" != collected ] || say "unpacking $(($# - 1)) packages"
+                ;;
+            pip-failed)
+                [ ! -t 1 ] || printf '\n'
+                return 1
+                ;;
+        esac
+    done
+}
+
+pip_install() {
+    { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --retries 2 \
+        --progress-bar off "$@" || echo pip-failed; } | progress && return 0
+    echo "setup: the Python packages could not be installed (pip says why above). Without network:" \
+        "on a like machine with network run 'pip download -d wheels -c deploy/constraints.txt" \
+        "setuptools .[dashboard]', copy the folder wheels here, and run again with" \
+        "PIP_NO_INDEX=1 PIP_FIND_LINKS=\"\$PWD/wheels\" in the environment" >&2
+    exit 2
+}
+
+say "installing Python packages into $venv: about $disk on disk, 1 to 5 minutes the first time"
 case $kind in
-    run) $install -c deploy/constraints.txt -e ".[dashboard]" ;;
-    dev) $install -c deploy/constraints.txt -e ".[dev,dashboard,examples]" ;;
+    run) pip_install -c deploy/constraints.txt -e ".[dashboard]" ;;
+    dev) pip_install -c deploy/constraints.txt -e ".[dev]" ;;
     *)
-        $install -r "deploy/constraints-$kind.txt"
-        $install --no-deps -e .
+        pip_install -r "deploy/constraints-$kind.txt"
+        pip_install --no-deps -e .
         ;;
 esac
 
 if [ "$kind" != run ]; then
-    # The tests hold the feature core against librosa. What librosa compiles at its first use goes
-    # to a cache that several processes at once can ruin: fill it by one.
+    # The tests compare the feature core with librosa. librosa compiles at its first use, into a
+    # cache that several processes at once can damage: fill it with one process.
+    say "compiling librosa's functions (half a minute, once)"
     "$venv/bin/python" - <<'END'
 import numpy as np
 from speech_emotion.common.bundle.spec import FeatureSpec
-from speech_emotion.features.reference import definition
+from speech_emotion.features.reference import reference_features
 
-definition(np.random.default_rng(0).normal(0.0, 0.1, 16000).astype(np.float32), FeatureSpec())
+reference_features(np.random.default_rng(0).normal(0.0, 0.1, 16000).astype(np.float32), FeatureSpec())
 END
 fi
+say "done: $venv, $(du -sh "$venv" | cut -f1)"

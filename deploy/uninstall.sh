@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes away what deploy/install.sh has put in place. Configuration and keys stay, unless --purge.
+# Remove what deploy/install.sh has installed. Configuration and keys stay, unless --purge is given.
 # Usage: deploy/uninstall.sh [--purge]; as root; DESTDIR as in install.sh.
 set -eu
 root=${DESTDIR:-}
@@ -32,9 +32,9 @@ if [ "$purge" = yes ]; then
 fi
 if [ -z "$root" ]; then
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
-    # While keys stay, so does their owner: another user must not come by its number.
+    # The user stays while its keys stay: another user must not get its number.
     if [ "$purge" = yes ] && id sep >/dev/null 2>&1; then
         userdel sep
     fi
 fi
-[ "$purge" = yes ] || echo "uninstall: /etc/sep stays; --purge takes it away as well"
+[ "$purge" = yes ] || echo "uninstall: /etc/sep stays; --purge removes it, too"

@@ -1,35 +1,45 @@
-"""Prints a line when a voice has sounded a certain way, and when the pipeline is not well.
+"""Prints a line when an utterance has a certain emotion, and when the pipeline has a fault.
 
     python examples/alerts.py --emotion angry --confidence 0.7
 
-It judges by utterances, which are steadier than windows, and tells the same thing of a stream at
-most once a minute. What a voice sounds like is no proof of anything: see docs/PRIVACY.md.
+It uses utterances, which are steadier than windows, and repeats an alert of a stream after a
+minute at the earliest. The sound of a voice is no proof of an emotion: see docs/PRIVACY.md.
 """
 
 import argparse
 import contextlib
+import sys
 import time
 
-from speech_emotion.common.client.results import DEFAULT_ENDPOINT, Freshness, Results
-from speech_emotion.common.wire.public import Utterance
+try:
+    from speech_emotion import Freshness, Results, Utterance
+except ModuleNotFoundError as error:
+    print(f"alerts: {error.name} is missing; pip install -e .", file=sys.stderr)
+    sys.exit(2)
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT)
-parser.add_argument("--emotion", default="angry", help="label to look for; default: %(default)s")
-parser.add_argument("--confidence", type=float, default=0.6, help="at least; default: %(default)s")
-parser.add_argument("--pause", type=float, default=60.0, metavar="S", help="between two alerts")
-parser.add_argument("--patience", type=float, default=10.0, metavar="S", help="with bad health")
+parser.add_argument("--endpoint", default="tcp://127.0.0.1:5555", help="default: %(default)s")
+parser.add_argument("--emotion", default="angry", help="label of the alert; default: %(default)s")
+parser.add_argument(
+    "--confidence", type=float, default=0.6, help="lowest confidence; default: %(default)s"
+)
+parser.add_argument(
+    "--pause", type=float, default=60.0, metavar="S", help="shortest time between two equal alerts"
+)
+parser.add_argument(
+    "--patience", type=float, default=10.0, metavar="S", help="duration of a fault before its alert"
+)
 options = parser.parse_args()
 
-told: dict[str, float] = {}
-unwell_since: float | None = None
+last_alerts: dict[str, float] = {}
+fault_since: float | None = None
 
 
-def tell(about: str, line: str) -> None:
-    """Print a line, unless one about the same was printed a moment ago."""
+def alert(subject: str, line: str) -> None:
+    """Print a line, unless the last one of this subject is less than `--pause` old."""
     now = time.monotonic()
-    if now - told.get(about, -options.pause) >= options.pause:
-        told[about] = now
+    if now - last_alerts.get(subject, -options.pause) >= options.pause:
+        last_alerts[subject] = now
         print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
@@ -37,14 +47,17 @@ with Results(options.endpoint) as results, contextlib.suppress(KeyboardInterrupt
     while True:
         event = results.receive(timeout=0.5)
         if event is not None and not event.replay and isinstance(event.message, Utterance):
-            said = event.message
-            if said.emotion == options.emotion and said.confidence >= options.confidence:
-                tell(said.stream, f"{said.stream}: {said.emotion}, {said.confidence:.0%} sure")
+            utterance = event.message
+            if utterance.emotion == options.emotion and utterance.confidence >= options.confidence:
+                alert(
+                    utterance.stream,
+                    f"{utterance.stream}: {utterance.emotion}, {utterance.confidence:.0%} sure",
+                )
         status = results.status()
         if status.state is Freshness.FRESH:
-            unwell_since = None
-            told.pop("health", None)
-        elif unwell_since is None:
-            unwell_since = time.monotonic()
-        elif time.monotonic() - unwell_since > options.patience:
-            tell("health", f"pipeline {status.state.value}: {status.reason}")
+            fault_since = None
+            last_alerts.pop("health", None)
+        elif fault_since is None:
+            fault_since = time.monotonic()
+        elif time.monotonic() - fault_since > options.patience:
+            alert("health", f"pipeline {status.state.value}: {status.reason}")

@@ -1,20 +1,25 @@
-"""Forward many boxes to one endpoint, so that a program needs to know only that one.
+"""Forwards the results of several boxes to one endpoint.
 
     python examples/forward.py --listen tcp://127.0.0.1:6000 tcp://kitchen:5555 tcp://hall:5555
 
-Subscriptions travel to the boxes and messages back, unseen and unchanged: ZeroMQ's XSUB and XPUB,
-with nothing in between. Give each stream a name of its own in its box's configuration. With
-keys: --secret and, for each box, a file NAME.key beside its endpoint: tcp://kitchen:5555=kitchen.key.
+Subscriptions go to the boxes and messages come back unchanged, through ZeroMQ's XSUB and XPUB
+sockets. Each stream needs a unique name in the configuration of its box. With keys: --secret and,
+for each box, its public key file after the endpoint: tcp://kitchen:5555=kitchen.key.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 
-import zmq
-from zmq.auth import load_certificate
+try:
+    import zmq
+    from zmq.auth import load_certificate
+except ModuleNotFoundError as error:
+    print(f"forward: {error.name} is missing; pip install pyzmq", file=sys.stderr)
+    sys.exit(2)
 
 
 def main() -> None:
@@ -22,13 +27,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--listen", default="tcp://127.0.0.1:6000", help="default: %(default)s")
-    flags.add_argument("--secret", type=Path, help="own .key_secret file, where boxes want keys")
+    flags.add_argument("--secret", type=Path, help="own .key_secret file, if boxes require keys")
     flags.add_argument("boxes", nargs="+", metavar="ENDPOINT[=KEY]")
     arguments = flags.parse_args()
 
     context = zmq.Context()
     boxes = context.socket(zmq.XSUB)
-    boxes.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # a box that lost its power never says goodbye
+    boxes.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # detects a box that lost its power
     boxes.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10000)
     for box in arguments.boxes:
         endpoint, _, key = box.partition("=")
@@ -37,7 +42,7 @@ def main() -> None:
             boxes.curve_publickey, boxes.curve_secretkey = load_certificate(arguments.secret)
         boxes.connect(endpoint)
     readers = context.socket(zmq.XPUB)
-    readers.setsockopt(zmq.XPUB_VERBOSE, 1)  # who comes late gets the last values from the boxes
+    readers.setsockopt(zmq.XPUB_VERBOSE, 1)  # a late subscriber gets the last values as well
     readers.bind(arguments.listen)
     with contextlib.suppress(KeyboardInterrupt):
         zmq.proxy(boxes, readers)

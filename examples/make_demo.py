@@ -1,18 +1,23 @@
-"""Make `demo.flac` and `demo.json` again: EMO-DB clips (CC0) with long pauses between them.
+"""Makes `demo.flac` and `demo.json`: EMO-DB clips (CC0) with long pauses between them.
 
     python examples/make_demo.py --data DIR
 
-`DIR` holds EMO-DB as 16 kHz files `EMODB/03a01Fa.flac`, with or without the folder `EMODB`.
+`DIR` contains EMO-DB as 16 kHz files `EMODB/03a01Fa.flac`, with or without the folder `EMODB`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-import numpy as np
-import soundfile as sf
+try:
+    import numpy as np
+    import soundfile as sf
+except ModuleNotFoundError as error:
+    print(f"make_demo: {error.name} is missing; pip install numpy soundfile", file=sys.stderr)
+    sys.exit(2)
 
 RATE = 16000
 PAUSE_S = 4.0
@@ -36,16 +41,20 @@ HERE = Path(__file__).parent
 
 
 def find_clip(data: Path, name: str) -> Path:
-    """The file of one clip; a clear error where it is missing."""
+    """The file of one clip.
+
+    Raises:
+        SystemExit: it is missing.
+    """
     for folder in (data, data / "EMODB"):
         for suffix in (".flac", ".wav"):
             if (path := folder / (name + suffix)).is_file():
                 return path
-    raise SystemExit(f"{data}: has no clip {name}.flac or {name}.wav; is it EMO-DB?")
+    raise SystemExit(f"{data}: clip {name}.flac or {name}.wav is missing; is this EMO-DB?")
 
 
 def compose(data: Path) -> tuple[np.ndarray, list[dict[str, object]]]:
-    """The demo's samples (n,) in [-1, 1] and its labels."""
+    """Samples (n,) in [-1, 1] at `RATE`, and one label row per clip."""
     rng = np.random.default_rng(SEED)
     parts: list[np.ndarray] = []
     labels: list[dict[str, object]] = []
@@ -74,7 +83,7 @@ def compose(data: Path) -> tuple[np.ndarray, list[dict[str, object]]]:
 
 
 def main() -> None:
-    """Write the demo beside this script."""
+    """Write the demo to the folder of this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="EMO-DB, 16 kHz")
     samples, labels = compose(parser.parse_args().data)

@@ -2,9 +2,16 @@
 
 import sys
 
-import msgpack
-import zmq
+try:
+    import msgpack
+    import zmq
+except ModuleNotFoundError as error:
+    print(f"subscribe: {error.name} is missing; pip install pyzmq msgpack", file=sys.stderr)
+    sys.exit(2)
 
+if {"-h", "--help"} & {*sys.argv}:
+    print(f"usage: {__doc__}")
+    sys.exit()
 endpoint, stream = sys.argv[1:] + ["tcp://127.0.0.1:5555", "main"][len(sys.argv) - 1 :]
 socket = zmq.Context().socket(zmq.SUB)
 socket.connect(endpoint)

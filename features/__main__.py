@@ -1,4 +1,4 @@
-"""`python -m features`: windows of sound to features, of a file or as a stage of the pipeline."""
+"""`python -m features`: the features of a file's windows, or the features stage of a pipeline."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--spec", type=Path, help="a TOML file with a [features] table; needs FILE")
     flags.add_argument("--out", type=Path, metavar="F.npz", help="write the arrays")
     flags.add_argument(
-        "--self-test", action="store_true", help="hold the bundle to its golden vector"
+        "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
-    flags.add_argument("--timings", action="store_true", help="median and p99 of every step")
+    flags.add_argument("--timings", action="store_true", help="print median and p99 of every step")
     flags.add_argument("--bind", metavar="ENDPOINT", help="where to listen for capture and infer")
     flags.add_argument("--hub", metavar="ENDPOINT", help="where infer listens for heartbeats")
     return flags
@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def self_test(path: Path) -> int:
-    """Load what features needs of a bundle, which holds it to its golden vector; then end."""
+    """Load a bundle's features part, which checks it against its golden vectors."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.features.extractor import load_extractors
 

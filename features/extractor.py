@@ -1,4 +1,4 @@
-"""Windows of samples to normalized features: pure, the same live, offline and in training."""
+"""Windows of samples to normalized features: pure; the same code live, offline and in training."""
 
 from __future__ import annotations
 
@@ -10,31 +10,28 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.grid import MAX_MISSING, WindowGrid
-from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.grid import WindowGrid
+from speech_emotion.common.bundle.manifest import GOLDEN_TOLERANCE, Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.levels import clipped_fraction, rms_dbfs
 from speech_emotion.features.core import Banks, Core, make_core, normalize
 from speech_emotion.features.gate import Gate, make_gate
 
-GOLDEN_TOLERANCE = 1e-3
-
-
 Samples = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What features knows of one window.
+    """The result of the features stage for one window.
 
     Attributes:
         kind: `speech`, `silence` or `gap`.
         rms_db: RMS dBFS of the window.
         clipped: share of clipped samples.
         features: normalized, float32, (spec.n_frames, spec.dims); speech only.
-        gate: the voice gate's state behind this window.
-        milliseconds: time the analysis took.
+        gate: state of the voice gate after this window.
+        milliseconds: duration of the analysis.
     """
 
     kind: str
@@ -46,7 +43,7 @@ class Analysis:
 
 
 class FeatureExtractor:
-    """Gate, feature core and normalization of one stream, fed its windows in order."""
+    """Gate, feature core and normalization of one stream. Takes its windows in order."""
 
     def __init__(self, spec: FeatureSpec, core: Core, mean: Samples, std: Samples) -> None:
         self._spec = spec
@@ -56,7 +53,7 @@ class FeatureExtractor:
         self._gate: Gate = make_gate(spec)
 
     def resume(self, gate: list[float]) -> None:
-        """Go on from a checkpoint; an empty one is the start of a stream."""
+        """Resume from a checkpoint of the gate; an empty one is the start of a stream."""
         if gate:
             self._gate.restore(gate)
         else:
@@ -66,7 +63,7 @@ class FeatureExtractor:
         """Analyse the next window, shape (spec.window,), of which `missing` samples are zeros."""
         began = time.perf_counter()
         kind, features = "silence", None
-        if missing > MAX_MISSING * self._spec.window:
+        if self._spec.grid.is_gap(missing):
             kind = "gap"
             self._gate.reset()
         elif self._gate.step(samples):
@@ -83,7 +80,7 @@ class FeatureExtractor:
         )
 
     def skip(self) -> list[float]:
-        """Windows were skipped: forget the past. Returns the gate's state."""
+        """Reset the gate, because windows were skipped. Returns the gate's state."""
         self._gate.reset()
         return self._gate.state()
 
@@ -98,16 +95,16 @@ def windows_of(samples: Samples, grid: WindowGrid) -> Iterator[tuple[int, Sample
 
 
 class ExtractorFactory(Protocol):
-    """Makes the analyzer of one more stream."""
+    """Creates the extractor of one more stream."""
 
     def __call__(self) -> FeatureExtractor: ...
 
 
 def load_extractors(bundle: Bundle) -> ExtractorFactory:
-    """Everything of a bundle that features needs, checked against its golden vector.
+    """Load the part of a bundle that features needs, and check it against the golden vector.
 
     Raises:
-        UserError: arrays do not fit the spec, or this machine computes other features.
+        UserError: the arrays do not match the spec, or this machine computes other features.
     """
     spec = bundle.spec
     mean, std = load_statistics(bundle)
@@ -126,17 +123,17 @@ def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:
     path = bundle.display("stats.npz")
     spec = bundle.spec
     allowed = ((spec.dims,), (spec.n_frames, spec.dims))
-    found = []
+    statistics = []
     for key in ("mean", "std"):
         if key not in arrays or arrays[key].shape not in allowed:
             raise UserError(f"{path}: {key} must have shape {allowed[0]} or {allowed[1]}")
         array = arrays[key].astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"{path}: {key} has values that are not finite")
-        found.append(array)
-    if (found[1] < 0).any():
+        statistics.append(array)
+    if (statistics[1] < 0).any():
         raise UserError(f"{path}: std has negative values")
-    return found[0], found[1]
+    return statistics[0], statistics[1]
 
 
 def _self_test(bundle: Bundle, core: Core) -> None:

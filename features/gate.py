@@ -1,7 +1,7 @@
-"""The voice gate: which windows hold speech, so that only those are analysed and classified.
+"""The voice gate: selects the windows with speech. Only those are analysed and classified.
 
-It knows levels, not voices: whatever stands out of the noise and moves as quickly as speech
-does (music, a dog) opens it too.
+The gate measures levels, not voices: any sound that rises above the noise and changes as fast
+as speech (music, a barking dog) opens it too.
 """
 
 from __future__ import annotations
@@ -20,40 +20,41 @@ Samples = NDArray[np.float32]
 
 FRAME_S = 0.02
 BAND_HZ = (150.0, 4000.0)
-"""Where speech has its power; rumble and mains hum lie below, much of the hiss above."""
+"""Band of most of the power of speech. Rumble and mains hum lie below, much of the hiss above."""
 SPEECH_DBFS = -70.0
-"""Frames below this are never speech, however quiet the room."""
+"""Frames below this level are never speech, even in a quiet room."""
 FLOOR_QUANTILE = 0.1
 FLOOR_S = 3.0
-"""The floor is the minimum over this time; for about so long, louder noise passes for speech."""
+"""The noise floor is the minimum over this time. Noise that becomes louder counts as speech for
+about as long."""
 BLOCK_S = 0.5
 HYSTERESIS_DB = 3.0
 RUN = 3
-"""Shorter runs of frames, in frames, are clicks."""
+"""Least number of consecutive frames of speech; shorter runs are clicks."""
 SPEECH_S = 0.16
-"""Least amount of speech in a window: one run as long, or several that make it up."""
+"""Least duration of speech in a window, in one run or the sum of several."""
 
 _UNKNOWN_DB = 100.0
 
 
 class Gate(Protocol):
-    """Decides window after window. Every window of a stream passes through it, in order."""
+    """Decides for each window. Takes every window of a stream, in order."""
 
     def step(self, samples: Samples) -> bool:
         """Take the next window, shape (spec.window,). True if it is speech."""
 
     def state(self) -> list[float]:
-        """A small checkpoint; a gate that restores it goes on bit for bit the same."""
+        """A small checkpoint. A gate that restores it makes the same decisions, bit for bit."""
 
     def restore(self, state: list[float]) -> None:
-        """Go on from a checkpoint of `state()`.
+        """Resume from a checkpoint of `state()`.
 
         Raises:
-            ValueError: this is no checkpoint of such a gate; the gate is unchanged.
+            ValueError: `state` is no checkpoint of this kind of gate; the gate is unchanged.
         """
 
     def reset(self) -> None:
-        """Forget everything, as at the start of a stream."""
+        """Return to the state at the start of a stream."""
 
 
 def make_gate(spec: FeatureSpec) -> Gate:
@@ -62,7 +63,7 @@ def make_gate(spec: FeatureSpec) -> Gate:
 
 
 class FixedGate:
-    """The original engine's: a window is speech if its RMS reaches `gate_dbfs`."""
+    """The gate of the original engine: a window is speech if its RMS reaches `gate_dbfs`."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._threshold = spec.gate_dbfs
@@ -83,7 +84,7 @@ class FixedGate:
 
 
 class State(enum.IntEnum):
-    """State of the adaptive gate behind a window; all but `CLOSED` are speech."""
+    """State of the adaptive gate after a window. All states except `CLOSED` are speech."""
 
     CLOSED = 0
     OPEN = 1
@@ -91,13 +92,13 @@ class State(enum.IntEnum):
 
 
 def transition(state: State, *, active: bool, quiet: int, hold: int) -> State:
-    """The state behind a window.
+    """The state after a window.
 
     Args:
-        state: the state before it.
+        state: the state before the window.
         active: whether the window itself has enough speech.
         quiet: samples since the last frame of speech.
-        hold: samples for which the gate stays open behind that.
+        hold: samples for which the gate stays open after the last frame of speech.
     """
     if active:
         return State.OPEN
@@ -115,13 +116,13 @@ class AdaptiveGate:
     based noise estimation, ICASSP 2000), and of these the minimum over the last 3 s, kept
     as minima of blocks (Martin: Noise power spectral density estimation based on optimal
     smoothing and minimum statistics, IEEE TSAP 9(5), 2001). The pauses between syllables
-    keep it low while somebody speaks without a break. Nothing is assumed at the start: the
-    levels of steady noise spread too little to rise above their own quantile, those of
-    speech do so at once.
+    keep it low during speech without a break. The gate needs no assumption at the start: the
+    levels of steady noise vary too little to rise above their own quantile, those of speech
+    rise above it at once.
 
     Speech: frames at least `gate_margin_db` above the floor, 3 dB less while open, in runs
-    longer than a click. Behind the last of them the gate stays open for `gate_hold_s`; a
-    window longer than that still holds them itself.
+    longer than a click. After the last of them the gate stays open for `gate_hold_s`; a
+    longer window still contains them itself.
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
@@ -136,7 +137,7 @@ class AdaptiveGate:
         self._blocks = math.ceil(FLOOR_S * spec.sample_rate / self._block)
         self._margin = spec.gate_margin_db
         self._hold = round(spec.gate_hold_s * spec.sample_rate)
-        # Windows too short for SPEECH_S want half of their frames.
+        # Windows too short for SPEECH_S need speech in half of their frames.
         self._enough = max(RUN, min(round(SPEECH_S / FRAME_S), self._frames // 2))
         self.reset()
 
@@ -167,8 +168,8 @@ class AdaptiveGate:
         runs = above[2:] & above[1:-1] & above[:-2]
         active = bool(np.count_nonzero(runs) > self._enough - RUN)
         if active:
-            behind = self._frames - RUN - int(np.flatnonzero(runs)[-1])
-            self._quiet = behind * self._frame
+            frames_after = self._frames - RUN - int(np.flatnonzero(runs)[-1])
+            self._quiet = frames_after * self._frame
         else:
             self._quiet += self._hop
         self._state = transition(self._state, active=active, quiet=self._quiet, hold=self._hold)
@@ -186,8 +187,8 @@ class AdaptiveGate:
         """Update and return the noise floor.
 
         Args:
-            levels: of the frames that are not digital silence. That says nothing of the
-                noise: the microphone was muted, or samples are missing.
+            levels: levels of the frames that are not digital silence. Digital silence means a
+                muted microphone or missing samples, and has no noise to measure.
         """
         if len(levels) >= min(10, self._frames):
             low = float(np.sort(levels)[int(FLOOR_QUANTILE * len(levels))])

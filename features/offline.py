@@ -1,4 +1,4 @@
-"""A whole recording through gate and feature core, every window of it, and how long each took."""
+"""Gate, features and normalization of every window of a recording, with the time per step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.capture.offline import read_recording
-from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.spec import FeatureSpec, load_spec
 from speech_emotion.common.errors import UserError
@@ -23,15 +22,15 @@ from speech_emotion.features.gate import make_gate
 
 @dataclasses.dataclass(frozen=True)
 class Analysed:
-    """One row per window, silent ones computed too.
+    """One row per window; the features of silent windows are computed too.
 
     Attributes:
         features: float32, (windows, spec.n_frames, spec.dims), before normalization.
-        normalized: the same after it; None without statistics.
+        normalized: the same after normalization; None without statistics.
         start: first sample of each window.
         rms_db: RMS dBFS of each window.
-        speech: what the voice gate says.
-        seconds: step → time that each window took in it.
+        speech: decision of the voice gate for each window.
+        seconds: step → seconds per window.
     """
 
     features: Samples
@@ -42,7 +41,7 @@ class Analysed:
     seconds: dict[str, NDArray[np.float64]]
 
     def save(self, path: Path) -> None:
-        """Write an npz with every array but the times.
+        """Write an npz with every array except the times.
 
         Raises:
             UserError: the file cannot be written.
@@ -65,12 +64,11 @@ class Analysed:
 def analyse(
     samples: Samples, spec: FeatureSpec, core: Core, statistics: tuple[Samples, Samples] | None
 ) -> Analysed:
-    """Every window of a recording at the spec's rate, shape (samples,)."""
+    """Analyse every window of a recording at the spec's rate, shape (samples,)."""
     gate = make_gate(spec)
     features, normalized, starts, levels, speech = [], [], [], [], []
     seconds: dict[str, list[float]] = {"gate": [], "features": [], "normalize": []}
-    grid = WindowGrid(spec.window, spec.hop)
-    for k, window in windows_of(samples, grid):
+    for k, window in windows_of(samples, spec.grid):
         began = time.perf_counter()
         speech.append(gate.step(window))
         gated = time.perf_counter()
@@ -83,7 +81,7 @@ def analyse(
             seconds["normalize"].append(time.perf_counter() - normal_began)
         seconds["gate"].append(gated - began)
         seconds["features"].append(extracted - gated)
-        starts.append(grid.start(k))
+        starts.append(spec.grid.start(k))
         levels.append(rms_dbfs(window))
     return Analysed(
         features=np.stack(features),
@@ -98,10 +96,10 @@ def analyse(
 def report(
     file: str, *, bundle: Path | None, spec: Path | None, out: Path | None, timings: bool
 ) -> int:
-    """`python -m features FILE`: what is in the file, the arrays, the times; an exit code.
+    """`python -m features FILE`: print the counts, write the arrays. Returns the exit code.
 
     Raises:
-        UserError: the file, the bundle or the spec is missing or wrong.
+        UserError: the file, the bundle or the spec is missing or invalid.
     """
     statistics = None
     if spec is not None:

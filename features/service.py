@@ -1,7 +1,8 @@
-"""features as a process: the ring in, analysed windows out, as far as infer wants them.
+"""The features stage: reads windows from the ring, analyses them, sends them to infer.
 
-It keeps no truth of its own. Where the stream stands comes with the newest `Tick`, where to
-go on with the newest `Credit`; both are repeated, so a fresh process knows all within 0.2 s.
+The stage keeps no persistent state. The newest `Tick` gives the position of the stream, the
+newest `Credit` the next window to send and the limit. Both are repeated, so a restarted process
+has all its state within 0.2 s.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ import time
 import numpy as np
 import zmq
 
-from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
+from speech_emotion.common.bundle.grid import missing_samples
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.levels import SILENCE_DBFS
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
-from speech_emotion.common.wire.sockets import bind, configure, remove_file, watch_link
+from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
 from speech_emotion.features.extractor import ExtractorFactory, FeatureExtractor, Samples
+from speech_emotion.features.messages import WindowBuilder
 
 log = logging.getLogger("features")
 
@@ -33,28 +34,28 @@ POLL_MS = 100
 
 @dataclasses.dataclass
 class Stream:
-    """One stream: its ring and position, and who wants which of its windows."""
+    """One stream: its ring, its position, and the credit of the infer stage that reads it."""
 
     name: str
-    analyzer: FeatureExtractor
+    extractor: FeatureExtractor
     tick: internal.Tick | None = None
     ring: RingReader | None = None
-    want: internal.Credit | None = None
+    credit: internal.Credit | None = None
     client: bytes = b""
     next: int = 0
     ended: bool = False
     refused: str = ""
 
-    def follow(self, want: internal.Credit, client: bytes) -> None:
-        """Take the newest want; a new session starts where it says.
+    def accept(self, credit: internal.Credit, client: bytes) -> None:
+        """Take the newest credit. A new session resumes at the window that it names.
 
         Raises:
-            ValueError: its gate is no checkpoint of this stream's; nothing is changed.
+            ValueError: its `gate` is not a checkpoint of this stream's gate; nothing changes.
         """
-        if self.want is None or want.session != self.want.session:
-            self.analyzer.resume(want.gate)
-            self.next, self.ended = want.next, False
-        self.want, self.client = want, client
+        if self.credit is None or credit.session != self.credit.session:
+            self.extractor.resume(credit.gate)
+            self.next, self.ended = credit.next, False
+        self.credit, self.client = credit, client
 
     def detach(self) -> None:
         if self.ring is not None:
@@ -65,10 +66,10 @@ class Stream:
 class FeaturesService:
     """The loop of the stage: at most one window per stream and turn, so all streams are served.
 
-    Only streams of which there is news are looked at.
+    A turn looks only at streams with a new message or with more windows to send.
 
     Args:
-        remote: where an infer host gets its windows, and who may.
+        remote: endpoint for an infer host, and the keys that it accepts.
 
     Raises:
         UserError: the endpoint is malformed or taken.
@@ -77,16 +78,16 @@ class FeaturesService:
     def __init__(
         self,
         bundle: Bundle,
-        analyzers: ExtractorFactory,
+        extractors: ExtractorFactory,
         endpoint: str,
         hub: zmq.Socket[bytes],
         context: zmq.Context[zmq.Socket[bytes]],
         stage: str = "features",
         remote: tuple[str, CurveServerKeys] | None = None,
     ) -> None:
-        self._grid = WindowGrid(bundle.spec.window, bundle.spec.hop)
+        self._grid = bundle.spec.grid
         self._bundle = bundle
-        self._analyzers = analyzers
+        self._extractors = extractors
         self._streams: dict[str, Stream] = {}
         self._due: dict[str, Stream] = {}
         self._samples: Samples = np.zeros(bundle.spec.window, np.float32)
@@ -105,14 +106,14 @@ class FeaturesService:
             )
 
     def run(self, stop: StopRequest) -> int:
-        """Serve until told to stop."""
+        """Serve until a stop is requested."""
         self._heartbeat.state = "ready"
         self._heartbeat.beat(now=True)
         log.info("ready: bundle %s", self._bundle.id)
         while not stop.requested:
             if self._socket.poll(0 if self._due else POLL_MS):
                 self._receive()
-            # Those that have had one window come again when all others have had theirs.
+            # A stream that sent a window has its next turn after all other streams.
             due, self._due = self._due, {}
             for name, stream in due.items():
                 if self._advance(stream):
@@ -129,19 +130,15 @@ class FeaturesService:
         remove_file(self._endpoint)
         return 0
 
-    # What comes in ----------------------------------------------------------------------
+    # Messages received ------------------------------------------------------------------
 
     def _receive(self) -> None:
-        for _ in range(100):
+        for frames in drain(self._socket):
             try:
-                parts = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            try:
-                if len(parts) != 2:
-                    raise codec.ProtocolError(f"{len(parts)} frames instead of 2")
-                self._handle(parts[0], internal.decode(parts[1]))
-            except ValueError as error:  # also a checkpoint that is none
+                if len(frames) != 2:
+                    raise codec.ProtocolError(f"{len(frames)} frames instead of 2")
+                self._handle(frames[0], internal.decode(frames[1]))
+            except ValueError as error:  # also an invalid checkpoint of the gate
                 self._heartbeat.counters["features_malformed"] += 1
                 if self._heartbeat.counters["features_malformed"] % 100 == 1:
                     log.warning("refused a message: %s", error)
@@ -159,12 +156,12 @@ class FeaturesService:
                 if message.next < 0:
                     raise codec.ProtocolError(f"window {message.next} is before the first")
                 if message.bundle != self._bundle.id:
-                    # An infer of before or behind an exchange, or of a box with another bundle.
+                    # From an infer before or after a bundle swap, or with another bundle.
                     self._heartbeat.counters["features_other_bundle"] += 1
                     return
                 stream = self._stream(message.stream)
-                repeated = stream.want == message
-                stream.follow(message, identity)
+                repeated = stream.credit == message
+                stream.accept(message, identity)
                 if repeated:
                     self._send(
                         stream, internal.SentUpTo(message.stream, message.session, stream.next)
@@ -174,26 +171,26 @@ class FeaturesService:
 
     def _stream(self, name: str) -> Stream:
         if name not in self._streams:
-            self._streams[name] = Stream(name, self._analyzers())
+            self._streams[name] = Stream(name, self._extractors())
         self._due[name] = self._streams[name]
         return self._streams[name]
 
-    # What goes out ----------------------------------------------------------------------
+    # Messages sent ----------------------------------------------------------------------
 
     def _advance(self, stream: Stream) -> bool:
-        """Send the next window of a stream if it is there and wanted. True if one was sent."""
-        tick, want = stream.tick, stream.want
-        if tick is None or want is None or tick.run != want.run or stream.next >= want.limit:
+        """Send a stream's next window if it is complete and within the credit. True if sent."""
+        tick, credit = stream.tick, stream.credit
+        if tick is None or credit is None or tick.run != credit.run or stream.next >= credit.limit:
             return False
         k = stream.next
-        there = self._grid.total if tick.ended else self._grid.complete
-        if k < there(tick.position):
+        available = self._grid.total if tick.ended else self._grid.complete
+        if k < available(tick.position):
             ring = self._ring(stream, tick)
             if ring is None:
                 return False
             window = self._window(stream, tick, ring, k)
         elif tick.ended and not stream.ended:
-            window = self._end(stream, tick, k)
+            window = self._builder(stream, tick).end(k, tick.position)
             stream.ended = True
         else:
             return False
@@ -215,103 +212,56 @@ class FeaturesService:
         available = min(end, tick.position) - start
         self._samples[available:] = 0.0  # only where the whole source is shorter than a window
         if not ring.read(start, self._samples[:available], tick.position):
-            # Too late, the writer came round: go on half a ring behind it, and say so.
-            behind = tick.position - ring.capacity // 2
-            first = max(k + 1, -(-behind // self._grid.hop))
-            first = self._after_long_gap(tick, first, ring.capacity)
-            lost = self._grid.start(first) - start
-            self._heartbeat.drops += first - k
-            self._heartbeat.counters["windows_overrun"] += first - k
+            # Overrun: resume half a ring before the write position, and report the loss.
+            resume_at = tick.position - ring.capacity // 2
+            following = max(k + 1, -(-resume_at // self._grid.hop))
+            following = self._after_long_gap(tick, following, ring.capacity)
+            lost = self._grid.start(following) - start
+            self._heartbeat.drops += following - k
+            self._heartbeat.counters["windows_overrun"] += following - k
             self._heartbeat.counters["samples_overrun"] += lost
             log.warning(
-                "stream %s: %d windows overwritten before they were read", stream.name, first - k
+                "stream %s: %d windows overwritten before they were read",
+                stream.name,
+                following - k,
             )
-            return self._skip(stream, tick, k, first, lost)
-        analysis = stream.analyzer.analyze(self._samples, missing=missing)
-        return self._message(
-            stream,
-            tick,
-            k,
-            end,
-            kind=analysis.kind,
-            rms_db=analysis.rms_db,
-            clipped=analysis.clipped,
-            lost=missing,
-            features_ms=analysis.milliseconds,
-            gate=analysis.gate,
-            features=None if analysis.features is None else analysis.features.tobytes(),
-        )
+            return self._skip(stream, tick, k, following, lost)
+        analysis = stream.extractor.analyze(self._samples, missing=missing)
+        return self._builder(stream, tick).analysed(k, analysis, lost=missing)
 
     def _after_long_gap(self, tick: internal.Tick, k: int, capacity: int) -> int:
-        """`k`, or the first window behind the gap, longer than the ring, that voids window k."""
+        """`k`, or the first window after a gap that is longer than the ring and covers window k."""
 
-        def voided() -> bool:
+        def covered() -> bool:
             span = self._grid.start(k), self._grid.end(k)
             return self._grid.is_gap(missing_samples([[a, b]], *span))
 
         for a, b in tick.gaps:
-            if b - a > capacity and voided():
+            if b - a > capacity and covered():
                 k = max(k, (b - self._grid.window) // self._grid.hop)
-                while voided():
+                while covered():
                     k += 1
         return min(k, self._grid.total(tick.position)) if tick.ended else k
 
     def _skip(
-        self, stream: Stream, tick: internal.Tick, k: int, first: int, lost: int
+        self, stream: Stream, tick: internal.Tick, k: int, following: int, lost: int
     ) -> internal.Window:
-        return self._message(
-            stream,
-            tick,
-            k,
-            self._grid.end(first - 1),
-            kind="gap",
-            lost=lost,
-            skipped=first - k,
-            gate=stream.analyzer.skip(),
-        )
+        gate = stream.extractor.skip()
+        return self._builder(stream, tick).skipped(k, following, lost=lost, gate=gate)
 
-    def _end(self, stream: Stream, tick: internal.Tick, k: int) -> internal.Window:
-        return self._message(stream, tick, k, tick.position, kind="end")
+    def _builder(self, stream: Stream, tick: internal.Tick) -> WindowBuilder:
+        assert stream.credit is not None
 
-    def _message(
-        self,
-        stream: Stream,
-        tick: internal.Tick,
-        k: int,
-        end: int,
-        *,
-        kind: str,
-        rms_db: float = SILENCE_DBFS,
-        clipped: float = 0.0,
-        lost: int = 0,
-        skipped: int = 0,
-        features_ms: float = 0.0,
-        gate: list[float] | None = None,
-        features: bytes | None = None,
-    ) -> internal.Window:
-        assert stream.want is not None
-        after_anchor = (end - tick.anchor_index) / self._bundle.spec.sample_rate
-        unix = tick.anchor_unix
-        # Where time means nothing a window is as old as its analysis.
-        captured = time.monotonic() if unix is None else tick.anchor_monotonic + after_anchor
-        return internal.Window(
-            stream=stream.name,
-            run=tick.run,
-            session=stream.want.session,
-            seq=k,
-            start=self._grid.start(k),
-            end=end,
-            kind=kind,
-            rms_db=rms_db,
-            clipped=clipped,
-            lost=lost,
-            skipped=skipped,
-            captured=captured,
-            time=None if unix is None else unix + after_anchor,
-            features_ms=features_ms,
-            gate=gate or [],
-            features=features,
-            bundle=self._bundle.id,
+        def times(end: int) -> tuple[float, float | None]:
+            after_anchor = (end - tick.anchor_index) / self._bundle.spec.sample_rate
+            unix = tick.anchor_unix
+            if unix is None:  # sound without a clock: a window's age counts from its analysis
+                return time.monotonic(), None
+            return tick.anchor_monotonic + after_anchor, unix + after_anchor
+
+        session = stream.credit.session
+        return WindowBuilder(
+            stream.name, tick.run, session, self._grid, self._bundle.id, times=times
         )
 
     def _ring(self, stream: Stream, tick: internal.Tick) -> RingReader | None:
@@ -319,7 +269,7 @@ class FeaturesService:
             try:
                 stream.ring = RingReader.attach(tick.ring)
             except UserError as error:
-                # A tick from a stranger or from a past life; the next good one mends it.
+                # A tick of an unknown or an earlier capture; the next valid one replaces it.
                 stream.refused = tick.ring
                 self._heartbeat.counters["features_rings_refused"] += 1
                 log.warning("stream %s: %s", stream.name, error)
@@ -329,5 +279,5 @@ class FeaturesService:
         try:
             self._socket.send_multipart([stream.client, internal.encode(message)], zmq.DONTWAIT)
         except zmq.Again:
-            # infer stopped reading; its next session asks for this window again.
+            # infer stopped reading; its next session requests this window again.
             self._heartbeat.counters["features_unsent"] += 1

@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
     flags.add_argument(
-        "--self-test", action="store_true", help="hold the bundle to its golden vector"
+        "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
     flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
     flags.add_argument(
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def self_test(path: Path, runtime: str) -> int:
-    """Load a bundle's model, which holds it to its golden vector; then end."""
+    """Load a bundle's model, which checks it against its golden vectors. Returns the exit code."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.infer.model import Model
 
@@ -87,7 +87,7 @@ def supervised(job: InferJob) -> int:
 
 
 def serve(path: Path, runtime: str, hub: str, features: str) -> int:
-    """The running stage, unsupervised."""
+    """Run the stage without a supervisor."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.infer.model import Model
     from speech_emotion.infer.service import InferService
@@ -98,7 +98,7 @@ def serve(path: Path, runtime: str, hub: str, features: str) -> int:
 
 
 def alone(arguments: argparse.Namespace) -> int:
-    """The stage started by hand: it serves the results endpoint itself."""
+    """Run the stage without a supervisor, with a results endpoint of its own."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.hub.health import observe, stream_info
     from speech_emotion.common.hub.hub import Hub

@@ -1,10 +1,10 @@
 """From a window's probabilities to a label: calibration, smoothing, hysteresis, abstention.
 
-What the voice gate lets through may still be music or a door. A model that tells speech from
-such sounds says how likely each is; where speech is not likely enough there is no label.
+The voice gate also opens for music or a closing door. A model with `speech_output` gives the
+probability that a window is speech; below a threshold of it the window gets no label.
 
-Pure: `decide(state, window) -> (result, utterances, state)`. The state is a checkpoint of
-plain values; whoever goes on from it goes on bit for bit.
+Pure: `decide(state, window) -> (result, utterances, state)`. The state is a checkpoint of plain
+values; decisions that resume from it equal the uninterrupted ones bit for bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from speech_emotion.common.wire.public import Result, Utterance
 UNCERTAIN = "uncertain"
 NOT_SPEECH = "not_speech"
 SILENT_WINDOWS_END = 2
-"""So many windows without speech end an utterance."""
+"""Number of consecutive windows without speech that ends an utterance."""
 MAX_UTTERANCE_S = 30.0
 
 Vector = NDArray[np.float64]
@@ -30,7 +30,7 @@ Vector = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Speaking:
-    """The utterance that is going on.
+    """The utterance in progress.
 
     Attributes:
         first: `seq` of its first speech window.
@@ -38,7 +38,7 @@ class Speaking:
         start, end: sample span from the first to the last of them.
         time: unix time of `end`, where the stream has one.
         total: sum of the calibrated probabilities of its windows, in label order.
-        windows: how many speech windows it has.
+        windows: number of its speech windows.
         speech: sum of their probabilities of being speech.
     """
 
@@ -54,14 +54,14 @@ class Speaking:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that the next decision depends on beside its window.
+    """All inputs of the next decision except its window.
 
     Attributes:
         average: exponential average of the calibrated probabilities; None before speech.
-        speech: the same of the probability that it is speech.
-        label: the label last published, which hysteresis defends.
-        silent: windows without speech since the last one with.
-        speaking: the utterance going on, if one is.
+        speech: exponential average of the probability of speech.
+        label: the label published last; hysteresis favours it.
+        silent: windows without speech since the last speech window.
+        speaking: the utterance in progress, or None.
     """
 
     average: list[float] | None = None
@@ -71,12 +71,12 @@ class State:
     speaking: Speaking | None = None
 
     def to_map(self) -> dict[str, Any]:
-        """As the plain map that travels in a checkpoint."""
+        """The plain map that a checkpoint holds."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_map(cls, table: dict[str, Any]) -> State:
-        """From a checkpoint; an empty one is the start of a stream."""
+        """From a checkpoint's map; an empty one is the start of a stream."""
         speaking = table.get("speaking")
         return cls(**{**table, "speaking": Speaking(**speaking) if speaking else None})
 
@@ -84,8 +84,8 @@ class State:
 def calibrate(output: NDArray[np.float32], bundle: Bundle) -> Vector | None:
     """The model's output for one window as calibrated probabilities.
 
-    Temperature scaling (Guo et al., 2017), computed in float64. None where the output is
-    not finite: such a window says nothing.
+    Temperature scaling (Guo et al., 2017), computed in float64. None if the output is not
+    finite: such a window has no probabilities.
     """
     if not np.isfinite(output).all():
         return None
@@ -96,7 +96,7 @@ def calibrate(output: NDArray[np.float32], bundle: Bundle) -> Vector | None:
 
 
 def speech_of(output: NDArray[np.float32], bundle: Bundle) -> float:
-    """The model's word for how likely a window is speech; 1 where it says nothing of it."""
+    """The model's probability that a window is speech; 1 without a (finite) `speech_output`."""
     if not bundle.speech_output or not np.isfinite(output[-1]):
         return 1.0
     if bundle.output == "probabilities":
@@ -123,13 +123,13 @@ def decide(
     bundle: Bundle,
     speech: float = 1.0,
 ) -> tuple[Result, list[Utterance], State]:
-    """The result of one window, the utterances that it ends, and the state behind it.
+    """The result of one window, the utterances that end with it, and the state after it.
 
     Args:
-        state: the state behind the window before this one.
+        state: the state after the previous window.
         window: the analysed window; kind `speech`, `silence` or `gap`.
-        probabilities: calibrated, (labels,), for speech; None where the model gave nothing.
-        speech: how likely the window is speech at all, see `speech_of`.
+        probabilities: calibrated, (labels,), for speech; None if the model output is not finite.
+        speech: probability that the window is speech, see `speech_of`.
     """
     if window.kind != "speech":
         return _without_speech(state, window, bundle)
@@ -147,11 +147,11 @@ def decide(
     top = int(smoothed.argmax())
     label = bundle.labels[top]
     if state.label is not None and label != state.label:
-        held = bundle.labels.index(state.label)
-        if smoothed[top] - smoothed[held] < decision.hysteresis:
-            top, label = held, state.label
+        published = bundle.labels.index(state.label)
+        if smoothed[top] - smoothed[published] < decision.hysteresis:
+            top, label = published, state.label
     speaking = _extend(state.speaking, window, probabilities, speech)
-    reason = _doubt(window, float(smoothed[top]), voiced, speaking, bundle)
+    reason = _uncertain_reason(window, float(smoothed[top]), voiced, speaking, bundle)
     shown = int(smoothed.argmax()) if reason else top
     result = _result(
         window,
@@ -163,11 +163,11 @@ def decide(
         reason=reason,
     )
     utterances = []
-    kept: Speaking | None = speaking
+    open_utterance: Speaking | None = speaking
     if speaking.end - speaking.start >= MAX_UTTERANCE_S * bundle.spec.sample_rate:
         utterances = [_utterance(speaking, window, bundle)]
-        kept = None
-    return result, utterances, State(average.tolist(), voiced, label, 0, kept)
+        open_utterance = None
+    return result, utterances, State(average.tolist(), voiced, label, 0, open_utterance)
 
 
 def _without_speech(
@@ -180,8 +180,8 @@ def _without_speech(
     return result, [], dataclasses.replace(state, silent=silent)
 
 
-class OfStream(Protocol):
-    """Whatever belongs to one run of a stream."""
+class StreamMessage(Protocol):
+    """Any message that belongs to one run of a stream."""
 
     @property
     def stream(self) -> str: ...
@@ -189,9 +189,9 @@ class OfStream(Protocol):
     def run(self) -> str: ...
 
 
-def finish(state: State, of: OfStream, bundle: Bundle) -> list[Utterance]:
-    """The utterance that ends here: at a silence, a gap, the end, an exchange of bundles."""
-    return [_utterance(state.speaking, of, bundle)] if state.speaking else []
+def finish(state: State, message: StreamMessage, bundle: Bundle) -> list[Utterance]:
+    """The utterance in progress, ended by a silence, a gap, the end or a bundle swap."""
+    return [_utterance(state.speaking, message, bundle)] if state.speaking else []
 
 
 def _extend(
@@ -219,7 +219,7 @@ def _extend(
     )
 
 
-def _doubt(
+def _uncertain_reason(
     window: Window, confidence: float, voiced: float, speaking: Speaking, bundle: Bundle
 ) -> str | None:
     decision = bundle.decision
@@ -236,7 +236,7 @@ def _doubt(
     return None
 
 
-def _utterance(speaking: Speaking, of: OfStream, bundle: Bundle) -> Utterance:
+def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Utterance:
     mean = np.array(speaking.total) / speaking.windows
     probabilities = _sharpen(mean, bundle.calibration.utterance_temperature)
     top = int(probabilities.argmax())
@@ -249,8 +249,8 @@ def _utterance(speaking: Speaking, of: OfStream, bundle: Bundle) -> Utterance:
     elif confidence < bundle.decision.min_utterance_confidence:
         reason = "low_margin"
     return Utterance(
-        stream=of.stream,
-        run=of.run,
+        stream=message.stream,
+        run=message.run,
         seq=speaking.last,
         start=speaking.start,
         end=speaking.end,

@@ -1,8 +1,8 @@
 """An infer host: one process that runs the model for boxes on other machines.
 
-`python -m infer --boxes FILE`. It connects to every box's hub and features, over TCP with keys.
-A box that is away costs nothing and is served again when it is back; what it has not got in
-time waits in its ring. See docs/SCALING.md.
+`python -m infer --boxes FILE`. The host connects to hub and features of every box, over TCP with
+CURVE keys. An unreachable box costs nothing and is served again when it is back; meanwhile its
+samples wait in its ring. See docs/SCALING.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from speech_emotion.infer.service import POLL_MS, InferService
 log = logging.getLogger("infer")
 
 AWAY_S = 5.0
+"""Time without a message from a box's hub after which the box counts as unreachable."""
 
 
 class Box(BaseModel):
@@ -44,14 +45,14 @@ class Box(BaseModel):
 
 
 class Boxes(BaseModel):
-    """The file: which boxes are served, with which bundles and whose key."""
+    """The file: the boxes, the bundles that they may request, this host's key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     secret: Path
     """This host's .key_secret file."""
     bundles: tuple[Path, ...] = Field((DEFAULT_BUNDLE,), min_length=1)
-    """What boxes may ask for."""
+    """Bundles that boxes may request."""
     runtime: str = Field("auto", pattern="^(auto|litert|tflite)$")
     box: tuple[Box, ...] = Field(min_length=1, max_length=256)
 
@@ -60,7 +61,7 @@ def load_boxes(path: Path) -> Boxes:
     """Read the file.
 
     Raises:
-        UserError: one line naming the key and what is wrong with it.
+        UserError: a key is missing or invalid; the one line names the key and the cause.
     """
     try:
         boxes = Boxes(**read_toml(path))
@@ -76,10 +77,10 @@ def load_boxes(path: Path) -> Boxes:
 
 
 def serve_boxes(path: Path) -> int:
-    """Serve until told to stop.
+    """Serve until a stop is requested. Returns the exit code.
 
     Raises:
-        UserError: the file, a key or a bundle is missing or wrong.
+        UserError: the file, a key or a bundle is missing or invalid.
     """
     stop, notifier = StopRequest(), SystemdNotifier()
     boxes = load_boxes(path)
@@ -105,16 +106,16 @@ def serve_boxes(path: Path) -> int:
             ready = dict(poller.poll(POLL_MS))
             for name, service in services.items():
                 service.turn(ready)
-                if (gone := service.heard_s > AWAY_S) != away[name]:
-                    away[name] = gone
+                if (silent := service.hub_silent_s > AWAY_S) != away[name]:
+                    away[name] = silent
                     log.log(
-                        logging.WARNING if gone else logging.INFO,
+                        logging.WARNING if silent else logging.INFO,
                         "box %s is %s",
                         name,
-                        "away" if gone else "there",
+                        "away" if silent else "connected",
                     )
-            there = len(away) - sum(away.values())
-            status = f"{there} of {len(away)} boxes are there"
+            connected = len(away) - sum(away.values())
+            status = f"{connected} of {len(away)} boxes are connected"
             notifier.turn(time.monotonic(), ready=True, well=True, status=status)
         notifier.stopping()
         for service in services.values():

@@ -1,4 +1,4 @@
-"""The TFLite model of a bundle behind one function, on either runtime."""
+"""The TFLite model of a bundle as one function, on either runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.manifest import GOLDEN_TOLERANCE, Bundle
 from speech_emotion.common.errors import UserError
 
 RUNTIMES = {
@@ -24,16 +24,15 @@ RUNTIMES = {
     "tflite": ("tflite_runtime.interpreter", "tflite-runtime"),
 }
 """Name on the command line → module and package, in order of preference."""
-GOLDEN_TOLERANCE = 1e-3
 
 Array = NDArray[np.float32]
 
 
 def find_runtime(wanted: str = "auto") -> str:
-    """The runtime to use: the wanted one, or the first that is installed.
+    """The runtime to use: the given one, or for `auto` the first that is installed.
 
     Raises:
-        UserError: the wanted one, or any, is not installed.
+        UserError: the given runtime is not installed, or for `auto` none is.
     """
     names = list(RUNTIMES) if wanted == "auto" else [wanted]
     for name in names:
@@ -44,7 +43,7 @@ def find_runtime(wanted: str = "auto") -> str:
 
 
 def shape_input(features: Array, layout: str) -> Array:
-    """Features (frames, dims) in the layout that a model takes, batch of 1 first."""
+    """Features (frames, dims) in a model's input layout, with a batch axis of 1 first."""
     batch = features[np.newaxis]
     match layout:
         case "frames,dims,1":
@@ -65,8 +64,8 @@ class Model:
     """A loaded model, one thread, checked against the bundle's shapes and golden vectors.
 
     Raises:
-        UserError: the model cannot be loaded, does not fit the bundle's spec, layout or
-            labels, or computes other probabilities on this machine than it must.
+        UserError: the model cannot be loaded, does not match the bundle's spec, layout or
+            labels, or computes other probabilities on this machine than the golden vectors.
     """
 
     def __init__(self, bundle: Bundle, runtime: str = "auto") -> None:
@@ -115,7 +114,7 @@ def _load(bundle: Bundle, runtime: str) -> Any:
         _load_in_child(str(path), module, shown)
     interpreter_class = importlib.import_module(module).Interpreter
     try:
-        with _without_greeting():
+        with _hide_info_lines():
             interpreter = interpreter_class(model_path=str(path), num_threads=1)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -128,26 +127,26 @@ def _load(bundle: Bundle, runtime: str) -> Any:
 
 
 @contextlib.contextmanager
-def _without_greeting() -> Iterator[None]:
-    # TFLite's C++ side tells stderr at every load that it has made a delegate. Of what it
-    # says, only lines that are not INFO are passed on.
+def _hide_info_lines() -> Iterator[None]:
+    # TFLite's C++ code writes an INFO line about its delegate to stderr at every load. Forward
+    # only the other lines.
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            said.seek(0)
-            for line in said:
+            output.seek(0)
+            for line in output:
                 if not line.startswith(b"INFO:"):
                     os.write(2, line)
 
 
 def _load_in_child(path: str, module: str, shown: Path) -> None:
-    # tflite-runtime 2.14 segfaults on a truncated file instead of raising: let a child try.
+    # tflite-runtime 2.14 segfaults on a truncated file instead of raising: load in a child first.
     code = (
         f"import sys; from {module} import Interpreter; "
         "Interpreter(model_path=sys.argv[1]).allocate_tensors()"

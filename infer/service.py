@@ -1,8 +1,9 @@
-"""infer as a process: windows from features, results to the hub, checkpoints back.
+"""The infer stage: windows from features, submissions to the hub, checkpoints from the hub.
 
-infer is the end that asks. It says to features `Credit(next, limit)`, and a new `session`
-where it lost the thread, so that either side, or the hub, may die at any moment: what is
-accepted is never asked for again, and what is not accepted is asked for until it is.
+infer pulls. It sends features a `Credit` with the next window and a limit, and starts a new
+`session` after any loss. So features, infer and the hub may each be killed at any moment: infer
+never requests a window that the hub has accepted, and requests every other window until the hub
+accepts it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,134 +21,30 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
-from speech_emotion.common.wire import codec, internal, public
-from speech_emotion.common.wire.sockets import connect, send
-from speech_emotion.infer.decision import State, calibrate, decide, finish, speech_of
-from speech_emotion.infer.model import Array, Model
+from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.sockets import connect, drain, send
+from speech_emotion.infer.classify import submission
+from speech_emotion.infer.model import Model
+from speech_emotion.infer.session import IN_FLIGHT, Session
 
 log = logging.getLogger("infer")
 
 POLL_MS = 100
-IN_FLIGHT = 16
-"""Windows that features may have sent and the hub not yet accepted, per stream."""
 REPEAT_S = 0.2
-"""An unanswered `Credit` is repeated so often."""
+"""Interval at which a `Credit` is repeated."""
 STALLED_S = 2.0
-"""Results unacknowledged for so long are taken for lost."""
-
-
-@dataclasses.dataclass
-class Session:
-    """One stream between two restarts of anything: what was accepted, what comes next.
-
-    Attributes:
-        pending_utterances: utterances that a bundle swap has ended; sent with the next
-            result.
-    """
-
-    stream: str
-    run: str
-    bundle: Bundle
-    accepted: int
-    gate: list[float]
-    state: State
-    ended: bool
-    pending_utterances: list[public.Utterance] = dataclasses.field(default_factory=list)
-    id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
-    expected: int = 0
-    gates: dict[int, list[float]] = dataclasses.field(default_factory=dict)
-    progress: float = dataclasses.field(default_factory=time.monotonic)
-
-    @classmethod
-    def of(cls, resume: internal.Resume, bundle: Bundle, before: Bundle | None = None) -> Session:
-        """Go on from a checkpoint with `bundle`.
-
-        Args:
-            before: the bundle that made the checkpoint, where it is another one. For decisions
-                an exchange is what a gap is: smoothing starts anew, the utterance ends.
-        """
-        state, pending_utterances = State.from_map(resume.decision), []
-        if resume.checkpoint_bundle not in ("", bundle.id):
-            pending_utterances = finish(state, resume, before) if before is not None else []
-            state = State()
-        return cls(
-            stream=resume.stream,
-            run=resume.run,
-            bundle=bundle,
-            accepted=resume.next,
-            gate=resume.gate,
-            state=state,
-            ended=resume.ended,
-            pending_utterances=pending_utterances,
-            expected=resume.next,
-        )
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is on its way to the hub."""
-        return self.expected == self.accepted
-
-    def want(self) -> internal.Credit:
-        limit = self.accepted + IN_FLIGHT
-        return internal.Credit(
-            self.stream, self.run, self.id, self.accepted, limit, self.gate, self.bundle.id
-        )
-
-
-def submission(
-    window: internal.Window, state: State, model: Model, bundle: Bundle, *, timed: bool = True
-) -> tuple[internal.Submit, State]:
-    """What the hub is told of one window, and the state behind it. Pure but for the clock.
-
-    Args:
-        timed: whether the result says what it took; offline it does not.
-    """
-    began = time.perf_counter()
-    if window.kind == "end":
-        result, utterances, state = None, finish(state, window, bundle), State()
-    else:
-        probabilities, speech = None, 1.0
-        if window.kind == "speech":
-            output = model.predict(_matrix(window, bundle))
-            probabilities, speech = calibrate(output, bundle), speech_of(output, bundle)
-        result, utterances, state = decide(state, window, probabilities, bundle, speech)
-        if timed:
-            milliseconds = (time.perf_counter() - began) * 1000.0
-            timing = {"features": window.features_ms, "infer": milliseconds}
-            result = dataclasses.replace(result, timing_ms=timing)
-    submit = internal.Submit(
-        stream=window.stream,
-        run=window.run,
-        seq=window.seq,
-        result=result,
-        utterances=utterances,
-        ended=window.kind == "end",
-        gate=window.gate,
-        decision=state.to_map(),
-        captured=window.captured,
-        bundle=bundle.id,
-    )
-    return submit, state
-
-
-def _matrix(window: internal.Window, bundle: Bundle) -> Array:
-    import numpy as np
-
-    shape = (bundle.spec.n_frames, bundle.spec.dims)
-    if window.features is None or len(window.features) != 4 * shape[0] * shape[1]:
-        raise codec.ProtocolError(f"window {window.seq} without features of shape {shape}")
-    return np.frombuffer(window.features, dtype="<f4").reshape(shape)
+"""Time without an acknowledgement after which submitted results count as lost."""
 
 
 class InferService:
-    """The loop of the stage; everything it knows of a stream is in its `Session`.
+    """The loop of the stage. All state of a stream is in its `Session`.
 
     Args:
-        models: what can be served, by the bundle's id; the hub says which one is in force.
-        features: where features listens, or for each of this worker's streams where its does.
-        known: further bundles, for utterances that began under them.
-        client_keys: keys, where hub and features are across a network.
-        context: that of a host that serves several boxes; None: an own one.
+        models: loaded bundles and models by bundle id; the hub names the bundle to use.
+        features: endpoint of features, or the endpoint for each of this worker's streams.
+        known: further bundles, for utterances that began with them.
+        client_keys: CURVE keys, if hub and features are across a network.
+        context: context of a host that serves several boxes. None creates one.
     """
 
     def __init__(
@@ -165,30 +61,30 @@ class InferService:
         self._models = models
         self._known = {bundle.id: bundle for bundle in known}
         self._known |= {name: bundle for name, (bundle, _) in models.items()}
-        self._own = zmq.Context() if context is None else None
-        context = context or self._own
+        self._own_context = zmq.Context() if context is None else None
+        context = context or self._own_context
         assert context is not None
         self._hub = connect(context, hub, "hub", client_keys)
         endpoints = [features] if isinstance(features, str) else sorted(set(features.values()))
         workers = {end: connect(context, end, "features", client_keys) for end in endpoints}
         self._workers = list(workers.values())
-        # The streams that are ours, and who makes their features; None: all are, by one.
+        # This worker's streams and their features worker. None: all streams, one worker.
         self._worker_of = (
             None
             if isinstance(features, str)
             else {stream: workers[end] for stream, end in features.items()}
         )
-        # Across a network the clocks of both machines have nothing to do with each other.
+        # The monotonic clocks of two machines cannot be compared.
         self._knows_lag = client_keys is None
         self._heartbeat = HeartbeatSender(stage, self._hub)
         self._sessions: dict[str, Session] = {}
-        self._asked: dict[str, float] = {}
+        self._requested: dict[str, float] = {}
         self._repeat_due = 0.0
-        self._heard = -math.inf
-        self._refused = ""
+        self._last_from_hub = -math.inf
+        self._missing_bundle = ""
 
     def run(self, stop: StopRequest) -> int:
-        """Serve until told to stop."""
+        """Serve until a stop is requested."""
         poller = zmq.Poller()
         for socket in self.begin():
             poller.register(socket, zmq.POLLIN)
@@ -198,17 +94,17 @@ class InferService:
         return 0
 
     def begin(self) -> list[zmq.Socket[bytes]]:
-        """Say ready and ask for work; the sockets to poll."""
+        """Report ready and request all streams. Returns the sockets to poll."""
         self._heartbeat.state = "ready"
         self._heartbeat.beat(now=True)
         for bundle, model in self._models.values():
             log.info("ready: bundle %s on %s", bundle.id, model.runtime)
-        self._ask("")
+        self._request("")
         return [self._hub, *self._workers]
 
     def turn(self, ready: Mapping[Any, int]) -> None:
-        """Do what there is to do."""
-        # The hub first: an acceptance frees credit, a resume makes windows void.
+        """Handle the messages of the sockets in `ready`, then send what is due."""
+        # The hub first: an acceptance frees credit, a resume invalidates windows.
         for socket in (self._hub, *self._workers):
             if socket in ready:
                 self._receive(socket)
@@ -216,27 +112,25 @@ class InferService:
         self._heartbeat.beat()
 
     def end(self) -> None:
-        """Let what is on its way go out, and close."""
+        """Close the sockets after sending what is queued, for at most 0.2 s."""
         for socket in (self._hub, *self._workers):
             socket.close(linger=200)
-        if self._own is not None:
-            self._own.term()
+        if self._own_context is not None:
+            self._own_context.term()
 
     @property
-    def heard_s(self) -> float:
-        """Seconds since the hub last said anything."""
-        return time.monotonic() - self._heard
+    def hub_silent_s(self) -> float:
+        """Seconds since the last message from the hub."""
+        return time.monotonic() - self._last_from_hub
 
     def _receive(self, socket: zmq.Socket[bytes]) -> None:
-        for _ in range(2 * IN_FLIGHT):
-            try:
-                frame = socket.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                return
+        for frames in drain(socket, 2 * IN_FLIGHT):
             if socket is self._hub:
-                self._heard = time.monotonic()
+                self._last_from_hub = time.monotonic()
             try:
-                self._handle(internal.decode(frame))
+                if len(frames) != 1:
+                    raise codec.ProtocolError(f"{len(frames)} frames instead of 1")
+                self._handle(internal.decode(frames[0]))
             except codec.ProtocolError as error:
                 self._heartbeat.counters["infer_malformed"] += 1
                 if self._heartbeat.counters["infer_malformed"] % 100 == 1:
@@ -253,22 +147,22 @@ class InferService:
             case internal.SentUpTo():
                 session = self._sessions.get(message.stream)
                 if session and session.id == message.session and message.next > session.expected:
-                    # Everything below `next` was sent before this; what is missing is lost.
+                    # features sent all windows below `next` before this message.
                     self._lost(session.stream)
             case _:
                 self._heartbeat.counters["infer_malformed"] += 1
 
     def _resume(self, message: internal.Resume) -> None:
-        self._asked.pop(message.stream, None)
-        self._asked.pop("", None)
+        self._requested.pop(message.stream, None)
+        self._requested.pop("", None)
         if self._worker_of is not None and message.stream not in self._worker_of:
-            return  # another worker's
+            return  # of another worker
         if message.bundle not in self._models:
             self._refuse(message)
             return
-        before = self._sessions.get(message.stream)
-        if before is not None and before.idle and _stands(before, message):
-            return  # we have only heard it again
+        current = self._sessions.get(message.stream)
+        if current is not None and current.idle and current.matches(message):
+            return  # a repeated message
         bundle, _ = self._models[message.bundle]
         checkpoint_bundle = self._known.get(message.checkpoint_bundle)
         if (
@@ -277,20 +171,20 @@ class InferService:
             and message.decision.get("speaking")
         ):
             self._heartbeat.counters["infer_utterances_cut"] += 1
-        session = Session.of(message, bundle, checkpoint_bundle)
+        session = Session.resume(message, bundle, checkpoint_bundle)
         self._sessions[message.stream] = session
         if not session.ended:
-            self._want(session)
+            self._send_credit(session)
 
     def _refuse(self, message: internal.Resume) -> None:
-        """A bundle that is not here: ask again, somebody may change that on either side."""
+        """Request a stream again later: its bundle is not loaded, but a swap may change that."""
         self._heartbeat.counters["infer_bundle_missing"] += 1
         self._sessions.pop(message.stream, None)
-        self._asked[message.stream] = time.monotonic()
-        if self._refused != message.bundle:
-            self._refused = message.bundle
+        self._requested[message.stream] = time.monotonic()
+        if self._missing_bundle != message.bundle:
+            self._missing_bundle = message.bundle
             log.warning(
-                "bundle %s is wanted and not here; there is %s",
+                "bundle %s is requested and not loaded; loaded: %s",
                 message.bundle,
                 ", ".join(self._models),
             )
@@ -305,7 +199,7 @@ class InferService:
         session.accepted, session.ended = message.next, message.ended
         session.progress = time.monotonic()
         if not session.ended:
-            self._want(session)
+            self._send_credit(session)
 
     def _window(self, window: internal.Window) -> None:
         session = self._sessions.get(window.stream)
@@ -336,44 +230,35 @@ class InferService:
         if now < self._repeat_due:
             return
         self._repeat_due = now + REPEAT_S
-        if now - max(self._heard, self._asked.get("", 0.0)) > STALLED_S:
-            self._ask("")  # a hub that has started anew does not know us
-        for stream, asked in list(self._asked.items()):
-            if now - asked > STALLED_S:
-                self._ask(stream)
+        if now - max(self._last_from_hub, self._requested.get("", 0.0)) > STALLED_S:
+            self._request("")  # a restarted hub does not know this process
+        for stream, requested in list(self._requested.items()):
+            if now - requested > STALLED_S:
+                self._request(stream)
         for session in list(self._sessions.values()):
             if session.ended:
                 continue
             if session.expected > session.accepted and now - session.progress > STALLED_S:
                 self._lost(session.stream)
             else:
-                self._want(session)
+                self._send_credit(session)
 
-    def _want(self, session: Session) -> None:
+    def _send_credit(self, session: Session) -> None:
         if self._worker_of is None:
             (worker,) = self._workers
         else:
             worker = self._worker_of[session.stream]
-        send(worker, session.want())
+        send(worker, session.credit())
 
     def _lost(self, stream: str) -> None:
-        """Something between features and hub is gone: ask the hub where to go on."""
+        """A message between features and hub was lost: request the last checkpoint."""
         self._heartbeat.counters["infer_resumed"] += 1
-        log.warning("stream %s: a message was lost, going on from the last checkpoint", stream)
+        log.warning("stream %s: a message was lost, resuming from the last checkpoint", stream)
         del self._sessions[stream]
-        self._ask(stream)
+        self._request(stream)
 
-    def _ask(self, stream: str) -> None:
-        asked = send(self._hub, internal.Hello(self._heartbeat.stage, stream))
-        # Where nobody is connected yet it is tried again soon.
-        self._asked[stream] = time.monotonic() - (0.0 if asked else STALLED_S - REPEAT_S)
-
-
-def _stands(session: Session, resume: internal.Resume) -> bool:
-    """Whether a session is just where the hub says that its stream stands."""
-    return (session.run, session.bundle.id, session.accepted, session.ended) == (
-        resume.run,
-        resume.bundle,
-        resume.next,
-        resume.ended,
-    )
+    def _request(self, stream: str) -> None:
+        """Request the checkpoint of a stream from the hub; empty: of all streams."""
+        sent = send(self._hub, internal.Hello(self._heartbeat.stage, stream))
+        # Before the hub is connected, repeat soon.
+        self._requested[stream] = time.monotonic() - (0.0 if sent else STALLED_S - REPEAT_S)

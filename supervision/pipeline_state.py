@@ -40,7 +40,7 @@ class PipelineState:
         return stream_info(opened, self.bundle)
 
     def health(self, snapshot: Snapshot) -> Health:
-        """The `health` of the whole pipeline, from a snapshot of the hub."""
+        """The `health` of the whole pipeline."""
         rows = [self._row(process, snapshot) for process in self.processes]
         if self._remote_infer:
             rows.append(remote_health("infer", snapshot.heartbeats.get("infer")))

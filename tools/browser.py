@@ -1,4 +1,4 @@
-"""A real browser, headless, with a profile of its own: for tests, measurements and screenshots."""
+"""A real headless browser with a fresh profile, for tests, measurements and screenshots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-"""Debian's, where it is installed."""
+"""Debian's Chromium, or None if it is not installed."""
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -19,7 +19,7 @@ FLAGS = (
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """Playwright's handle of a fresh Chromium."""
+    """Playwright's handle of a newly started Chromium."""
     from playwright.sync_api import sync_playwright
 
     assert CHROMIUM is not None, "deploy/setup.sh dev installs Chromium"
@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
+    """A free TCP port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port

@@ -23,14 +23,14 @@ HEAD = """\
 
 <!-- Made by `python -m tools.config_reference > docs/CONFIGURATION.md`; do not edit. -->
 
-Every key has a default; `python supervisor.py` needs no file. Precedence: the file of
-`--config FILE`, environment variables, the flags of `supervisor.py --help`; later wins. A mistake
-is one line with the key, the value and the allowed values, and exit code 2.
+Every key has a default; `speech-emotion run` needs no file. Precedence: the file of
+`--config FILE`, environment variables, flags (`speech-emotion run --help`); later wins. A mistake
+is one line that names the key, the value and what is allowed, and exit code 2.
 
 ```sh
-.venv/bin/python supervisor.py --print-config                     # the effective configuration
-.venv/bin/python supervisor.py --config examples/box.toml --print-config
-SEP_RING__SECONDS=60 .venv/bin/python supervisor.py --print-config
+.venv/bin/speech-emotion run --print-config                     # the effective configuration
+.venv/bin/speech-emotion run --config examples/box.toml --print-config
+SEP_RING__SECONDS=60 .venv/bin/speech-emotion run --print-config
 ```
 
 The same as a file ([examples/box.toml](../examples/box.toml)):
@@ -46,13 +46,13 @@ def page() -> str:
     tables = {name: model for name, f in Config.model_fields.items() if (model := _model(f))}
     parts = [HEAD.format(example=example)]
     plain = {n: f for n, f in Config.model_fields.items() if n not in tables}
-    parts.append("## Without a table\n\n" + _rows(plain, ""))
+    parts.append("## Keys outside a table\n\n" + _rows(plain, ""))
     for name, model in tables.items():
         many = get_origin(Config.model_fields[name].annotation) is tuple
         title = f"`[[{name}]]`" if many else f"`[{name}]`"
         text = f"## {title}\n\n"
         if many:
-            text += f"{_sentence(Config.model_fields[name])} In the environment all rows as JSON: "
+            text += f"{_sentence(Config.model_fields[name])} In the environment, all rows as JSON: "
             text += f"`{ENV_PREFIX}{name.upper()}`.\n\n"
         parts.append(text + _rows(model.model_fields, "" if many else f"{name}__", env=not many))
     return "\n".join(parts)

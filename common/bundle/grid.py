@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 MAX_MISSING = 0.10
 """A window missing more than this share of its samples is a gap."""
@@ -26,18 +22,19 @@ class WindowGrid:
         return k * self.hop + self.window
 
     def complete(self, position: int) -> int:
-        """How many windows have all their samples once `position` samples are there."""
+        """Number of windows that are complete after `position` samples."""
         return 0 if position < self.window else 1 + (position - self.window) // self.hop
 
     def total(self, length: int) -> int:
-        """Windows of a stream that ended after `length` samples.
+        """Number of windows of a stream that ended after `length` samples.
 
-        The end that fills no window gives none; only a source shorter than one window is
-        one window, filled with digital silence.
+        Samples at the end that do not fill a window give none. A source shorter than one
+        window gives one, filled up with digital silence.
         """
         return max(1, self.complete(length)) if length > 0 else 0
 
     def is_gap(self, missing: int) -> bool:
+        """Whether a window with `missing` missing samples is a gap."""
         return missing > MAX_MISSING * self.window
 
 

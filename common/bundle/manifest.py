@@ -1,9 +1,9 @@
-"""The model bundle: a folder with everything that turns a window of sound into probabilities.
+"""The model bundle: a folder with all that maps a window of sound to probabilities.
 
-`bundle.toml` names the labels, the feature spec, the model's input layout, calibration and
-decision parameters, and the SHA-256 of every other file. `model.tflite` is the network,
+`bundle.toml` lists the labels, the feature spec, the layout of the model's input, calibration
+and decision parameters, and the SHA-256 of every other file. `model.tflite` is the network,
 `stats.npz` the normalization statistics, `banks.npz` librosa's filter banks for the spec,
-`golden.npz` a window of sound with the features and probabilities it must give.
+`golden.npz` a window of sound with its expected features and probabilities (golden vectors).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from speech_emotion.common.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-"""The bundle that comes with the pipeline."""
 FORMAT = 1
 MANIFEST = "bundle.toml"
 LAYOUTS = ("frames,dims,1", "frames,dims", "dims,frames", "dims,frames,1", "dims")
-"""Axes of the model's input behind the batch of 1; `dims` alone is the average over time."""
+"""Axes of the model's input after the batch axis of 1; `dims` alone is the average over time."""
 OUTPUTS = ("probabilities", "logits")
 REQUIRED_FILES = ("model.tflite", "stats.npz", "banks.npz", "golden.npz")
+GOLDEN_TOLERANCE = 1e-3
+"""Largest difference, absolute and relative, from the values in golden.npz."""
 
 T = TypeVar("T", bound="Calibration | Decision")
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Temperatures (Guo et al., 2017) that make a probability mean what it says.
+    """Temperatures (Guo et al., 2017) that calibrate probabilities.
 
     Applied to the model's output per window, to the smoothed probabilities, and to the
     average over an utterance.
@@ -50,7 +50,7 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """How probabilities become a label.
+    """Parameters of the decision from probabilities to a label.
 
     Attributes:
         smoothing: weight of the newest speech window in the exponential average.
@@ -58,7 +58,7 @@ class Decision:
         min_confidence: below it a window is `uncertain` (`low_margin`).
         min_utterance_confidence: the same for an utterance.
         min_speech: a window whose smoothed probability of speech is below it is `uncertain`
-            (`not_speech`); for models with `speech_output` alone.
+            (`not_speech`); only for models with `speech_output`.
         min_utterance_speech: the same for the average over an utterance.
         min_windows: speech windows an utterance needs before a label is given (`too_short`).
         too_quiet_dbfs: speech windows below it are `uncertain` (`too_quiet`).
@@ -94,7 +94,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest is valid and whose files have the hashes it names.
+    """A bundle with a valid manifest, whose files have the hashes listed in it.
 
     `speech_output`: behind the labels, the model's output has a last value that tells speech
     from other sounds, a probability or a logit as the labels' are.
@@ -119,7 +119,7 @@ class Bundle:
 
     @property
     def outputs(self) -> int:
-        """How many values the model gives for a window."""
+        """Number of values that the model outputs for a window."""
         return len(self.labels) + self.speech_output
 
     @property
@@ -141,7 +141,7 @@ class Bundle:
         """The arrays of one of the bundle's npz files.
 
         Raises:
-            UserError: the file is no npz archive.
+            UserError: the file is not a readable npz archive.
         """
         import zipfile
 
@@ -207,10 +207,10 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle as a verified copy in `folder`, which must not exist yet.
+    """Copy the bundle to `folder`, which must not exist yet, and verify the copy.
 
-    A stage that is restarted after months reads what the pipeline began with, whatever has
-    become of the original.
+    A stage that restarts after months then reads the bundle with which the pipeline started,
+    even if the original was changed or removed.
 
     Raises:
         UserError: the copy cannot be written, or the original changed meanwhile.

@@ -1,4 +1,4 @@
-"""The feature spec: every number that decides what a window and its features are."""
+"""The feature spec: all parameters of the window and of its features."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.errors import UserError
 
 MEL_SCALES = ("power", "db", "db_max")
@@ -19,8 +20,8 @@ N_CHROMA = 12
 class FeatureSpec:
     """The `[features]` table of a bundle, or of a file given with `--spec`.
 
-    The defaults are the original engine's. A window's features are, time first,
-    `n_mfcc` MFCC, 12 chroma (unless `chroma` is false) and `n_mels` mel values per frame.
+    The defaults are those of the original engine. Each frame of a window has `n_mfcc` MFCC,
+    12 chroma values (unless `chroma` is false) and `n_mels` mel values.
     """
 
     sample_rate: int = 16000
@@ -47,18 +48,23 @@ class FeatureSpec:
 
     @property
     def hop(self) -> int:
-        """Distance between the starts of neighbouring windows in samples."""
+        """Distance between the starts of consecutive windows in samples."""
         return round(self.hop_s * self.sample_rate)
 
     @property
+    def grid(self) -> WindowGrid:
+        """The window grid of a stream with this spec."""
+        return WindowGrid(self.window, self.hop)
+
+    @property
     def natural_frames(self) -> int:
-        """Frames of a centred STFT over one window, before `frames` trims or fills them."""
+        """Frames of a centred STFT over one window, before `frames` trims or pads them."""
         padded = self.window + 2 * (self.n_fft // 2)
         return 1 + (padded - self.n_fft) // self.hop_length
 
     @property
     def n_frames(self) -> int:
-        """Frames of the feature matrix as the model sees it."""
+        """Frames of the feature matrix that the model takes."""
         return self.frames or self.natural_frames
 
     @property

@@ -1,12 +1,12 @@
-// The ribbon of probabilities and the level below it, on uPlot: it has scales, axes and cursor;
-// what is drawn between them is drawn here, since a window is a span and not a point.
+// The chart of probabilities and the chart of the level below it. uPlot gives scales, axes and
+// cursor; this file draws the data itself, because a window is a time span and not a point.
 /* global uPlot */
 
-import { look } from "./words.js";
+import { labelStyle } from "./words.js";
 
 export const ROW = { seq: 0, time: 1, span: 2, state: 3, emotion: 4, confidence: 5, reason: 6, level: 7, lost: 8, smoothed: 9 };
-const BAND = { low: -0.13, high: -0.05 }; // speech, silence, gap
-const SAID = { low: -0.27, high: -0.17 }; // utterances
+const STATE_BAND = { low: -0.13, high: -0.05 }; // speech, silence, gap
+const UTTERANCE_BAND = { low: -0.27, high: -0.17 };
 export const FLOOR = -80;
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -17,7 +17,7 @@ export const clock = (time, seconds = true) => {
   return `${two(t.getHours())}:${two(t.getMinutes())}${seconds ? `:${two(t.getSeconds())}` : ""}`;
 };
 
-/** A faint pattern for each shape, so that areas differ by more than their colour. */
+/** A faint pattern for each shape: areas must differ by more than their colour. */
 function pattern(ctx, shape, ink) {
   const tile = document.createElement("canvas");
   const size = (tile.width = tile.height = 8 * devicePixelRatio);
@@ -41,10 +41,6 @@ function pattern(ctx, shape, ink) {
   return ctx.createPattern(tile, "repeat");
 }
 
-function hatch(ctx, ink) {
-  return pattern(ctx, "up", ink);
-}
-
 function axis(extra = {}) {
   return {
     stroke: () => css("--muted"), font: "12px Inter, system-ui, sans-serif",
@@ -56,7 +52,7 @@ export class Charts {
   constructor(ribbon, level, reading) {
     this.roots = [ribbon, level];
     this.reading = reading;
-    this.view = { labels: [], rows: [], said: [], start: 0, end: 1, gate: null };
+    this.view = { labels: [], rows: [], utterances: [], start: 0, end: 1, gate: null };
     const cursor = { sync: { key: "past" }, y: false, points: { show: false }, drag: { x: false, y: false } };
     const x = { time: true, range: () => [this.view.start, this.view.end] };
     const times = axis({
@@ -65,7 +61,7 @@ export class Charts {
     });
     this.ribbon = new uPlot({
       ...this.#size(ribbon), legend: { show: false }, cursor, padding: [6, 8, 0, 0],
-      scales: { x, y: { range: [SAID.low - 0.02, 1] } },
+      scales: { x, y: { range: [UTTERANCE_BAND.low - 0.02, 1] } },
       axes: [{ ...times, size: 0, values: () => [] }, axis({ splits: () => [0, 0.5, 1], values: () => ["0", "50", "100 %"], size: 52, gap: 8 })],
       series: [{}, { paths: () => null, points: { show: false } }],
       hooks: { draw: [(u) => this.#draw(u)], setCursor: [(u) => this.#read(u)] },
@@ -96,7 +92,7 @@ export class Charts {
     this.level.setSize(this.#size(this.roots[1]));
   }
 
-  /** Put the cursor on the row so many rows beside where it is; for the keyboard. */
+  /** Move the cursor by a number of rows; for the keyboard. */
   step(by) {
     const { rows } = this.view;
     if (!rows.length) return;
@@ -109,7 +105,7 @@ export class Charts {
     return { width: Math.max(160, root.clientWidth), height: Math.max(60, root.clientHeight) };
   }
 
-  /** For every row the pixels it covers: from the row before, at most its own span. */
+  /** The pixels of each row: from the end of the row before, but at most its own span. */
   #spans(u) {
     let before = -Infinity;
     return this.view.rows.map((row) => {
@@ -121,7 +117,7 @@ export class Charts {
 
   #draw(u) {
     const { ctx, bbox } = u;
-    const { labels, rows, said } = this.view;
+    const { labels, rows, utterances } = this.view;
     const y = (value) => Math.round(u.valToPos(value, "y", true));
     const spans = this.#spans(u);
     ctx.save();
@@ -135,9 +131,9 @@ export class Charts {
     rows.forEach((row, n) => {
       const [x0, x1] = spans[n];
       const width = Math.max(1, x1 - x0);
-      const middle = (y(BAND.low) + y(BAND.high)) / 2;
+      const middle = (y(STATE_BAND.low) + y(STATE_BAND.high)) / 2;
       if (row[ROW.state] === "silence") band.silence.rect(x0, middle - 0.5 * devicePixelRatio, width, devicePixelRatio);
-      else (band[row[ROW.state]] ?? band.gap).rect(x0, y(BAND.high), width, y(BAND.low) - y(BAND.high));
+      else (band[row[ROW.state]] ?? band.gap).rect(x0, y(STATE_BAND.high), width, y(STATE_BAND.low) - y(STATE_BAND.high));
       if (!row[ROW.smoothed]) return;
       const paths = row[ROW.emotion] === "uncertain" ? unsure : sure;
       let sum = 0;
@@ -148,7 +144,7 @@ export class Charts {
       });
     });
     labels.forEach((label, k) => {
-      const { shape, colour } = look(label, labels);
+      const { shape, colour } = labelStyle(label, labels);
       for (const [path, alpha] of [[sure[k], 1], [unsure[k], 0.42]]) {
         ctx.globalAlpha = alpha;
         ctx.fillStyle = resolved(colour);
@@ -162,15 +158,15 @@ export class Charts {
     ctx.fill(band.speech);
     ctx.fillStyle = css("--faint");
     ctx.fill(band.silence);
-    ctx.fillStyle = hatch(ctx, css("--bad"));
+    ctx.fillStyle = pattern(ctx, "up", css("--bad"));
     ctx.fill(band.gap);
 
-    for (const one of said) {
-      const x0 = u.valToPos(one.time - one.seconds, "x", true);
-      const x1 = Math.max(x0 + 3, u.valToPos(one.time, "x", true));
-      ctx.fillStyle = resolved(look(one.emotion, labels).colour);
+    for (const utterance of utterances) {
+      const x0 = u.valToPos(utterance.time - utterance.seconds, "x", true);
+      const x1 = Math.max(x0 + 3, u.valToPos(utterance.time, "x", true));
+      ctx.fillStyle = resolved(labelStyle(utterance.emotion, labels).colour);
       ctx.beginPath();
-      ctx.roundRect(x0, y(SAID.high), x1 - x0, y(SAID.low) - y(SAID.high), 3 * devicePixelRatio);
+      ctx.roundRect(x0, y(UTTERANCE_BAND.high), x1 - x0, y(UTTERANCE_BAND.low) - y(UTTERANCE_BAND.high), 3 * devicePixelRatio);
       ctx.fill();
     }
     ctx.restore();
@@ -198,9 +194,9 @@ export class Charts {
   }
 }
 
-/** Shapes as small canvases for the key: the pattern as it stands in the chart. */
+/** A small canvas with the colour and the pattern of a label, for the legend. */
 export function swatch(label, labels) {
-  const { shape, colour } = look(label, labels);
+  const { shape, colour } = labelStyle(label, labels);
   const canvas = document.createElement("canvas");
   canvas.width = 24 * devicePixelRatio;
   canvas.height = 12 * devicePixelRatio;

@@ -1,39 +1,39 @@
-// The live feed: server-sent events, kept alive. It knows three states: `open`, `quiet` (the
-// server is there, as far as we know, and says nothing) and `closed`.
+// The live feed: server-sent events with reconnection. States: `open`, `quiet` (connected, but
+// nothing received for 2.5 s) and `closed`.
 
-const QUIET_MS = 2500; // a line comes every second at least
-const GIVEN_UP_MS = 8000;
-const HIDDEN_MS = 60000; // a page that nobody looks at lets go of its connection
+const QUIET_MS = 2500; // the server sends at least one line a second
+const RECONNECT_MS = 8000; // without a line
+const HIDDEN_MS = 60000; // a hidden page closes its connection after this time
 
 export class Feed {
-  constructor(take, state) {
-    this.take = take;
-    this.state = state;
-    this.heard = performance.now();
+  constructor(onMessage, onState) {
+    this.onMessage = onMessage;
+    this.onState = onState;
+    this.received = performance.now();
     this.delay = 500;
     this.timers = {};
     document.addEventListener("visibilitychange", () => this.#visible());
-    setInterval(() => this.#watch(), 250);
+    setInterval(() => this.#check(), 250);
     this.connect();
   }
 
   connect() {
     clearTimeout(this.timers.retry);
     this.source?.close();
-    this.heard = performance.now();
+    this.received = performance.now();
     this.source = new EventSource("events");
     this.source.onmessage = (event) => {
-      this.heard = performance.now();
+      this.received = performance.now();
       this.delay = 500;
-      this.state("open");
-      this.take(JSON.parse(event.data));
+      this.onState("open");
+      this.onMessage(JSON.parse(event.data));
     };
-    this.source.onerror = () => this.#lost();
+    this.source.onerror = () => this.#closed();
   }
 
-  #lost() {
-    this.state("closed");
-    // Chromium retries a dropped connection by itself, but not a refused one.
+  #closed() {
+    this.onState("closed");
+    // Chromium reconnects after a dropped connection, but not after a refused one.
     this.source?.close();
     this.source = null;
     clearTimeout(this.timers.retry);
@@ -42,18 +42,18 @@ export class Feed {
   }
 
   async #retry() {
-    // EventSource does not tell why it failed; a page whose token is no longer good asks again.
-    const answer = await fetch("recent", { cache: "no-store" }).catch(() => null);
-    if (answer?.status === 401) location.reload();
-    else if (answer === null) this.#lost();
+    // EventSource does not give the cause. If the token is no longer valid, the form must appear.
+    const response = await fetch("recent", { cache: "no-store" }).catch(() => null);
+    if (response?.status === 401) location.reload();
+    else if (response === null) this.#closed();
     else this.connect();
   }
 
-  #watch() {
+  #check() {
     if (!this.source) return;
-    const quiet = performance.now() - this.heard;
-    if (quiet > GIVEN_UP_MS) this.connect();
-    else if (quiet > QUIET_MS) this.state("quiet");
+    const quiet = performance.now() - this.received;
+    if (quiet > RECONNECT_MS) this.connect();
+    else if (quiet > QUIET_MS) this.onState("quiet");
   }
 
   #visible() {

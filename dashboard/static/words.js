@@ -1,7 +1,7 @@
-// What is said, and in which shape and colour: labels and states are open lists, so that whatever
-// a newer pipeline says still gets a word, a shape and a colour.
+// Texts, shapes and colours of labels and states. Both are open lists: a label or state of a newer
+// pipeline gets a text, a shape and a colour as well.
 
-const LOOKS = {
+const LABEL_STYLES = {
   angry: ["up", "vermilion"], anger: ["up", "vermilion"],
   happy: ["circle", "orange"], happiness: ["circle", "orange"], joy: ["circle", "orange"],
   neutral: ["square", "grey"], calm: ["bar", "green"],
@@ -13,33 +13,33 @@ const LOOKS = {
 const SHAPES = ["up", "circle", "square", "down", "diamond", "plus", "star", "bar"];
 const COLOURS = ["vermilion", "orange", "grey", "blue", "purple", "green", "sky", "yellow"];
 
-/** Shape and CSS colour of a label; others than the known ones take what is free in their set. */
-export function look(label, labels = []) {
+/** Shape and CSS colour of a label; an unknown label gets one that no known label of its set has. */
+export function labelStyle(label, labels = []) {
   if (label === "uncertain") return { shape: "ring", colour: "var(--muted)" };
-  if (LOOKS[label]) return { shape: LOOKS[label][0], colour: `var(--e-${LOOKS[label][1]})` };
-  const taken = new Set(labels.filter((l) => LOOKS[l]).map((l) => LOOKS[l][1]));
-  const others = labels.filter((l) => !LOOKS[l]);
+  if (LABEL_STYLES[label]) return { shape: LABEL_STYLES[label][0], colour: `var(--e-${LABEL_STYLES[label][1]})` };
+  const taken = new Set(labels.filter((l) => LABEL_STYLES[l]).map((l) => LABEL_STYLES[l][1]));
+  const others = labels.filter((l) => !LABEL_STYLES[l]);
   const free = COLOURS.map((colour, n) => [SHAPES[n], colour]).filter(([, c]) => !taken.has(c));
   const pool = free.length ? free : COLOURS.map((colour, n) => [SHAPES[n], colour]);
   const [shape, colour] = pool[Math.max(0, others.indexOf(label)) % pool.length];
   return { shape, colour: `var(--e-${colour})` };
 }
 
-const DOUBTS = {
-  low_margin: "no emotion is likely enough",
-  too_short: "speech has only begun",
+const REASONS = {
+  low_margin: "no emotion is probable enough",
+  too_short: "speech has just started",
   too_quiet: "too quiet to judge",
   clipped: "the sound is clipped",
-  model_error: "the model gave no answer",
+  model_error: "the model gave no result",
   not_speech: "it does not sound like speech",
   non_speech: "it does not sound like speech",
 };
-export const plain = (word) => String(word ?? "").replaceAll("_", " ");
-export const doubt = (reason) => DOUBTS[reason] ?? plain(reason);
+export const readable = (word) => String(word ?? "").replaceAll("_", " ");
+export const reasonText = (reason) => REASONS[reason] ?? readable(reason);
 
 export const percent = (value) => `${Math.round(value * 100)} %`;
 
-export function lasted(seconds) {
+export function duration(seconds) {
   const s = Math.max(0, seconds);
   if (s < 90) return `${Math.round(s)} s`;
   if (s < 5400) return `${Math.round(s / 60)} min`;
@@ -47,7 +47,7 @@ export function lasted(seconds) {
   return `${Math.round(s / 86400)} days`;
 }
 
-/** Where sound comes from, in words; as configured. */
+/** The configured source as a text. */
 export function sourceName(source = "") {
   const [kind, ...rest] = source.split(":");
   const name = rest.join(":");
@@ -61,28 +61,28 @@ export function sourceName(source = "") {
 const SOURCES = {
   starting: () => "is starting",
   live: (_, why) => (why ? `is live, but ${why}` : "is live"),
-  ended: () => "has come to its end",
+  ended: () => "has ended",
   silent_input: (t) => `has been silent for ${t}: nothing but zeros. Is it muted or unplugged?`,
-  stuck: (t) => `has given one and the same value for ${t}`,
-  lost: (t, why) => `has been away for ${t}; it is looked for${bracketed(why)}`,
-  recovering: (t, why) => `is being opened anew since ${t}${bracketed(why)}`,
-  failed: (_, why) => `cannot be opened any more${bracketed(why)}`,
+  stuck: (t) => `has delivered one constant value for ${t}`,
+  lost: (t, why) => `has been missing for ${t}; searching for it${bracketed(why)}`,
+  recovering: (t, why) => `has been reopening for ${t}${bracketed(why)}`,
+  failed: (_, why) => `cannot be opened${bracketed(why)}`,
 };
 const bracketed = (why) => (why ? ` (${why})` : "");
 
-/** A source in a sentence; `why` are the pipeline's own words, or nothing. */
+/** The state of a source as a sentence; `why` is the reason that the pipeline gives, if any. */
 export function sourceState(name, state, seconds, why) {
-  const other = (t) => `is ${plain(state)} since ${t}${bracketed(why)}`;
-  const text = `${name} ${(SOURCES[state] ?? other)(lasted(seconds), why)}`;
+  const other = (t) => `has been ${readable(state)} for ${t}${bracketed(why)}`;
+  const text = `${name} ${(SOURCES[state] ?? other)(duration(seconds), why)}`;
   return /[.?!]$/.test(text) ? text : `${text}.`;
 }
-export const fineSource = (state) => state === "live" || state === "ended";
-export const fineStage = (state) => state === "ready" || state === "done";
+export const isGoodSource = (state) => state === "live" || state === "ended";
+export const isGoodStage = (state) => state === "ready" || state === "done";
 
 export const STATUS = {
   fresh: ["tick", "Live"],
   degraded: ["up", "Degraded"],
   stale: ["square", "Stale"],
-  gone: ["cross", "Nothing heard"],
+  gone: ["cross", "No data"],
   waiting: ["half", "Connecting"],
 };

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import http.client
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from speech_emotion.common.wire import public
+from tests.support.live_page import INFO
 from tests.support.pipelines import PATIENCE_S, ROOT, wait_until
+from tests.support.publisher import Publisher, health
 from tools.browser import free_port
 
 TOKEN = "a-token-of-enough-length"
 
 
 def answers(port: int) -> bool:
-    """Whether a page's server is there."""
+    """Whether the page's server answers."""
     try:
         return get(port, "/token.css")[0] in (200, 304)
     except OSError:
@@ -29,7 +35,7 @@ def answers(port: int) -> bool:
 def get(
     port: int, path: str, headers: dict[str, str] | None = None, method: str = "GET", body: str = ""
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body; of an endless answer the first line."""
+    """Status, headers and body; for an event stream the first event."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
     try:
         connection.putrequest(method, path, skip_host="Host" in (headers or {}))
@@ -39,19 +45,19 @@ def get(
             connection.putheader("Content-Length", str(len(body)))
             connection.putheader("Content-Type", "application/x-www-form-urlencoded")
         connection.endheaders(body.encode() or None)
-        answer = connection.getresponse()
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        endless = found.get("content-type", "").startswith("text/event-stream")
+        response = connection.getresponse()
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        endless = fields.get("content-type", "").startswith("text/event-stream")
         if not endless:
-            return answer.status, found, answer.read()
-        answer.readline()  # the delay before a retry
-        return answer.status, found, answer.readline()
+            return response.status, fields, response.read()
+        response.readline()  # the delay before a retry
+        return response.status, fields, response.readline()
     finally:
         connection.close()
 
 
 def greeting(port: int, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """What a fresh page is told first."""
+    """The first message to a new page."""
     status, _, line = get(port, "/events", headers)
     assert status == 200, line
     table: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
@@ -83,21 +89,48 @@ class Dashboard:
 
 @contextmanager
 def opened(chromium: Any, url: str, *, mortal: bool = False, **context: Any) -> Iterator[Any]:
-    """A page in a fresh context; at its end nothing must have been complained of.
+    """A page in a new context; a message on the browser's console fails the test.
 
     Args:
-        mortal: its server may go, of which the browser itself complains.
+        mortal: the server may end; the browser reports the failed requests.
     """
     space = chromium.new_context(**context)
     page = space.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(f"{m.type}: {m.text}"))
-    page.on("pageerror", lambda e: complaints.append(f"error: {e}"))
+    console: list[str] = []
+    page.on("console", lambda m: console.append(f"{m.type}: {m.text}"))
+    page.on("pageerror", lambda e: console.append(f"error: {e}"))
     page.goto(url)
-    page.complaints = complaints
+    page.console_lines = console
     yield page
     space.close()
-    assert [line for line in complaints if not (mortal and "net::ERR_" in line)] == []
+    assert [line for line in console if not (mortal and "net::ERR_" in line)] == []
+
+
+@contextlib.contextmanager
+def dashboard(publisher: tuple[Publisher, str], *flags: str, **more: Any) -> Iterator[Dashboard]:
+    """A page's server that has the stream `main`."""
+    server = Dashboard(publisher[1], *flags, **more)
+    try:
+        publisher[0].wait_for()
+        publisher[0].send(INFO)
+        publisher[0].send(stamped(health()))
+        yield server
+    finally:
+        server.end()
+
+
+def stamped(message: public.Health) -> public.Health:
+    return dataclasses.replace(message, time=time.time())
+
+
+def text(page: Any, selector: str) -> str:
+    content: str = page.locator(selector).inner_text()
+    return content
+
+
+def shows(page: Any, selector: str, wanted: str, timeout: float = 30000.0) -> None:
+    """Wait until an element contains a text."""
+    page.locator(selector).filter(has_text=wanted).first.wait_for(timeout=timeout)
 
 
 STATIC = Path(ROOT, "dashboard", "static")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from speech_emotion.capture.offline import read_recording
-from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.wire import internal, public
 from speech_emotion.features.extractor import load_extractors, windows_of
+from speech_emotion.features.messages import WindowBuilder
+from speech_emotion.infer.classify import submission
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.model import Model
-from speech_emotion.infer.service import Session, submission
+from speech_emotion.infer.session import Session
 from tests.support.pipelines import PATIENCE_S, ROOT, comparable
 
 OTHER = ROOT / "models" / "emodb"
@@ -29,43 +29,29 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
     bundle = first[1]
     samples = read_recording(str(path), bundle.spec.sample_rate).samples
     analyzer, state, gate = analyzers[bundle.id](), State(), list[float]()
-    said: list[public.Result | public.Utterance] = []
+    messages: list[public.Result | public.Utterance] = []
     pending_utterances: list[public.Utterance] = []
-    total = WindowGrid(bundle.spec.window, bundle.spec.hop).total(len(samples))
-    plain: dict[str, Any] = {"stream": "main", "run": "", "session": ""}
-    plain |= {"captured": 0.0, "time": None, "features_ms": 0.0}
-    for k, samples_of in windows_of(samples, WindowGrid(bundle.spec.window, bundle.spec.hop)):
+    grid = bundle.spec.grid
+    builder = WindowBuilder("main", "", "", grid)
+    for k, window in windows_of(samples, grid):
         for at, other in others:
             if at == k:
                 resume = internal.Resume(
                     "main", "", k, False, gate, state.to_map(), other.id, bundle.id
                 )
-                session = Session.of(resume, other, bundle)
+                session = Session.resume(resume, other, bundle)
                 state, pending_utterances, bundle = session.state, session.pending_utterances, other
                 analyzer = analyzers[bundle.id]()
                 analyzer.resume(gate)
-        analysis = analyzer.analyze(samples_of)
+        analysis = analyzer.analyze(window)
         gate = analysis.gate
-        features = None if analysis.features is None else analysis.features.tobytes()
-        window = internal.Window(
-            **plain,
-            seq=k,
-            start=k * bundle.spec.hop,
-            end=k * bundle.spec.hop + bundle.spec.window,
-            kind=analysis.kind,
-            rms_db=analysis.rms_db,
-            clipped=analysis.clipped,
-            lost=0,
-            skipped=0,
-            gate=gate,
-            features=features,
-        )
-        done, state = submission(window, state, models[bundle.id], bundle, timed=False)
-        said += [*([done.result] if done.result else []), *pending_utterances, *done.utterances]
+        analysed = builder.analysed(k, analysis)
+        done, state = submission(analysed, state, models[bundle.id], bundle, timed=False)
+        messages += [*([done.result] if done.result else []), *pending_utterances, *done.utterances]
         pending_utterances = []
-    end = dataclasses.replace(window, seq=total, kind="end", features=None)
-    said += submission(end, state, models[bundle.id], bundle, timed=False)[0].messages
-    return [comparable(message) for message in said]
+    end = builder.end(grid.total(len(samples)), len(samples))
+    messages += submission(end, state, models[bundle.id], bundle, timed=False)[0].messages
+    return [comparable(message) for message in messages]
 
 
 def exchanges(received: list[public.Result]) -> list[tuple[int, str]]:

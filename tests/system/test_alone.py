@@ -1,4 +1,4 @@
-"""Each stage without a supervisor: offline, and the three started by hand as a pipeline."""
+"""Each stage without a supervisor: offline, and all three started by hand as a pipeline."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class NeverStop:
 
 @pytest.fixture
 def by_hand() -> Iterator[tuple[str, str, Subscriber]]:
-    """features and infer started by hand: their endpoints, and a subscriber to the results."""
+    """features and infer started by hand. Yields their endpoints and a subscriber."""
     before = leftovers()
     hub, features, results = fresh_endpoint(), fresh_endpoint(), fresh_endpoint()
     subscriber = Subscriber(results)
@@ -137,7 +137,7 @@ def test_blocks_of_random_sizes_equal_offline(
     assert subscriber.received.stream() == expected
 
 
-def test_capture_alone_ends_with_its_file_and_leaves_nothing(clip: Clip) -> None:
+def test_capture_alone_ends_with_its_file_and_leaves_no_segment(clip: Clip) -> None:
     before = leftovers()
     code, _, stderr = finished(module("capture", f"--source=file:{clip(1.0)}"))
     assert code == 0, stderr
@@ -162,7 +162,7 @@ def test_features_offline_writes_every_window(clip: Clip, tmp_path: Path) -> Non
     assert 0 < arrays["speech"].sum() < len(results)
 
 
-def test_features_offline_takes_the_original_spec(clip: Clip, tmp_path: Path) -> None:
+def test_features_offline_accepts_the_original_spec(clip: Clip, tmp_path: Path) -> None:
     spec, out = tmp_path / "original.toml", tmp_path / "out.npz"
     spec.write_text(ORIGINAL_SPEC)
     code, _, stderr = finished(

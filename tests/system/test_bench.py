@@ -1,4 +1,4 @@
-"""The benchmark runs, and docs/PERFORMANCE.md says what it has found."""
+"""The benchmark runs, and docs/PERFORMANCE.md shows its results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def test_the_page_shows_the_table_of_the_stored_results() -> None:
 
 def test_every_missed_aim_is_explained() -> None:
     missed = [row for row in report.rows_of(json.loads(RESULTS.read_text())) if not row.met]
-    _, _, behind = report.PAGE.read_text().partition(report.END)
+    _, _, after_table = report.PAGE.read_text().partition(report.END)
     for row in missed:
-        assert f"**{row.measure}**" in behind, row.measure
+        assert f"**{row.measure}**" in after_table, row.measure
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_every_missed_aim_is_explained() -> None:
         (2, 20, True, False),
     ],
 )
-def test_an_aim_is_met_or_the_row_says_by_how_much_not(
+def test_a_row_is_met_or_shows_by_how_much_it_was_missed(
     value: float, limit: float, more: bool, met: bool
 ) -> None:
-    row = report.Row("measure", "aim", "found", value, limit, more)
+    row = report.Row("measure", "aim", "measured", value, limit, more)
     assert row.met is met
     assert row.verdict == ("met" if met else f"**missed: {value:.3g}, not {limit:g}**")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_all_of_it_runs(tmp_path: Path) -> None:
+def test_every_part_runs(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--out", str(out)],

@@ -27,14 +27,16 @@ from tests.support.broker import MOSQUITTO
 from tests.support.pages import answers
 from tests.support.pipelines import DEMO, ROOT, wait_until
 from tests.support.pulse import VirtualMicrophone, installed
+from tools.documents import documents
+from tools.tree import ROOMS, missing
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = r"(\.venv\S*/bin/)?python|make|pytest|box|supervisor\.py"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = r"(\.venv\S*/bin/)?(python|speech-emotion)|make|pytest|box|supervisor\.py"
 RUN_S = 100.0
 SERVE_S = 5.0
 
 RUNS_ITSELF = {
-    r"^make (demo|test|test-all|run)\b": "what .ci/run and people run; this is a part of test-all",
+    r"^make (demo|run|test|lint|docs)\b": ".ci/run runs them; this test is a part of test-all",
     r"^sudo apt-get|^git clone|^cd ": "changes the machine or the folder of who types it",
     r"mic:USB PnP": "needs that very USB microphone; mic:NAME has its own tests",
     r"^arecord ": "needs a sound card; stdin has its own tests",
@@ -43,15 +45,16 @@ RUNS_ITSELF = {
     r"^pytest\b|-m tests\.|-m bench\.|^make (bench|chaos|soak)": "takes minutes; a measurement",
     r"^prometheus ": "needs Prometheus",
     r"^sep |systemctl|journalctl|deploy/": "see tests/system/test_deploy.py",
-    r"supervisor\.py (swap|doctor|keygen)": "see their own tests",
+    r"(supervisor\.py|speech-emotion) (swap|doctor|keygen)": "see their own tests",
     r"--secret|--boxes": "needs keys and other machines: test_keys.py, test_infer_host.py",
 }
 """Commands that are not run here, by pattern, with the reason."""
-SERVES = (r"supervisor\.py(?!.*(--print-config|--speed max))", r"-m dashboard\b", r"common\.watch$")
-"""Commands that go on until Ctrl-C."""
-LISTENS = (r"common\.(watch|subscribe)", r"examples/(subscribe|alerts|mqtt_forward)\.py")
-LISTENS += (r"-m dashboard",)
-"""Commands that want a running pipeline."""
+RUN = r"(supervisor\.py|speech-emotion run)"
+SERVES = (rf"{RUN}(?!.*(--print-config|--speed max))", r"speech-emotion (dashboard|watch$|history)")
+"""Commands that run until Ctrl-C."""
+LISTENS = (r"speech-emotion (watch|subscribe|dashboard|history)",)
+LISTENS += (r"examples/(subscribe|alerts|mqtt_forward)\.py",)
+"""Commands that need a running pipeline."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,15 +110,17 @@ def test_there_are_commands_and_few_are_excused() -> None:
 
 @pytest.mark.parametrize("command", [c for c in ALL if excused(c)], ids=str)
 def test_what_is_not_run_has_at_least_flags_that_exist(command: Command) -> None:
-    known = re.search(r"-m (\w+)", command.text)
-    if known is None:
+    if not re.search(r"-m (capture|features|infer|train|dashboard)|speech-emotion", command.text):
         return
-    folder = ROOT / known[1]
-    sources = "".join(path.read_text() for path in folder.glob("**/*.py"))
-    sources += "".join(path.read_text() for path in (ROOT / "speech_emotion").glob("**/*.py"))
-    sources += "".join(path.read_text() for path in (ROOT / "common").glob("**/*.py"))
     for flag in re.findall(r" (--[a-z-]+)", command.text):
-        assert f'"{flag}"' in sources, flag
+        assert f'"{flag}"' in SOURCES, flag
+
+
+FOLDERS = ("capture", "common", "dashboard", "features", "infer", "speech_emotion", "supervision")
+FOLDERS += ("train",)
+SOURCES = (ROOT / "supervisor.py").read_text() + "".join(
+    path.read_text() for name in FOLDERS for path in (ROOT / name).glob("**/*.py")
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -129,7 +134,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    """What commands find around them: a microphone, where this machine can have one."""
+    """Environment of the commands, with a virtual microphone if this machine can have one."""
     with contextlib.ExitStack() as stack:
         # The environment may have been installed from another checkout than this one.
         found = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
@@ -141,7 +146,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository's root as somebody has it who has read so far."""
+    """A folder like the root of the repository, with the files that the commands name."""
     if not (ROOT / ".venv" / "bin" / "python").exists():
         pytest.skip("the documentation's commands use .venv")
     place = tmp_path_factory.mktemp("root")
@@ -158,7 +163,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def pipeline(folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    """A running pipeline with page and history, as the pages before have it."""
+    """A running pipeline with page and history."""
     command = [".venv/bin/python", "supervisor.py", "--source", "file:long.wav", "--dashboard"]
     process = subprocess.Popen(
         [*command, "--history", "history.sqlite"],
@@ -192,8 +197,8 @@ def broker(text: str) -> Iterator[None]:
 
 def wants_microphone(text: str) -> bool:
     own = "--source" in text and "mic" not in text
-    return ("supervisor.py" in text and not own and "--print-config" not in text) or (
-        "--source mic" in text or "--list-devices" in text
+    return (bool(re.search(RUN, text)) and not own and "--print-config" not in text) or (
+        "--source mic" in text or "speech-emotion devices" in text
     )
 
 
@@ -217,15 +222,12 @@ def test_every_command_does_what_its_page_says(folder: Path, environment: dict[s
     assert not wrong, "\n".join(wrong)
 
 
-ENDLESS = (*SERVES, r"common\.subscribe", r"examples/(subscribe|alerts|mqtt_forward)\.py")
-ENDLESS += (r"-m dashboard\.recorder", r"-m (features|infer)\s*$", r"-m capture --source mic\s*$")
+ENDLESS = (*SERVES, r"speech-emotion subscribe", r"examples/(subscribe|alerts|mqtt_forward)\.py")
+ENDLESS += (r"-m (features|infer)\s*$", r"-m capture --source mic\s*$")
 
 
 def outcome(text: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Exit code and output on a terminal, as people have one.
-
-    What goes on for ever is ended by Ctrl-C, and then should say 0.
-    """
+    """Exit code and output on a terminal; a command without end is ended by Ctrl-C."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         ["setsid", "--ctty", "bash", "-c", text],
@@ -269,3 +271,20 @@ def read_until(terminal: int, process: subprocess.Popen[bytes], patience: float)
         elif ended:
             break
     return output.decode("utf-8", "replace")
+
+
+def test_what_a_command_makes_is_up_to_date() -> None:
+    """`make docs` writes it."""
+    stale = [path.name for path, text in documents().items() if path.read_text() != text]
+    assert stale == []
+
+
+def test_every_folder_of_code_has_its_sentence() -> None:
+    assert missing() == set()
+    assert [name for name in ROOMS if not (ROOT / name).exists()] == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages - set(re.findall(r"\]\(([A-Z_]+\.md)\)", index)) == set()

@@ -1,8 +1,9 @@
-"""The example subscribers, as they are, against a real pipeline."""
+"""The example subscribers with a real pipeline; errors of the user in all examples."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def subscriber(request: pytest.FixtureRequest) -> Start:
 def test_an_example_prints_every_result_of_its_stream(
     supervise: Supervise, clip: Clip, subscriber: Start
 ) -> None:
-    # main-2 begins with what the example asks for, and must not be printed.
+    # The subscription `main` is a prefix of `main-2`, which must not be printed.
     running = supervise(f"--source=file:{clip(9.0)}", f"--source=file:{clip(9.0, name='other')}")
     example = subscriber(running)
     try:
@@ -76,7 +77,7 @@ def test_an_example_prints_every_result_of_its_stream(
     known = {result.seq: result for result in results}
     rows = [line.split() for line in lines]
     seqs = [int(row[0]) for row in rows]
-    # It may have come late, and then one is a replay.
+    # If it subscribed late, its first result is a replay.
     assert sorted(set(seqs)) == list(range(seqs[0], results[-1].seq + 1))
     assert len(seqs) <= len(set(seqs)) + 1
     for number, state, emotion, confidence in rows:
@@ -88,8 +89,39 @@ def test_an_example_prints_every_result_of_its_stream(
             assert (emotion, float(confidence)) == (result.emotion, result.confidence)
 
 
-def test_the_python_example_is_as_short_as_promised() -> None:
-    assert len((EXAMPLES / "subscribe.py").read_text().splitlines()) < 20
+def test_the_python_example_is_short() -> None:
+    assert len((EXAMPLES / "subscribe.py").read_text().splitlines()) < 30
+
+
+PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_of_each_example(name: str) -> None:
+    done = run_example(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("flags", [[], ["--help"]], ids=str)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_missing_package_is_one_line(name: str, flags: list[str]) -> None:
+    done = run_example(name, *flags, options=("-I", "-S"))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "is missing; pip install" in line
+
+
+def run_example(
+    name: str, *flags: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *options, str(EXAMPLES / name), *flags],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def test_the_node_example_pins_what_it_needs_and_names_no_host() -> None:

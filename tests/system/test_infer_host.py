@@ -1,4 +1,4 @@
-"""infer on another machine: network namespaces as machines, links cut, boxes that come and go."""
+"""infer on another machine: network namespaces as machines, cut links, restarted boxes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ pytestmark = [
 
 
 class Machine:
-    """A network namespace; it lives as long as its first process."""
+    """A network namespace; it exists while its first process runs."""
 
     def __init__(self) -> None:
         self._first = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
@@ -64,7 +64,7 @@ class Machine:
 
     @property
     def prefix(self) -> list[str]:
-        """Words before a command that is to run on it."""
+        """Prefix of a command that runs on this machine."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--"]
 
     def do(self, script: str) -> None:
@@ -76,7 +76,7 @@ class Machine:
 
 
 class Network:
-    """A switch and machines on it, `10.77.0.N`."""
+    """A switch with machines `10.77.0.N`."""
 
     def __init__(self) -> None:
         self._switch = Machine()
@@ -95,7 +95,7 @@ class Network:
         return machine, address
 
     def link(self, number: int, state: str) -> None:
-        """Cut (`down`) or heal (`up`) a machine's link at the switch, unseen by the machine."""
+        """Cut (`down`) or restore (`up`) a machine's link at the switch, unnoticed by it."""
         action = "master sw" if state == "up" else "nomaster"
         self._switch.do(f"ip link set port{number} {action}")
 
@@ -105,7 +105,7 @@ class Network:
 
 
 class Box(Running):
-    """A supervisor on a machine of its own whose infer is elsewhere."""
+    """A supervisor on its own machine, with infer on another one."""
 
     def __init__(self, site: Site, name: str, *flags: str) -> None:
         self.name = name
@@ -131,7 +131,7 @@ class Box(Running):
 
 
 class Site:
-    """Boxes, an infer host, a network, and who may do what."""
+    """Boxes, an infer host, a network, and the keys of all of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -153,7 +153,7 @@ class Site:
     def host(
         self, *names: str, who: str = "host", bundles: tuple[Path, ...] = (BUNDLE,)
     ) -> subprocess.Popen[str]:
-        """Start the infer host for boxes that have been started before."""
+        """Start the infer host for boxes that were started before."""
         if self._host_machine is None:
             self._host_machine, _ = self.network.machine()
         lines = [
@@ -213,7 +213,7 @@ def ended(box: Box) -> list[dict[str, object]]:
     return received.stream()
 
 
-def test_two_boxes_and_one_host_give_what_offline_gives(site: Site, clip: Clip) -> None:
+def test_two_boxes_and_one_host_equal_offline(site: Site, clip: Clip) -> None:
     paths = {name: clip(12.0, start=at, name=name) for name, at in (("a", 2.0), ("b", 12.0))}
     boxes = {name: site.box(name, f"--source=file:{path}") for name, path in paths.items()}
     wait_until(lambda: all(infer_state(box) == "away" for box in boxes.values()), "the wait")
@@ -234,7 +234,7 @@ def test_two_boxes_and_one_host_give_what_offline_gives(site: Site, clip: Clip) 
 
 
 @pytest.mark.parametrize("seconds", [1.0, 6.0])
-def test_a_link_cut_and_healed_loses_and_doubles_nothing(
+def test_a_cut_and_restored_link_loses_and_doubles_nothing(
     site: Site, clip: Clip, seconds: float
 ) -> None:
     path = clip(25.0)
@@ -245,7 +245,7 @@ def test_a_link_cut_and_healed_loses_and_doubles_nothing(
         site.network.link(1, "down")
         time.sleep(seconds)
         if seconds > 3.0:
-            wait_until(lambda: infer_state(box) == "away", "the cut to be told")
+            wait_until(lambda: infer_state(box) == "away", "the cut to be reported")
         before = len(results(box))
         site.network.link(1, "up")
         box.subscriber.wait_for(
@@ -269,7 +269,7 @@ def test_a_host_killed_and_started_again_loses_nothing(site: Site, clip: Clip) -
     assert ended(box) == offline(path)
 
 
-def test_stages_of_a_box_killed_beside_a_remote_infer_lose_nothing(site: Site, clip: Clip) -> None:
+def test_killed_stages_of_a_box_with_a_remote_infer_lose_nothing(site: Site, clip: Clip) -> None:
     path = clip(15.0)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
@@ -284,7 +284,7 @@ def test_stages_of_a_box_killed_beside_a_remote_infer_lose_nothing(site: Site, c
     assert ended(box) == offline(path)
 
 
-def test_a_box_leaves_and_comes_back_and_the_other_does_not_notice(site: Site, clip: Clip) -> None:
+def test_a_restarted_box_does_not_disturb_the_other(site: Site, clip: Clip) -> None:
     path = clip(30.0, name="long")
     steady = site.box("a", f"--source=file:{path}")
     leaving = site.box("b", f"--source=file:{clip(40.0, name='leaving')}")
@@ -297,7 +297,7 @@ def test_a_box_leaves_and_comes_back_and_the_other_does_not_notice(site: Site, c
     short = clip(8.0, name="back")
     back = site.box("b", f"--source=file:{short}")
     assert ended(back) == offline(short)
-    # It waited for nobody: each result of the steady box came in time.
+    # Each result of the other box arrived in time.
     assert ended(steady) == offline(path)
     late = [r.timing_ms["total"] for r in results(steady)[3:] if r.timing_ms]
     assert max(late) < 10_000
@@ -322,7 +322,7 @@ def refused(box: Box) -> int:
     return healths[-1].counters.get("connections_refused", 0) if healths else 0
 
 
-def test_a_bundle_is_exchanged_where_the_host_has_it(site: Site, clip: Clip) -> None:
+def test_a_bundle_swap_works_if_the_host_has_the_bundle(site: Site, clip: Clip) -> None:
     path = clip(25.0)
     box = site.box("a", f"--source=file:{path}")
     site.host("a", bundles=(BUNDLE, OTHER))
@@ -335,7 +335,7 @@ def test_a_bundle_is_exchanged_where_the_host_has_it(site: Site, clip: Clip) -> 
     assert rows == with_exchanges(path, [(0, BUNDLE), (began[1][0], OTHER)])
 
 
-def test_a_bundle_that_the_host_has_not_is_rolled_back(site: Site, clip: Clip) -> None:
+def test_a_swap_to_a_bundle_that_the_host_lacks_is_rolled_back(site: Site, clip: Clip) -> None:
     path = clip(30.0)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
@@ -348,7 +348,7 @@ def test_a_bundle_that_the_host_has_not_is_rolled_back(site: Site, clip: Clip) -
     assert box.received.fresh(public.Health)[-1].counters.get("infer_bundle_missing", 0) > 0
 
 
-def test_a_host_ends_in_order(site: Site, clip: Clip) -> None:
+def test_a_host_stops_on_sigterm(site: Site, clip: Clip) -> None:
     box = site.box("a", f"--source=file:{clip(30.0)}")
     host = site.host("a")
     box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))

@@ -1,13 +1,15 @@
-"""The examples that tie the pipeline to other programs, each as it is, with the real thing."""
+"""The examples that connect the pipeline to other programs, with the real programs."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -123,11 +125,45 @@ def test_a_day_is_drawn(tmp_path: Path) -> None:
         [*command, "--stream", "hall"], capture_output=True, text=True, env=environment
     )
     assert wrong.returncode == 2
-    assert wrong.stderr == "plot_day: no stream 'hall'; there are: main\n"
+    assert wrong.stderr == "plot_day: no stream 'hall'; the history has: main\n"
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-06-01", 24)]
+)
+def test_a_day_with_a_clock_change_has_all_its_utterances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, day: str, hours: int
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        date = dt.date.fromisoformat(day)
+        plot_day = runpy.run_path(str(EXAMPLES / "plot_day.py"))
+        start, end = plot_day["day_bounds"](date)
+        assert end - start == hours * 3600.0
+        assert dt.datetime.fromtimestamp(start) == dt.datetime.combine(date, dt.time())
+        path = tmp_path / "h.sqlite"
+        writer = HistoryWriter(path)
+        # One utterance in each half hour of three days: each day gets its own ones only.
+        times = [start - 86400.0 + 900.0 + 1800.0 * n for n in range(6 * 24)]
+        rows = [dataclasses.replace(said(n), time=at) for n, at in enumerate(times)]
+        writer.write([(row, 0.0) for row in rows])
+        writer.close()
+        command = [sys.executable, str(EXAMPLES / "plot_day.py"), str(path), "--day", day]
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "day.png")],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert f": {2 * hours} utterances" in done.stdout, done.stderr
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 class Broker:
-    """A real mosquitto that keeps its sessions over a restart."""
+    """A real mosquitto whose sessions survive a restart."""
 
     def __init__(self, folder: Path) -> None:
         assert MOSQUITTO is not None
@@ -150,7 +186,7 @@ class Broker:
 
 
 class Listener:
-    """A subscriber whose session the broker keeps, as Home Assistant's is."""
+    """A subscriber with a persistent session, as Home Assistant is one."""
 
     def __init__(self, port: int) -> None:
         import paho.mqtt.client as mqtt
@@ -169,6 +205,9 @@ class Listener:
 
     def of(self, topic: str) -> list[str]:
         return [payload for known, payload, _ in list(self.messages) if known == topic]
+
+    def publish(self, topic: str, payload: str) -> None:
+        self._client.publish(topic, payload, qos=1, retain=True)
 
     @property
     def connected(self) -> bool:
@@ -234,7 +273,7 @@ def test_home_assistant_finds_what_is_forwarded(
             lambda: json.loads(listener.of("sep/main/state")[-1])["problem"] == "on",
             "stale to be a problem",
         )
-        process.kill()  # it cannot say goodbye; the broker does
+        process.kill()  # the broker sends its last will
         wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the last will")
 
 
@@ -254,7 +293,7 @@ def test_a_broker_restarts_and_nothing_queued_is_lost(
             publisher[0].send(said(seq))
         wait_until(lambda: set(arrived()) == set(range(50)), "the first fifty")
         broker.stop()
-        assert "away" in line_of(process)
+        assert "disconnected" in line_of(process)
         for seq in range(50, 250):
             publisher[0].send(said(seq))
             publisher[0].send(live(seq))
@@ -268,7 +307,50 @@ def test_a_broker_restarts_and_nothing_queued_is_lost(
         wait_until(lambda: listener.of("sep/status")[-1] == "online", "the status")
         process.terminate()
         assert process.wait(PATIENCE_S) == 0
-        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the goodbye")
+        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the offline status")
+
+
+def test_two_forwarders_with_one_prefix_run_side_by_side(
+    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
+) -> None:
+    """With one client id the broker would disconnect them in turn, for ever."""
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    with example("mqtt_forward.py", *flags) as first, example("mqtt_forward.py", *flags) as second:
+        assert line_of(first) == line_of(second) == "mqtt: connected\n"
+        seqs = itertools.count()
+
+        def both_deliver() -> bool:
+            publisher[0].send(said(next(seqs)))
+            time.sleep(0.1)
+            delivered = [json.loads(text)["seq"] for text in listener.of("sep/main/utterance")]
+            return len(delivered) > len(set(delivered))
+
+        wait_until(both_deliver, "both to deliver an utterance")
+        second.terminate()
+        assert second.communicate(timeout=PATIENCE_S)[0] == ""  # it was never disconnected
+        wait_until(lambda: "offline" in listener.of("sep/status"), "the end of the second")
+        wait_until(lambda: listener.of("sep/status")[-1] == "online", "the first one's status")
+        first.terminate()
+        assert first.communicate(timeout=PATIENCE_S)[0] == ""
+        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the last status")
+
+
+def test_discovery_is_sent_again_when_home_assistant_starts(
+    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
+) -> None:
+    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
+    topic = "homeassistant/sensor/sep_main/emotion/config"
+    with example("mqtt_forward.py", *flags) as process:
+        assert line_of(process) == "mqtt: connected\n"
+        publisher[0].wait_for()
+        publisher[0].send(live(1))
+        wait_until(lambda: len(listener.of(topic)) == 1, "the discovery message")
+        listener.publish(topic, "")  # a user deletes the device
+        wait_until(lambda: listener.of(topic)[-1] == "", "the deletion")
+        listener.publish("homeassistant/status", "offline")
+        listener.publish("homeassistant/status", "online")
+        wait_until(lambda: "Emotion" in listener.of(topic)[-1], "the discovery message again")
+        assert json.loads(listener.of("sep/main/state")[-1])["emotion"] == "angry"
 
 
 def test_a_slow_broker_is_waited_for_at_the_end(
@@ -287,7 +369,7 @@ def test_a_slow_broker_is_waited_for_at_the_end(
         time.sleep(1.0)
         broker.process.send_signal(signal.SIGCONT)
         assert process.wait(PATIENCE_S) == 0
-        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the goodbye")
+        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the offline status")
         wait_until(lambda: len(listener.of("sep/main/utterance")) == 50, "every utterance")
 
 
@@ -297,13 +379,13 @@ def test_what_no_broker_took_is_counted(publisher: tuple[Publisher, str], broker
         assert line_of(process) == "mqtt: connected\n"
         publisher[0].wait_for()
         broker.stop()
-        assert "away" in line_of(process)
+        assert "disconnected" in line_of(process)
         for seq in range(7):
             publisher[0].send(said(seq))
-        time.sleep(1.0)  # to its socket; what lies there when it is told to end is read
+        time.sleep(1.0)  # messages in its socket are still read when it stops
         process.terminate()
         assert process.wait(PATIENCE_S) == 0
-        assert line_of(process) == "mqtt: 7 utterances did not reach the broker\n"
+        assert line_of(process) == "mqtt: 7 utterances were not delivered\n"
 
 
 def test_a_real_pipeline_is_forwarded(

@@ -1,4 +1,4 @@
-"""Too much to do: nothing is lost while the ring holds, and what is lost beyond is declared."""
+"""Overload: the ring prevents losses; losses after an overrun are declared and counted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_loaded_cores_lose_no_sample(supervise: Supervise, clip: Clip) -> None:
     assert "samples_overrun" not in last.counters
 
 
-def test_features_away_for_longer_than_the_ring_is_declared_and_counted(
+def test_features_stopped_for_longer_than_the_ring_is_declared_and_counted(
     supervise: Supervise, clip: Clip
 ) -> None:
     path = clip(25.0)
@@ -64,7 +64,7 @@ def test_features_away_for_longer_than_the_ring_is_declared_and_counted(
     counters = received.fresh(public.Health)[-1].counters
     assert counters["windows_overrun"] == sum(jump.skipped for jump in jumps)
     assert counters["samples_overrun"] == sum(jump.lost for jump in jumps)
-    # What was heard whole is what it would have been, but for what smoothing remembers.
+    # Complete windows have the same results, except for the state of the smoothing.
     undisturbed = {row["seq"]: row for row in offline(path) if row["kind"] == "result"}
     for result in results:
         if not result.skipped:

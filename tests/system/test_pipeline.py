@@ -1,4 +1,4 @@
-"""The whole pipeline: live equals offline, exactly once, nothing left behind."""
+"""The whole pipeline: live equals offline, each result exactly once, no leftovers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_three_files_each_equal_their_own_single_run(supervise: Supervise, clip:
 def test_exactly_once_with_a_stage_killed(
     supervise: Supervise, clip: Clip, stage: str, speed: str
 ) -> None:
-    # At full speed the file is long enough for all the kills to meet a stage at work.
+    # At full speed the file is long enough for every kill to hit a busy stage.
     path = clip(10.0) if speed == "realtime" else clip(50.0, repeat=60)
     kills = 3
     running = supervise(f"--source=file:{path}", f"--speed={speed}")
@@ -107,7 +107,7 @@ def test_exactly_once_with_a_stage_killed(
     assert killed
     assert received.stream() == offline(path)
     (row,) = [row for row in received.fresh(public.Health)[-1].stages if row.name == stage]
-    assert row.restarts >= len(killed) - 1  # the last one may have met a stage about to end
+    assert row.restarts >= len(killed) - 1  # the last kill may hit a stage that is ending
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -126,7 +126,7 @@ def test_an_ordered_stop_delivers_complete_windows(
     assert results[-1].end <= position < results[-1].end + 8000  # one hop
 
 
-def test_a_killed_supervisor_takes_its_stages_along_and_the_next_cleans_up(
+def test_stages_end_with_a_killed_supervisor_and_the_next_cleans_up(
     supervise: Supervise, clip: Clip
 ) -> None:
     path = clip(50.0)
@@ -144,7 +144,7 @@ def test_a_killed_supervisor_takes_its_stages_along_and_the_next_cleans_up(
     assert not segments & {path.name for path in Path("/dev/shm").iterdir()}
 
 
-def test_health_and_info_say_what_runs(supervise: Supervise, clip: Clip) -> None:
+def test_health_and_info_list_stages_and_bundle(supervise: Supervise, clip: Clip) -> None:
     running = supervise(f"--source=file:{clip(5.0)}")
     code, stderr, received = running.ended()
     assert code == 0, stderr
@@ -178,7 +178,7 @@ def test_a_late_subscriber_gets_the_last_values_as_replays(
 
 
 @pytest.mark.parametrize("stage", ["features", "infer"])
-def test_a_stage_that_was_told_to_end_by_somebody_else_comes_back(
+def test_a_stage_that_another_program_stopped_is_restarted(
     supervise: Supervise, clip: Clip, stage: str
 ) -> None:
     path = clip(6.0)
@@ -190,7 +190,7 @@ def test_a_stage_that_was_told_to_end_by_somebody_else_comes_back(
     assert received.stream() == offline(path)
 
 
-def test_a_stderr_that_nobody_reads_holds_up_nothing(supervise: Supervise, clip: Clip) -> None:
+def test_a_full_stderr_blocks_nothing(supervise: Supervise, clip: Clip) -> None:
     path = clip(50.0, repeat=12)
     running = supervise(f"--source=file:{path}", "--speed=max")
     assert running.process.stderr is not None
@@ -198,16 +198,18 @@ def test_a_stderr_that_nobody_reads_holds_up_nothing(supervise: Supervise, clip:
     assert running.process.wait(PATIENCE_S) == 0
     received = running.subscriber.finish()
     assert received.stream() == offline(path)
-    assert len(running.process.stderr.read()) > 3900  # it was full, up to a part of a line
+    assert (
+        len(running.process.stderr.read()) > 3900
+    )  # the pipe was full, except for a part of a line
 
 
-def test_lines_that_a_held_terminal_does_not_take_are_counted() -> None:
+def test_lines_dropped_at_a_stopped_terminal_are_counted() -> None:
     held = threading.Event()
     try:
         with terminal.BackgroundView(Held(held)) as view:
             for _ in range(terminal.HELD_CALLS + 51):
                 view.write("a line")
-            assert 50 <= view.dropped <= 51  # the first may be in the hands of the view
+            assert 50 <= view.dropped <= 51  # the view may hold the first one
     finally:
         held.set()
 
@@ -223,7 +225,7 @@ class Held(terminal.PlainView):
         self._held.wait()
 
 
-def test_a_view_that_nobody_looks_at_any_more_ends_nothing() -> None:
+def test_a_closed_terminal_stops_nothing() -> None:
     class Closed(terminal.PlainView):
         def write(self, line: str) -> None:
             raise BrokenPipeError(line)

@@ -15,9 +15,9 @@ import pytest
 import zmq
 
 from speech_emotion.capture.sources.monitor import SourceState
-from speech_emotion.common.hub import ledger, publisher
+from speech_emotion.common.client.results import FINE_STAGES, FINE_STREAMS
+from speech_emotion.common.hub import hub, ledger
 from speech_emotion.common.wire import codec, public
-from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 from speech_emotion.supervision.restart_policy import ProcessState
 from tests.support.pipelines import ROOT, Running
 
@@ -116,7 +116,7 @@ def test_topics_states_counters_and_limits_are_those_of_the_code() -> None:
         f"{codec.MAX_TEXT} bytes",
         f"{codec.MAX_INT}",
         f"{codec.MAX_ITEMS}",
-        f"{publisher.SUBSCRIBER_HIGH_WATER_MARK}",
+        f"{hub.SUBSCRIBER_HIGH_WATER_MARK}",
     ]
 
 
@@ -124,7 +124,10 @@ def named_anywhere(section: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", SECTIONS[section]))
 
 
-COUNTER = r'(?<=counters\[")\w+(?="\])|(?<=counter\(")\w+|(?<=count\(")\w+|(?<=[{ ]")capture_\w+(?=": )'
+COUNTER = (
+    r'(?<=counters\[")\w+(?="\])|(?<=counter\(")\w+|(?<=count\(")\w+'
+    r'|(?<=[{ ]")capture_\w+(?=": )'
+)
 """Names of counters: set by name, or keys of the counters that a source gives."""
 
 

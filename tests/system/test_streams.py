@@ -1,4 +1,4 @@
-"""Many streams, several workers: each stream as if it were alone, and all of them served."""
+"""Many streams, several workers: each stream equals its single run, and all are served."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_stream_equals_its_own_single_run(
 
 
 @pytest.mark.parametrize("stage", ["features", "infer"])
-def test_a_killed_worker_loses_nothing_and_leaves_the_others_alone(
+def test_a_killed_worker_loses_nothing_and_disturbs_no_other_worker(
     supervise: Supervise, clip: Clip, stage: str
 ) -> None:
     path = clip(8.0)
@@ -70,9 +70,7 @@ def received_health(running: Running) -> public.Health:
     return health
 
 
-def test_live_streams_spread_their_windows_and_none_waits_for_another(
-    supervise: Supervise, clip: Clip
-) -> None:
+def test_live_streams_spread_their_windows_over_the_hop(supervise: Supervise, clip: Clip) -> None:
     running = supervise(f"--source=file:{clip(6.0)}", "--streams=20")
     code, stderr, received = running.ended()
     assert code == 0, stderr
@@ -83,7 +81,7 @@ def test_live_streams_spread_their_windows_and_none_waits_for_another(
     assert len(by_stream) == 20
     assert {len(rows) for rows in by_stream.values()} == {11}
     first = sorted(rows[0].time or 0.0 for rows in by_stream.values())
-    assert first[-1] - first[0] >= 0.4  # a hop, less the last one's share
+    assert first[-1] - first[0] >= 0.4  # a hop, minus the share of the last stream
     last = received.fresh(public.Health)[-1]
     assert "samples_overrun" not in last.counters
 
@@ -96,7 +94,7 @@ def test_live_streams_spread_their_windows_and_none_waits_for_another(
         (4, 2, {"features/0": ["s0"], "features/1": ["s1"]}),
     ],
 )
-def test_streams_go_to_workers_by_turns(
+def test_streams_are_distributed_round_robin(
     count: int, streams: int, expected: dict[str, list[str]]
 ) -> None:
     rings = {f"s{k}": f"ring{k}" for k in range(streams)}

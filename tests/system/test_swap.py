@@ -23,7 +23,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.ledger import Ledger, Verdict
 from speech_emotion.common.wire import internal, public
 from speech_emotion.infer.decision import State
-from speech_emotion.infer.service import Session
+from speech_emotion.infer.session import Session
 from speech_emotion.supervision.control_socket import CONTROL, ControlSocket, ask, running
 from speech_emotion.supervision.swap_attempt import check_grid
 from tests.support.bundles import change, rehash
@@ -405,17 +405,17 @@ def test_an_exchange_ends_the_utterance_and_smoothing() -> None:
     old, new = load_bundle(BUNDLE), load_bundle(OTHER)
     state = spoken(old)
     resume = internal.Resume("main", "run", 2, False, [1.0], state.to_map(), new.id, old.id)
-    session = Session.of(resume, new, old)
+    session = Session.resume(resume, new, old)
     assert session.state == State()
     (utterance,) = session.pending_utterances
     assert (utterance.bundle, utterance.seq, utterance.run) == (old.id, 1, "run")
     assert session.gate == [1.0]
-    assert session.want().bundle == new.id
-    same = Session.of(dataclasses.replace(resume, checkpoint_bundle=new.id), new, new)
+    assert session.credit().bundle == new.id
+    same = Session.resume(dataclasses.replace(resume, checkpoint_bundle=new.id), new, new)
     assert same.state == state
     assert not same.pending_utterances
     # One that nobody here knows cannot be told; the windows all were.
-    assert not Session.of(resume, new, None).pending_utterances
+    assert not Session.resume(resume, new, None).pending_utterances
 
 
 @pytest.mark.parametrize(("key", "value"), [("sample_rate", 8000), ("window_s", 2.0), ("hop_s", 1)])

@@ -1,4 +1,4 @@
-"""Training from a tiny made-up corpus to a bundle and its figures. Needs the extra `train`."""
+"""Training from a tiny synthetic corpus to a bundle and its figures. Needs the extra `train`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ hidden = 8
 
 
 def voice(emotion: str, speaker: int, number: int) -> np.ndarray:
-    """A buzz with syllables whose pitch says the emotion."""
+    """A buzz with syllables whose pitch depends on the emotion."""
     rng = np.random.default_rng([speaker, number, int(PITCH[emotion])])
     t = np.arange(round(1.6 * RATE)) / RATE
     f = PITCH[emotion] * (1 + 0.02 * speaker) * rng.uniform(0.95, 1.05)
@@ -122,34 +122,35 @@ def test_evaluate_gives_the_promised_json_and_a_report(corpus: Path, bundle: Pat
     assert set(found["corpora"]) == {"MADE"}
     assert set(found["overall"]) == {"utterance", "window"}
     assert found["overall"]["utterance"]["n"] == 48
-    # It was trained on these very clips, whose pitch gives the label away.
+    # The bundle was trained on these clips, whose pitch determines the label.
     assert found["overall"]["utterance"]["uar"] > 0.5
     page = (corpus / "report" / "index.html").read_text()
     assert page.count("data:image/png;base64") == 4
     assert 'src="http' not in page
 
 
-def test_training_is_deterministic(corpus: Path, bundle: Path, tmp_path: Path):
+def test_the_same_seed_gives_the_same_model(corpus: Path, bundle: Path, tmp_path: Path):
     again = tmp_path / "again"
     fit(corpus, again, tmp_path / "fresh")
     assert (again / "model.tflite").read_bytes() == (bundle / "model.tflite").read_bytes()
 
 
-def test_training_goes_on_where_it_stopped(corpus: Path, tmp_path: Path):
+def test_a_stopped_training_resumes_at_its_checkpoint(corpus: Path, tmp_path: Path):
     import keras
 
-    from speech_emotion.train.data.corpora import read_manifest
+    from speech_emotion.train.data.clips import read_manifest
     from speech_emotion.train.model.fit import fit as fit_network
-    from speech_emotion.train.model.training_job import load_plan, prepare
+    from speech_emotion.train.model.recipe import load_plan
+    from speech_emotion.train.model.training_job import prepare
 
     plan = load_plan(corpus / "recipe.toml")
     job = prepare(plan, read_manifest(corpus / "manifest.csv"), corpus / "work", workers=1)
-    everybody = np.arange(len(job.material.clips))
+    all_clips = np.arange(len(job.training_set.clips))
 
     def weights(checkpoint: Path, stop: int | None = None) -> list[np.ndarray]:
         keras.backend.clear_session()
         fitted = fit_network(
-            job.material, everybody, plan.recipe, seed=3, checkpoint=checkpoint, stop=stop
+            job.training_set, all_clips, plan.recipe, seed=3, checkpoint=checkpoint, stop=stop
         )
         return fitted.model.get_weights()
 
@@ -167,14 +168,14 @@ def test_the_level_is_removed_from_the_first_feature_and_its_course_is_kept():
     model = build(network, 20, 12, {"label": 4})
     x = np.random.default_rng(0).standard_normal((3, 20, 12, 1)).astype(np.float32)
 
-    def said(change: np.ndarray) -> np.ndarray:
+    def scores(change: np.ndarray) -> np.ndarray:
         return np.asarray(model((x + change).astype(np.float32), training=False)["label"])
 
     louder, rising, higher = np.zeros((3, 1, 20, 12, 1), np.float32)
     louder[..., 0, 0], rising[0, :, 0, 0], higher[..., 1, 0] = 3.0, np.linspace(-2, 2, 20), 3.0
-    np.testing.assert_allclose(said(louder), said(np.float32(0)), atol=1e-5)
-    assert np.abs(said(rising) - said(np.float32(0))).max() > 1e-3
-    assert np.abs(said(higher) - said(np.float32(0))).max() > 1e-3
+    np.testing.assert_allclose(scores(louder), scores(np.float32(0)), atol=1e-5)
+    assert np.abs(scores(rising) - scores(np.float32(0))).max() > 1e-3
+    assert np.abs(scores(higher) - scores(np.float32(0))).max() > 1e-3
 
 
 def test_calibrate_closes_the_gate_on_a_noisy_room(bundle: Path, tmp_path: Path):
@@ -184,8 +185,8 @@ def test_calibrate_closes_the_gate_on_a_noisy_room(bundle: Path, tmp_path: Path)
     noise = 0.01 * rng.standard_normal(90 * RATE)
     noise *= np.repeat(10 ** (rng.uniform(-12, 0, 900) / 20), RATE // 10)
     sf.write(tmp_path / "room.wav", noise, RATE)
-    said = train("calibrate", "--bundle", copy, "--recording", tmp_path / "room.wav")
-    assert "0 now" in said
+    output = train("calibrate", "--bundle", copy, "--recording", tmp_path / "room.wav")
+    assert "0 now" in output
     assert load_bundle(copy).spec.gate_margin_db >= load_bundle(bundle).spec.gate_margin_db
 
 
@@ -208,11 +209,11 @@ def test_a_conv1d_lstm_of_the_original_design_becomes_a_bundle(tmp_path: Path):
         "[features]\nwindow_s = 5.75\nhop_s = 0.5\nn_mfcc = 40\nn_mels = 56\nframes = 180\n"
     )
     out = tmp_path / "mine"
-    said = train(
+    output = train(
         *("bundle", "--model", tmp_path / "config.json", tmp_path / "model.weights.h5"),
         *("--spec", tmp_path / "spec.toml", "--labels", "angry,happy,sad", "--out", out),
     )
-    assert "input dims,frames, output probabilities" in said
+    assert "input dims,frames, output probabilities" in output
     loaded = load_bundle(out)
     golden = loaded.arrays("golden.npz")
     expected = np.asarray(model(golden["normalized"].T[np.newaxis]))[0]
@@ -238,3 +239,21 @@ def test_user_mistakes_are_one_line(corpus: Path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: models/none")
+
+
+@pytest.mark.parametrize(
+    "command", ["", "fit", "crossval", "evaluate", "explore", "calibrate", "events", "bundle"]
+)
+def test_help_needs_no_tensorflow_and_shows_examples(command: str):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train', *{command.split()!r}, '--help']\n"
+        "try:\n    runpy.run_module('train', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "loaded = {'tensorflow', 'keras', 'scipy', 'librosa'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+    assert command or "examples:" in done.stdout

@@ -1,4 +1,4 @@
-"""From a job to a bundle: train on everybody, calibrate on the folds, export, write."""
+"""Make the bundle of a training job: train on all clips, calibrate on the folds, export, write."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.features.core import normalize
 from speech_emotion.train.bundle.card import LICENCES, model_card
 from speech_emotion.train.bundle.writer import run_tflite_all, write_bundle
-from speech_emotion.train.data.corpora import Samples
-from speech_emotion.train.evaluation.crossval import key_of
-from speech_emotion.train.evaluation.protocols import Folds, tune
-from speech_emotion.train.model.export import shipped, to_tflite
-from speech_emotion.train.model.fit import Fitted, fit
-from speech_emotion.train.model.training_job import Job
+from speech_emotion.train.data.clips import Samples
+from speech_emotion.train.evaluation.protocols import Folds, calibrate_on_folds
+from speech_emotion.train.model.export import export_model, to_tflite
+from speech_emotion.train.model.fit import TrainedModel, fit
+from speech_emotion.train.model.fold_outputs import run_key
+from speech_emotion.train.model.training_job import TrainingJob
 
 log = logging.getLogger("train")
 
 AGREEMENT = 1e-3
-"""A float32 export may differ from Keras by so much in a probability."""
+"""Largest allowed difference of a probability between Keras and the float32 export."""
 SAMPLE = 500
-"""Real windows on which exports are compared."""
+"""Number of training windows on which exports are compared."""
 QUANTIZED_LOSS = 0.005
-"""The quantized twin is shipped if it changes fewer labels than this share."""
+"""Largest share of changed labels for which the quantized export is chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Exports:
-    """Both exports of a model, and how they compare on real windows.
+    """Both exports of a model, and their differences from Keras on training windows.
 
     Attributes:
         chosen: `float32` or `quantized`.
         models: name → flatbuffer.
-        difference: name → largest difference from Keras in a probability.
-        changed: name → share of windows whose label differs from Keras's.
+        difference: name → largest difference of a probability.
+        changed: name → share of the windows whose label differs.
     """
 
     chosen: str
@@ -48,38 +48,45 @@ class Exports:
     changed: dict[str, float]
 
 
-def fit_all(job: Job) -> Fitted:
-    """The model that is shipped: trained on every speaker, for as long as the folds were."""
-    everybody = np.arange(len(job.material.clips))
-    folder = job.work / key_of(job.material, job.plan.recipe, job.seed)
+def fit_all(job: TrainingJob) -> TrainedModel:
+    """A model trained on all clips, with as many steps as the folds."""
+    all_clips = np.arange(len(job.training_set.clips))
+    folder = job.work / run_key(job.training_set, job.plan.recipe, job.seed)
     return fit(
-        job.material,
-        everybody,
+        job.training_set,
+        all_clips,
         job.plan.recipe,
         seed=job.seed,
         checkpoint=folder / "all.npz",
-        soft=job.soft("all", everybody),
+        soft=job.soft("all", all_clips),
     )
 
 
-def export(fitted: Fitted, x: NDArray[np.floating]) -> Exports:
-    """Convert, compare on real features (n, frames, dims), and choose the one to ship."""
-    model = shipped(fitted.model, speech=fitted.speech)
-    normalized = normalize(x.astype(np.float32), fitted.mean, fitted.std, fitted.eps)
-    keras = fitted.outputs(x)
+def export(trained: TrainedModel, x: NDArray[np.floating]) -> Exports:
+    """Convert a model, compare the exports with Keras, and choose one.
+
+    Args:
+        x: features (n, frames, dims) before normalization.
+
+    Raises:
+        RuntimeError: the float32 export differs from Keras by more than `AGREEMENT`.
+    """
+    model = export_model(trained.model, speech=trained.speech)
+    normalized = normalize(x.astype(np.float32), trained.mean, trained.std, trained.eps)
+    expected = trained.outputs(x)
     models = {
         "float32": to_tflite(model),
         "quantized": to_tflite(model, quantized=True),
     }
-    labels = keras.shape[1] - fitted.speech
+    labels = expected.shape[1] - trained.speech
     difference, changed = {}, {}
     for name, flat in models.items():
-        found = run_tflite_all(flat, normalized, "frames,dims,1")
-        difference[name] = float(np.abs(found - keras).max())
-        said = [each[:, :labels].argmax(axis=1) for each in (found, keras)]
-        changed[name] = float((said[0] != said[1]).mean())
+        outputs = run_tflite_all(flat, normalized, "frames,dims,1")
+        difference[name] = float(np.abs(outputs - expected).max())
+        predicted = [each[:, :labels].argmax(axis=1) for each in (outputs, expected)]
+        changed[name] = float((predicted[0] != predicted[1]).mean())
         log.info(
-            "%s: %d bytes, off by %.2g, %.2f %% of the labels differ",
+            "%s: %d bytes, largest difference %.2g, %.2f %% of the labels differ",
             *(name, len(flat), difference[name], 100 * changed[name]),
         )
     if difference["float32"] > AGREEMENT:
@@ -90,7 +97,7 @@ def export(fitted: Fitted, x: NDArray[np.floating]) -> Exports:
 
 
 def build_bundle(
-    job: Job,
+    job: TrainingJob,
     folds: Folds,
     figures: dict[str, Any],
     path: Path,
@@ -101,26 +108,29 @@ def build_bundle(
     golden: Samples,
     chosen: str = "auto",
 ) -> Bundle:
-    """Train on everybody and write the bundle.
+    """Train on all clips and write the bundle.
 
     Args:
         folds: of the same recipe, for calibration.
-        figures: for the card.
-        command: that makes the bundle; `figures_command` the one that made the figures.
-        golden: one window of sound for the self-test.
-        chosen: `float32`, `quantized`, or `auto` to choose by agreement.
+        figures: for the card, as `crossval` writes them.
+        path: the bundle's folder.
+        name: of the bundle.
+        command: command that makes the bundle.
+        figures_command: command that made the figures.
+        golden: one window of sound for the self-test, (spec.window,).
+        chosen: `float32`, `quantized`, or `auto`: quantized if it changes few labels.
     """
-    tuned = tune(job, folds)
-    fitted = fit_all(job)
-    clean = job.material.examples[0]
+    tuned = calibrate_on_folds(job, folds)
+    trained = fit_all(job)
+    clean = job.training_set.examples[0]
     rng = np.random.default_rng(job.seed)
     real = clean.x[np.sort(rng.choice(len(clean.x), min(SAMPLE, len(clean.x)), replace=False))]
-    exports = export(fitted, real)
+    exports = export(trained, real)
     kind = exports.chosen if chosen == "auto" else chosen
     spec, recipe = job.plan.spec, job.plan.recipe
-    clips = job.material.clips
+    clips = job.training_set.clips
     corpora = sorted({c.corpus for c in clips})
-    weights = sum(int(np.prod(w.shape)) for w in shipped(fitted.model).weights)
+    weights = sum(int(np.prod(w.shape)) for w in export_model(trained.model).weights)
     facts = {
         "Input": f"windows of {spec.window_s:g} s every {spec.hop_s:g} s at {spec.sample_rate} Hz; "
         f"{spec.n_frames} frames of {spec.dims} features (n_fft {spec.n_fft}, hop "
@@ -131,11 +141,11 @@ def build_bundle(
         f"{100 * exports.changed[kind]:.1f} % of labels differ, on {len(real)} real windows)",
         "Trained on": f"{len(job.labelled)} labelled clips of {len(set(job.speaker.tolist()))} "
         f"speakers of {', '.join(corpora)}, actors in studios; every one of these speakers was "
-        "heard, so the figures below come from models trained without the speakers they were "
+        "used, so the figures below come from models trained without the speakers they were "
         "measured on, by the same recipe",
         "Steps": f"{recipe.steps} of {recipe.batch} windows, fixed beforehand; seed {job.seed}",
         "Calibration": "temperatures and thresholds from the folds' "
-        "speakers, each heard only by a model that had not been trained on them",
+        "speakers, each classified by a model that was not trained on them",
     }
     if recipe.noise:
         facts["Without speech"] = (
@@ -158,8 +168,8 @@ def build_bundle(
         spec=spec,
         layout="frames,dims,1",
         output="probabilities",
-        speech_output=fitted.speech,
-        stats=(fitted.mean, fitted.std),
+        speech_output=trained.speech,
+        stats=(trained.mean, trained.std),
         golden_audio=golden,
         card=card,
         licence=LICENCES.get(job.plan.licence, job.plan.licence + "\n"),

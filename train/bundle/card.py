@@ -1,4 +1,4 @@
-"""The model card: what a bundle is, what it was measured at, and what it must not be used for."""
+"""The model card: description of a bundle, its figures, and the uses it must not be put to."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LICENCES = {
 PURPOSE = """\
 ## What it is for
 
-It labels windows of speech with acted emotions' names, on a small computer, as they are heard.
-What it hears is how a voice *sounds*; what somebody feels it cannot know. It was trained on actors
-reading fixed sentences in a studio: real, mixed, mild or foreign emotion is harder, and people
-agree among themselves on such labels less than half of the time (CREMA-D: 41 %).
+It labels windows of speech with the names of acted emotions, in real time on a small computer.
+It classifies how a voice *sounds*; it cannot know what a person feels. It was trained on actors
+who read fixed sentences in a studio. Real, mixed, mild or foreign emotion is harder, and people
+agree with each other on such labels less than half of the time (CREMA-D: 41 %).
 
 **Not for** decisions about people: hiring, grading, policing, medical or insurance use, lie or
 intent detection, or watching people who have not agreed. In the European Union emotion
@@ -49,9 +49,10 @@ def model_card(
     """The text of MODEL_CARD.md.
 
     Args:
-        facts: short name → sentence: window, features, network, training data, ….
-        figures: as `crossval` writes them; only the parts that are there are shown.
-        command: that made the figures.
+        licence: SPDX identifier.
+        facts: short name → sentence: input, network, training data, ….
+        figures: as `crossval` writes them; the card shows the parts that exist.
+        command: command that made the figures.
     """
     parts = [
         f"# Model card: {name}",
@@ -59,7 +60,7 @@ def model_card(
         "\n".join(f"- **{key}:** {value}" for key, value in facts.items()),
         PURPOSE,
         "## Figures",
-        "Per cent, of clips whose speakers the measured model never heard, through the gate, "
+        "Per cent, of clips whose speakers the measured model was not trained on, by the gate, "
         "smoothing and aggregation that run live; 95 % bootstrap intervals over clips. Acted "
         "studio speech: expect less on your own. Made by:",
         f"    {command}",
@@ -84,8 +85,8 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         ]
     if "random_split" in figures:
         parts += [
-            "**What a random split would have said** (speakers on both sides: not to be believed, "
-            "shown so that the leak can be seen)",
+            "**A random split** (the same speakers in training and test; too high, shown for "
+            "comparison only)",
             _table(figures["random_split"], overall=False),
         ]
     if "robustness" in figures:
@@ -96,14 +97,14 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         ]
         parts += [
             "**Robustness** (UAR over all corpora, the change against the clean clips, and the "
-            "utterances taken for no speech)",
+            "utterances rejected as not speech)",
             "\n".join(["| condition | UAR | change | no speech |", "|---|---|---|---|", *rows]),
         ]
     if "risk" in figures:
         risk = figures["risk"]
         parts += [
             f"**Abstention:** {100 * risk['full']:.1f} % of the utterances are wrong if all get a "
-            f"label, {100 * risk['at_70']:.1f} % if the surest 70 % do."
+            f"label, {100 * risk['at_70']:.1f} % if the 70 % with the highest confidence do."
         ]
     if "false_events" in figures:
         events = figures["false_events"]
@@ -115,12 +116,12 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         )
         if "without_head" in events:
             text += (
-                f" Without the speech head: {events['without_head']:.1f}. The head takes "
-                f"{100 * events['speech_lost']:.1f} % of new speakers' utterances for no speech."
+                f" Without the speech head: {events['without_head']:.1f}. The head rejects "
+                f"{100 * events['speech_lost']:.1f} % of new speakers' utterances as not speech."
             )
         if "webrtc" in events:
             text += (
-                " WebRTC's detector in its place, its threshold set by the same rule: "
+                " WebRTC's detector instead of it, its threshold set by the same rule: "
                 f"{events['webrtc']:.1f} an hour, {100 * events['webrtc_speech_lost']:.1f} % lost."
             )
         parts += [text]

@@ -1,4 +1,4 @@
-"""A model that somebody already has, as a bundle."""
+"""Make a bundle of an existing model."""
 
 from __future__ import annotations
 
@@ -27,16 +27,22 @@ def bundle_model(
     stats: tuple[Path, Path] | None = None,
     quantized: bool = False,
 ) -> Bundle:
-    """Turn a .keras file, a config.json with its .weights.h5, or a .tflite into a bundle.
+    """Make a bundle of a .keras file, a config.json with its .weights.h5, or a .tflite file.
 
-    The temperature is 1 and nothing is uncertain; `calibrate` and `evaluate` come next.
+    The temperature is 1 and no result is uncertain; run `calibrate` and `evaluate` next.
 
     Args:
-        golden: one window of sound for the self-test.
-        stats: mean.npy and std.npy of the training set; without them nothing is subtracted.
+        files: of the model.
+        spec: feature spec that the model was trained with.
+        labels: in the order of the model's outputs.
+        out: the bundle's folder.
+        golden: one window of sound for the self-test, (spec.window,).
+        stats: mean.npy and std.npy of the training set; without them features are not
+            normalized.
+        quantized: store the weights as 8-bit integers; Keras models only.
 
     Raises:
-        UserError: files that make no model, or a model that does not fit spec or labels.
+        UserError: the files are not a model, or the model does not fit the spec or the labels.
     """
     if [f.suffix for f in files] == [".tflite"]:
         if quantized:
@@ -75,7 +81,7 @@ def load_keras(files: Sequence[Path]) -> Any:
     """A Keras model from a .keras file, or from a config.json and a .weights.h5.
 
     Raises:
-        UserError: other files, or files that Keras cannot load.
+        UserError: other files, or Keras cannot load them.
     """
     import keras
 
@@ -108,10 +114,13 @@ def _read(path: Path) -> bytes:
 
 
 def layout_for(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
-    """The first layout whose shape, batch left out, is the model's; None fits any number.
+    """The first input layout that fits the model's shape without the batch axis.
+
+    Args:
+        shape: None fits any size.
 
     Raises:
-        UserError: no layout fits; the message says what the spec gives.
+        UserError: no layout fits.
     """
     axes = {"frames": spec.n_frames, "dims": spec.dims, "1": 1}
     for layout in LAYOUTS:
@@ -131,7 +140,7 @@ def tflite_shapes(path: Path, flat: bytes) -> tuple[tuple[int, ...], int]:
     """Input shape without the batch, and the size of the output, of a TFLite model.
 
     Raises:
-        UserError: it is none, or its batch is not 1.
+        UserError: it is not a TFLite model, or its batch is not 1.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -149,7 +158,7 @@ def tflite_shapes(path: Path, flat: bytes) -> tuple[tuple[int, ...], int]:
 
 
 def _fixed(model: Any, layout: str, spec: FeatureSpec) -> Any:
-    """The model with every axis fixed and a batch of 1, which recurrent layers need."""
+    """The model with all axes fixed and a batch of 1; recurrent layers convert only like this."""
     import keras
 
     axes = {"frames": spec.n_frames, "dims": spec.dims, "1": 1}
@@ -158,22 +167,22 @@ def _fixed(model: Any, layout: str, spec: FeatureSpec) -> Any:
 
 
 def gives_probabilities(flat: bytes, layout: str, spec: FeatureSpec) -> bool:
-    """Whether the model's outputs are never negative and sum to 1, on seeded noise."""
+    """Whether the model's outputs are probabilities: not negative and of sum 1, on seeded noise."""
     rng = np.random.default_rng(0)
     x = 3 * rng.standard_normal((8, spec.n_frames, spec.dims)).astype(np.float32)
-    found = run_tflite_all(flat, x, layout)
-    return bool((found >= 0).all() and np.allclose(found.sum(axis=1), 1, atol=1e-3))
+    outputs = run_tflite_all(flat, x, layout)
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3))
 
 
 def load_stats(paths: tuple[Path, Path] | None, spec: FeatureSpec) -> tuple[Samples, Samples]:
-    """Mean and standard deviation from .npy files; without files, those that change nothing.
+    """Mean and standard deviation from .npy files; without files, 0 and 1.
 
     Raises:
-        UserError: a file is missing or has another shape than (dims,) or (frames, dims).
+        UserError: a file is missing or its shape is not (dims,) or (frames, dims).
     """
     if paths is None:
         return np.zeros(spec.dims, np.float32), np.ones(spec.dims, np.float32)
-    found: list[NDArray[np.float32]] = []
+    arrays: list[NDArray[np.float32]] = []
     for path in paths:
         try:
             array = np.load(path, allow_pickle=False)
@@ -185,5 +194,5 @@ def load_stats(paths: tuple[Path, Path] | None, spec: FeatureSpec) -> tuple[Samp
                 f"{path}: has shape {array.shape}, the spec needs ({spec.dims},) or "
                 f"({spec.n_frames}, {spec.dims})"
             )
-        found.append(array.astype(np.float32))
-    return found[0], found[1]
+        arrays.append(array.astype(np.float32))
+    return arrays[0], arrays[1]

@@ -1,4 +1,4 @@
-"""Write a model bundle: everything that `common.bundle` loads, in one folder, with hashes."""
+"""Write and change model bundles: folders that `common.bundle` loads, with hashes of all files."""
 
 from __future__ import annotations
 
@@ -48,19 +48,21 @@ def write_bundle(
     speech_output: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Write the folder `path` and load it again with the pipeline's own checks.
+    """Write the folder `path`, and load it with the checks of the features and infer stages.
 
     Args:
         model: a TFLite flatbuffer, float32 in and out.
         stats: mean and standard deviation, (dims,) or (frames, dims).
-        golden_audio: one window of sound, (spec.window,), whose features and probabilities
-            are stored for the self-test.
-        card: text of MODEL_CARD.md; `licence` that of LICENSE, `licence_id` its SPDX name.
-        speech_output: the model's last value is how likely the window is speech.
-        provenance: where the model comes from: corpora, seed, command, ….
+        golden_audio: one window of sound, (spec.window,); its features and probabilities are
+            stored as the golden vectors of the self-test.
+        card: text of MODEL_CARD.md.
+        licence: text of LICENSE.
+        licence_id: SPDX identifier of the licence.
+        speech_output: the model's last output is the probability of speech.
+        provenance: origin of the model: corpora, seed, command, ….
 
     Raises:
-        UserError: the parts do not fit each other.
+        UserError: the parts do not fit together.
     """
     mean, std = stats
     banks = Banks.from_librosa(spec)
@@ -102,7 +104,7 @@ def write_bundle(
 
 
 def _seal(path: Path, table: dict[str, Any]) -> None:
-    """Write bundle.toml with the hashes of all other files."""
+    """Write bundle.toml with the SHA-256 hashes of all other files."""
     table["files"] = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.iterdir())
@@ -112,7 +114,7 @@ def _seal(path: Path, table: dict[str, Any]) -> None:
 
 
 def append_to_card(path: Path, text: str) -> Bundle:
-    """Add a paragraph to a bundle's MODEL_CARD.md, and its new hash to the manifest."""
+    """Append a paragraph to a bundle's MODEL_CARD.md, and update its hash in the manifest."""
     load_bundle(path)
     card = path / "MODEL_CARD.md"
     card.write_text(card.read_text() + "\n" + text + "\n")
@@ -124,7 +126,7 @@ def update_bundle(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> Bundl
     """Change values in the tables of a bundle's manifest, e.g. `{"features": {"gate_dbfs": -50}}`.
 
     Raises:
-        UserError: the bundle, or the changed one, is not valid.
+        UserError: the bundle is not valid, before or after the change; the manifest is unchanged.
     """
     load_bundle(path)
     table = read_toml(path / MANIFEST)
@@ -140,7 +142,7 @@ def update_bundle(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> Bundl
 
 
 def _check(path: Path) -> Bundle:
-    """Load the bundle as features and infer do, golden vectors and all."""
+    """Load the bundle as features and infer do, with their self-tests on the golden vectors."""
     bundle = load_bundle(path)
     load_extractors(bundle)
     Model(bundle)
@@ -155,9 +157,9 @@ def run_tflite_all(model: bytes, normalized: Samples, layout: str) -> Samples:
     interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
     sink = interpreter.get_output_details()[0]["index"]
-    found = []
+    outputs = []
     for features in normalized:
         interpreter.set_tensor(source, shape_input(features, layout))
         interpreter.invoke()
-        found.append(interpreter.get_tensor(sink)[0].copy())
-    return np.array(found, np.float32)
+        outputs.append(interpreter.get_tensor(sink)[0].copy())
+    return np.array(outputs, np.float32)

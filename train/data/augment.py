@@ -1,4 +1,4 @@
-"""What a room, a small microphone and a cheap amplifier do to speech, simulated and seeded."""
+"""Seeded simulation of rooms, noise, microphones and amplifiers, on samples and spectrograms."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ Samples = NDArray[np.float32]
 Generator = np.random.Generator
 
 TARGET_DBFS = (-55.0, -15.0)
-"""Levels of speech after the gain: 40 dB apart."""
+"""Range of the level of speech after the gain."""
 SNR_DB = (0.0, 30.0)
+"""Range of the signal-to-noise ratio of added noise."""
 PAD_S = 1.2
-"""Up to so much room tone before and behind a clip, as at the edges of live speech."""
+"""Most room tone added before and after a clip, seconds, as around live speech."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Odds:
-    """How often each step is taken."""
+    """Probability of each step of `augment`."""
 
     speed: float = 0.5
     pitch: float = 0.15
@@ -38,11 +39,11 @@ def augment(
     rng: Generator,
     odds: Odds | None = None,
 ) -> tuple[Samples, NDArray[np.bool_]]:
-    """One simulated recording of a clip: 16-bit, at a random level, with room tone around it.
+    """A simulated recording of a clip: 16-bit, at a random level, with room tone around it.
 
     Args:
         samples: clean speech (n,) in [-1, 1].
-        speech: which of its samples are speech; may be a little shorter.
+        speech: which of these samples are speech; may be a few samples shorter.
         rate: Hz.
         rng: the only source of randomness.
 
@@ -56,9 +57,9 @@ def augment(
     if rng.random() < odds.pitch:
         x = shift_pitch(x, rate, rng.uniform(-2.0, 2.0))
     stretched = np.round(np.linspace(0, len(speech) - 1, len(x))).astype(int)
-    before, behind = rng.integers(0, round(PAD_S * rate), size=2)
-    x = np.concatenate([np.zeros(before), x, np.zeros(behind)])
-    speech = np.concatenate([np.zeros(before, bool), speech[stretched], np.zeros(behind, bool)])
+    before, after = rng.integers(0, round(PAD_S * rate), size=2)
+    x = np.concatenate([np.zeros(before), x, np.zeros(after)])
+    speech = np.concatenate([np.zeros(before, bool), speech[stretched], np.zeros(after, bool)])
     if rng.random() < odds.room:
         x = reverberate(x, rate, rng)
     level = speech_dbfs(x)
@@ -74,12 +75,12 @@ def augment(
 
 
 def quantize(x: NDArray[np.float64]) -> Samples:
-    """Clip to full scale and round to 16 bits, as a converter does."""
+    """Clip to full scale and round to 16 bits, like an analog-to-digital converter."""
     return (np.round(np.clip(x, -1.0, 32767 / 32768) * 32768) / 32768).astype(np.float32)
 
 
 def speech_dbfs(x: NDArray[np.floating]) -> float:
-    """Level of the loud parts: RMS over the 20 ms-ish frames within 20 dB of the loudest."""
+    """RMS level of the frames of 320 samples within 20 dB of the loudest frame, dBFS."""
     frames = x[: len(x) // 320 * 320].reshape(-1, 320) if len(x) >= 320 else x[np.newaxis]
     power = np.mean(frames.astype(np.float64) ** 2, axis=1)
     loud = power[power >= power.max() * 1e-2]
@@ -87,12 +88,12 @@ def speech_dbfs(x: NDArray[np.floating]) -> float:
 
 
 def change_speed(x: NDArray[np.float64], rate: int, factor: float) -> NDArray[np.float64]:
-    """Faster and higher by `factor`, as a tape: tempo and pitch together."""
+    """Change tempo and pitch together by `factor`, like a tape; > 1 is faster and higher."""
     return np.asarray(soxr.resample(x, rate * factor, rate, quality="MQ"), dtype=np.float64)
 
 
 def shift_pitch(x: NDArray[np.float64], rate: int, semitones: float) -> NDArray[np.float64]:
-    """Higher by `semitones` at the same tempo (phase vocoder, then resampling)."""
+    """Change the pitch by `semitones` at the same tempo (phase vocoder, then resampling)."""
     from librosa.effects import time_stretch
 
     factor = 2.0 ** (semitones / 12)
@@ -119,9 +120,9 @@ def reverberate(x: NDArray[np.float64], rate: int, rng: Generator) -> NDArray[np
 
 
 def coloured_noise(n: int, rate: int, rng: Generator) -> NDArray[np.float64]:
-    """Noise (n,) of RMS 1: power falling as 1/f^a with a in 0..2, at times with mains hum.
+    """Noise (n,) of RMS 1: power proportional to 1/f^a with a in 0..2, sometimes with mains hum.
 
-    Half of it swells and fades slowly, as fans, traffic and far rooms do.
+    With probability 0.5 its level varies slowly, like that of fans and traffic.
     """
     spectrum = rng.standard_normal(n // 2 + 1) + 1j * rng.standard_normal(n // 2 + 1)
     f = np.fft.rfftfreq(n, 1 / rate)
@@ -139,7 +140,7 @@ def coloured_noise(n: int, rate: int, rng: Generator) -> NDArray[np.float64]:
 
 
 def limit_band(x: NDArray[np.float64], rate: int, rng: Generator) -> NDArray[np.float64]:
-    """A telephone (300-3400 Hz), or a small microphone: less bass, less treble, a resonance."""
+    """Limit the band to a telephone's, or to a small microphone's with a resonance."""
     if rng.random() < 0.35:
         return telephone(x, rate)
     low = signal.butter(rng.integers(1, 3), rng.uniform(60, 300), "high", fs=rate, output="sos")
@@ -150,7 +151,7 @@ def limit_band(x: NDArray[np.float64], rate: int, rng: Generator) -> NDArray[np.
 
 
 def telephone(x: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
-    """The band of a telephone, 300-3400 Hz."""
+    """Limit the band to a telephone's, 300-3400 Hz."""
     sos = signal.butter(4, (300, 3400), "band", fs=rate, output="sos")
     return np.asarray(signal.sosfilt(sos, x))
 
@@ -158,7 +159,7 @@ def telephone(x: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
 def mask_spectrogram(x: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
     """SpecAugment (Park et al., 2019) on a batch (n, frames, dims), in place.
 
-    One band and one stretch of time of each example are set to 0, the mean after normalization.
+    One band and one time span of each example are set to 0, the mean after normalization.
     """
     n, frames, dims = x.shape
     for size, axis in ((dims // 5, 2), (frames // 6, 1)):
@@ -171,11 +172,11 @@ def mask_spectrogram(x: NDArray[np.float32], rng: Generator) -> NDArray[np.float
 
 
 def warp_spectrogram(x: NDArray[np.float32], most: float, rng: Generator) -> NDArray[np.float32]:
-    """Another speaker at another pace, on a batch (n, frames, dims) of log-mel windows.
+    """Simulate another speaker and pace on a batch (n, frames, dims) of log-mel windows.
 
     Frequency is stretched by up to `most` about the lowest band (as vocal tract length
     perturbation does, Jaitly and Hinton, 2013) and shifted by up to two bands; time is stretched
-    by up to `most` about the middle. Linear interpolation; what lies outside is repeated.
+    by up to `most` about the middle. Linear interpolation; edge values are repeated.
     """
     n, frames, dims = x.shape
     scale = np.exp(rng.uniform(-most, most, size=(2, n, 1)))
@@ -195,13 +196,13 @@ def warp_spectrogram(x: NDArray[np.float32], most: float, rng: Generator) -> NDA
 def tilt_spectrogram(
     x: NDArray[np.float32], most_db: float, rng: Generator, *, relative: bool
 ) -> NDArray[np.float32]:
-    """Another microphone and place, on a batch (n, frames, dims) of log-mel windows in dB.
+    """Simulate another microphone and place on a batch (n, frames, dims) of log-mel windows, dB.
 
-    A smooth curve over the bands, four cosines of random height (`most_db` is their common
-    deviation), is added to every frame.
+    A smooth curve over the bands, a sum of four cosines, is added to every frame.
 
     Args:
-        relative: the windows are relative to their maximum, and shall be again.
+        most_db: standard deviation of the cosines' amplitudes, dB.
+        relative: windows are relative to their maximum, before and after.
     """
     n, _, dims = x.shape
     order = np.arange(1, 5)[:, np.newaxis]
@@ -214,9 +215,13 @@ def tilt_spectrogram(
 def overlay_spectrogram(
     x: NDArray[np.float32], noise: NDArray[np.float32], rng: Generator, *, relative: bool
 ) -> NDArray[np.float32]:
-    """Other sounds 0 to 30 dB below, by their maxima, on batches (n, frames, dims) in dB.
+    """Add other sounds, with maxima 0 to 30 dB lower, to batches (n, frames, dims) in dB.
 
-    Powers add, as they do on average where phases are random.
+    Powers add, as they do on average for random phases.
+
+    Args:
+        noise: windows of the other sounds, same shape.
+        relative: windows are relative to their maximum, before and after.
     """
     below = rng.uniform(*SNR_DB, size=(len(x), 1, 1)).astype(np.float32)
     top = x.max(axis=(1, 2), keepdims=True) - noise.max(axis=(1, 2), keepdims=True)
@@ -225,6 +230,6 @@ def overlay_spectrogram(
 
 
 def _relative(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Windows in dB relative to their maximum, no lower than -80 dB, as the feature core's."""
+    """Windows in dB relative to their maximum, at least -80 dB, like those of the feature core."""
     shifted = x - x.max(axis=(1, 2), keepdims=True)
     return np.asarray(np.maximum(shifted, np.float32(-80.0)))

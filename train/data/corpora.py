@@ -1,117 +1,25 @@
-"""Corpora of emotional speech as lists of clips, and the checks that keep a split honest.
-
-A reader per public file layout turns a folder into `Clip`s; `read_manifest` does so for any
-`manifest.csv`. Which emotions count as which label is declared in `LABEL_SETS` and `MERGED`.
-"""
+"""Readers of corpora in their public file layouts: a folder becomes a list of `Clip`."""
 
 from __future__ import annotations
 
-import collections
 import csv
-import dataclasses
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import soundfile as sf
-import soxr
-from numpy.typing import NDArray
-
 from speech_emotion.common.errors import UserError
-
-Samples = NDArray[np.float32]
-
-LABEL_SETS: dict[str, tuple[str, ...]] = {
-    "four": ("angry", "happy", "neutral", "sad"),
-    "seven": ("angry", "boredom", "disgust", "fear", "happy", "neutral", "sad"),
-}
-MERGED = {"calm": "neutral", "excited": "happy"}
-"""Corpus emotion → the label it counts as where it is no label itself."""
-
-
-def mapping(labels: Iterable[str]) -> dict[str, str]:
-    """Corpus emotion → label. Emotions that are not named are dropped and counted."""
-    names = set(labels)
-    merged = {e: label for e, label in MERGED.items() if label in names and e not in names}
-    return {name: name for name in names} | merged
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """One recording of one speaker with one emotion.
-
-    Attributes:
-        path: the sound file.
-        corpus: name of its corpus, e.g. `EMODB`.
-        speaker: unique over all corpora, e.g. `EMODB_03`.
-        gender: `male`, `female` or empty where it is not known.
-        emotion: the corpus's own, as one lower-case word: `angry`, `calm`, `fear`, …; or its label.
-        name: the file's path within its corpus or manifest, for messages.
-    """
-
-    path: Path
-    corpus: str
-    speaker: str
-    gender: str
-    emotion: str
-    name: str
-
-
-MANIFEST_COLUMNS = ("path", "corpus", "speaker", "emotion")
-
-
-def read_manifest(path: Path, root: Path | None = None) -> list[Clip]:
-    """Clips of a CSV with at least the columns path, corpus, speaker and emotion.
-
-    Paths are relative to `root`, or to the manifest's folder. A column `gender` is used
-    where it is there.
-
-    Raises:
-        UserError: the file is missing, lacks a column, or a row lacks a value.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if missing := [c for c in MANIFEST_COLUMNS if c not in columns]:
-                raise UserError(f"{path}: has no column {missing[0]}")
-            rows = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is not a readable CSV ({error})") from None
-    folder = root or path.parent
-    clips = []
-    for number, row in enumerate(rows, start=2):
-        if empty := [c for c in MANIFEST_COLUMNS if not row[c]]:
-            raise UserError(f"{path}: line {number} has no {empty[0]}")
-        clips.append(
-            Clip(
-                path=folder / row["path"],
-                corpus=row["corpus"],
-                speaker=row["speaker"],
-                gender=row.get("gender") or "",
-                emotion=row["emotion"].lower(),
-                name=row["path"],
-            )
-        )
-    return clips
-
-
-# --- readers of public layouts -------------------------------------------------------------
+from speech_emotion.train.data.clips import Clip
 
 
 def _files(root: Path, pattern: str) -> list[tuple[Path, re.Match[str]]]:
-    """Sound files anywhere under `root` whose name, without the suffix, matches wholly."""
-    found = []
+    """Sound files under `root` whose whole name, without the suffix, matches the pattern."""
+    files = []
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in (".wav", ".flac", ".opus", ".ogg", ".mp3") and (
             match := re.fullmatch(pattern, path.stem)
         ):
-            found.append((path, match))
-    return found
+            files.append((path, match))
+    return files
 
 
 def _clip(root: Path, path: Path, corpus: str, speaker: str, gender: str, emotion: str) -> Clip:
@@ -120,7 +28,7 @@ def _clip(root: Path, path: Path, corpus: str, speaker: str, gender: str, emotio
 
 
 def _table(path: Path, key: str, value: str, delimiter: str) -> dict[str, str]:
-    """One column of a table by another; empty where the file is not there."""
+    """Column `key` → column `value` in lower case; empty if the file does not exist."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -128,7 +36,7 @@ def _table(path: Path, key: str, value: str, delimiter: str) -> dict[str, str]:
 
 
 def read_ravdess(root: Path) -> list[Clip]:
-    """RAVDESS speech: `Actor_01/03-01-05-01-02-01-01.wav`; songs (channel 02) are left out."""
+    """RAVDESS speech: `Actor_01/03-01-05-01-02-01-01.wav`; songs (channel 02) are skipped."""
     codes = dict(
         zip(
             ("01", "02", "03", "04", "05", "06", "07", "08"),
@@ -162,7 +70,7 @@ def read_emodb(root: Path) -> list[Clip]:
 
 
 def read_nemo(root: Path) -> list[Clip]:
-    """nEMO: `samples/SB0_anger_12.wav`; genders from `data.tsv` where it is there."""
+    """nEMO: `samples/SB0_anger_12.wav`; genders from `data.tsv` if it exists."""
     codes = {
         "anger": "angry",
         "fear": "fear",
@@ -242,7 +150,7 @@ def read_urdu(root: Path) -> list[Clip]:
 
 
 def read_iemocap(root: Path) -> list[Clip]:
-    """IEMOCAP: labels from `Session*/dialog/EmoEvaluation/*.txt`, one wav a turn."""
+    """IEMOCAP: labels from `Session*/dialog/EmoEvaluation/*.txt`, one WAV file per turn."""
     codes = {
         "ang": "angry",
         "hap": "happy",
@@ -284,7 +192,7 @@ def read_corpus(name: str, root: Path) -> list[Clip]:
     """Clips of a corpus in its public layout.
 
     Raises:
-        UserError: the corpus has no reader, or the folder none of its files.
+        UserError: the corpus has no reader, or the folder has no file of the corpus.
     """
     if name not in READERS:
         raise UserError(f"{name}: no such corpus; known: {', '.join(READERS)}, or a manifest")
@@ -293,66 +201,3 @@ def read_corpus(name: str, root: Path) -> list[Clip]:
         wanted = (READERS[name].__doc__ or "").splitlines()[0]
         raise UserError(f"{root}: has no file of {name}; expected {wanted}")
     return clips
-
-
-# --- labels and checks ---------------------------------------------------------------------
-
-
-def select(clips: Iterable[Clip], labels: dict[str, str]) -> tuple[list[Clip], dict[str, int]]:
-    """Clips with their emotion replaced by its label, and how many were dropped by emotion."""
-    kept = []
-    dropped: collections.Counter[str] = collections.Counter()
-    for clip in clips:
-        if clip.emotion in labels:
-            kept.append(dataclasses.replace(clip, emotion=labels[clip.emotion]))
-        else:
-            dropped[f"{clip.corpus}:{clip.emotion}"] += 1
-    return kept, dict(dropped)
-
-
-def load(clip: Clip, rate: int) -> Samples:
-    """A clip's samples (n,), mono, at `rate` Hz.
-
-    Raises:
-        UserError: the file is missing or no sound file.
-    """
-    try:
-        samples, found = sf.read(clip.path, dtype="float32", always_2d=True)
-    except (OSError, sf.LibsndfileError) as error:
-        raise UserError(f"{clip.path}: cannot be read as sound ({error})") from None
-    mono: Samples = samples.mean(axis=1, dtype=np.float32)
-    if found != rate:
-        mono = soxr.resample(mono, found, rate).astype(np.float32)
-    return mono
-
-
-SILENT_PEAK = 1e-4
-"""A clip whose peak is below -80 dBFS holds no speech."""
-
-
-def check_sounds(clips: Sequence[Clip], sounds: Sequence[Samples]) -> None:
-    """Every clip has sound, and no two are the same samples.
-
-    Raises:
-        UserError: names the first offending clip, or pair.
-    """
-    seen: dict[bytes, Clip] = {}
-    for clip, samples in zip(clips, sounds, strict=True):
-        if len(samples) == 0 or float(np.abs(samples).max()) < SILENT_PEAK:
-            raise UserError(f"{clip.name}: has no sound; take it out of the manifest")
-        digest = hashlib.sha256(samples.tobytes()).digest()
-        if (other := seen.setdefault(digest, clip)) is not clip:
-            raise UserError(f"{clip.name} and {other.name}: the same samples twice; take one out")
-
-
-def check_split(train: Iterable[Clip], test: Iterable[Clip]) -> None:
-    """No speaker and no file stands on both sides.
-
-    Raises:
-        UserError: names them.
-    """
-    train, test = list(train), list(test)
-    if both := sorted({c.speaker for c in train} & {c.speaker for c in test}):
-        raise UserError(f"speakers on both sides of the split: {', '.join(both[:5])}")
-    if shared := sorted({str(c.path) for c in train} & {str(c.path) for c in test}):
-        raise UserError(f"clips on both sides of the split: {', '.join(shared[:5])}")

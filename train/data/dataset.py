@@ -1,7 +1,6 @@
 """Training examples: windows of clean and augmented clips as features, cached on disk.
 
-Everything passes through the pure cores that run live: the same gate says which windows are
-speech, the same feature core computes them, bit for bit.
+The gate and the feature core are those that run live, so the features are the same bits.
 """
 
 from __future__ import annotations
@@ -9,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing.pool
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +21,13 @@ from speech_emotion.features.core import Banks, Core, make_core
 from speech_emotion.features.extractor import windows_of
 from speech_emotion.features.gate import Gate, make_gate
 from speech_emotion.train.data.augment import augment
-from speech_emotion.train.data.corpora import Clip, Samples, load
+from speech_emotion.train.data.clips import Clip, Samples, load
+from speech_emotion.train.data.workers import pool, progress
 
 ACTIVE_S = 0.4
-"""Least amount of speech in a training window; below it the label is not to be heard."""
+"""Least speech in a training window, seconds; a window with less does not show the label."""
 WINDOWS_PER_CLIP = 5
-"""More windows of one clip than this are left out at random."""
-
-T = TypeVar("T")
+"""Most windows of one clip in a rendering; others are dropped at random."""
 
 _core: Core
 _gate: Gate
@@ -44,7 +40,7 @@ class Examples:
 
     Attributes:
         x: features before normalization, float16, (n, frames, dims).
-        clip: index of each window's clip, (n,).
+        clip: clip index per window, (n,).
     """
 
     x: NDArray[np.float16]
@@ -52,14 +48,18 @@ class Examples:
 
 
 def load_all(clips: Sequence[Clip], rate: int, workers: int = 2) -> list[Samples]:
-    """The samples of every clip, read in parallel."""
+    """The samples of every clip, mono at `rate` Hz, read in parallel.
+
+    Raises:
+        UserError: a file is missing or is not a sound file.
+    """
     with pool(workers) as processes:
         jobs = ((clip, rate) for clip in clips)
         return progress(processes.imap(_load, jobs, chunksize=32), len(clips), "reading")
 
 
 def content_key(clips: Sequence[Clip], sounds: Sequence[Samples]) -> str:
-    """A hash of what the clips sound like, in order."""
+    """A hash of the clips' names and samples, in order."""
     digest = hashlib.sha256()
     for clip, samples in zip(clips, sounds, strict=True):
         digest.update(clip.name.encode())
@@ -77,9 +77,13 @@ def render(
     seed: int = 0,
     workers: int = 2,
 ) -> Examples:
-    """Windows of one rendering: copy 0 is the clips as they are, others are augmented.
+    """Windows of one rendering of all clips, cached by spec, content, copy and seed.
 
-    Cached under `cache` by spec, content, copy and seed.
+    Args:
+        sounds: samples per clip, mono, at the rate of the spec.
+        copy: number of the rendering; 0 leaves the clips unchanged, others are augmented.
+        cache: folder of the cache.
+        workers: number of worker processes.
     """
     described = json.dumps([dataclasses.asdict(spec), content_key(clips, sounds), copy, seed])
     path = cache / f"windows-{hashlib.sha256(described.encode()).hexdigest()[:16]}.npz"
@@ -88,10 +92,10 @@ def render(
             return Examples(arrays["x"], arrays["clip"])
     jobs = ((s, _seed(c, copy, seed) if copy else None) for c, s in zip(clips, sounds, strict=True))
     with pool(workers, _start, (spec,)) as processes:
-        found = progress(processes.imap(_windows, jobs, chunksize=16), len(clips), f"copy {copy}")
+        parts = progress(processes.imap(_windows, jobs, chunksize=16), len(clips), f"copy {copy}")
     examples = Examples(
-        np.concatenate(found),
-        np.repeat(np.arange(len(clips), dtype=np.int32), [len(x) for x in found]),
+        np.concatenate(parts),
+        np.repeat(np.arange(len(clips), dtype=np.int32), [len(x) for x in parts]),
     )
     cache.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.npz")
@@ -101,7 +105,15 @@ def render(
 
 
 def active(samples: Samples, rate: int) -> NDArray[np.bool_]:
-    """Which 20 ms frames of a clean clip hold speech: within 30 dB of the loud ones."""
+    """Which 20 ms frames of a clean clip hold speech: those within 30 dB of the loud frames.
+
+    Args:
+        samples: (n,).
+        rate: Hz.
+
+    Returns:
+        (n // (rate // 50),).
+    """
     frame = rate // 50
     frames = samples[: len(samples) // frame * frame].reshape(-1, frame).astype(np.float64)
     power = np.mean(frames**2, axis=1)
@@ -109,15 +121,18 @@ def active(samples: Samples, rate: int) -> NDArray[np.bool_]:
 
 
 def _seed(clip: Clip, copy: int, seed: int) -> int:
+    """Seed of one clip's augmentation; independent of the order of the clips."""
     return int.from_bytes(hashlib.sha256(f"{clip.name}/{copy}/{seed}".encode()).digest()[:8])
 
 
 def _start(spec: FeatureSpec) -> None:
+    """Prepare a worker process."""
     global _core, _gate, _spec
     _core, _gate, _spec = make_core(spec, Banks.from_librosa(spec)), make_gate(spec), spec
 
 
 def _windows(job: tuple[Samples, int | None]) -> NDArray[np.float16]:
+    """Features of a clip's windows, (windows, frames, dims); seed None leaves it unchanged."""
     samples, seed = job
     rate = _spec.sample_rate
     rng = np.random.default_rng(seed or 0)
@@ -128,8 +143,8 @@ def _windows(job: tuple[Samples, int | None]) -> NDArray[np.float16]:
     kept = []
     for k, window in windows_of(samples, WindowGrid(_spec.window, _spec.hop)):
         start = k * _spec.hop
-        heard = np.count_nonzero(speech[start : start + _spec.window]) / rate
-        if _gate.step(window) and heard >= ACTIVE_S:
+        speech_s = np.count_nonzero(speech[start : start + _spec.window]) / rate
+        if _gate.step(window) and speech_s >= ACTIVE_S:
             kept.append(window)
     if len(kept) > WINDOWS_PER_CLIP:
         chosen = sorted(rng.choice(len(kept), WINDOWS_PER_CLIP, replace=False))
@@ -141,42 +156,3 @@ def _windows(job: tuple[Samples, int | None]) -> NDArray[np.float16]:
 
 def _load(job: tuple[Clip, int]) -> Samples:
     return load(*job)
-
-
-def pool(
-    workers: int, start: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
-) -> multiprocessing.pool.Pool:
-    """Worker processes, fresh interpreters: a fork behind TensorFlow's threads can hang."""
-    return multiprocessing.get_context("spawn").Pool(workers, start, arguments)
-
-
-def progress(results: Iterator[T], total: int, what: str) -> list[T]:
-    """All the results, with a progress bar."""
-    from tqdm import tqdm
-
-    return list(tqdm(results, total=total, desc=what, mininterval=5.0))
-
-
-class Statistics:
-    """Mean and standard deviation per feature, streaming, in float64 (Chan et al., 1979)."""
-
-    def __init__(self, dims: int) -> None:
-        self._n = 0
-        self._mean = np.zeros(dims)
-        self._squares = np.zeros(dims)
-
-    def add(self, x: NDArray[np.floating]) -> None:
-        """Take features (…, dims) in."""
-        rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
-        if len(rows) == 0:
-            return
-        mean = rows.mean(axis=0)
-        delta, total = mean - self._mean, self._n + len(rows)
-        self._squares += ((rows - mean) ** 2).sum(axis=0) + delta**2 * self._n * len(rows) / total
-        self._mean += delta * len(rows) / total
-        self._n = total
-
-    def result(self) -> tuple[Samples, Samples]:
-        """Mean and standard deviation, float32, (dims,)."""
-        deviation = np.sqrt(self._squares / max(self._n, 1))
-        return self._mean.astype(np.float32), deviation.astype(np.float32)

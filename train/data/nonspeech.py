@@ -1,7 +1,7 @@
-"""Two hours without speech: what a pipeline must not take for an emotion.
+"""Seeded mixes of sounds without speech, for training and for counting false events.
 
-Noise of several colours, hum, clicks, tones, digital silence and, from a folder of sound
-files, real music and sounds, at random levels. Seeded; every part is listed.
+Noise of several colours, hum, clicks, tones, digital silence and, from a folder of sound files,
+recorded music and sounds, at random levels.
 """
 
 from __future__ import annotations
@@ -11,31 +11,29 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
-from speech_emotion.infer.decision import UNCERTAIN
 from speech_emotion.train.data.augment import coloured_noise, quantize
-from speech_emotion.train.data.corpora import Samples
-from speech_emotion.train.evaluation.offline_decisions import Heard, hear_all, judge
+from speech_emotion.train.data.clips import Samples
+from speech_emotion.train.data.stream_features import extract_clips
 
 PART_S = (10.0, 60.0)
+"""Length of a part, seconds."""
 LEVEL_DBFS = (-60.0, -20.0)
+"""RMS level of a part."""
 PAUSE_S = (0.5, 6.0)
-"""Between the sounds of a part made of short sound files."""
-SHORT_S = 5.0
+"""Pause between the sound files of a part, seconds."""
 SUFFIXES = (".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 TRAINING_SHARE = 0.7
-"""Of real sounds among training examples: noise and tones are easily told from speech."""
+"""Share of recorded sounds in training mixes; synthetic sounds are easy to separate from speech."""
 SPOKEN = "audio-channel"
-"""Sound themes have voices that name loudspeakers; they are left out."""
+"""Part of the names of files in sound themes with a voice that names a loudspeaker; skipped."""
 
 Signal = NDArray[np.float64]
 Generator = np.random.Generator
@@ -43,7 +41,14 @@ Generator = np.random.Generator
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A stretch of the mix: samples [start, end), its kind, level and files."""
+    """A part of a mix.
+
+    Attributes:
+        kind: `recorded` or a key of `SYNTHETIC`.
+        start, end: its samples [start, end).
+        level_dbfs: RMS level.
+        files: names of the sound files in it.
+    """
 
     kind: str
     start: int
@@ -72,7 +77,7 @@ def _clicks(n: int, rate: int, rng: Generator) -> Signal:
 
 
 def _tones(n: int, rate: int, rng: Generator) -> Signal:
-    """Beeps and chirps, as machines make them."""
+    """Beeps and chirps, like those of machines."""
     x = 1e-4 * rng.standard_normal(n)
     at = 0
     while at < n:
@@ -88,7 +93,7 @@ def _silence(n: int, _rate: int, _rng: Generator) -> Signal:
     return np.zeros(n)
 
 
-MADE: dict[str, Callable[[int, int, Generator], Signal]] = {
+SYNTHETIC: dict[str, Callable[[int, int, Generator], Signal]] = {
     "noise": _noise,
     "hum": _hum,
     "clicks": _clicks,
@@ -98,25 +103,27 @@ MADE: dict[str, Callable[[int, int, Generator], Signal]] = {
 
 
 def sound_files(folder: Path) -> list[Path]:
-    """Sound files under a folder, those known to speak left out, sorted.
+    """Sound files under a folder, sorted, without those known to hold speech.
 
     Raises:
-        UserError: there are none.
+        UserError: the folder has no sound files.
     """
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
-    found = [p for p in found if SPOKEN not in p.name and p.is_file()]
-    if not found:
+    files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    files = [p for p in files if SPOKEN not in p.name and p.is_file()]
+    if not files:
         raise UserError(f"{folder}: has no sound files; unpack some packages with music there")
-    return found
+    return files
 
 
 def mix(
     rate: int, seconds: float, seed: int, files: Sequence[Path], recorded: float = 1 / 3
 ) -> tuple[Samples, list[Part]]:
-    """A seeded mix of non-speech, (seconds * rate,), and what it is made of.
+    """A seeded mix of sounds without speech, (seconds * rate,), on a 16-bit grid, and its parts.
 
     Args:
-        recorded: share of the parts that are real sounds, if there are `files`.
+        rate: Hz.
+        files: recorded sounds; without any, all parts are synthetic.
+        recorded: share of the parts that are recorded sounds.
     """
     rng = np.random.default_rng(seed)
     total = round(seconds * rate)
@@ -130,8 +137,8 @@ def mix(
             kind = "recorded"
             x, used = _recorded(n, rate, rng, files)
         else:
-            kind = list(MADE)[rng.integers(len(MADE))]
-            x = MADE[kind](max(n, 800), rate, rng)[:n]
+            kind = list(SYNTHETIC)[rng.integers(len(SYNTHETIC))]
+            x = SYNTHETIC[kind](max(n, 800), rate, rng)[:n]
         level = rng.uniform(*LEVEL_DBFS)
         rms = float(np.sqrt(np.mean(x**2)))
         out[at : at + n] = quantize(x * (10 ** (level / 20) / rms)) if rms > 0 else 0.0
@@ -143,7 +150,7 @@ def mix(
 def _recorded(
     n: int, rate: int, rng: Generator, files: Sequence[Path]
 ) -> tuple[Signal, tuple[str, ...]]:
-    """A stretch of one long file, or short ones with pauses between them."""
+    """An excerpt of a long file, or short files with pauses between them; (n,) and file names."""
     x = np.zeros(n)
     used = []
     at = 0
@@ -158,47 +165,27 @@ def _recorded(
 
 
 def _excerpt(path: Path, rate: int, seconds: float, rng: Generator) -> Signal:
+    """A random excerpt of at most `seconds`, mono, at `rate` Hz."""
     with sf.SoundFile(path) as file:
         wanted = min(file.frames, round(seconds * file.samplerate))
         file.seek(int(rng.integers(0, file.frames - wanted + 1)))
         mono = file.read(wanted, dtype="float64", always_2d=True).mean(axis=1)
-        found = file.samplerate
-    return np.asarray(soxr.resample(mono, found, rate)) if len(mono) else np.zeros(1)
-
-
-def hear_mix(samples: Samples, spec: FeatureSpec) -> Heard:
-    """The mix as one long stream through gate and feature core."""
-    return hear_all([samples], spec, force=False, workers=1)[0]
-
-
-def false_events(
-    heard: Heard, outputs: NDArray[np.float32], bundle: Bundle, parts: Sequence[Part]
-) -> dict[str, Any]:
-    """Utterances labelled neither `neutral` nor `uncertain`, per hour and by kind of part."""
-    utterances = judge(heard, outputs, bundle).utterances
-    hours = parts[-1].end / bundle.spec.sample_rate / 3600
-    false = [u for u in utterances if u.emotion not in ("neutral", UNCERTAIN)]
-    by_kind = dict.fromkeys(sorted({p.kind for p in parts}), 0)
-    for utterance in false:
-        middle = (utterance.start + utterance.end) // 2
-        by_kind[next(p.kind for p in parts if p.start <= middle < p.end)] += 1
-    return {
-        "per_hour": len(false) / hours,
-        "hours": hours,
-        "utterances": len(utterances),
-        "speech_windows": len(outputs),
-        "windows": len(heard.kind),
-        "by_kind": by_kind,
-    }
+        file_rate = file.samplerate
+    return np.asarray(soxr.resample(mono, file_rate, rate)) if len(mono) else np.zeros(1)
 
 
 def examples(
     spec: FeatureSpec, minutes: int, seed: int, files: Sequence[Path], cache: Path, workers: int = 2
 ) -> NDArray[np.float16]:
-    """Windows that the gate takes for speech, (n, frames, dims), for training.
+    """Windows without speech that pass the gate, (n, frames, dims), before normalization.
 
-    They come from mixes of an hour at most, mostly of real sounds if there are `files`; cached
-    under `cache` by spec, length, seed and files.
+    They come from mixes of at most an hour each; cached by spec, length, seed and files.
+
+    Args:
+        minutes: total length of the mixes.
+        files: recorded sounds; without any, all parts are synthetic.
+        cache: folder of the cache.
+        workers: number of worker processes.
     """
     hours = -(-minutes // 60)
     names = [(f.name, f.stat().st_size) for f in files]
@@ -210,8 +197,8 @@ def examples(
         mix(spec.sample_rate, 60.0 * minutes / hours, seed + k, files, TRAINING_SHARE)[0]
         for k in range(hours)
     ]
-    heard = hear_all(mixes, spec, force=False, workers=workers)
-    x = np.concatenate([h.x.astype(np.float16) for h in heard])
+    streams = extract_clips(mixes, spec, force=False, workers=workers)
+    x = np.concatenate([s.x.astype(np.float16) for s in streams])
     cache.mkdir(parents=True, exist_ok=True)
     np.save(path, x)
     return x

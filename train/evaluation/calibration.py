@@ -1,4 +1,4 @@
-"""Temperatures and abstention thresholds, from speakers that the model has not heard."""
+"""Fit temperatures and abstention thresholds on clips of speakers that the model has not seen."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.train.data.stream_features import ClipFeatures
 from speech_emotion.train.evaluation.metrics import threshold_at
-from speech_emotion.train.evaluation.offline_decisions import Heard, Judged, judge
+from speech_emotion.train.evaluation.offline_decisions import ClipDecisions, decide_clip
 
 COVERAGE = 0.8
-"""Share of windows, and of utterances, that shall get a label."""
+"""Share of the windows, and of the utterances, that get a label."""
 
-LOST = 0.01
-"""Share of windows, and of utterances, of speech that may be taken for something else."""
-MOST_SPEECH = 0.7
-"""No threshold is higher: rooms and voices are not all as clear as those it is fitted on."""
+SPEECH_LOST = 0.01
+"""Share of the windows, and of the utterances, of speech that may be rejected as not speech."""
+MAX_SPEECH_THRESHOLD = 0.7
+"""Upper limit of the speech thresholds: rooms and voices in use differ from the fitting clips."""
 
 Vector = NDArray[np.float64]
 
@@ -27,7 +28,12 @@ Vector = NDArray[np.float64]
 def nll(
     probabilities: Vector, truth: NDArray[np.int64], weight: Vector, temperature: float
 ) -> float:
-    """Weighted negative log-likelihood of probabilities (n, labels) at a temperature."""
+    """Weighted mean negative log-likelihood of probabilities (n, labels) at a temperature.
+
+    Args:
+        truth: label index per item, (n,).
+        weight: per item, (n,).
+    """
     scores = np.log(np.maximum(probabilities, 1e-12)) / temperature
     scores -= scores.max(axis=1, keepdims=True)
     chosen = scores[np.arange(len(truth)), truth] - np.log(np.exp(scores).sum(axis=1))
@@ -35,81 +41,86 @@ def nll(
 
 
 def fit_temperature(probabilities: Vector, truth: NDArray[np.int64], weight: Vector) -> float:
-    """The temperature of least likelihood loss (Guo et al., 2017), 0.2 to 10."""
-    found = minimize_scalar(
+    """The temperature, 0.2 to 10, with the smallest `nll` (Guo et al., 2017)."""
+    minimum = minimize_scalar(
         lambda log_t: nll(probabilities, truth, weight, float(np.exp(log_t))),
         bounds=(np.log(0.2), np.log(10.0)),
         method="bounded",
     )
-    return round(float(np.exp(found.x)), 4)
+    return round(float(np.exp(minimum.x)), 4)
 
 
-def weights(corpora: NDArray[np.str_]) -> Vector:
-    """Weights that let a corpus count as the root of its size.
+def corpus_weights(corpora: NDArray[np.str_]) -> Vector:
+    """Weights (clips,) by which a corpus of n clips counts as the square root of n.
 
-    Between all corpora alike, which makes the many clips of a large and difficult one too
-    sure, and all clips alike, which makes the others too unsure.
+    Equal weights of all corpora make the clips of a large and difficult corpus overconfident;
+    equal weights of all clips make the other corpora underconfident.
     """
     _, index, counts = np.unique(corpora, return_inverse=True, return_counts=True)
     weight = 1 / np.sqrt(counts[index])
     return np.asarray(weight / weight.mean())
 
 
-def calibrated(
+def calibrate_bundle(
     bundle: Bundle,
-    heard: Sequence[Heard],
+    features: Sequence[ClipFeatures],
     outputs: Sequence[NDArray[np.float32]],
     truth: NDArray[np.int64],
     corpora: NDArray[np.str_],
     coverage: float = COVERAGE,
 ) -> Bundle:
-    """The bundle with temperatures and thresholds for these clips.
+    """The bundle with temperatures and thresholds fitted on these clips.
 
-    First the temperature of single windows, then with it those of the smoothed windows and of
-    the utterances, then the thresholds. See `weights` for how much a corpus counts.
+    First the temperature of single windows, then those of the smoothed windows and of the
+    utterances, then the thresholds. See `corpus_weights` for the weight of a corpus.
 
     Args:
+        features: per clip.
         outputs: raw model outputs per clip, (speech windows, bundle.outputs), probabilities.
-        truth: label index per clip.
-        corpora: corpus name per clip.
+        truth: label index per clip, (clips,).
+        corpora: corpus name per clip, (clips,).
+        coverage: share of the windows, and of the utterances, that get a label.
     """
     sizes = [len(o) for o in outputs]
     window_truth = np.repeat(truth, sizes)
-    window_weight = np.repeat(weights(corpora) / np.maximum(sizes, 1), sizes)
+    window_weight = np.repeat(corpus_weights(corpora) / np.maximum(sizes, 1), sizes)
     stacked = np.concatenate(outputs)[:, : len(bundle.labels)].astype(np.float64)
     bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
-    judged = _judge(bundle, heard, outputs)
-    smoothed = np.concatenate([j.smoothed for j in judged])
-    said = np.array([j.probabilities for j in judged])
+    decisions = _decide(bundle, features, outputs)
+    smoothed = np.concatenate([d.smoothed for d in decisions])
+    utterances = np.array([d.probabilities for d in decisions])
     bundle = _with(
         bundle,
         smoothed_temperature=fit_temperature(smoothed, window_truth, window_weight),
-        utterance_temperature=fit_temperature(said, truth, weights(corpora)),
+        utterance_temperature=fit_temperature(utterances, truth, corpus_weights(corpora)),
     )
-    judged = _judge(bundle, heard, outputs)
-    smoothed = np.concatenate([j.smoothed for j in judged])
-    said = np.array([j.probabilities for j in judged])
+    decisions = _decide(bundle, features, outputs)
+    smoothed = np.concatenate([d.smoothed for d in decisions])
+    utterances = np.array([d.probabilities for d in decisions])
     decision = dataclasses.replace(
         bundle.decision,
-        min_confidence=_threshold(smoothed, window_truth, coverage),
-        min_utterance_confidence=_threshold(said, truth, coverage),
+        min_confidence=_confidence_threshold(smoothed, window_truth, coverage),
+        min_utterance_confidence=_confidence_threshold(utterances, truth, coverage),
     )
     if bundle.speech_output:
-        voiced = [float(o[:, -1].mean()) for o in outputs if len(o)]
+        utterance_speech = [float(o[:, -1].mean()) for o in outputs if len(o)]
         decision = dataclasses.replace(
             decision,
-            min_speech=_rejects(np.concatenate([j.speech for j in judged])),
-            min_utterance_speech=_rejects(np.array(voiced)),
+            min_speech=_speech_threshold(np.concatenate([d.speech for d in decisions])),
+            min_utterance_speech=_speech_threshold(np.array(utterance_speech)),
         )
     return dataclasses.replace(bundle, decision=decision)
 
 
-def _rejects(speech: Vector) -> float:
-    """The probability of speech that all but a few reach."""
-    return round(min(MOST_SPEECH, float(np.quantile(speech, LOST))), 4)
+def _speech_threshold(speech: Vector) -> float:
+    """The probability of speech that all but the share `SPEECH_LOST` reach, at most the limit."""
+    return round(min(MAX_SPEECH_THRESHOLD, float(np.quantile(speech, SPEECH_LOST))), 4)
 
 
-def _threshold(probabilities: Vector, truth: NDArray[np.int64], coverage: float) -> float:
+def _confidence_threshold(
+    probabilities: Vector, truth: NDArray[np.int64], coverage: float
+) -> float:
+    """The confidence that the share `coverage` of the items reaches."""
     right = probabilities.argmax(axis=1) == truth
     return round(threshold_at(right, probabilities.max(axis=1), coverage), 4)
 
@@ -120,7 +131,7 @@ def _with(bundle: Bundle, **values: float) -> Bundle:
     )
 
 
-def _judge(
-    bundle: Bundle, heard: Sequence[Heard], outputs: Sequence[NDArray[np.float32]]
-) -> list[Judged]:
-    return [judge(h, o, bundle) for h, o in zip(heard, outputs, strict=True)]
+def _decide(
+    bundle: Bundle, features: Sequence[ClipFeatures], outputs: Sequence[NDArray[np.float32]]
+) -> list[ClipDecisions]:
+    return [decide_clip(f, o, bundle) for f, o in zip(features, outputs, strict=True)]

@@ -1,4 +1,4 @@
-"""How good is a bundle on a manifest: figures, JSON and a report, through the live code."""
+"""Evaluate a bundle on clips: figures and JSON, by the code that runs live."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.features.core import normalize
 from speech_emotion.features.extractor import load_statistics
 from speech_emotion.infer.model import Model
-from speech_emotion.train.data.corpora import Clip, Samples, check_sounds, mapping, select
-from speech_emotion.train.data.dataset import load_all, progress
+from speech_emotion.train.data.clips import Clip, Samples, check_sounds, mapping, select
+from speech_emotion.train.data.dataset import load_all
+from speech_emotion.train.data.stream_features import ClipFeatures, extract_clips
+from speech_emotion.train.data.workers import progress
 from speech_emotion.train.evaluation.metrics import figures, uar
-from speech_emotion.train.evaluation.offline_decisions import Heard, Judged, hear_all, judge
+from speech_emotion.train.evaluation.offline_decisions import ClipDecisions, decide_clip
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Judged clips with their truth.
+    """Clips with their true labels and decisions.
 
     Attributes:
         labels: of the bundle.
-        clips: evaluated ones, emotions mapped to labels.
-        truth: label index per clip.
-        judged: what the pipeline said of each.
-        dropped: `corpus:emotion` → clips left out because the bundle has no such label.
+        clips: the evaluated clips, with labels as emotions.
+        truth: label index per clip, (clips,).
+        decisions: per clip.
+        dropped: `corpus:emotion` → clips not evaluated because the bundle has no such label.
     """
 
     labels: tuple[str, ...]
     clips: list[Clip]
     truth: NDArray[np.int64]
-    judged: list[Judged]
+    decisions: list[ClipDecisions]
     dropped: dict[str, int]
 
     def figures(self) -> dict[str, Any]:
@@ -52,19 +54,19 @@ class Evaluation:
         }
 
     def _figures_of(self, chosen: list[int]) -> dict[str, Any]:
-        items, truth, n = [self.judged[i] for i in chosen], self.truth[chosen], len(self.labels)
-        sizes = [len(j.smoothed) for j in items]
+        items, truth, n = [self.decisions[i] for i in chosen], self.truth[chosen], len(self.labels)
+        sizes = [len(d.smoothed) for d in items]
         return {
             "utterance": figures(
                 truth,
-                np.array([j.probabilities for j in items]),
-                np.array([j.sure for j in items]),
+                np.array([d.probabilities for d in items]),
+                np.array([d.sure for d in items]),
                 n,
             ),
             "window": figures(
                 np.repeat(truth, sizes),
-                np.concatenate([j.smoothed for j in items]),
-                np.concatenate([j.window_sure for j in items]),
+                np.concatenate([d.smoothed for d in items]),
+                np.concatenate([d.window_sure for d in items]),
                 n,
                 np.repeat(np.arange(len(items)), sizes),
             ),
@@ -72,25 +74,28 @@ class Evaluation:
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """Of every clip's utterances, (clips, labels)."""
-        return np.array([j.probabilities for j in self.judged])
+        """Probabilities of the clips' utterances, (clips, labels)."""
+        return np.array([d.probabilities for d in self.decisions])
 
     def uar_by(self, key: str) -> dict[str, float]:
-        """Utterance UAR by an attribute of the clips, e.g. `speaker` or `gender`."""
-        said = self.probabilities.argmax(axis=1)
+        """Value → utterance UAR, by an attribute of the clips, e.g. `speaker` or `gender`."""
+        predicted = self.probabilities.argmax(axis=1)
         values = np.array([getattr(c, key) for c in self.clips])
         return {
-            str(v): uar(self.truth[values == v], said[values == v], len(self.labels))
+            str(v): uar(self.truth[values == v], predicted[values == v], len(self.labels))
             for v in sorted(set(values.tolist()))
             if v
         }
 
 
 def evaluate(bundle_path: Path, clips: Sequence[Clip], runtime: str = "auto") -> Evaluation:
-    """Run every clip through the bundle as the live pipeline would.
+    """Run every clip through a bundle, each as a stream of its own.
+
+    Args:
+        runtime: `auto`, `litert` or `tflite`.
 
     Raises:
-        UserError: the bundle or a clip is bad, or no clip has one of the bundle's labels.
+        UserError: the bundle or a clip is not valid, or no clip has a label of the bundle.
     """
     bundle = load_bundle(bundle_path)
     kept, dropped = select(clips, mapping(bundle.labels))
@@ -102,32 +107,34 @@ def evaluate(bundle_path: Path, clips: Sequence[Clip], runtime: str = "auto") ->
         labels=bundle.labels,
         clips=kept,
         truth=np.array([bundle.labels.index(c.emotion) for c in kept]),
-        judged=judge_sounds(bundle, sounds, runtime),
+        decisions=decide_sounds(bundle, sounds, runtime),
         dropped=dropped,
     )
 
 
-def judge_sounds(bundle: Bundle, sounds: Sequence[Samples], runtime: str = "auto") -> list[Judged]:
-    """Gate, features, TFLite model and decisions of every sound, each a stream of its own."""
+def decide_sounds(
+    bundle: Bundle, sounds: Sequence[Samples], runtime: str = "auto"
+) -> list[ClipDecisions]:
+    """Decisions for every sound, by gate, feature core, TFLite model and decision code."""
     model = Model(bundle, runtime)
     statistics = load_statistics(bundle)
-    heard = hear_all(sounds, bundle.spec)
+    features = extract_clips(sounds, bundle.spec)
     return [
-        judge(h, outputs(model, bundle, statistics, h), bundle)
-        for h in progress(iter(heard), len(heard), "judging")
+        decide_clip(f, model_outputs(model, bundle, statistics, f), bundle)
+        for f in progress(iter(features), len(features), "decisions")
     ]
 
 
-def outputs(
-    model: Model, bundle: Bundle, statistics: tuple[Samples, Samples], heard: Heard
+def model_outputs(
+    model: Model, bundle: Bundle, statistics: tuple[Samples, Samples], features: ClipFeatures
 ) -> NDArray[np.float32]:
-    """The model's raw output for each speech window, (windows, bundle.outputs)."""
-    rows = [model.predict(normalize(x, *statistics, bundle.spec.eps)).copy() for x in heard.x]
+    """The model's raw outputs, (speech windows, bundle.outputs)."""
+    rows = [model.predict(normalize(x, *statistics, bundle.spec.eps)).copy() for x in features.x]
     return np.array(rows, np.float32).reshape(-1, bundle.outputs)
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as a table for the terminal, in per cent."""
+    """The figures as a text table, in per cent."""
     lines = [
         f"{'':<12}{'level':<11}{'clips':>7}{'UAR':>7}{'95 % CI':>14}{'ECE':>7}{'coverage':>10}"
     ]

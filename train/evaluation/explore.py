@@ -1,26 +1,24 @@
-"""What was tried: one row per idea, each at speaker-independent folds and corpora left out.
+"""Comparison of ideas: one row each, on speaker-independent folds and on corpora left out.
 
-The rows share log-mel features and a short training without augmented copies, so that they can
-be compared with each other and run in an hour on two cores; the shipped recipes train longer.
+The rows share log-mel features and a short training without augmented copies, so that they are
+comparable with each other; the shipped recipes train longer.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
-from speech_emotion.train.evaluation.crossval import judge_all, summarize
-from speech_emotion.train.evaluation.offline_decisions import Heard, Judged
-from speech_emotion.train.model.fit import Recipe
+from speech_emotion.train.data.stream_features import ClipFeatures
+from speech_emotion.train.evaluation.crossval import decide_clips, summarize, uncalibrated_bundle
+from speech_emotion.train.evaluation.offline_decisions import ClipDecisions
 from speech_emotion.train.model.network import Network
-from speech_emotion.train.model.training_job import Job, Plan, blank_bundle
-
-log = logging.getLogger("train")
+from speech_emotion.train.model.recipe import Plan, Recipe
+from speech_emotion.train.model.training_job import TrainingJob
 
 BASE: dict[str, Any] = {
     "n_mfcc": 0,
@@ -75,40 +73,41 @@ ROWS: dict[str, dict[str, Any]] = {
     "three larger networks distilled": {"ensemble": 3, "distil": 0.5},
     "four times as long": {"steps": 4000},
 }
-"""Name → what differs from the base, in the words of the spec, the recipe and the network."""
+"""Name → changes to `BASE`, as keys of the feature spec, the recipe and the network."""
 
 
 def plan_of(base: Plan, changes: Mapping[str, Any]) -> Plan:
-    """The base plan with a row's changes."""
+    """The plan with the values of `BASE` and the changes of a row."""
 
-    def pick(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+    def pick(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {f.name: given[f.name] for f in dataclasses.fields(cls) if f.name in given}
 
-    every = {**BASE, **changes}
-    spec = dataclasses.replace(base.spec, **pick(type(base.spec), every))
-    network = Network(**pick(Network, every))
-    recipe = Recipe(**{**pick(Recipe, every), "labels": base.recipe.labels, "network": network})
+    values = {**BASE, **changes}
+    spec = dataclasses.replace(base.spec, **pick(type(base.spec), values))
+    network = Network(**pick(Network, values))
+    recipe = Recipe(**{**pick(Recipe, values), "labels": base.recipe.labels, "network": network})
     return dataclasses.replace(base, spec=spec, recipe=recipe)
 
 
-def run_row(job: Job, heard: Mapping[int, Heard]) -> dict[str, Any]:
-    """UAR per corpus on new speakers and on corpora never heard, utterance level."""
-    plain = blank_bundle(job)
-    clips = job.material.clips
-    found: dict[str, Any] = {}
+def run_row(job: TrainingJob, features: Mapping[int, ClipFeatures]) -> dict[str, Any]:
+    """Corpus → utterance UAR on new speakers (`folds`) and on corpora left out (`unheard`)."""
+    bundle = uncalibrated_bundle(job)
+    clips = job.training_set.clips
+    figures: dict[str, Any] = {}
     for key, splits in (("folds", speaker_folds(clips)), ("unheard", leave_corpus_out(clips))):
-        judged: dict[int, Judged] = {}
+        decisions: dict[int, ClipDecisions] = {}
         for split in splits:
-            judged |= judge_all(plain, heard, job.run(split, {"clean": heard})["clean"])
-        result = summarize(judged, job.truth, job.corpus, len(job.labels))
-        found[key] = {name: e["utterance"]["uar"] for name, e in result["corpora"].items()}
-    return found
+            outputs = job.run(split, {"clean": features})["clean"]
+            decisions |= decide_clips(bundle, features, outputs)
+        result = summarize(decisions, job.truth, job.corpus, len(job.labels))
+        figures[key] = {name: e["utterance"]["uar"] for name, e in result["corpora"].items()}
+    return figures
 
 
 def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """The rows as Markdown, UAR in per cent."""
+    """The rows as a Markdown table, UAR in per cent."""
     corpora = list(next(iter(rows.values()))["folds"])
-    short = [*(f"{c}" for c in corpora), "mean", *(f"{c}, unheard" for c in corpora), "mean"]
+    short = [*corpora, "mean", *(f"{c}, unheard" for c in corpora), "mean"]
     lines = ["| tried | " + " | ".join(short) + " |", "|---" * (len(short) + 1) + "|"]
     for name, row in rows.items():
         cells = []

@@ -1,4 +1,4 @@
-"""Figures of merit from labels and probabilities; every one a fraction of 1."""
+"""Metrics of labels and probabilities; all are fractions of 1."""
 
 from __future__ import annotations
 
@@ -11,38 +11,46 @@ Labels = NDArray[np.int64]
 Vector = NDArray[np.float64]
 
 BINS = 10
+"""Bins of equal mass for the calibration error."""
 RESAMPLES = 1000
+"""Bootstrap resamples."""
 
 
-def confusion(truth: Labels, said: Labels, n: int) -> NDArray[np.int64]:
-    """Counts (truth, said), (n, n)."""
-    return np.bincount(truth * n + said, minlength=n * n).reshape(n, n)
+def confusion(truth: Labels, predicted: Labels, n: int) -> NDArray[np.int64]:
+    """Counts by (true label, predicted label), (n, n)."""
+    return np.bincount(truth * n + predicted, minlength=n * n).reshape(n, n)
 
 
 def recall(table: NDArray[np.int64]) -> Vector:
-    """Recall of each label that occurs."""
+    """Recall of each label that occurs in a confusion matrix (n, n)."""
     totals = table.sum(axis=1)
     return np.asarray(np.diag(table)[totals > 0] / totals[totals > 0])
 
 
-def uar(truth: Labels, said: Labels, n: int) -> float:
-    """Unweighted average recall over the labels that occur."""
-    return float(recall(confusion(truth, said, n)).mean())
+def uar(truth: Labels, predicted: Labels, n: int) -> float:
+    """Unweighted average recall over the labels that occur.
+
+    Args:
+        truth, predicted: label indices, (items,).
+        n: number of labels.
+    """
+    return float(recall(confusion(truth, predicted, n)).mean())
 
 
 def uar_interval(
-    truth: Labels, said: Labels, n: int, groups: NDArray[Any] | None = None, seed: int = 0
+    truth: Labels, predicted: Labels, n: int, groups: NDArray[Any] | None = None, seed: int = 0
 ) -> tuple[float, float]:
     """95 % bootstrap interval of the UAR (Efron, 1979).
 
     Args:
-        groups: resampled as wholes, e.g. the clips of windows; without, every item by itself.
+        groups: group per item, (items,); a group is resampled as a whole, e.g. the windows of a
+            clip. Without groups, every item is resampled alone.
     """
     rng = np.random.default_rng(seed)
     groups = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    # One table per group: a resample is then a sum of tables.
+    # One confusion matrix per group: a resample is a sum of matrices.
     tables = np.zeros((int(groups.max()) + 1, n, n), np.int64)
-    np.add.at(tables, (groups, truth, said), 1)
+    np.add.at(tables, (groups, truth, predicted), 1)
     drawn = []
     for _ in range(RESAMPLES):
         counts = np.bincount(rng.integers(len(tables), size=len(tables)), minlength=len(tables))
@@ -53,7 +61,12 @@ def uar_interval(
 def calibration_bins(
     right: NDArray[np.bool_], confidence: Vector
 ) -> list[tuple[float, float, int]]:
-    """(mean confidence, accuracy, count) of ten bins of equal mass, lowest first."""
+    """(mean confidence, accuracy, count) per bin of equal mass, lowest confidence first.
+
+    Args:
+        right: the label is correct, (items,).
+        confidence: of the label, (items,).
+    """
     order = np.argsort(confidence, kind="stable")
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     return [(float(confidence[p].mean()), float(right[p].mean()), len(p)) for p in parts]
@@ -66,20 +79,20 @@ def ece(right: NDArray[np.bool_], confidence: Vector) -> float:
 
 
 def risk_coverage(right: NDArray[np.bool_], confidence: Vector) -> tuple[Vector, Vector, Vector]:
-    """Coverage, error among the covered, and the threshold, as the threshold falls."""
+    """Coverage, error rate of the covered items, and threshold, from high to low threshold."""
     order = np.argsort(-confidence, kind="stable")
     n = np.arange(1, len(order) + 1)
     return n / len(order), np.cumsum(~right[order]) / n, confidence[order]
 
 
 def risk_at(right: NDArray[np.bool_], confidence: Vector, coverage: float) -> float:
-    """Error among the surest `coverage` of all."""
+    """Error rate of the share `coverage` of the items with the highest confidence."""
     share, risk, _ = risk_coverage(right, confidence)
     return float(risk[min(len(risk) - 1, int(np.searchsorted(share, coverage)))])
 
 
 def threshold_at(right: NDArray[np.bool_], confidence: Vector, coverage: float) -> float:
-    """The confidence that `coverage` of all reach."""
+    """The confidence that the share `coverage` of the items reaches."""
     share, _, threshold = risk_coverage(right, confidence)
     return float(threshold[min(len(threshold) - 1, int(np.searchsorted(share, coverage)))])
 
@@ -91,24 +104,25 @@ def figures(
     n: int,
     groups: NDArray[Any] | None = None,
 ) -> dict[str, Any]:
-    """The map U of `evaluate --json`.
+    """The map U of `evaluate --json`: `uar`, `uar_ci`, `accuracy`, `ece`, `coverage`, …
 
     Args:
         truth: label indices, (items,).
         probabilities: (items, n).
-        sure: items that were not `uncertain`, (items,).
+        sure: the item is not `uncertain`, (items,).
+        n: number of labels.
         groups: see `uar_interval`.
     """
     if len(truth) == 0:
         return {"n": 0}
-    said = probabilities.argmax(axis=1)
-    right = said == truth
+    predicted = probabilities.argmax(axis=1)
+    right = predicted == truth
     return {
-        "uar": uar(truth, said, n),
-        "uar_ci": list(uar_interval(truth, said, n, groups)),
+        "uar": uar(truth, predicted, n),
+        "uar_ci": list(uar_interval(truth, predicted, n, groups)),
         "accuracy": float(right.mean()),
         "ece": ece(right, probabilities.max(axis=1)),
         "coverage": float(sure.mean()),
-        "confusion": confusion(truth, said, n).tolist(),
+        "confusion": confusion(truth, predicted, n).tolist(),
         "n": len(truth),
     }

@@ -1,4 +1,4 @@
-"""An evaluation as one self-contained HTML page, plots as PNG inside it."""
+"""Write an evaluation as one self-contained HTML page with its plots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STYLE = (
 
 
 def write_report(folder: Path, title: str, evaluation: Evaluation) -> Path:
-    """Write `folder/index.html` and the same plots as PNG files beside it; returns the page."""
+    """Write `folder/index.html`, and its plots as PNG files next to it; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = evaluation.figures()
     plots: dict[str, Callable[[Any, Evaluation], None]] = {
@@ -49,9 +49,11 @@ def write_report(folder: Path, title: str, evaluation: Evaluation) -> Path:
     page.write_text(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
-        f"<p>Utterances as the live pipeline gives them, per cent, 95 % bootstrap interval.</p>"
+        "<p>Per cent, with 95 % bootstrap intervals, of utterances and windows as the live "
+        "pipeline publishes them.</p>"
         f"{_table(figures)}<p>UAR by gender: {html.escape(genders or 'not known')}.</p>"
-        f"<p>Clips left out, no such label: {html.escape(dropped)}.</p>{''.join(images)}</html>\n"
+        f"<p>Clips not evaluated, no such label: {html.escape(dropped)}.</p>"
+        f"{''.join(images)}</html>\n"
     )
     return page
 
@@ -95,7 +97,7 @@ def _confusion(axes: Any, e: Evaluation) -> None:
             axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(n), e.labels, rotation=30)
     axes.set_yticks(range(n), e.labels)
-    axes.set(xlabel="said", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
 
 
 def _reliability(axes: Any, e: Evaluation) -> None:
@@ -103,7 +105,7 @@ def _reliability(axes: Any, e: Evaluation) -> None:
     bins = calibration_bins(e.probabilities.argmax(axis=1) == e.truth, confidence)
     axes.plot([0, 1], [0, 1], "--", color="grey")
     axes.plot([b[0] for b in bins], [b[1] for b in bins], "o-")
-    axes.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
 
 
 def _risk(axes: Any, e: Evaluation) -> None:
@@ -111,9 +113,9 @@ def _risk(axes: Any, e: Evaluation) -> None:
     coverage, risk, _ = risk_coverage(right, e.probabilities.max(axis=1))
     axes.plot(coverage, risk)
     at = risk_at(right, e.probabilities.max(axis=1), 0.7)
-    axes.plot([0.7], [at], "o", label=f"70 % covered: {100 * at:.1f} % wrong")
+    axes.plot([0.7], [at], "o", label=f"70 % coverage: {100 * at:.1f} % wrong")
     axes.legend()
-    axes.set(xlabel="coverage", ylabel="share wrong among the covered", xlim=(0, 1), ylim=(0, None))
+    axes.set(xlabel="coverage", ylabel="error rate of the covered", xlim=(0, 1), ylim=(0, None))
 
 
 def _speakers(axes: Any, e: Evaluation) -> None:

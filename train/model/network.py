@@ -1,4 +1,4 @@
-"""The networks: small enough for an edge box, all in layers that both TFLite runtimes have."""
+"""The convolutional networks, built from layers that both TFLite runtimes support."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What a network looks like.
+    """Shape of a network: the table [network] of a recipe file.
 
     Attributes:
-        channels: of the convolutions over time and frequency.
-        hidden: of the convolution over time behind them.
-        dropout: before the last layer.
-        channel_dropout: of whole channels behind every convolution.
-        recurrent: a GRU over time in place of the last convolution's pooling.
-        centre: subtract the window's mean over time from every band first (channel-invariant).
-        centre_first: subtract that mean from the first feature alone: c0 of the MFCC, which
-            holds the level and nothing else does.
-        contrast: the window less that mean as a second channel beside it.
+        channels: of each convolution over time and frequency.
+        hidden: channels of the convolution over time that follows.
+        dropout: rate before the last layer.
+        channel_dropout: rate of whole channels after every convolution.
+        recurrent: use a GRU over time instead of the convolution over time.
+        centre: subtract from every band its mean over the window; removes the channel's response.
+        centre_first: subtract that mean from the first feature only: c0 of the MFCC, the only
+            one that holds the level.
+        contrast: add the window minus that mean as a second input channel.
     """
 
     channels: tuple[int, ...] = (16, 32, 48, 64)
@@ -33,10 +33,10 @@ class Network:
 
 
 def build(network: Network, frames: int, dims: int, heads: dict[str, int]) -> Any:
-    """A Keras model (batch, frames, dims, 1) → one vector of raw scores per head.
+    """A Keras model, (batch, frames, dims, 1) → head → raw scores (batch, size).
 
     Args:
-        heads: name → size; `label` is the one that is shipped.
+        heads: name → size; `label` is exported.
     """
     import keras
     from keras import layers

@@ -1,9 +1,8 @@
-"""A large speech model as teacher: its embedding of each clip guides the small network.
+"""A Whisper model as the teacher of a small network: an embedding and probabilities per clip.
 
-Any Whisper model in CTranslate2's format will do (Radford et al., 2022; MIT licence); the
-shipped `default` had `tiny.en`. Only training needs it, never the edge box. It knows nothing of
-our labels; the probabilities it teaches are cross-fitted, so that no clip is judged by a
-classifier that saw its speaker.
+Any Whisper model in CTranslate2 format works (Radford et al., 2022; MIT licence). Only training
+uses it. The probabilities come from classifiers on its embeddings; each clip is classified by
+one that was not trained on the clip's speaker.
 """
 
 from __future__ import annotations
@@ -16,26 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.train.data.corpora import Clip, Samples
-from speech_emotion.train.data.dataset import content_key, progress
+from speech_emotion.train.data.clips import Clip, Samples
+from speech_emotion.train.data.dataset import content_key
+from speech_emotion.train.data.workers import progress
 
 RATE = 16000
 SIZE = 256
-"""Dimensions kept of the whitened embedding, most variance first."""
-TAUGHT = 64
-"""Of these, so many are taught as such."""
+"""Number of dimensions kept of the whitened embedding, largest variance first."""
+TAUGHT_DIMS = 64
+"""Number of these dimensions that the `teacher` head learns."""
 TRIM_DB = 35.0
+"""Audio at the ends of a clip that is this far below its maximum is cut off, dB."""
 
 Array = NDArray[np.float32]
 
 
 def embed(clips: Sequence[Clip], sounds: Sequence[Samples], model: Path, cache: Path) -> Array:
-    """Whitened embeddings (clips, SIZE) of 16 kHz clips; cached by model and content.
+    """Whitened embeddings of 16 kHz clips, (clips, SIZE); cached by model and content.
 
-    Whitening looks at all the clips without their labels.
+    Whitening uses all clips, without their labels.
 
     Raises:
-        UserError: no such model.
+        UserError: the folder holds no Whisper model.
     """
     if not (model / "model.bin").is_file():
         raise UserError(f"{model}: holds no Whisper model in CTranslate2 format (model.bin)")
@@ -55,7 +56,7 @@ def _digest(model: Path) -> str:
 
 
 def _encode(sounds: Sequence[Samples], model: Path) -> Array:
-    """Mean, deviation and maximum over time of the encoder's output, (clips, 3 * width)."""
+    """Mean, standard deviation and maximum over time of the encoder output, (clips, 3 * width)."""
     import ctranslate2  # type: ignore[import-not-found,unused-ignore]
     from librosa import stft
     from librosa.effects import trim
@@ -63,7 +64,7 @@ def _encode(sounds: Sequence[Samples], model: Path) -> Array:
 
     whisper = ctranslate2.models.Whisper(str(model), compute_type="int8", intra_threads=1)
     bank = mel(sr=RATE, n_fft=400, n_mels=80)
-    found = []
+    embeddings = []
     for samples in progress(iter(sounds), len(sounds), "teacher"):
         trimmed, _ = trim(samples, top_db=TRIM_DB)
         trimmed = 0.5 * trimmed / max(float(np.abs(trimmed).max()), 1e-5)
@@ -73,11 +74,12 @@ def _encode(sounds: Sequence[Samples], model: Path) -> Array:
         log = np.ascontiguousarray(log[np.newaxis, :, : log.shape[1] // 2 * 2])
         view = whisper.encode(ctranslate2.StorageView.from_array(log))
         out = np.array(view)[0].astype(np.float32)
-        found.append(np.concatenate([out.mean(axis=0), out.std(axis=0), out.max(axis=0)]))
-    return np.array(found, np.float32)
+        embeddings.append(np.concatenate([out.mean(axis=0), out.std(axis=0), out.max(axis=0)]))
+    return np.array(embeddings, np.float32)
 
 
 def _whiten(raw: Array, size: int = SIZE) -> Array:
+    """Uncorrelated columns of unit variance, (clips, size), largest original variance first."""
     scaled = (raw - raw.mean(axis=0)) / (raw.std(axis=0) + 1e-6)
     _, _, directions = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
     kept = scaled @ directions[:size].T
@@ -95,12 +97,20 @@ def soft_labels(
 ) -> Array:
     """The teacher's probabilities for the training clips, (clips, labels); NaN for others.
 
-    Each clip is judged by a logistic regression that saw none of its speaker's clips, and no
-    clip outside `train` is looked at.
+    Each clip is classified by a logistic regression that was trained without the clip's speaker.
+    Clips outside `train` are not used.
+
+    Args:
+        embeddings: (clips, size).
+        truth: label index per clip, (clips,); -1 for an emotion outside the label set.
+        corpora, speakers: per clip, (clips,).
+        train: indices of the training clips.
+        labels: number of labels.
+        parts: number of groups of speakers for the cross-fitting.
     """
     from sklearn.linear_model import LogisticRegression
 
-    found = np.full((len(embeddings), labels), np.nan, np.float32)
+    probabilities = np.full((len(embeddings), labels), np.nan, np.float32)
     known = train[truth[train] >= 0]
     names = sorted(set(speakers[known].tolist()))
     part = {name: i % parts for i, name in enumerate(names)}
@@ -114,5 +124,5 @@ def soft_labels(
         weight = len(seen) / len(counts) / counts[group]
         model = LogisticRegression(C=0.01, max_iter=300)
         model.fit(embeddings[seen], truth[seen], sample_weight=weight)
-        found[unseen] = model.predict_proba(embeddings[unseen])
-    return found
+        probabilities[unseen] = model.predict_proba(embeddings[unseen])
+    return probabilities

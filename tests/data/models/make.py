@@ -1,9 +1,9 @@
-"""Make the tiny bundles beside this file again, one for each input layout.
+"""Make the tiny bundles in this folder, one for each input layout.
 
     python tests/data/models/make.py
 
-Their weights are seeded noise: they test that models of every shape load and agree, nothing else.
-Needs the extra `train`.
+Their weights are seeded noise; they only test that models of every shape load and agree.
+It needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SPEC = FeatureSpec(
 
 
 def golden_audio() -> np.ndarray:
-    """A tone with pauses, (SPEC.window,), on a coarse grid so that it packs well."""
+    """A tone with pauses, (SPEC.window,), on a coarse grid so that it compresses well."""
     t = np.arange(SPEC.window)
     tone = np.round(8 * np.sin(2 * np.pi * t / 40)) / 16
     return (tone * (t // 1600 % 2)).astype(np.float32)
 
 
 def network(layout: str) -> keras.Model:
-    """The smallest sensible network for a layout; `dims,frames` is a Conv1D and an LSTM."""
+    """A minimal network for a layout; for `dims,frames` a Conv1D and an LSTM."""
     frames, dims = SPEC.n_frames, SPEC.dims
     match layout:
         case "frames,dims,1":

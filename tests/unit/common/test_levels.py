@@ -1,4 +1,4 @@
-"""Levels: known signals, the floor, and bits that depend on samples alone."""
+"""Levels: known signals, the lowest level, and bits that depend on samples alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_level_of_known_signals(samples: np.ndarray, level: float) -> None:
         np.full(100, 1e-45, np.float32),
     ],
 )
-def test_silence_is_the_floor(samples: np.ndarray) -> None:
+def test_silence_has_the_lowest_level(samples: np.ndarray) -> None:
     assert rms_dbfs(samples) == SILENCE_DBFS == -100.0
 
 
@@ -60,7 +60,7 @@ def test_level_is_a_plain_float_in_range(samples: np.ndarray) -> None:
 
 @settings(deadline=None)
 @given(AUDIO, st.integers(0, 7))
-def test_bits_do_not_depend_on_the_place_in_memory(samples: np.ndarray, offset: int) -> None:
+def test_bits_do_not_depend_on_the_address(samples: np.ndarray, offset: int) -> None:
     elsewhere = np.full(2 * len(samples) + offset, 9.0, np.float32)
     strided = elsewhere[offset::2][: len(samples)]
     strided[:] = samples

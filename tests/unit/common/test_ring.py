@@ -1,4 +1,4 @@
-"""The ring against a plain reference, and against real processes that race, die and return."""
+"""The ring compared with a simple model, and with real processes that race, die and restart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUN = "0123456789abcdef"
 SHM = Path("/dev/shm")
 ROOT = Path(__file__).resolve().parents[3]
 LABEL = f"test{os.getpid()}"
-"""In the name of every stream here, so that leftovers can be told from other programs'."""
+"""Part of every stream name here, so that the tests recognize their own leftovers."""
 START_INDICES = [0, 1, 2**31 - 20, 2**32 - 20, 2**53]
 
 _numbers = itertools.count()
@@ -49,7 +49,7 @@ def ring(*, rate: int = 8, capacity: int = 20, start_index: int = 0) -> RingOwne
 
 
 def value(index: int | NDArray[np.int64]) -> NDArray[np.float32]:
-    """What sample `index` is: exact in float32, another one in every lap."""
+    """Value of sample `index`: exact in float32, different in every lap."""
     return np.asarray(np.asarray(index) % 8_388_593 + 1, np.float32)
 
 
@@ -58,7 +58,7 @@ def samples(start: int, end: int) -> NDArray[np.float32]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
+def _no_segment_is_left() -> Iterator[None]:
     yield
     assert not list(SHM.glob(f"*{LABEL}*"))
 
@@ -68,7 +68,7 @@ Script = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def script() -> Iterator[Script]:
-    """Starts a Python process with the ring imported; `args` are its sys.argv[1:]."""
+    """Start a Python process with the ring imported; `args` are its sys.argv[1:]."""
     children: list[subprocess.Popen[str]] = []
 
     def start(code: str, *args: object) -> subprocess.Popen[str]:
@@ -121,7 +121,7 @@ steps = st.lists(
     steps=steps,
     data=st.data(),
 )
-def test_what_is_read_is_what_was_written(
+def test_a_reader_reads_the_samples_that_were_written(
     rate: int, extra: int, start: int, steps: list[Step], data: st.DataObject
 ) -> None:
     capacity, margin = rate + extra, rate // 2
@@ -152,7 +152,7 @@ def test_what_is_read_is_what_was_written(
                 np.testing.assert_array_equal(out, reference[first - start : last - start])
 
 
-def test_an_announced_position_counts_even_before_its_index_is_seen() -> None:
+def test_an_announced_position_counts_before_its_index_is_visible() -> None:
     with (
         ring(rate=8, capacity=20) as owner,
         RingWriter.attach(owner.name) as writer,
@@ -197,7 +197,7 @@ def test_only_float32_vectors_are_written(wrong: NDArray[np.float32]) -> None:
         assert writer.index == 0
 
 
-def test_a_span_beyond_the_announced_position_is_the_callers_mistake() -> None:
+def test_a_span_past_the_announced_position_is_a_value_error() -> None:
     with (
         ring() as owner,
         RingWriter.attach(owner.name) as writer,
@@ -234,7 +234,7 @@ def test_gaps_are_the_missing_samples_that_the_ring_holds(start: int, steps: lis
             missing += [kind == "gap"] * n
             oldest = start + len(missing) - capacity
             expected = runs([start + i for i, gone in enumerate(missing) if gone])
-            if start:  # what is before the first sample never was
+            if start:  # no sample exists before the first
                 joined = bool(expected) and expected[0][0] == start
                 expected = [(0, expected[0][1] if joined else start), *expected[joined:]]
             assert writer.gaps() == [(a, b) for a, b in expected if b > oldest]
@@ -242,7 +242,7 @@ def test_gaps_are_the_missing_samples_that_the_ring_holds(start: int, steps: lis
 
 
 def runs(positions: list[int]) -> list[tuple[int, int]]:
-    """Neighbouring numbers, in order, as spans."""
+    """Consecutive numbers, in order, as spans."""
     spans: list[tuple[int, int]] = []
     for position in positions:
         if spans and spans[-1][1] == position:
@@ -253,7 +253,9 @@ def runs(positions: list[int]) -> list[tuple[int, int]]:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=2 * MAX_GAPS))
-def test_a_full_table_gives_up_its_smallest_distances(lengths: list[tuple[int, int]]) -> None:
+def test_a_full_table_merges_the_spans_with_the_smallest_distance(
+    lengths: list[tuple[int, int]],
+) -> None:
     spans: list[tuple[int, int]] = []
     reference: list[tuple[int, int]] = []
     at = 0
@@ -310,7 +312,7 @@ def test_a_gap_of_days_is_one_span_over_a_silent_ring() -> None:
 # The header -----------------------------------------------------------------------------
 
 
-def test_what_the_header_tells() -> None:
+def test_the_header_has_rate_run_generation_and_anchor() -> None:
     with ring(rate=16000, capacity=17000, start_index=7) as owner:
         us = ProcessIdentity.current()
         assert owner.name.startswith(f"sep.{us}.{LABEL}-")
@@ -321,17 +323,17 @@ def test_what_the_header_tells() -> None:
                 assert (user.sample_rate, user.capacity) == (16000, 17000)
                 assert (user.generation, user.index) == (1, 7)
             assert writer.anchor == (7, 0.0, 0.0)
-            # What was before the first sample never was, and is not lost.
+            # The samples before the first never existed and are not lost.
             assert (writer.gaps(), writer.lost) == ([(0, 7)], 0)
 
 
-def test_all_the_memory_is_there_from_the_start() -> None:
+def test_all_memory_is_allocated_at_the_start() -> None:
     with ring(rate=16000, capacity=480_000) as owner:
         status = (SHM / owner.name).stat()
         assert status.st_blocks * 512 >= status.st_size >= 480_000 * 4
 
 
-def test_the_next_writer_goes_on_where_the_last_one_ended() -> None:
+def test_the_next_writer_continues_at_the_index_of_the_last() -> None:
     with ring(capacity=100) as owner:
         for generation in range(1, 5):
             with RingWriter.attach(owner.name) as writer:
@@ -347,7 +349,7 @@ def test_the_next_writer_goes_on_where_the_last_one_ended() -> None:
                 writer.set_anchor(index + 10, (index + 10) / 3, (index + 10) / 7)
 
 
-def test_closing_twice_is_fine_and_attached_memory_outlives_its_name() -> None:
+def test_close_may_be_called_twice_and_attached_memory_outlives_its_name() -> None:
     owner = ring()
     writer, reader = RingWriter.attach(owner.name), RingReader.attach(owner.name)
     owner.unlink()
@@ -361,7 +363,7 @@ def test_closing_twice_is_fine_and_attached_memory_outlives_its_name() -> None:
         user.close()
 
 
-# What is refused ------------------------------------------------------------------------
+# Refused segments ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("user", [RingReader, RingWriter])
@@ -389,7 +391,7 @@ def test_an_unknown_header_is_refused(
 @pytest.mark.parametrize(
     ("size", "message"), [(0, "cannot be attached"), (100, "too small"), (9999, "not known")]
 )
-def test_what_is_no_ring_is_refused(size: int, message: str) -> None:
+def test_a_segment_that_is_no_ring_is_refused(size: int, message: str) -> None:
     path = SHM / f"sep.{ProcessIdentity.current()}.{LABEL}-no-ring"
     path.write_bytes(bytes(size))
     try:
@@ -401,12 +403,12 @@ def test_what_is_no_ring_is_refused(size: int, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "main", "sep.1.2", "sep.1.2.../x", "/etc/passwd", "sep.1.2."])
-def test_a_name_that_no_ring_has_is_refused(name: str) -> None:
+def test_an_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="not the name of a ring"):
         RingReader.attach(name)
 
 
-def test_a_ring_that_is_not_there_is_refused() -> None:
+def test_a_missing_ring_is_refused() -> None:
     with pytest.raises(UserError, match="is not there"):
         RingWriter.attach("sep.1.2.main")
 
@@ -425,7 +427,7 @@ def test_a_stream_needs_a_proper_name(stream: str) -> None:
         create_ring(stream, sample_rate=8, capacity=20, run=RUN)
 
 
-def test_too_little_room_is_told_in_bytes() -> None:
+def test_too_little_room_is_reported_in_bytes() -> None:
     room = os.statvfs(SHM)
     capacity = room.f_bavail * room.f_frsize + 10**9
     with pytest.raises(UserError) as error:
@@ -435,18 +437,18 @@ def test_too_little_room_is_told_in_bytes() -> None:
     assert 0 <= free <= room.f_blocks * room.f_frsize
 
 
-def test_room_that_somebody_else_took_first_is_no_sigbus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_that_another_program_took_first_is_no_sigbus(monkeypatch: pytest.MonkeyPatch) -> None:
     room = os.statvfs(SHM)
     if not room.f_blocks:
         pytest.skip("this /dev/shm has no limit")
-    capacity = room.f_blocks * room.f_frsize  # needs four times of all there is
+    capacity = room.f_blocks * room.f_frsize  # needs four times the whole room
     everything = os.statvfs_result((*room[:2], *[2**50] * 3, *room[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _path: everything)
     with pytest.raises(UserError, match=r"needs \d+ bytes"):
         ring(rate=16000, capacity=capacity)
 
 
-def test_a_live_writer_is_not_pushed_aside_and_a_killed_one_is_replaced(script: Script) -> None:
+def test_a_live_writer_is_kept_and_a_killed_one_is_replaced(script: Script) -> None:
     with ring(rate=8, capacity=40) as owner:
         code = """
 import numpy as np
@@ -461,17 +463,17 @@ sys.stdin.read()
             RingWriter.attach(owner.name)
         assert RingReader.attach(owner.name).generation == 1
         child.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie writes no more
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie does not write
         with RingWriter.attach(owner.name) as writer:
             assert (writer.generation, writer.index, writer.lost) == (2, 15, 5)
             assert (writer.gaps(), writer.anchor) == ([(10, 15)], (15, 1.0, 2.0))
             with pytest.raises(UserError, match="writes to it"):
                 RingWriter.attach(owner.name)
-            writer.write(samples(15, 20))  # the refused one has not let go of it
+            writer.write(samples(15, 20))  # the refused writer did not release the ring
         RingWriter.attach(owner.name).close()
 
 
-def test_of_several_writers_at_once_one_gets_in(script: Script) -> None:
+def test_of_several_writers_at_once_one_attaches(script: Script) -> None:
     code = """
 import time
 import numpy
@@ -505,12 +507,12 @@ sys.stdin.read()
 # Other processes ------------------------------------------------------------------------
 
 
-def test_a_process_that_attaches_and_ends_takes_nothing_away(script: Script) -> None:
+def test_a_process_that_attaches_and_ends_removes_nothing(script: Script) -> None:
     with ring() as owner, RingWriter.attach(owner.name) as writer:
         writer.write(samples(0, 10))
         code = """
 from multiprocessing import resource_tracker
-reader = RingReader.attach(sys.argv[1])  # and never closed
+reader = RingReader.attach(sys.argv[1])  # never closed
 assert resource_tracker._resource_tracker._fd is None, "a tracker was started"
 print(reader.index, flush=True)
 """
@@ -531,7 +533,7 @@ assert "numpy" not in sys.modules
     assert (out, errors) == ("", "")
 
 
-def test_the_shared_memory_of_others_stays_tracked(script: Script) -> None:
+def test_other_shared_memory_stays_tracked(script: Script) -> None:
     with ring() as owner:
         code = """
 import threading
@@ -610,7 +612,7 @@ while True:
         while reader.index < start + 20 * capacity or safe < 1000 or overwritten < 20:
             announced = reader.index
             oldest = announced - capacity + rate // 2
-            # Behind the head by all that may be on its way, or at the brink of the writer.
+            # At the newest announced samples, or next to the samples being overwritten.
             first = dice.choice([oldest + dice.randrange(200), announced - 2 * length])
             if first < start:
                 continue
@@ -629,7 +631,7 @@ class Killed(BaseException):
 
 
 def killed_after(bytecodes: int, call: Callable[..., object], *args: object) -> bool:
-    """Run `call` for so many bytecodes of the ring's own code. False if it ended before."""
+    """Run `call` for a number of bytecodes of the ring's code. False if it ended before."""
     left = bytecodes
 
     def trace(frame: FrameType, event: str, _arg: Any) -> Any:
@@ -644,7 +646,7 @@ def killed_after(bytecodes: int, call: Callable[..., object], *args: object) -> 
         return trace
 
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one such frame now
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 needs one such frame at settrace
     sys.settrace(trace)
     try:
         call(*args)
@@ -655,7 +657,7 @@ def killed_after(bytecodes: int, call: Callable[..., object], *args: object) -> 
     return False
 
 
-def test_samples_are_there_as_far_as_the_index_went_wherever_their_writer_was_killed() -> None:
+def test_samples_up_to_the_index_are_valid_after_a_kill_at_any_bytecode() -> None:
     killed, bytecodes, ends = True, 0, set()
     while killed:
         with ring(rate=16, capacity=40, start_index=35) as owner:
@@ -673,7 +675,7 @@ def test_samples_are_there_as_far_as_the_index_went_wherever_their_writer_was_ki
     assert ends == {65, 69, 73, 75}
 
 
-def test_a_gap_holds_as_far_as_the_index_went_wherever_its_writer_was_killed() -> None:
+def test_a_gap_up_to_the_index_is_valid_after_a_kill_at_any_bytecode() -> None:
     killed, bytecodes = True, 0
     while killed:
         with ring(rate=16, capacity=200) as owner:
@@ -687,7 +689,7 @@ def test_a_gap_holds_as_far_as_the_index_went_wherever_its_writer_was_killed() -
                 gaps = [(0, 2), (7, 9), *([(14, end)] if end > 14 else [])]
                 assert end in (14, 18, 22, 23)
                 assert (writer.gaps(), writer.lost) == (gaps, 4 + end - 14)
-                writer.write(samples(end, end + 20))  # beyond the gap that was begun
+                writer.write(samples(end, end + 20))  # past the gap that was begun
             with RingWriter.attach(owner.name) as writer:
                 assert (writer.gaps(), writer.lost) == (gaps, 4 + end - 14)
                 writer.gap(1)
@@ -697,7 +699,7 @@ def test_a_gap_holds_as_far_as_the_index_went_wherever_its_writer_was_killed() -
     assert bytecodes > 100
 
 
-def test_an_anchor_is_the_old_or_the_new_one_wherever_its_writer_was_killed() -> None:
+def test_an_anchor_is_the_old_or_the_new_one_after_a_kill_at_any_bytecode() -> None:
     killed, bytecodes, seen = True, 0, set()
     while killed:
         with ring() as owner:
@@ -710,7 +712,7 @@ def test_an_anchor_is_the_old_or_the_new_one_wherever_its_writer_was_killed() ->
     assert seen == {(1, 1.5, 1.25), (2, 2.5, 2.25)}
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_ring_to_go_on_with(script: Script) -> None:
+def test_a_new_writer_can_continue_after_a_kill_at_any_moment(script: Script) -> None:
     code = """
 import numpy as np
 writer = RingWriter.attach(sys.argv[1])

@@ -1,8 +1,8 @@
-"""The feature cores against their definition, librosa's own three calls.
+"""The feature cores compared with the reference, librosa's own three calls.
 
-On x86-64 the exact one equals it bit for bit, whatever the sound, and the tests ask for that.
-Elsewhere the compiler may contract multiply-adds in the FFT: there, and of the fast core
-everywhere, they ask for 1e-4. That a window's bits depend on its samples alone holds for all.
+On x86-64 the exact core equals the reference bit for bit for any sound. On other processors the
+compiler may contract multiply-adds in the FFT; there, and for the fast core everywhere, the
+tolerance is 1e-4. For all cores, a window's bits depend on its samples alone.
 
 The speech is three speakers' from EMODB (Burkhardt et al., 2005; CC0-1.0).
 """
@@ -79,7 +79,7 @@ BANKS: dict[str, Banks] = {}
 KINDS = ("noise", "tone", "clicks", "silence", "faint", "square", "dc", "ramp")
 
 pytestmark = pytest.mark.filterwarnings(
-    # librosa's, on silence, on windows shorter than n_fft and on mel bands narrower than a bin
+    # librosa warns on silence, on windows shorter than n_fft, on mel bands narrower than a bin
     "ignore:Trying to estimate tuning",
     "ignore:n_fft=",
     "ignore:Empty filters",
@@ -92,7 +92,7 @@ def speech(name: str, length: int) -> Samples:
 
 
 def sound(kind: str, length: int, seed: int = 0, level: float = 1.0) -> Samples:
-    """Not speech: the sounds that break feature code."""
+    """Synthetic sounds that are known to break feature code."""
     rng = np.random.default_rng(seed)
     time = np.arange(length)
     if kind == "noise":
@@ -118,19 +118,19 @@ def fresh(spec: FeatureSpec) -> Core:
     return make_core(spec, Banks.from_librosa(spec))
 
 
-def assert_same(found: Samples, expected: Samples, spec: FeatureSpec) -> None:
-    assert found.dtype == expected.dtype == np.float32
+def assert_same(actual: Samples, expected: Samples, spec: FeatureSpec) -> None:
+    assert actual.dtype == expected.dtype == np.float32
     exact = spec.n_fft % 2 or (spec.chroma and spec.chroma_tuning == "estimate")
     if exact and platform.machine() in ("x86_64", "AMD64"):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
     else:
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module", params=list(SPECS.values()), ids=list(SPECS))
 def spec(request: pytest.FixtureRequest) -> FeatureSpec:
-    found: FeatureSpec = request.param
-    return found
+    actual: FeatureSpec = request.param
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def core(spec: FeatureSpec) -> Core:
 
 @pytest.mark.parametrize("level", [1.0, 0.003], ids=["as recorded", "50 dB down"])
 @pytest.mark.parametrize("name", ["03a01Wa", "08a02Na", "16a02Lb"])
-def test_speech_gives_the_definition(
+def test_speech_gives_the_reference_features(
     spec: FeatureSpec, core: Core, name: str, level: float
 ) -> None:
     samples = speech(name, 3 * spec.window) * np.float32(level)
@@ -149,7 +149,7 @@ def test_speech_gives_the_definition(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_sounds_give_the_definition(spec: FeatureSpec, core: Core, kind: str) -> None:
+def test_other_sounds_give_the_reference_features(spec: FeatureSpec, core: Core, kind: str) -> None:
     window = sound(kind, spec.window)
     assert_same(core.extract(window), reference_features(window, spec), spec)
 
@@ -180,7 +180,7 @@ def small_specs(draw: st.DrawFn) -> FeatureSpec:
     seed=st.integers(0, 1000),
     level=st.sampled_from([1.0, 0.1, 1e-4]),
 )
-def test_any_spec_gives_the_definition(
+def test_any_spec_gives_the_reference_features(
     spec: FeatureSpec, kind: str, seed: int, level: float
 ) -> None:
     if kind == "speech":
@@ -188,9 +188,9 @@ def test_any_spec_gives_the_definition(
     else:
         window = sound(kind, spec.window, seed, level)
     expected = reference_features(window, spec)
-    found = make_core(spec, Banks.from_librosa(spec)).extract(window)
-    assert found.shape == (spec.n_frames, spec.dims)
-    assert_same(found[: len(expected)], expected, spec)
+    actual = make_core(spec, Banks.from_librosa(spec)).extract(window)
+    assert actual.shape == (spec.n_frames, spec.dims)
+    assert_same(actual[: len(expected)], expected, spec)
 
 
 @settings(deadline=None, max_examples=100)
@@ -211,8 +211,8 @@ def test_the_tuning_is_the_one_librosa_estimates(
     stft = librosa.stft(window.astype(np.float32), n_fft=ORIGINAL.n_fft, hop_length=512)
     power = np.abs(stft) ** 2
     tuning = librosa.estimate_tuning(S=power, sr=ORIGINAL.sample_rate)
-    found = TuningEstimator(ORIGINAL).estimate(np.ascontiguousarray(power.T))
-    assert TUNING_EDGES[found] == tuning
+    actual = TuningEstimator(ORIGINAL).estimate(np.ascontiguousarray(power.T))
+    assert TUNING_EDGES[actual] == tuning
 
 
 @settings(deadline=None, max_examples=100)
@@ -222,7 +222,7 @@ def test_the_tuning_is_the_one_librosa_estimates(
     density=st.sampled_from([0.0003, 0.001, 0.01, 1.0]),
 )
 def test_ties_are_resolved_like_librosa_does(seed: int, levels: int, density: float) -> None:
-    """Few peaks, plateaus and equal heights, which real sound hardly has."""
+    """Few peaks, plateaus and equal heights, which are rare in real sound."""
     rng = np.random.default_rng(seed)
     shape = ORIGINAL.natural_frames, 1 + ORIGINAL.n_fft // 2
     peaks = rng.integers(0, levels, shape) * (rng.random(shape) < density)
@@ -239,7 +239,7 @@ def test_ties_are_resolved_like_librosa_does(seed: int, levels: int, density: fl
     ],
     ids=["odd n_fft", "Nyquist bin searched for pitch"],
 )
-def test_what_the_fast_core_does_not_cover_falls_back_to_librosa(uncovered: FeatureSpec) -> None:
+def test_a_spec_that_no_core_covers_falls_back_to_librosa(uncovered: FeatureSpec) -> None:
     core = make_core(uncovered, Banks.from_librosa(uncovered))
     assert isinstance(core, LibrosaCore)
     window = speech("03a01Wa", uncovered.window)
@@ -258,7 +258,7 @@ def test_the_same_window_gives_the_same_bits_in_any_order(spec: FeatureSpec) -> 
 
 @pytest.mark.parametrize("spec", SHARED.values(), ids=SHARED)
 def test_frames_are_shared_where_the_spec_says_so(spec: FeatureSpec) -> None:
-    """Frames that the window before had are not computed again."""
+    """Frames of the previous window are not computed again."""
     core = fresh(spec)
     assert isinstance(core, FastCore)
     computed: list[int] = []
@@ -271,16 +271,16 @@ def test_frames_are_shared_where_the_spec_says_so(spec: FeatureSpec) -> None:
     for k in range(4):
         core.extract(samples[k * spec.hop :][: spec.window])
     assert sum(computed[:-3]) >= spec.natural_frames - core._batch.inner[0]
-    first, behind = core._batch.inner
-    assert computed[-3:] == [spec.hop // spec.hop_length + spec.natural_frames - behind] * 3
-    assert computed[-1] + first < spec.natural_frames
+    start, stop = core._batch.inner
+    assert computed[-3:] == [spec.hop // spec.hop_length + spec.natural_frames - stop] * 3
+    assert computed[-1] + start < spec.natural_frames
 
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("name", SPECS)
-def test_a_window_has_the_same_bits_wherever_one_begins(name: str, data: st.DataObject) -> None:
-    """In order from the start, from any window on, with jumps, between those of others."""
+def test_a_window_has_the_same_bits_from_any_start(name: str, data: st.DataObject) -> None:
+    """In order, from any window on, with jumps, and interleaved with another stream."""
     spec = SPECS[name]
     banks = BANKS.setdefault(name, Banks.from_librosa(spec))
     count = 8
@@ -327,7 +327,7 @@ def test_no_array_is_allocated_in_the_steady_state(name: str) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Views, numbers, and what numpy wants to divide by one value a row. A window takes 64 kB.
+    # Views, numbers, and numpy's buffer for a division per row. A window has 64 kB.
     assert peak < 8192
 
 
@@ -359,7 +359,7 @@ def test_without_scipys_compiled_module_the_features_are_the_same(
     np.testing.assert_array_equal(fresh(spec).extract(window), expected)
 
 
-def test_features_stay_when_the_next_window_comes(core: Core, spec: FeatureSpec) -> None:
+def test_features_do_not_change_with_the_next_window(core: Core, spec: FeatureSpec) -> None:
     window = speech("08a02Na", spec.window)
     window.flags.writeable = False
     features = core.extract(window)
@@ -385,12 +385,12 @@ def test_filled_frames_are_normalized_like_all_others() -> None:
     std[7] = 0.0
     features = rng.standard_normal((32, 155), np.float32)
     features[30:] = 0.0
-    found = normalize(features, mean, std, 1e-8)
-    assert found.dtype == np.float32
+    actual = normalize(features, mean, std, 1e-8)
+    assert actual.dtype == np.float32
     expected = (features - mean.astype(np.float64)) / (std.astype(np.float64) + 1e-8)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    np.testing.assert_array_equal(found[30], found[31])
-    assert found[30].all()
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    np.testing.assert_array_equal(actual[30], actual[31])
+    assert actual[30].all()
 
 
 def test_the_live_path_imports_neither_librosa_nor_numba(tmp_path: Path) -> None:
@@ -419,14 +419,14 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"librosa", "numba"}
     assert_same(np.load(tmp_path / "features.npy"), reference_features(window, ORIGINAL), ORIGINAL)
 
 
-def test_banks_survive_their_file(spec: FeatureSpec, tmp_path: Path) -> None:
+def test_banks_survive_a_round_trip_through_their_file(spec: FeatureSpec, tmp_path: Path) -> None:
     banks = Banks.from_librosa(spec)
     np.savez(tmp_path / "banks.npz", allow_pickle=False, **banks.to_arrays())
     with np.load(tmp_path / "banks.npz") as arrays:
         again = Banks.from_arrays(spec, dict(arrays))
     window = speech("03a01Wa", spec.window)
-    found = make_core(spec, again).extract(window)
-    np.testing.assert_array_equal(found, make_core(spec, banks).extract(window))
+    actual = make_core(spec, again).extract(window)
+    np.testing.assert_array_equal(actual, make_core(spec, banks).extract(window))
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_banks_survive_their_file(spec: FeatureSpec, tmp_path: Path) -> None:
     ],
     ids=["missing", "bands", "tunings", "type", "values"],
 )
-def test_banks_that_do_not_fit_are_one_clear_line(
+def test_banks_that_do_not_match_the_spec_are_one_clear_line(
     name: str, changed: NDArray[np.generic] | None
 ) -> None:
     arrays = Banks.from_librosa(ORIGINAL).to_arrays()

@@ -1,4 +1,4 @@
-"""The window grid, the analysis of a window, and features as a service over a real ring."""
+"""The window grid, the analysis of a window, and the features service with a real ring."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ grids = st.integers(1, 40).flatmap(
 
 
 def speech(demo: tuple[Samples, int], seconds: float) -> Samples:
-    """Real speech; the rate does not matter here."""
+    """Real speech; its rate does not matter here."""
     samples, _ = demo
     return samples[: round(seconds * SPEC.sample_rate)]
 
@@ -50,7 +50,9 @@ def speech(demo: tuple[Samples, int], seconds: float) -> Samples:
 
 
 @given(grids, st.integers(0, 300))
-def test_complete_windows_are_those_whose_end_is_there(grid: WindowGrid, position: int) -> None:
+def test_a_window_is_complete_when_its_last_sample_has_arrived(
+    grid: WindowGrid, position: int
+) -> None:
     assert grid.complete(position) == sum(grid.end(k) <= position for k in range(301))
 
 
@@ -95,7 +97,9 @@ def without_time(analysis: Analysis) -> dict[str, Any]:
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_going_on_from_a_gate_is_going_on(demo: tuple[Samples, int], data: st.DataObject) -> None:
+def test_an_extractor_that_resumes_from_a_gate_decides_the_same(
+    demo: tuple[Samples, int], data: st.DataObject
+) -> None:
     windows = [window for _, window in windows_of(speech(demo, 20.0), GRID)]
     missing = data.draw(
         st.lists(
@@ -116,7 +120,7 @@ def test_going_on_from_a_gate_is_going_on(demo: tuple[Samples, int], data: st.Da
     assert {"speech", "silence"} <= kinds
 
 
-def test_a_window_with_a_gap_is_no_speech_and_forgets_the_past(
+def test_a_window_with_a_gap_is_no_speech_and_resets_the_gate(
     demo: tuple[Samples, int],
 ) -> None:
     analyzer = ANALYZERS()
@@ -146,7 +150,7 @@ def test_a_window_with_a_gap_is_no_speech_and_forgets_the_past(
         ({"std": None}, "shape"),
     ],
 )
-def test_statistics_that_do_not_fit_are_refused(
+def test_statistics_that_do_not_match_the_spec_are_refused(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     arrays = {"mean": np.zeros(SPEC.dims), "std": np.ones(SPEC.dims)} | change
@@ -162,13 +166,13 @@ CAPACITY = 6 * SPEC.window
 
 
 class Switch:
-    """What tells a stage's loop to end."""
+    """A stop request for the loop of a stage."""
 
     requested = False
 
 
 class Rig:
-    """A features service in a thread, with the test as capture, infer and hub."""
+    """A features service in a thread; the test acts as capture, infer and hub."""
 
     def __init__(self) -> None:
         self.begin()
@@ -187,7 +191,7 @@ class Rig:
         self.hub_file = Path(hub.removeprefix("ipc://"))
 
     def begin(self) -> None:
-        """A run with its ring."""
+        """Start a run with its ring."""
         self.ring: RingOwner = create_ring(
             "main", sample_rate=SPEC.sample_rate, capacity=CAPACITY, run=secrets.token_hex(8)
         )
@@ -234,14 +238,14 @@ class Rig:
         return windows
 
     def take_all(self) -> list[internal.Window]:
-        """Everything up to the end of the stream."""
+        """All windows up to the end of the stream."""
         windows = self.take(1)
         while windows[-1].kind != "end":
             windows += self.take(1)
         return windows
 
     def health(self, counter: str) -> internal.Heartbeat:
-        """The first heartbeat that has counted something."""
+        """The first heartbeat in which `counter` is not zero."""
         while self.hub.poll(20_000):
             beat = internal.decode(self.hub.recv_multipart()[1])
             assert isinstance(beat, internal.Heartbeat)
@@ -267,17 +271,17 @@ def rig() -> Iterator[Rig]:
 
 
 def analyzed(samples: Samples, first: int = 0, gaps: list[list[int]] | None = None) -> list[Any]:
-    """What must be said of the windows of a recording from window `first` on, by definition."""
-    analyzer, said = ANALYZERS(), []
+    """The expected analysis of a recording's windows from window `first` on."""
+    analyzer, rows = ANALYZERS(), []
     for k, window in windows_of(samples, GRID):
         if k >= first:
             missing = missing_samples(gaps or [], GRID.start(k), GRID.end(k))
-            said.append((k, missing, without_time(analyzer.analyze(window, missing=missing))))
-    return said
+            rows.append((k, missing, without_time(analyzer.analyze(window, missing=missing))))
+    return rows
 
 
-def heard(windows: list[internal.Window]) -> list[Any]:
-    """What was said of windows, comparable to `analyzed`."""
+def analysis_of(windows: list[internal.Window]) -> list[Any]:
+    """The analysis in messages, comparable with `analyzed`."""
     return [
         (
             window.seq,
@@ -296,7 +300,7 @@ def heard(windows: list[internal.Window]) -> list[Any]:
 
 
 def check_grid(windows: list[internal.Window]) -> None:
-    """Whatever happened: no number twice or left out, and the span is that of the numbers."""
+    """No `seq` is missing or repeated, and each span belongs to its `seq`."""
     following = windows[0].seq
     for window in windows:
         assert window.seq == following
@@ -312,7 +316,7 @@ def test_blocks_of_any_size_give_the_windows_of_the_recording(
 ) -> None:
     samples = speech(demo, 12.0)
     expected = analyzed(samples)
-    assert {said["kind"] for _, _, said in expected} == {"speech", "silence"}
+    assert {rows["kind"] for _, _, rows in expected} == {"speech", "silence"}
     rng = np.random.default_rng(seed)
     windows: list[internal.Window] = []
     rig.want(0, len(expected) + 1)
@@ -325,23 +329,25 @@ def test_blocks_of_any_size_give_the_windows_of_the_recording(
         windows += rig.take(GRID.complete(at) - len(windows))
     windows += rig.take(1)
     check_grid(windows)
-    assert heard(windows[:-1]) == expected
+    assert analysis_of(windows[:-1]) == expected
     assert (windows[-1].kind, windows[-1].seq) == ("end", len(expected))
 
 
-def test_no_more_is_sent_than_is_wanted(rig: Rig, demo: tuple[Samples, int]) -> None:
+def test_features_sends_no_window_past_the_limit_of_the_credit(
+    rig: Rig, demo: tuple[Samples, int]
+) -> None:
     rig.writer.write(speech(demo, 1e9)[: GRID.end(7)])
     rig.tick()
     rig.want(0, 3)
     assert [window.seq for window in rig.take(3)] == [0, 1, 2]
-    for _ in range(3):  # whatever else it may have sent would lie between the answers
+    for _ in range(3):  # any further window would arrive between these answers
         rig.want(0, 3)
         assert rig.answer() == internal.SentUpTo("main", "s", 3)
     rig.want(2, 5)
     assert [window.seq for window in rig.take(2)] == [3, 4]
 
 
-def test_a_new_session_goes_on_from_its_checkpoint(rig: Rig, demo: tuple[Samples, int]) -> None:
+def test_a_new_session_resumes_from_its_checkpoint(rig: Rig, demo: tuple[Samples, int]) -> None:
     samples = speech(demo, 1e9)[: GRID.end(7)]
     rig.writer.write(samples)
     rig.tick(ended=True)
@@ -351,7 +357,7 @@ def test_a_new_session_goes_on_from_its_checkpoint(rig: Rig, demo: tuple[Samples
         rig.want(k, 100, session=f"from {k}", gate=undisturbed[k - 1].gate if k else [])
         again = rig.take_all()
         assert {window.session for window in again} == {f"from {k}"}
-        assert heard(again) == heard(undisturbed[k:])
+        assert analysis_of(again) == analysis_of(undisturbed[k:])
 
 
 def test_less_than_a_tenth_missing_is_analysed_and_more_is_a_gap(
@@ -371,14 +377,14 @@ def test_less_than_a_tenth_missing_is_analysed_and_more_is_a_gap(
     rig.want(0, 100)
     windows = rig.take_all()
     check_grid(windows)
-    assert heard(windows[:-1]) == analyzed(samples, gaps=gaps)
+    assert analysis_of(windows[:-1]) == analyzed(samples, gaps=gaps)
     assert windows[0].lost == small
     assert windows[0].kind != "gap"
     assert windows[4].kind == "gap"
     assert not any(window.skipped for window in windows)
 
 
-def test_what_was_overwritten_is_declared_and_counted(rig: Rig, demo: tuple[Samples, int]) -> None:
+def test_overwritten_windows_are_declared_and_counted(rig: Rig, demo: tuple[Samples, int]) -> None:
     samples = speech(demo, 1e9)[: 3 * CAPACITY - 777]
     for at in range(0, len(samples), SPEC.hop):
         rig.writer.write(samples[at : at + SPEC.hop])
@@ -388,9 +394,9 @@ def test_what_was_overwritten_is_declared_and_counted(rig: Rig, demo: tuple[Samp
     check_grid([jump, *rest])
     first = jump.next_seq
     assert (jump.kind, jump.features, jump.lost) == ("gap", None, GRID.start(first))
-    # It goes on half a ring behind the writer: late enough to have time, with the most it can.
+    # It resumes half a ring before the write position: with time to spare, and with few losses.
     assert GRID.start(first - 1) < len(samples) - CAPACITY // 2 <= GRID.start(first)
-    assert heard(rest[:-1]) == analyzed(samples, first)
+    assert analysis_of(rest[:-1]) == analyzed(samples, first)
     beat = rig.health("windows_overrun")
     assert beat.drops == beat.counters["windows_overrun"] == first
     assert beat.counters["samples_overrun"] == GRID.start(first)
@@ -424,21 +430,21 @@ def test_a_gap_longer_than_the_ring_is_one_message(
     assert (jump.kind, jump.features) == ("gap", None)
     if GRID.is_gap(GRID.end(4) - before):
         assert jump.lost == missing_samples(gaps, jump.start, jump.end)
-    else:  # little of it was missing, but the gap has overwritten the rest
+    else:  # little of it was missing, but the gap overwrote the rest
         assert jump.lost == GRID.start(jump.next_seq) - jump.start
-    # All that the gap leaves is heard, as the first of a stream.
+    # All windows after the gap are analysed, as at the start of a stream.
     voided = [
         k
         for k in range(GRID.total(len(samples)))
         if GRID.is_gap(missing_samples(gaps, GRID.start(k), GRID.end(k)))
     ]
     assert jump.next_seq == voided[-1] + 1
-    assert heard(windows[:4]) == analyzed(samples)[:4]
-    assert heard(windows[5:-1]) == analyzed(samples, jump.next_seq, gaps)
+    assert analysis_of(windows[:4]) == analyzed(samples)[:4]
+    assert analysis_of(windows[5:-1]) == analyzed(samples, jump.next_seq, gaps)
     assert windows[-1].seq == GRID.total(len(samples))
 
 
-def test_a_stream_that_ends_in_a_long_gap_has_no_windows_behind_its_end(
+def test_a_stream_that_ends_in_a_long_gap_has_no_windows_after_its_end(
     rig: Rig, demo: tuple[Samples, int]
 ) -> None:
     rig.writer.write(speech(demo, 1e9)[: SPEC.window])
@@ -457,7 +463,7 @@ def test_a_source_shorter_than_a_window_is_filled_with_silence(
     rig.writer.write(sound[: SPEC.window])
     rig.tick()
     rig.want(0, 10)
-    rig.take(1)  # nothing of it may be left in the next one
+    rig.take(1)  # none of its samples may remain in the next one
     rig.end()
     rig.begin()
     samples = sound[: SPEC.window // 2]
@@ -465,7 +471,7 @@ def test_a_source_shorter_than_a_window_is_filled_with_silence(
     rig.tick(ended=True)
     rig.want(0, 10, session="t")
     window, end = rig.take_all()
-    assert heard([window]) == analyzed(samples)
+    assert analysis_of([window]) == analyzed(samples)
     assert (window.start, window.end) == (0, SPEC.window)
     assert (end.seq, end.end) == (1, len(samples))
 
@@ -487,7 +493,7 @@ def test_time_is_that_of_the_last_sample(rig: Rig, demo: tuple[Samples, int]) ->
         assert (window.captured, window.time) == (50.0 + since, 1e9 + since)
 
 
-def test_rubbish_is_counted_and_nothing_else(rig: Rig, demo: tuple[Samples, int]) -> None:
+def test_a_malformed_message_is_only_counted(rig: Rig, demo: tuple[Samples, int]) -> None:
     rig.infer.send(b"rubbish")
     rig.infer.send(internal.encode(internal.Hello("infer", "")))
     rig.infer.send_multipart([b"a", b"b"])
@@ -502,7 +508,7 @@ def test_rubbish_is_counted_and_nothing_else(rig: Rig, demo: tuple[Samples, int]
     assert [window.seq for window in rig.take(1)] == [0]
 
 
-def test_a_new_run_starts_anew(rig: Rig, demo: tuple[Samples, int]) -> None:
+def test_a_new_run_starts_at_window_0(rig: Rig, demo: tuple[Samples, int]) -> None:
     samples = speech(demo, 1e9)[: GRID.end(2)]
     rig.writer.write(samples)
     rig.tick()
@@ -515,4 +521,4 @@ def test_a_new_run_starts_anew(rig: Rig, demo: tuple[Samples, int]) -> None:
     rig.want(0, 100, session="t")
     again = rig.take(3)
     assert {window.run for window in again} == {rig.ring.run}
-    assert heard(again) == heard(first)
+    assert analysis_of(again) == analysis_of(first)

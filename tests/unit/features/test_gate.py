@@ -42,7 +42,7 @@ def noise(seconds: float, level: float, exponent: float = 1.0, seed: int = 0) ->
 
 
 def with_pauses(level: float) -> tuple[Samples, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Clips at `level` with pauses of 2 s; masks of the windows in speech and in pauses."""
+    """Clips at `level` with pauses of 2 s, and masks of the windows in speech and in pauses."""
     pause = np.zeros(2 * RATE, np.float32)
     samples = np.concatenate([part for clip in CLIPS for part in (pause, clip * gain(level))])
     inside = np.concatenate(
@@ -109,14 +109,14 @@ def test_closed_on_clicks(background: float, every: int) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "speech"), [(0.12, False), (0.22, True)])
-def test_a_sound_must_last(seconds: float, speech: bool) -> None:
+def test_a_short_sound_does_not_open_the_gate(seconds: float, speech: bool) -> None:
     for start in np.arange(0.2, 0.7, 0.037):
         window = noise(1.0, -60.0)
         window[round(start * RATE) : round((start + seconds) * RATE)] *= gain(30.0)
         assert make_gate(SPEC).step(window) is speech
 
 
-def test_closed_on_what_no_room_is_quiet_enough_to_hear() -> None:
+def test_closed_below_the_lowest_speech_level() -> None:
     samples, _, _ = with_pauses(-85.0)
     assert not opened(SPEC, samples).any()
 
@@ -129,10 +129,10 @@ def test_missing_samples_do_not_open_the_gate_in_noise() -> None:
     assert not opened(SPEC, sound).any()
 
 
-def test_louder_noise_is_taken_for_noise_again() -> None:
+def test_closes_again_after_noise_became_louder() -> None:
     sound = np.concatenate([noise(6, -65.0), noise(10, -30.0, seed=1)])
     ends = np.flatnonzero(opened(SPEC, sound)) * SPEC.hop + SPEC.window
-    assert len(ends) > 0, "nothing tells the first second of louder noise from speech"
+    assert len(ends) > 0, "the first second of louder noise looks like speech"
     assert ends.max() <= 10 * RATE
 
 
@@ -155,7 +155,7 @@ def test_open_on_speech_and_closed_in_pauses(
 
 @pytest.mark.parametrize("clip", range(len(CLIPS)))
 @pytest.mark.parametrize("silence", [True, False], ids=["digital", "faint"])
-def test_open_from_the_very_first_window(clip: int, silence: bool) -> None:
+def test_open_from_the_first_window(clip: int, silence: bool) -> None:
     first = CLIPS[clip][: SPEC.window] * gain(-30.0)
     assert opened(SPEC, first if silence else first + noise(1.0, -75.0)).all()
 
@@ -168,16 +168,16 @@ def test_stays_open_on_long_speech_without_pauses(snr: float, share: float) -> N
     assert verdict.mean() >= share
 
 
-def test_hears_a_quiet_talker_after_a_loud_one() -> None:
+def test_opens_for_a_quiet_talker_after_a_loud_one() -> None:
     loud, quiet = CLIPS[2] * gain(-12.0), CLIPS[2] * gain(-50.0)
     verdict = opened(SPEC, np.concatenate([loud, quiet]) + noise(2 * len(loud) / RATE, -75.0))
     assert verdict.all()
 
 
-def test_hears_speech_after_noise_has_stopped() -> None:
+def test_opens_for_speech_after_noise_has_stopped() -> None:
     parts = [noise(10, -20.0), noise(2, -70.0), CLIPS[0] * gain(-40.0)]
     verdict = opened(SPEC, np.concatenate(parts))
-    across = (10 * RATE - SPEC.hop) // SPEC.hop  # half loud, half quiet: that looks like speech
+    across = (10 * RATE - SPEC.hop) // SPEC.hop  # half loud, half quiet: looks like speech
     assert not verdict[:across].any()
     assert not verdict[across + 1 : 11 * RATE // SPEC.hop].any()
     assert verdict[-2:].all()
@@ -208,7 +208,7 @@ def test_margin_and_hysteresis() -> None:
     assert not make_gate(SPEC).step(pulses(7.0))
     gate = make_gate(SPEC)
     assert gate.step(pulses(12.0))
-    assert gate.step(pulses(7.0)), "while open, 3 dB less are enough"
+    assert gate.step(pulses(7.0)), "while the gate is open, 3 dB less are enough"
     assert not gate.step(pulses(4.0))
     assert not gate.step(pulses(7.0))
     assert not make_gate(FeatureSpec(gate="adaptive", gate_margin_db=15.0)).step(pulses(12.0))
@@ -220,7 +220,7 @@ def test_hold(hold_s: float) -> None:
     sound = noise(6, -60.0, 0.0)
     sound[2 * RATE : 3 * RATE] *= gain(30.0)
     ends = np.flatnonzero(opened(spec, sound)) * spec.hop + spec.window
-    # Behind the sound: the hold, or the windows that still have 0.1 s of it.
+    # After the sound: the hold, or the windows that still contain 0.1 s of the sound.
     assert ends.max() / RATE == pytest.approx(3.0 + max(hold_s, 0.1), abs=0.1)
 
 
@@ -267,7 +267,7 @@ def scene(parts: list[tuple[str, float]]) -> Samples:
 
 @settings(max_examples=40, deadline=None)
 @given(SCENES, GRIDS, st.data())
-def test_a_restored_gate_goes_on_bit_for_bit(
+def test_a_restored_gate_decides_bit_for_bit_the_same(
     parts: list[tuple[str, float]], grid: tuple[float, float], data: st.DataObject
 ) -> None:
     spec = FeatureSpec(window_s=grid[0], hop_s=grid[1], gate="adaptive")
@@ -282,7 +282,7 @@ def test_a_restored_gate_goes_on_bit_for_bit(
     checkpoint = straight.state()
     assert all(type(number) is float for number in checkpoint)
     assert len(checkpoint) < 16
-    resumed.step(noise(spec.window / RATE, -10.0))  # its own past is to be forgotten
+    resumed.step(noise(spec.window / RATE, -10.0))  # restore must replace this state
     resumed.restore(json.loads(json.dumps(checkpoint)))
     assert resumed.state() == checkpoint
     for window in windows[cut:]:
@@ -290,7 +290,7 @@ def test_a_restored_gate_goes_on_bit_for_bit(
         assert resumed.state() == straight.state()
 
 
-def test_reset_is_a_fresh_gate() -> None:
+def test_reset_gives_the_state_of_a_new_gate() -> None:
     gate = make_gate(SPEC)
     opened_once = [gate.step(CLIPS[0][: SPEC.window]), gate.state() != make_gate(SPEC).state()]
     gate.reset()

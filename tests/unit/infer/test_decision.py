@@ -61,13 +61,13 @@ def window(seq: int, kind: str = "speech", **other: Any) -> Window:
 
 
 def run(steps: list[Step], using: Bundle) -> list[Result | Utterance]:
-    """Everything said about a sequence of (kind, probabilities) or (…, probability of speech)."""
-    state, said = State(), []
+    """All messages for a sequence of (kind, probabilities) or (…, probability of speech)."""
+    state, messages = State(), []
     for seq, (kind, probabilities, *speech) in enumerate(steps):
         vector = None if probabilities is None else np.array(probabilities)
         result, utterances, state = decide(state, window(seq, kind), vector, using, *speech)
-        said += [result, *utterances]
-    return [*said, *finish(state, window(len(steps), "end"), using)]
+        messages += [result, *utterances]
+    return [*messages, *finish(state, window(len(steps), "end"), using)]
 
 
 SURE = ("speech", [0.1, 0.8, 0.1])
@@ -76,8 +76,8 @@ SILENT = ("silence", None)
 
 
 def test_smoothing_is_exponential_over_speech_windows_only() -> None:
-    said = run([SURE, SILENT, OTHER], bundle(smoothing=0.25))
-    third = said[2]
+    messages = run([SURE, SILENT, OTHER], bundle(smoothing=0.25))
+    third = messages[2]
     assert isinstance(third, Result)
     assert third.smoothed is not None
     assert third.smoothed["angry"] == pytest.approx(0.25 * 0.8 + 0.75 * 0.1)
@@ -85,13 +85,13 @@ def test_smoothing_is_exponential_over_speech_windows_only() -> None:
     assert third.confidence == max(third.smoothed.values())
 
 
-def test_two_silent_windows_forget_the_past() -> None:
-    said = run([SURE, SILENT, SILENT, OTHER], bundle())
-    last = [one for one in said if isinstance(one, Result)][-1]
+def test_two_silent_windows_reset_the_smoothing() -> None:
+    messages = run([SURE, SILENT, SILENT, OTHER], bundle())
+    last = [one for one in messages if isinstance(one, Result)][-1]
     assert last.smoothed == last.probabilities
 
 
-def test_hysteresis_holds_a_label_until_another_leads_clearly() -> None:
+def test_hysteresis_keeps_a_label_until_another_leads_clearly() -> None:
     close = ("speech", [0.48, 0.42, 0.10])
     steps = [SURE, close, close, close]
     results = [r for r in run(steps, bundle(smoothing=1.0)) if isinstance(r, Result)]
@@ -99,21 +99,21 @@ def test_hysteresis_holds_a_label_until_another_leads_clearly() -> None:
     held = run(steps, bundle(smoothing=1.0, hysteresis=0.1))
     results = [r for r in held if isinstance(r, Result)]
     assert [r.emotion for r in results] == ["happy"] * 4
-    assert results[1].confidence == pytest.approx(0.42)  # that of the label it gives
+    assert results[1].confidence == pytest.approx(0.42)  # of the published label
 
 
-def test_hysteresis_gives_way_at_its_very_width() -> None:
+def test_hysteresis_changes_the_label_exactly_at_its_width() -> None:
     steps = [("speech", [0.0, 0.75, 0.25]), ("speech", [0.625, 0.375, 0.0])]
     for width, label in ((0.25, "angry"), (0.2501, "happy")):
-        said = run(steps, bundle(smoothing=1.0, hysteresis=width))
-        assert [r.emotion for r in said if isinstance(r, Result)] == ["happy", label]
+        messages = run(steps, bundle(smoothing=1.0, hysteresis=width))
+        assert [r.emotion for r in messages if isinstance(r, Result)] == ["happy", label]
 
 
-def test_a_doubtful_window_gives_the_confidence_of_the_top_label() -> None:
-    """Also where hysteresis holds another; and the held one is still held behind it."""
+def test_an_uncertain_window_has_the_confidence_of_the_top_label() -> None:
+    """Also while hysteresis keeps another label, which it keeps after the window too."""
     steps = [SURE, ("speech", [0.48, 0.42, 0.10]), ("speech", [0.40, 0.50, 0.10])]
-    said = run(steps, bundle(smoothing=1.0, hysteresis=0.1, min_confidence=0.45))
-    results = [r for r in said if isinstance(r, Result)]
+    messages = run(steps, bundle(smoothing=1.0, hysteresis=0.1, min_confidence=0.45))
+    results = [r for r in messages if isinstance(r, Result)]
     assert [(r.emotion, r.reason) for r in results[1:]] == [
         ("uncertain", "low_margin"),
         ("happy", None),
@@ -130,7 +130,9 @@ def test_a_doubtful_window_gives_the_confidence_of_the_top_label() -> None:
         ("low_margin", {"min_confidence": 0.9}, {}),
     ],
 )
-def test_doubt_has_a_reason(reason: str, decision: dict[str, Any], other: dict[str, Any]) -> None:
+def test_an_uncertain_window_has_a_reason(
+    reason: str, decision: dict[str, Any], other: dict[str, Any]
+) -> None:
     probabilities = np.array(SURE[1])
     using = bundle(**decision)
     result, _, _ = decide(State(), window(0, **other), probabilities, using)
@@ -150,44 +152,46 @@ def test_doubt_has_a_reason(reason: str, decision: dict[str, Any], other: dict[s
         ({"min_confidence": 0.8}, {}),
     ],
 )
-def test_at_the_limit_there_is_no_doubt(decision: dict[str, Any], other: dict[str, Any]) -> None:
+def test_a_window_at_the_limit_is_not_uncertain(
+    decision: dict[str, Any], other: dict[str, Any]
+) -> None:
     result, _, _ = decide(State(), window(0, **other), np.array(SURE[1]), bundle(**decision))
     assert (result.emotion, result.reason) == ("happy", None)
 
 
-def test_too_short_ends_with_the_window_that_makes_it_long_enough() -> None:
+def test_too_short_ends_with_the_first_window_that_is_long_enough() -> None:
     steps = [SURE, SILENT, SURE, SURE, SILENT, SILENT, SURE]
-    said = run(steps, bundle(min_windows=3))
-    reasons = [r.reason for r in said if isinstance(r, Result) and r.state == "speech"]
+    messages = run(steps, bundle(min_windows=3))
+    reasons = [r.reason for r in messages if isinstance(r, Result) and r.state == "speech"]
     assert reasons == ["too_short", "too_short", None, "too_short"]
-    utterances = [one for one in said if isinstance(one, Utterance)]
+    utterances = [one for one in messages if isinstance(one, Utterance)]
     assert [(one.windows, one.emotion) for one in utterances] == [(3, "happy"), (1, "uncertain")]
     assert utterances[1].confidence == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(("least", "emotion"), [(0.8, "happy"), (0.81, "uncertain")])
-def test_an_utterance_abstains_below_its_own_limit(least: float, emotion: str) -> None:
-    said = run([SURE], bundle(min_utterance_confidence=least))
-    assert [one.emotion for one in said] == ["happy", emotion]
+def test_an_utterance_is_uncertain_below_its_own_limit(least: float, emotion: str) -> None:
+    messages = run([SURE], bundle(min_utterance_confidence=least))
+    assert [one.emotion for one in messages] == ["happy", emotion]
 
 
-def test_a_broken_window_is_speech_for_the_utterance() -> None:
+def test_a_window_without_probabilities_is_speech_for_the_utterance() -> None:
     broken = ("speech", None)
-    said = run([SURE, SILENT, broken, SILENT, SURE, SILENT, SILENT], bundle())
-    utterances = [one for one in said if isinstance(one, Utterance)]
+    messages = run([SURE, SILENT, broken, SILENT, SURE, SILENT, SILENT], bundle())
+    utterances = [one for one in messages if isinstance(one, Utterance)]
     assert [(one.seq, one.windows) for one in utterances] == [(4, 2)]
 
 
-def test_what_is_no_speech_gets_no_label() -> None:
+def test_a_window_that_is_not_speech_gets_no_label() -> None:
     probabilities = SURE[1]
     steps: list[Step] = [("speech", probabilities, p) for p in (0.9, 0.2, 0.2, 0.9)]
-    said = run(steps, bundle(smoothing=0.5, min_speech=0.5))
-    results = [r for r in said if isinstance(r, Result)]
-    # Smoothed as the labels are: 0.9, 0.55, 0.375, 0.6375.
+    messages = run(steps, bundle(smoothing=0.5, min_speech=0.5))
+    results = [r for r in messages if isinstance(r, Result)]
+    # Smoothed like the labels: 0.9, 0.55, 0.375, 0.6375.
     assert [r.reason for r in results] == [None, None, "not_speech", None]
     assert [r.emotion for r in results] == ["happy", "happy", "uncertain", "happy"]
     assert results[2].confidence == pytest.approx(0.8)
-    (utterance,) = [u for u in said if isinstance(u, Utterance)]
+    (utterance,) = [u for u in messages if isinstance(u, Utterance)]
     assert (utterance.emotion, utterance.reason) == ("happy", None)
 
 
@@ -205,7 +209,7 @@ def test_what_is_no_speech_gets_no_label() -> None:
         ),
     ],
 )
-def test_an_utterance_says_why_it_is_uncertain(decision: dict[str, Any], reason: str) -> None:
+def test_an_uncertain_utterance_has_a_reason(decision: dict[str, Any], reason: str) -> None:
     probabilities = SURE[1]
     steps: list[Step] = [("speech", probabilities, 0.5), ("speech", probabilities, 0.1)]
     (one,) = [u for u in run(steps, bundle(**decision)) if isinstance(u, Utterance)]
@@ -224,35 +228,35 @@ def test_an_utterance_says_why_it_is_uncertain(decision: dict[str, Any], reason:
         ("probabilities", np.nan, 1.0),
     ],
 )
-def test_the_last_output_tells_speech_and_no_label(
+def test_the_last_output_is_the_probability_of_speech(
     output: str, last: float, expected: float
 ) -> None:
     using = dataclasses.replace(bundle(output), speech_output=True)
-    said = np.array([0.2, 0.7, 0.1, last], np.float32)
-    assert speech_of(said, using) == pytest.approx(expected)
-    labels = calibrate(said, using)
+    scores = np.array([0.2, 0.7, 0.1, last], np.float32)
+    assert speech_of(scores, using) == pytest.approx(expected)
+    labels = calibrate(scores, using)
     if np.isnan(last):
         assert labels is None
     else:
-        assert labels == pytest.approx(calibrate(said[:3], bundle(output)))
-    assert speech_of(said[:3], bundle(output)) == 1.0
+        assert labels == pytest.approx(calibrate(scores[:3], bundle(output)))
+    assert speech_of(scores[:3], bundle(output)) == 1.0
 
 
-def test_each_temperature_is_applied_where_it_belongs() -> None:
+def test_each_temperature_is_applied_to_its_own_probabilities() -> None:
     steps = [SURE, ("speech", [0.3, 0.4, 0.3])]
     plain, sharp = (
         run(steps, bundle(calibration=Calibration(1.0, smoothed, utterance)))
         for smoothed, utterance in ((1.0, 1.0), (0.5, 0.25))
     )
-    for before, behind in zip(plain, sharp, strict=True):
+    for before, after in zip(plain, sharp, strict=True):
         if isinstance(before, Result):
-            assert isinstance(behind, Result)
-            assert behind.probabilities == before.probabilities
-            # What is fed back is the average itself: the second window is sharpened once.
+            assert isinstance(after, Result)
+            assert after.probabilities == before.probabilities
+            # The state holds the average itself: the second window is sharpened once.
             assert before.smoothed is not None
-            assert behind.smoothed == pytest.approx(powered(before.smoothed, 2))
+            assert after.smoothed == pytest.approx(powered(before.smoothed, 2))
         else:
-            assert behind.probabilities == pytest.approx(powered(before.probabilities, 4))
+            assert after.probabilities == pytest.approx(powered(before.probabilities, 4))
 
 
 def powered(probabilities: dict[str, float], exponent: int) -> dict[str, float]:
@@ -261,7 +265,7 @@ def powered(probabilities: dict[str, float], exponent: int) -> dict[str, float]:
     return {label: p**exponent / total for label, p in probabilities.items()}
 
 
-def test_results_say_whose_they_are() -> None:
+def test_results_name_their_stream_run_and_bundle() -> None:
     result, _, state = decide(
         State(), window(3, lost=5, time=7.5), np.array(SURE[1]), box := bundle()
     )
@@ -274,7 +278,7 @@ def test_results_say_whose_they_are() -> None:
     assert (gap.state, gap.skipped, gap.emotion, gap.confidence) == ("gap", 8, None, None)
 
 
-def test_a_model_that_gives_no_numbers_is_uncertain_and_changes_nothing() -> None:
+def test_an_output_that_is_not_finite_is_uncertain_and_changes_no_state() -> None:
     _, _, before = decide(State(), window(0), np.array(SURE[1]), bundle())
     broken = calibrate(np.array([np.nan, 0.5, 0.5], np.float32), bundle())
     result, utterances, state = decide(before, window(1), broken, bundle())
@@ -302,7 +306,7 @@ def test_an_utterance_ends(steps: list[Step], seqs: list[int]) -> None:
         assert one.end == one.seq * 8000 + 16000
 
 
-def test_a_long_utterance_is_told_in_parts() -> None:
+def test_a_long_utterance_is_published_in_parts() -> None:
     parts = [one for one in run([SURE] * 150, bundle()) if isinstance(one, Utterance)]
     assert len(parts) == 3
     assert all(one.end - one.start <= MAX_UTTERANCE_S * one.rate for one in parts)
@@ -310,8 +314,8 @@ def test_a_long_utterance_is_told_in_parts() -> None:
 
 
 def test_an_utterance_is_the_mean_of_its_windows() -> None:
-    said = run([SURE, OTHER, OTHER], bundle())
-    (one,) = [u for u in said if isinstance(u, Utterance)]
+    messages = run([SURE, OTHER, OTHER], bundle())
+    (one,) = [u for u in messages if isinstance(u, Utterance)]
     assert one.windows == 3
     assert one.probabilities["angry"] == pytest.approx((0.1 + 0.8 + 0.8) / 3)
     assert one.emotion == "angry"
@@ -357,7 +361,7 @@ step = st.tuples(st.just("speech"), vectors, st.floats(0.0, 1.0)) | st.sampled_f
 
 
 @given(st.lists(step, max_size=80), st.integers(0, 80))
-def test_going_on_from_a_checkpoint_is_going_on(steps: list[Step], cut: int) -> None:
+def test_decisions_that_resume_from_a_checkpoint_are_the_same(steps: list[Step], cut: int) -> None:
     using = bundle(
         calibration=Calibration(0.9, 0.8, 1.1),
         hysteresis=0.05,
@@ -367,13 +371,13 @@ def test_going_on_from_a_checkpoint_is_going_on(steps: list[Step], cut: int) -> 
         min_utterance_speech=0.4,
     )
     state = State()
-    said: list[Any] = []
+    messages: list[Any] = []
     for seq, (kind, probabilities, *speech) in enumerate(steps):
         if seq == cut:
             state = State.from_map(msgpack.unpackb(msgpack.packb(state.to_map())))
         vector = None if probabilities is None else np.array(probabilities)
         result, utterances, state = decide(state, window(seq, kind), vector, using, *speech)
-        said += [result, *utterances]
-    said += finish(state, window(len(steps), "end"), using)
-    assert said == run(steps, using)
-    assert len([one for one in said if isinstance(one, Result)]) == len(steps)
+        messages += [result, *utterances]
+    messages += finish(state, window(len(steps), "end"), using)
+    assert messages == run(steps, using)
+    assert len([one for one in messages if isinstance(one, Result)]) == len(steps)

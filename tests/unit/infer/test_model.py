@@ -1,4 +1,4 @@
-"""TFLite models of every input layout, on whichever runtime is installed."""
+"""TFLite models of every input layout, on the installed runtimes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INSTALLED = [
 ]
 
 
-def test_there_is_a_model_for_every_layout() -> None:
+def test_every_layout_has_a_model() -> None:
     assert {load_bundle(path.parent).layout for path in TINY} == set(LAYOUTS)
 
 
@@ -38,7 +38,7 @@ def test_a_model_gives_its_golden_output(path: Path, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_features_are_laid_out_as_the_model_takes_them(layout: str) -> None:
+def test_features_get_the_input_layout_of_the_model(layout: str) -> None:
     features = np.arange(6, dtype=np.float32).reshape(3, 2)  # 3 frames of 2 dims
     shaped = shape_input(features, layout)
     expected = {

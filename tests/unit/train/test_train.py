@@ -1,4 +1,4 @@
-"""Corpora, splits, metrics, calibration and augmentation: what needs no TensorFlow."""
+"""Corpora, splits, metrics, calibration and augmentation; without TensorFlow."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from speech_emotion.train.data.augment import (
     speech_dbfs,
     tilt_spectrogram,
 )
-from speech_emotion.train.data.corpora import (
+from speech_emotion.train.data.clips import (
     LABEL_SETS,
     Clip,
     check_sounds,
     check_split,
     mapping,
-    read_corpus,
     read_manifest,
     select,
 )
-from speech_emotion.train.data.dataset import Statistics, active
+from speech_emotion.train.data.corpora import read_corpus
+from speech_emotion.train.data.dataset import active
+from speech_emotion.train.data.feature_statistics import FeatureStatistics
 from speech_emotion.train.data.nonspeech import mix
 from speech_emotion.train.data.splits import leave_corpus_out, random_folds, speaker_folds
 from speech_emotion.train.evaluation.calibration import fit_temperature, nll
@@ -45,7 +46,7 @@ from speech_emotion.train.evaluation.metrics import (
     threshold_at,
     uar,
 )
-from speech_emotion.train.evaluation.webrtc_vad import in_place_of, voiced
+from speech_emotion.train.evaluation.webrtc_vad import replace_speech_output, voiced_share
 from speech_emotion.train.model.teacher import soft_labels
 
 RATE = 16000
@@ -78,14 +79,14 @@ def test_no_speaker_and_no_clip_crosses_any_split(rows: list[tuple[str, int, str
     assert sorted(folds) == list(range(len(clips)))
 
 
-def test_the_random_split_leaks_and_the_check_says_so():
+def test_the_check_finds_speakers_on_both_sides_of_a_random_split():
     clips = [clip(str(i % 4), number=i) for i in range(40)]
     split = random_folds(clips)[0]
     with pytest.raises(UserError, match="speakers on both sides of the split: A_0"):
         check_split([clips[i] for i in split.train], [clips[i] for i in split.test])
 
 
-def test_the_same_file_under_two_speakers_is_found():
+def test_the_check_finds_the_same_file_under_two_speakers():
     one, other = clip("1"), clip("1")
     other = Clip(other.path, "A", "A_2", "", "sad", "again")
     with pytest.raises(UserError, match="clips on both sides"):
@@ -179,13 +180,13 @@ def test_duplicates_and_silent_clips_are_errors():
 # --- metrics and calibration ---------------------------------------------------------------
 
 
-def test_uar_counts_every_label_alike():
-    truth, said = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 0, 0])
-    assert uar(truth, said, 2) == 0.5
+def test_uar_weights_every_label_equally():
+    truth, predicted = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 0, 0])
+    assert uar(truth, predicted, 2) == 0.5
     assert uar(truth, truth, 3) == 1.0
 
 
-def test_ece_of_honest_and_of_boastful_confidence():
+def test_ece_of_calibrated_and_of_overconfident_probabilities():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.3, 1.0, 20000)
     right = rng.random(20000) < confidence
@@ -193,7 +194,7 @@ def test_ece_of_honest_and_of_boastful_confidence():
     assert ece(right, np.minimum(1, confidence + 0.2)) > 0.1
 
 
-def test_risk_falls_as_the_unsure_are_left_out():
+def test_the_error_rate_falls_with_the_coverage():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.3, 1.0, 5000)
     right = rng.random(5000) < confidence
@@ -221,11 +222,11 @@ def test_temperature_undoes_overconfidence():
     scores = rng.standard_normal((4000, 3)) * 2
     odds = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     truth = np.array([rng.choice(3, p=p) for p in odds])
-    boastful = odds**3 / (odds**3).sum(axis=1, keepdims=True)
+    overconfident = odds**3 / (odds**3).sum(axis=1, keepdims=True)
     even = np.ones(4000)
-    found = fit_temperature(boastful, truth, even)
+    found = fit_temperature(overconfident, truth, even)
     assert found == pytest.approx(3.0, rel=0.1)
-    assert nll(boastful, truth, even, found) < nll(boastful, truth, even, 1.0)
+    assert nll(overconfident, truth, even, found) < nll(overconfident, truth, even, 1.0)
 
 
 # --- examples ------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def test_augmented_speech_is_16_bit_in_range_and_seeded(seed: int):
     assert np.count_nonzero(mask) > 0.8 * np.count_nonzero(speech) / 1.12
 
 
-def test_levels_spread_over_forty_decibels():
+def test_levels_spread_over_40_db():
     clean = speech_like()
     speech = np.repeat(active(clean, RATE), RATE // 50)
     quiet = Odds(speed=0, pitch=0, room=0, band=0, noise=0, overdrive=0)
@@ -282,7 +283,7 @@ def test_a_frequency_response_is_the_same_in_every_frame(seed: int, relative: bo
 
 
 @given(st.integers(0, 99))
-def test_a_sound_laid_under_speech_adds_power_and_stays_below(seed: int):
+def test_an_overlaid_sound_adds_power_and_stays_below_the_speech(seed: int):
     x, noise = windows(), windows()[::-1] - 7.0
     mixed = overlay_spectrogram(x, noise, np.random.default_rng(seed), relative=False)
     assert (mixed >= x - 1e-4).all()
@@ -293,7 +294,7 @@ def test_a_sound_laid_under_speech_adds_power_and_stays_below(seed: int):
     assert relative.min() >= -80.0
 
 
-def test_no_clip_is_taught_by_a_teacher_that_knows_its_speaker():
+def test_the_teacher_of_a_clip_was_not_trained_on_its_speaker():
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     speakers = np.repeat([f"s{i}" for i in range(10)], 12)
@@ -313,15 +314,17 @@ def test_no_clip_is_taught_by_a_teacher_that_knows_its_speaker():
     assert not np.array_equal(found[known], other[known])
 
 
-def test_webrtc_hears_a_voice_only_where_there_is_one():
+def test_webrtc_detects_a_voice_only_in_the_windows_that_hold_one():
     pytest.importorskip("webrtcvad")
     silence = 1e-4 * np.random.default_rng(0).standard_normal(2 * RATE)
-    found = voiced(np.concatenate([silence, speech_like(2.0)]).astype(np.float32), FeatureSpec())
+    found = voiced_share(
+        np.concatenate([silence, speech_like(2.0)]).astype(np.float32), FeatureSpec()
+    )
     assert len(found) == 7
     assert (found[1:3] < 0.2).all()
     assert found[-1] > 0.4
     outputs = np.ones((2, 3), np.float32)
-    changed = in_place_of(outputs, found[:3], ["speech", "silence", "speech"])
+    changed = replace_speech_output(outputs, found[:3], ["speech", "silence", "speech"])
     assert changed[:, -1] == pytest.approx(found[[0, 2]])
     assert (changed[:, :2] == 1).all()
     assert (outputs == 1).all()
@@ -331,7 +334,7 @@ def test_webrtc_hears_a_voice_only_where_there_is_one():
 def test_streaming_statistics_equal_those_of_the_whole(sizes: list[int], seed: int):
     rng = np.random.default_rng(seed)
     parts = [rng.normal(50, 3, (n, 4)) for n in sizes]
-    statistics = Statistics(4)
+    statistics = FeatureStatistics(4)
     for part in parts:
         statistics.add(part)
     mean, std = statistics.result()
@@ -356,7 +359,7 @@ def test_the_mix_is_seeded_and_its_parts_cover_it(tmp_path: Path):
             assert not one[part.start : part.end].any()
 
 
-# --- models that somebody already has ------------------------------------------------------
+# --- existing models -----------------------------------------------------------------------
 
 
 def test_the_layout_follows_from_shape_and_spec():
@@ -370,7 +373,7 @@ def test_the_layout_follows_from_shape_and_spec():
         layout_for((108, 90), spec)
 
 
-def test_every_row_of_what_was_tried_can_be_asked_for_by_name():
+def test_no_row_of_explore_has_a_comma_in_its_name():
     from speech_emotion.train.evaluation.explore import ROWS
 
-    assert not [name for name in ROWS if "," in name]  # --rows takes them between commas
+    assert not [name for name in ROWS if "," in name]  # --rows separates names by commas

@@ -1,0 +1,159 @@
+// The card with charts and the list of utterances: the last five minutes, or a time span of the
+// history.
+
+import { Charts, ROW, clock } from "./charts.js";
+import { $, element, icon, setText } from "./dom.js";
+import { LISTED, RECENT_S, chosenStream, now, state } from "./state.js";
+import * as words from "./words.js";
+
+const REFRESH_S = 5;
+const TOUCH = matchMedia("(hover: none)").matches;
+
+/** What is shown: `end` is null while the view follows the present. */
+const view = { span: RECENT_S, end: null, history: null, fetched: 0, busy: false };
+
+const following = () => view.end === null;
+const showsRecent = () => following() && view.span <= RECENT_S;
+const gateLevel = (stream) => (stream.info?.gate === "fixed" ? stream.info.gate_db : null);
+
+const charts = new Charts($("ribbon"), $("level-chart"), (row, labels) => {
+  if (!row) {
+    setText($("reading"), TOUCH ? "Touch the chart to read it." : "Point at the chart to read it, or use the arrow keys on it.");
+    return;
+  }
+  const shares = row[ROW.smoothed]?.map((p, k) => `${labels[k]} ${words.percent(p)}`).join(", ");
+  const label = row[ROW.emotion] ?? { gap: "sound is missing" }[row[ROW.state]] ?? row[ROW.state];
+  const level = String(Math.round(row[ROW.level])).replace("-", "−");
+  setText($("reading"), `${clock(row[ROW.time])}  ${label}${shares ? `  (${shares})` : ""}  ${level} dBFS`);
+});
+
+let frameRequested = false;
+
+/** Draw the charts of the last five minutes in the next frame, once for any number of results. */
+export function drawRecent() {
+  if (frameRequested) return;
+  frameRequested = true;
+  requestAnimationFrame(() => {
+    frameRequested = false;
+    const stream = chosenStream();
+    if (!stream || !showsRecent()) return;
+    const end = Math.max(now() - 0.25, stream.rows.at(-1)?.[ROW.time] ?? 0);
+    charts.show({ labels: stream.labels, rows: stream.rows, utterances: stream.utterances, start: end - RECENT_S, end, gate: gateLevel(stream) });
+  });
+}
+
+async function fetchHistory() {
+  const stream = chosenStream();
+  if (!stream || view.busy || showsRecent()) return;
+  view.busy = true;
+  const end = view.end ?? now();
+  const start = end - view.span;
+  const query = new URLSearchParams({ stream: stream.name, start, end });
+  const response = await fetch(`history?${query}`).catch(() => null);
+  view.busy = false;
+  view.fetched = now();
+  if (response?.ok && stream === chosenStream() && !showsRecent()) {
+    const history = await response.json();
+    view.history = history;
+    charts.show({ labels: history.labels, rows: history.rows, utterances: history.utterances, start, end, gate: gateLevel(stream) });
+    drawUtterances();
+    if (!history.rows.length) setText($("reading"), "The history has no data of this time span.");
+  } else if (response && !response.ok) setText($("reading"), (await response.text()).trim());
+  if (!following() && view.end !== end) fetchHistory(); // the user moved on during the request
+}
+
+export function drawUtterances() {
+  const stream = chosenStream();
+  const utterances = (showsRecent() ? stream?.utterances : view.history?.utterances) ?? [];
+  const items = utterances.slice(-LISTED).reverse().map((utterance) => utteranceItem(utterance, stream.labels));
+  $("utterances").replaceChildren(...items);
+  $("no-utterances").hidden = items.length > 0;
+}
+
+function utteranceItem(utterance, labels) {
+  const { shape, colour } = words.labelStyle(utterance.emotion, labels);
+  const day = new Date(utterance.time * 1000).toLocaleDateString(undefined, { weekday: "short", day: "numeric", month: "short" });
+  const time = clock(utterance.time);
+  const details = [
+    now() - utterance.time > 43200 ? `${day}, ${time}` : time,
+    `${utterance.seconds.toFixed(1)} s`,
+    ...(utterance.reason ? [words.reasonText(utterance.reason)] : []),
+  ];
+  return element("li", {}, icon(shape, colour), element("b", {}, utterance.emotion),
+    element("span", { class: "number" }, words.percent(utterance.confidence)),
+    element("span", { class: "when" }, details.join(" · ")));
+}
+
+const SPANS = { 300: "five minutes", 3600: "hour", 21600: "six hours", 86400: "day" };
+
+export function drawControls() {
+  $("live").setAttribute("aria-pressed", following());
+  $("later").disabled = following();
+  const span = SPANS[view.span] ?? words.duration(view.span);
+  const until = new Date((view.end ?? now()) * 1000);
+  setText($("past-title"), following() ? `Last ${span}` : `${span.replace(/^./, (c) => c.toUpperCase())} until ${until.toLocaleString()}`);
+  const local = new Date(until.getTime() - until.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+  if (document.activeElement !== $("until")) $("until").value = local;
+  const end = view.end ?? now();
+  const query = new URLSearchParams({ stream: state.chosen ?? "", start: end - view.span, end });
+  $("csv").href = `history.csv?${query}`;
+}
+
+/** Show the time span that ends at a unix time; null follows the present. */
+function showUntil(end, span = view.span) {
+  view.span = span;
+  view.end = end === null || end >= now() - 1 ? null : end;
+  drawControls();
+  drawUtterances();
+  drawRecent();
+  fetchHistory();
+}
+const move = (by) => showUntil((view.end ?? now()) + by * view.span);
+
+/** Show another stream in this card. */
+export function showChosenStream() {
+  view.history = null;
+  drawUtterances();
+  drawRecent();
+  fetchHistory();
+}
+
+export const showsLiveUtterances = following;
+
+/** Once a second: move the axis, and read new history. */
+export function refreshPast() {
+  if (!following()) return;
+  drawControls();
+  if (showsRecent()) drawRecent();
+  else if (now() - view.fetched > Math.max(REFRESH_S, view.span / 600)) fetchHistory();
+}
+
+/** The charts as a sentence, for screen readers. */
+export function describeCharts() {
+  const rows = charts.view.rows;
+  const speech = rows.filter((row) => row[ROW.state] === "speech");
+  const counts = {};
+  for (const row of speech) if (row[ROW.emotion]) counts[row[ROW.emotion]] = (counts[row[ROW.emotion]] ?? 0) + 1;
+  const parts = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${name} ${words.percent(n / speech.length)}`);
+  const share = rows.length ? words.percent(speech.length / rows.length) : "nothing";
+  $("ribbon").setAttribute("aria-label", `${$("past-title").textContent}: ${share} of it speech${parts.length ? `; of that ${parts.join(", ")}` : ""}.`);
+}
+
+$("earlier").addEventListener("click", () => move(-0.5));
+$("later").addEventListener("click", () => move(0.5));
+$("live").addEventListener("click", () => showUntil(null));
+$("past").addEventListener("change", (event) => {
+  if (event.target.name === "span") showUntil(view.end, Number(event.target.value));
+  else if (event.target.id === "until" && event.target.value) showUntil(new Date(event.target.value).getTime() / 1000);
+});
+$("past").addEventListener("submit", (event) => event.preventDefault());
+$("csv").addEventListener("click", drawControls);
+$("ribbon").addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft" && event.shiftKey && state.history) move(-0.5);
+  else if (event.key === "ArrowRight" && event.shiftKey && state.history) move(0.5);
+  else if (event.key === "ArrowLeft") charts.step(-1);
+  else if (event.key === "ArrowRight") charts.step(1);
+  else if (event.key === "End") showUntil(null);
+  else return;
+  event.preventDefault();
+});

@@ -1,0 +1,48 @@
+// The card "Pipeline": stages, counters and the model card.
+
+import { $, element, icon, setText } from "./dom.js";
+import { state } from "./state.js";
+import * as words from "./words.js";
+
+const NORMAL_COUNTERS = ["results_accepted"];
+
+export function drawHealth() {
+  $("stages").tBodies[0].replaceChildren(...state.health.stages.flatMap(stageRows));
+  const counted = Object.entries(state.health.counters).filter(([name, count]) => count && !NORMAL_COUNTERS.includes(name));
+  const list = counted.map(([name, count]) => `${words.readable(name)} ${count}`).join(", ");
+  setText($("counters"), list ? `Counters: ${list}.` : "Nothing lost, nothing refused.");
+}
+
+function stageRows(stage) {
+  const good = words.isGoodStage(stage.state);
+  const cells = [
+    ["Restarts", String(stage.restarts)],
+    ["Lag", stage.lag_ms === null ? "–" : `${stage.lag_ms < 10 ? stage.lag_ms.toFixed(1) : Math.round(stage.lag_ms)} ms`],
+    ["Dropped", String(stage.drops)],
+    ["CPU", `${stage.cpu_percent.toFixed(1)} %`],
+    ["Memory", `${Math.round(stage.rss_mb)} MB`],
+  ];
+  const row = element("tr", { "data-fine": good },
+    element("th", { scope: "row" }, stage.name),
+    element("td", {}, element("span", { class: "state" }, icon(good ? "tick" : "cross"), words.readable(stage.state))),
+    ...cells.map(([name, value]) => element("td", { "data-name": name }, value)));
+  if (!stage.reason) return [row];
+  const reason = `${good ? "Last restart: " : ""}${stage.reason}`;
+  return [row, element("tr", { class: "reason" }, element("td", { colspan: 7 }, reason))];
+}
+
+async function openModelCard() {
+  const bundle = $("bundle").querySelector("code").textContent;
+  const response = await fetch(`card?bundle=${encodeURIComponent(bundle)}`).catch(() => null);
+  const card = $("card-text");
+  // The server renders this HTML from Markdown and escapes any HTML in it.
+  if (response?.ok) card.innerHTML = await response.text();
+  else setText(card, response ? await response.text() : "The page has lost the connection to its server.");
+  setText($("card-title"), bundle);
+  $("card").showModal();
+}
+
+$("card-open").addEventListener("click", openModelCard);
+$("card").addEventListener("click", (event) => {
+  if (event.target === $("card")) $("card").close();
+});

@@ -1,0 +1,116 @@
+// The card "Now": emotion, probabilities, level, voice gate and source of the chosen stream.
+
+import { FLOOR, ROW, swatch } from "./charts.js";
+import { $, element, icon, setIcon, setText } from "./dom.js";
+import { chosenStream, now } from "./state.js";
+import * as words from "./words.js";
+
+const CLIPPED = 0.005; // share of the samples of the last second
+
+let bars = { labels: "", rows: [] };
+
+export function drawPresent(stream) {
+  const row = stream.row;
+  if (!row) return;
+  const emotion = row[ROW.emotion];
+  const kind = emotion === null ? "quiet" : emotion === "uncertain" ? "uncertain" : "speech";
+  const label = emotion ?? { gap: "no sound" }[row[ROW.state]] ?? row[ROW.state];
+  const { shape, colour } = emotion === null ? { shape: "dash", colour: "var(--faint)" } : words.labelStyle(emotion, stream.labels);
+  $("emotion").dataset.kind = kind;
+  setText($("emotion").querySelector("span"), words.readable(label));
+  setIcon($("emotion"), shape, colour);
+  drawConfidence(row, stream.labels);
+  drawBars(stream);
+  drawLevel(stream, row);
+  drawGate(stream, row);
+  const title = `${words.readable(label)} · ${stream.name}`;
+  if (document.title !== title) document.title = title;
+}
+
+function drawConfidence(row, labels) {
+  const node = $("confidence");
+  const confidence = row[ROW.confidence];
+  if (row[ROW.emotion] === "uncertain") {
+    const smoothed = row[ROW.smoothed] ?? [];
+    const best = smoothed.indexOf(Math.max(...smoothed));
+    const leans = best >= 0 ? `leans to ${labels[best]}, ${words.percent(smoothed[best])}: ` : "";
+    setText(node, leans + words.reasonText(row[ROW.reason]));
+  } else if (confidence !== null) {
+    node.replaceChildren(element("b", {}, words.percent(confidence)), " sure");
+  } else {
+    setText(node, { silence: "no speech", gap: "sound is missing" }[row[ROW.state]] ?? "");
+  }
+}
+
+function drawBars(stream) {
+  const key = stream.labels.join("\n");
+  if (bars.labels !== key) {
+    bars = { labels: key, rows: [] };
+    const nodes = stream.labels.flatMap((label) => {
+      const { shape, colour } = words.labelStyle(label, stream.labels);
+      const fill = element("i");
+      fill.style.setProperty("--c", colour);
+      const number = element("dd", { class: "number" }, "–");
+      bars.rows.push({ fill, number });
+      const track = element("dd", { class: "track", "aria-hidden": "true" }, fill);
+      return [element("dt", {}, icon(shape, colour), label), track, number];
+    });
+    $("bars").replaceChildren(...nodes);
+    $("legend").replaceChildren(
+      ...stream.labels.map((label) => element("li", {}, swatch(label, stream.labels), label)),
+      element("li", {}, icon("bar", "var(--ink)"), "speech"),
+      element("li", {}, icon("dash", "var(--faint)"), "silence"),
+    );
+  }
+  bars.rows.forEach(({ fill, number }, k) => {
+    const probability = stream.row[ROW.smoothed]?.[k];
+    fill.style.transform = `scaleX(${probability ?? 0})`;
+    setText(number, probability === undefined ? "–" : words.percent(probability));
+  });
+}
+
+function drawLevel(stream, row) {
+  const level = row[ROW.level];
+  const share = Math.min(1, Math.max(0, (level - FLOOR) / -FLOOR));
+  setText($("level-number"), level <= -99.95 ? "−∞" : String(Math.round(level)).replace("-", "−"));
+  $("meter").querySelector(".fill").style.transform = `scaleX(${share.toFixed(4)})`;
+  $("meter").setAttribute("aria-valuenow", Math.round(Math.max(FLOOR, level)));
+  $("meter").setAttribute("aria-valuetext", `${Math.round(level)} decibels`);
+  $("clip").hidden = !(row[ROW.reason] === "clipped" || stream.source?.clipped > CLIPPED);
+}
+
+function drawGate(stream, row) {
+  const open = row[ROW.state] === "speech";
+  const { gate, gate_db: db } = stream.info ?? {};
+  $("voice").dataset.open = open;
+  setIcon($("voice"), open ? "bar" : row[ROW.state] === "gap" ? "cross" : "dash");
+  const rule = {
+    fixed: ` (opens at ${db} dBFS)`,
+    adaptive: ` (opens ${db} dB above the noise of the room)`,
+  }[gate] ?? "";
+  const position = { speech: "Voice gate open", silence: "Voice gate closed", gap: "No sound" }[row[ROW.state]] ?? words.readable(row[ROW.state]);
+  const node = $("voice").querySelector("span");
+  if (node.textContent !== position + rule) node.replaceChildren(position, element("small", {}, rule));
+  const mark = $("meter").querySelector(".gate");
+  mark.hidden = gate !== "fixed";
+  if (gate === "fixed") mark.style.left = `${(100 * (db - FLOOR)) / -FLOOR}%`;
+}
+
+export function drawSource() {
+  const stream = chosenStream();
+  if (!stream) return;
+  const source = stream.source;
+  const name = words.sourceName(stream.info?.source);
+  const lines = source ? [words.sourceState(name, source.state, now() - stream.stateSince, source.reason)] : [`${name}.`];
+  if (source?.device) lines.push(`Input device: ${source.device}.`);
+  const rate = stream.info?.rate;
+  if (source?.gaps || source?.lost) {
+    lines.push(`${source.gaps} gaps in the last seconds, ${rate ? words.duration(source.lost / rate) : `${source.lost} samples`} of sound missing since the start.`);
+  }
+  if (typeof stream.totalMs === "number" && source?.state === "live") lines.push(`Results come ${Math.max(1, Math.round(stream.totalMs))} ms after the sound.`);
+  $("source").dataset.fine = !source || words.isGoodSource(source.state) || source.state === "starting";
+  setText($("source"), lines.join(" "));
+  const bundle = stream.bundle || stream.info?.bundle || "";
+  $("bundle").hidden = !bundle;
+  setText($("bundle").querySelector("code"), bundle);
+}

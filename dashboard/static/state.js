@@ -1,0 +1,53 @@
+// The state of the page: connection, streams, health. No drawing.
+
+import { ROW } from "./charts.js";
+
+export const RECENT_S = 300;
+const ROWS = 4000;
+export const LISTED = 60; // utterances in the list
+
+export const state = {
+  connection: "waiting", offset: 0, history: false, streams: new Map(),
+  health: null, statuses: new Map(), chosen: null,
+};
+
+/** Unix time by the server's clock; the clock of the browser's device may be wrong. */
+export const now = () => Date.now() / 1000 + state.offset;
+
+export const chosenStream = () => state.streams.get(state.chosen) ?? null;
+
+export function newStream(name) {
+  return {
+    name, info: null, labels: [], rows: [], utterances: [], bundle: "", loaded: false,
+    row: null, stateSince: 0, source: null,
+  };
+}
+
+/** Drop the rows and utterances of a stream that are too old or too many. */
+export function prune(stream) {
+  const oldest = now() - RECENT_S - 5;
+  while (stream.rows.length > ROWS || stream.rows[0]?.[ROW.time] < oldest) stream.rows.shift();
+  while (stream.utterances.length > LISTED) stream.utterances.shift();
+}
+
+export function setStatuses(statuses) {
+  state.statuses = new Map(statuses.map((status) => [status.stream, status]));
+}
+
+/** Store a result; false if it is older than the newest one. */
+export function addResult(stream, message) {
+  const seq = message.row[ROW.seq];
+  if (stream.run !== message.run) stream.nextSeq = -1;
+  if (seq < stream.nextSeq) return false;
+  stream.run = message.run;
+  stream.nextSeq = seq + 1;
+  stream.bundle = message.bundle;
+  if (message.labels.length) stream.labels = message.labels;
+  stream.row = message.row;
+  stream.totalMs = message.total_ms;
+  if (stream.loaded) {
+    stream.rows.push(message.row);
+    prune(stream);
+  }
+  return true;
+}

@@ -1,0 +1,60 @@
+"""One analysed window to its submission: model, calibration, decision. Pure except for timing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.wire import codec, internal
+from speech_emotion.infer.decision import State, calibrate, decide, finish, speech_of
+from speech_emotion.infer.model import Array, Model
+
+
+def submission(
+    window: internal.Window, state: State, model: Model, bundle: Bundle, *, timed: bool = True
+) -> tuple[internal.Submit, State]:
+    """The message to the hub for one window, and the decision state after the window.
+
+    Args:
+        state: decision state after the previous window.
+        timed: whether the result carries `timing_ms`; offline results do not.
+
+    Raises:
+        ProtocolError: the window's features do not have the shape of the bundle's spec.
+    """
+    began = time.perf_counter()
+    if window.kind == "end":
+        result, utterances, state = None, finish(state, window, bundle), State()
+    else:
+        probabilities, speech = None, 1.0
+        if window.kind == "speech":
+            output = model.predict(_features_of(window, bundle))
+            probabilities, speech = calibrate(output, bundle), speech_of(output, bundle)
+        result, utterances, state = decide(state, window, probabilities, bundle, speech)
+        if timed:
+            milliseconds = (time.perf_counter() - began) * 1000.0
+            timing = {"features": window.features_ms, "infer": milliseconds}
+            result = dataclasses.replace(result, timing_ms=timing)
+    submit = internal.Submit(
+        stream=window.stream,
+        run=window.run,
+        seq=window.seq,
+        result=result,
+        utterances=utterances,
+        ended=window.kind == "end",
+        gate=window.gate,
+        decision=state.to_map(),
+        captured=window.captured,
+        bundle=bundle.id,
+    )
+    return submit, state
+
+
+def _features_of(window: internal.Window, bundle: Bundle) -> Array:
+    shape = (bundle.spec.n_frames, bundle.spec.dims)
+    if window.features is None or len(window.features) != 4 * shape[0] * shape[1]:
+        raise codec.ProtocolError(f"window {window.seq} without features of shape {shape}")
+    return np.frombuffer(window.features, dtype="<f4").reshape(shape)
