@@ -47,6 +47,7 @@ ROOMS = {
     "tests/chaos": "Measured faults of docs/RELIABILITY.md.",
     "tests/support": "Fixtures and helpers of the tests.",
     "tools": "Generators of documents and checks of the code; not shipped.",
+    "deploy/client": "The distribution `speech-emotion-client`: links to client and wire protocol.",
     "deploy": "Set-up, service unit, installation scripts, pinned versions.",
 }
 
@@ -76,7 +77,8 @@ def missing() -> set[str]:
         hidden = any(part.startswith(".") or part in ("build", "dist") for part in path.parts)
         if not hidden and path.parent != ROOT and name not in skipped:
             found.add(name)
-    return {name for name in found if not name.startswith("tests/unit/")} - set(ROOMS)
+    mirrors = ("tests/unit/", "deploy/client/")
+    return {name for name in found if not name.startswith(mirrors)} - set(ROOMS)
 
 
 def contracts() -> str:
