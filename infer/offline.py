@@ -53,7 +53,8 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
     """`python -m infer FILE`: print one line per result and utterance. Returns the exit code.
 
     Raises:
-        UserError: the file or the bundle is missing or invalid.
+        UserError: the file or the bundle is missing or invalid; after all output: the file is
+            damaged from some sample on.
     """
     bundle = load_bundle(path)
     extractors = load_extractors(bundle)
@@ -66,6 +67,8 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
         else:
             print(_line(message))
     sys.stdout.flush()
+    if recording.damage is not None:
+        raise recording.damage
     return 0
 
 

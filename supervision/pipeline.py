@@ -110,8 +110,8 @@ class Pipeline:
         deadline = time.monotonic() + limit
         stops = self._signals.stops
         while any(process.child is not None for process in processes):
-            # A pipeline that was never ready has nothing to end in an orderly way; nor does a
-            # user wait who asks for the stop again.
+            # A pipeline that was never ready has nothing to end in an orderly way. A user who
+            # repeats the stop does not want to wait.
             never_ready = self._failed is not None and self._lines.held
             if never_ready or time.monotonic() > deadline or self._signals.stops > stops + 1:
                 for process in processes:

@@ -125,7 +125,8 @@ def named_anywhere(section: str) -> set[str]:
 
 
 COUNTER = (
-    r'(?<=counters\[")\w+(?="\])|(?<=counter\(")\w+|(?<=count\(")\w+|(?<=[{ ]")capture_\w+(?=": )'
+    r'(?<=counters\[")\w+(?="\])|(?<=counter\(")\w+|(?<=count\(")\w+'
+    r'|(?<=[{ ]")capture_\w+(?=": )'
 )
 """Names of counters: set by name, or keys of the counters that a source gives."""
 
