@@ -65,5 +65,6 @@ def test_a_bundle_whose_golden_vectors_differ_is_refused(
 def test_a_fixed_gate_has_no_state_to_restore() -> None:
     gate = FixedGate(dataclasses.replace(FeatureSpec(), gate="fixed"))
     gate.restore(gate.state())
+    gate.reset()
     with pytest.raises(ValueError, match="has no state"):
         gate.restore([1.0])
