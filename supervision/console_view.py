@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from speech_emotion.common.linux.entry import ERRORS
 from speech_emotion.common.safe_text import SafeText
 from speech_emotion.common.wire.public import Health, Result, Utterance
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
@@ -164,7 +165,7 @@ class PlainView:
 
     def write(self, line: str) -> None:
         # Not through Python's buffer: a blocked thread would hold its lock until the end.
-        data = f"{line}\n".encode(errors="replace")
+        data = f"{line}\n".encode(sys.stderr.encoding, ERRORS)
         while data:
             data = data[os.write(sys.stderr.fileno(), data) :]
 
