@@ -155,7 +155,7 @@ def test_the_token_opens_the_page(locked: Dashboard) -> None:
         ("/login", "POST", f"token={TOKEN}"),
     ):
         status, headers, _ = get(locked.port, path, away, method, body)
-        assert (status, headers["location"]) == (303, "/")  # the token leaves the address bar
+        assert (status, headers["location"]) == (303, "./")  # the token leaves the address bar
         cookie = headers["set-cookie"]
         assert TOKEN not in cookie
         assert {"HttpOnly", "SameSite=lax"} <= set(cookie.replace("; ", ";").split(";"))

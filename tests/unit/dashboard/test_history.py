@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime as dt
+import io
 import json
 import sqlite3
 import stat
@@ -17,6 +18,7 @@ import pytest
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history.csv_export import PAGE, CsvExport
 from speech_emotion.dashboard.history.pending import PENDING, Entry, PendingMessages
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.history.reader import HistoryReader
@@ -125,22 +127,46 @@ def test_health_is_written_when_it_changes_and_once_a_minute(
     for second in range(125):
         state = "ready" if second != 30 else "starting"
         put(writer, dataclasses.replace(health(stage=state), time=T0 + second))
-    with HistoryReader(path) as reader:
-        lines = list(reader.csv("health", "", T0 - 1.0, T0 + 1000.0))
-    times = [float(row[0]) - T0 for row in csv.reader(lines[1:])]
+    rows = exported(path, "health", "", T0 - 1.0, T0 + 1000.0)
+    times = [float(row["time"]) - T0 for row in rows]
     assert times == [0.0, 30.0, 31.0, 91.0]
+
+
+def exported(path: Path, table: str, stream: str, start: float, end: float) -> list[dict[str, str]]:
+    text = "".join(CsvExport(path, table, stream, start, end).text())
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_has_every_row_once_in_the_order_of_time(writer: HistoryWriter, path: Path) -> None:
+    runs = [make_result(seq, run="ab"[seq % 2]) for seq in range(3 * PAGE)]
+    put(writer, *(dataclasses.replace(one, time=T0 + one.seq // 7) for one in runs))
+    rows = exported(path, "result", "main", T0 - 1.0, T0 + 9999.0)
+    assert sorted(int(row["seq"]) for row in rows) == list(range(3 * PAGE))
+    times = [float(row["time"]) for row in rows]
+    assert times == sorted(times)
+
+
+def test_a_stopped_export_does_not_pin_the_log(writer: HistoryWriter, path: Path) -> None:
+    put(writer, *(make_result(seq) for seq in range(3 * PAGE)))
+    text = CsvExport(path, "result", "main", T0, T0 + 9999.0).text()
+    next(text)
+    next(text)
+    put(writer, *(make_result(seq) for seq in range(3 * PAGE, 4 * PAGE)))
+    busy, frames, done = writer._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert (busy, frames, done) == (0, 0, 0)  # the log is empty
+    text.close()  # type: ignore[attr-defined]
 
 
 def test_csv_has_all_columns(writer: HistoryWriter, path: Path) -> None:
     formula = dataclasses.replace(make_result(1), emotion="=cmd()")
     put(writer, make_result(0), formula, make_utterance(0))
-    with HistoryReader(path) as reader:
-        rows = list(csv.DictReader(reader.csv("result", "main", T0, T0 + 100.0)))
-        spoken = list(csv.DictReader(reader.csv("utterance", "main", T0 - 1.0, T0 + 100.0)))
+    rows = exported(path, "result", "main", T0, T0 + 100.0)
+    spoken = exported(path, "utterance", "main", T0 - 1.0, T0 + 100.0)
     assert [row["seq"] for row in rows] == ["0", "1"]
     assert json.loads(rows[0]["smoothed"]) == {"angry": 0.25, "sad": 0.75}
     assert rows[1]["emotion"] == "'=cmd()"  # no spreadsheet runs it
     assert float(rows[0]["rms_db"]) == -20.0
+    assert dt.datetime.fromisoformat(rows[0]["time_iso"]).timestamp() == float(rows[0]["time"])
     assert [row["emotion"] for row in spoken] == ["sad"]
 
 
