@@ -324,6 +324,7 @@ class Hub:
             self._send(identity, stream.resume())
             return
         if verdict is Verdict.ACCEPTED:
+            self._observed.accepted(message.stream)
             for result in message.messages:
                 completed = _completed(result, message.captured)
                 self._unread.append(completed)
