@@ -18,6 +18,7 @@ from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.config.load import load_config, to_toml
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.linux.descriptors import raise_descriptor_limit
 from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.linux.process_identity import restrict_file_access
 from speech_emotion.common.linux.runtime_dir import reclaim_runtime_dirs
@@ -127,6 +128,7 @@ def main() -> int:
     if arguments.print_config:
         print(to_toml(config), end="")
         return EXIT_OK
+    raise_descriptor_limit()  # children inherit it
     bundle = load_bundle(config.bundle)
     check(config, bundle)
     wakeup = Wakeup()

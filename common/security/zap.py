@@ -1,8 +1,7 @@
-"""The ZAP authenticator (ZeroMQ RFC 27): accepts the allowed keys, counts refused handshakes."""
+"""The ZAP authenticator (ZeroMQ RFC 27): accepts clients with allowed keys."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,21 @@ ZAP = "inproc://zeromq.zap.01"
 ZAP_VERSION = b"1.0"
 
 
-REFUSED = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
-"""An unknown key; no key, or a wrong server key; a client that closed before the end."""
-
-
 class ZapAuthenticator:
-    """Accepts clients with allowed keys at the locked endpoints of one context, counts others.
+    """Accepts clients with allowed keys at the locked endpoints of one context.
 
     libzmq asks it by ZAP for every key that a client shows. A folder of keys is read again when
     it has changed: a new key counts at once, a removed one no longer for new connections. Call
-    `turn()` from the thread that owns the sockets when one of `sockets` is readable, or several
-    times a second.
+    `turn()` from the thread that owns the sockets when `socket` is readable, or several times a
+    second.
     """
 
     def __init__(self, context: zmq.Context[Any]) -> None:
-        self._refused = 0
         self._folders: dict[str, Path] = {}
         self._known: dict[str, tuple[int, dict[bytes, str]]] = {}
-        self._monitors: list[zmq.Socket[bytes]] = []
-        self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
-        self._zap.setsockopt(zmq.LINGER, 0)
-        self._zap.bind(ZAP)
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(ZAP)
 
     def guard(self, socket: zmq.Socket[bytes], lock: CurveServerKeys, domain: str) -> None:
         """Make the next bind of a socket accept only the allowed keys of `lock`.
@@ -53,31 +42,15 @@ class ZapAuthenticator:
         lock.check()
         lock.apply(socket, domain)
         self._folders[domain] = lock.allowed
-        monitor = socket.get_monitor_socket(REFUSED)
-        monitor.setsockopt(zmq.LINGER, 0)
-        self._monitors.append(monitor)
-
-    @property
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        """Sockets to poll for reading."""
-        return [self._zap, *self._monitors]
 
     def turn(self) -> None:
-        """Answer waiting requests and count refused handshakes."""
-        for frames in drain(self._zap):
-            self._zap.send_multipart(self._answer(frames))
-        for monitor in self._monitors:
-            self._refused += sum(1 for _ in drain(monitor))
-
-    def take_refused(self) -> int:
-        """Handshakes refused since the last call."""
-        number, self._refused = self._refused, 0
-        return number
+        """Answer waiting requests."""
+        for frames in drain(self.socket):
+            self.socket.send_multipart(self._answer(frames))
 
     def close(self) -> None:
-        """Close its sockets."""
-        for socket in self.sockets:
-            socket.close()
+        """Close its socket."""
+        self.socket.close()
 
     def _answer(self, frames: list[bytes]) -> list[bytes]:
         # version, request id, domain, address, routing id, mechanism, credentials
@@ -100,9 +73,3 @@ class ZapAuthenticator:
             # A file is half copied, or the folder is gone: the keys known so far stay valid.
             pass
         return self._known.get(domain, (0, {}))[1].get(z85.encode(key))
-
-
-def count_refused(authenticator: ZapAuthenticator, counters: Counter[str]) -> None:
-    """Add the handshakes refused since the last call to a stage's counters."""
-    if number := authenticator.take_refused():
-        counters["connections_refused"] += number
