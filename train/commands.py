@@ -84,7 +84,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.evaluation.evaluate import evaluate, table, write_json
     from speech_emotion.train.evaluation.report import write_report
 
-    evaluation = evaluate(parsed.bundle, _clips(parsed), parsed.runtime)
+    evaluation = evaluate(parsed.bundle, selected_clips(parsed), parsed.runtime)
     figures = evaluation.figures()
     print(table(figures))
     if evaluation.dropped:
@@ -106,7 +106,7 @@ def explore(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.model.training_job import prepare
 
     set_threads(parsed.threads)
-    clips, base = _clips(parsed), load_plan(parsed.recipe)
+    clips, base = selected_clips(parsed), load_plan(parsed.recipe)
     sounds = features = spec = None
     rows: dict[str, Any] = json.loads(parsed.json.read_text()) if parsed.json.is_file() else {}
     for name in parsed.rows.split(",") if parsed.rows else ROWS:
@@ -191,7 +191,12 @@ def golden_audio(spec: FeatureSpec, path: Path | None = None) -> Samples:
     return samples[start : start + spec.window]
 
 
-def _clips(parsed: argparse.Namespace) -> list[Clip]:
+def selected_clips(parsed: argparse.Namespace) -> list[Clip]:
+    """The clips that --manifest, --only and --corpus select.
+
+    Raises:
+        UserError: no clip is selected, or a file is not readable.
+    """
     clips: list[Clip] = []
     if parsed.manifest:
         clips += read_manifest(parsed.manifest, parsed.root)
@@ -211,7 +216,7 @@ def _job(parsed: argparse.Namespace) -> TrainingJob:
     from speech_emotion.train.model.training_job import prepare
 
     plan = load_plan(parsed.recipe)
-    clips = _clips(parsed)
+    clips = selected_clips(parsed)
     set_threads(parsed.threads)
     return prepare(
         plan,

@@ -176,11 +176,35 @@ def read_iemocap(root: Path) -> list[Clip]:
     return clips
 
 
+def read_emospeech(root: Path) -> list[Clip]:
+    """Indian EmoSpeech commands: `help-safe-angry-1563261412-a81f.wav`, the speaker's hash last.
+
+    The parts are keyword, environment, emotion, time and speaker. Clips of an unknown speaker are
+    skipped, since no split could keep them on one side.
+    """
+    codes = {
+        "anger": "angry",
+        "angry": "angry",
+        "calm": "calm",
+        "fear": "fear",
+        "happy": "happy",
+        "neutral": "neutral",
+        "sad": "sad",
+    }
+    pattern = rf"[^-]+-[^-]+-((?i:{'|'.join(codes)}))-[^-]+-([0-9A-Za-z]+)"
+    return [
+        _clip(root, p, "EMOSPEECH", m[2].lower(), "", codes[m[1].lower()])
+        for p, m in _files(root, pattern)
+        if m[2].lower() not in ("unknown", "none", "na")
+    ]
+
+
 READERS: dict[str, Callable[[Path], list[Clip]]] = {
     "ravdess": read_ravdess,
     "emodb": read_emodb,
     "nemo": read_nemo,
     "cremad": read_cremad,
+    "emospeech": read_emospeech,
     "tess": read_tess,
     "savee": read_savee,
     "urdu": read_urdu,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.manifest import Bundle, Calibration, Decision
+from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.infer.decision import NOT_SPEECH
 from speech_emotion.train.data.stream_features import ClipFeatures
 from speech_emotion.train.evaluation.calibration import calibrate_bundle
@@ -19,19 +20,28 @@ from speech_emotion.train.model.fold_outputs import Outputs
 from speech_emotion.train.model.training_job import TrainingJob
 
 
-def uncalibrated_bundle(job: TrainingJob) -> Bundle:
+def parameter_bundle(
+    spec: FeatureSpec, labels: tuple[str, ...], *, speech_output: bool = False
+) -> Bundle:
     """A bundle without files for `decide_clip`: temperature 1, no abstention."""
     return Bundle(
         path=Path(),
         name="crossval",
         digest="0" * 64,
-        labels=job.labels,
-        spec=job.plan.spec,
+        labels=labels,
+        spec=spec,
         layout="frames,dims,1",
         output="probabilities",
         calibration=Calibration(),
         decision=Decision(),
-        speech_output=job.plan.recipe.speech_head > 0,
+        speech_output=speech_output,
+    )
+
+
+def uncalibrated_bundle(job: TrainingJob) -> Bundle:
+    """The `parameter_bundle` of a training job."""
+    return parameter_bundle(
+        job.plan.spec, job.labels, speech_output=job.plan.recipe.speech_head > 0
     )
 
 

@@ -1,0 +1,335 @@
+"""Make a bundle of Whisper's lower layers and a head: calibrate, convert, compare, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.grid import WindowGrid
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.features.core import Banks, make_core, normalize
+from speech_emotion.features.extractor import windows_of
+from speech_emotion.train.bundle.card import PURPOSE
+from speech_emotion.train.bundle.writer import run_tflite_all, write_bundle
+from speech_emotion.train.data.clips import Samples, load
+from speech_emotion.train.evaluation import held_out as study
+from speech_emotion.train.evaluation.crossval import parameter_bundle
+from speech_emotion.train.evaluation.held_out import HeldOutOutputs
+from speech_emotion.train.model.export import to_tflite
+from speech_emotion.train.model.whisper import graph, heads
+from speech_emotion.train.model.whisper.encoder import statistics
+from speech_emotion.train.model.whisper.graph import Head
+from speech_emotion.train.model.whisper.heads import LABELS, HeadRecipe, HeadTrainingSet
+from speech_emotion.train.model.whisper.weights import Weights
+
+log = logging.getLogger("train")
+
+MAX_FALSE = 5.0
+"""Most emotional labels of 100 neutral utterances, the mean over the corpora left out."""
+THRESHOLDS = np.round(np.arange(0.25, 0.96, 0.01), 4)
+AGREEMENT, AGREEING = 1e-3, 10
+"""The float32 export may differ from Keras by so much in a probability, on so many windows."""
+SAMPLE = 300
+"""Number of training windows on which the 8-bit graph is compared with the float32 graph."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """All figures of a recipe, and the bundle parameters fitted with them.
+
+    Attributes:
+        left_out: `held_out.table` of every corpus left out.
+        new_speakers: `held_out.table` of speaker-independent folds.
+        curve: `held_out.curve` of the corpora left out.
+        parameters: a bundle without files: temperatures and thresholds.
+    """
+
+    left_out: dict[str, Any]
+    new_speakers: dict[str, Any]
+    curve: list[dict[str, float]]
+    parameters: Bundle
+
+
+def measure(
+    training_set: HeadTrainingSet,
+    recipe: HeadRecipe,
+    spec: FeatureSpec,
+    *,
+    deciding: Sequence[str] = (),
+    folds: int = 5,
+    seed: int = 0,
+) -> Figures:
+    """Calibrate on the outputs for corpora left out; figures for these and for speakers left out.
+
+    Args:
+        judges: corpora that determine the operating point; empty: those with clips of every label.
+        folds: groups of speakers.
+    """
+    held_out = study.corpora_left_out(training_set, recipe)
+    blank = parameter_bundle(spec, LABELS, speech_output=bool(len(training_set.noise)))
+    bundle = study.calibrate(blank, training_set, held_out)
+    chosen = deciding or complete(training_set)
+    part = only(training_set, held_out, chosen)
+    rows = study.curve(training_set, part, bundle, list(THRESHOLDS))
+    threshold = study.operating_point(rows, MAX_FALSE)
+    bundle = dataclasses.replace(
+        bundle,
+        decision=dataclasses.replace(
+            bundle.decision, min_confidence=threshold, min_utterance_confidence=threshold
+        ),
+    )
+    folded = study.speakers_left_out(training_set, recipe, folds, seed)
+    return Figures(
+        left_out=study.table(training_set, held_out, bundle),
+        new_speakers=study.table(training_set, folded, bundle),
+        curve=rows,
+        parameters=bundle,
+    )
+
+
+def complete(training_set: HeadTrainingSet) -> list[str]:
+    """Names of the corpora that have a clip of every label."""
+    truth, corpus = training_set.truth, training_set.corpus
+    return [
+        str(c) for c in np.unique(corpus) if len(set(truth[corpus == c].tolist())) == len(LABELS)
+    ]
+
+
+def only(
+    training_set: HeadTrainingSet, held_out: HeldOutOutputs, corpora: Sequence[str]
+) -> HeldOutOutputs:
+    """The outputs for the clips of some corpora."""
+    inside = np.isin(training_set.corpus[held_out.clips], list(corpora))
+    return HeldOutOutputs(
+        held_out.clips[inside], [o for o, i in zip(held_out.outputs, inside, strict=True) if i]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """The 8-bit graph and its comparison with the float32 graph.
+
+    Attributes:
+        model: the flatbuffer.
+        difference: largest difference of a probability.
+        changed: share of the windows whose label differs.
+        lost: accuracy of the float32 graph minus accuracy of the 8-bit graph.
+        milliseconds: mean time of a window, one thread, on this machine.
+    """
+
+    model: bytes
+    difference: float
+    changed: float
+    lost: float
+    milliseconds: float
+
+
+def export(
+    weights: Weights, head: Head, spec: FeatureSpec, windows: Samples, truth: NDArray[np.int64]
+) -> Exported:
+    """Convert to 8-bit TFLite, and compare with the float32 graph.
+
+    Args:
+        windows: normalized features (n, frames, dims).
+        truth: label index per window, (n,).
+    """
+    model = graph.emotion_graph(weights, head, spec.n_frames, spec.dims)
+    exact = run_tflite_all(to_tflite(model), windows, "frames,dims")
+    few = windows[:AGREEING]
+    keras = np.concatenate([np.asarray(model(w[np.newaxis], training=False)) for w in few])
+    off = float(np.abs(exact[: len(few)] - keras).max())
+    if off > AGREEMENT:
+        raise RuntimeError(f"the float32 export differs from Keras by {off:.3g}")
+    flat = to_tflite(model, quantized=True)
+    began = time.perf_counter()
+    found = run_tflite_all(flat, windows, "frames,dims")
+    spent = 1000 * (time.perf_counter() - began) / len(windows)
+    n = len(LABELS)
+    held_out, meant = found[:, :n].argmax(axis=1), exact[:, :n].argmax(axis=1)
+    return Exported(
+        model=flat,
+        difference=float(np.abs(found - exact).max()),
+        changed=float((held_out != meant).mean()),
+        lost=float((meant == truth).mean() - (held_out == truth).mean()),
+        milliseconds=spent,
+    )
+
+
+def real_windows(
+    training_set: HeadTrainingSet, spec: FeatureSpec, count: int, seed: int
+) -> tuple[Samples, NDArray[np.int64]]:
+    """First windows of `count` random clips, (n, frames, dims), normalized, and their labels."""
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(
+        rng.choice(len(training_set.clips), min(count, len(training_set.clips)), False)
+    )
+    core = make_core(spec, Banks.from_librosa(spec))
+    mean, std = statistics(spec.dims)
+    grid = WindowGrid(spec.window, spec.hop)
+    found = []
+    for i in chosen:
+        samples = load(training_set.clips[i], spec.sample_rate)
+        _, window = next(windows_of(samples, grid))
+        found.append(normalize(core.extract(window), mean, std, spec.eps))
+    return np.array(found, np.float32), training_set.truth[chosen]
+
+
+def build(
+    training_set: HeadTrainingSet,
+    recipe: HeadRecipe,
+    figures: Figures,
+    weights: Weights,
+    spec: FeatureSpec,
+    out: Path,
+    *,
+    name: str,
+    licence: tuple[str, str],
+    golden: Samples,
+    command: str,
+    seed: int,
+) -> tuple[Bundle, Exported]:
+    """Fit the head on all clips and write the bundle.
+
+    Args:
+        licence: SPDX identifier and text.
+        golden: one window of sound for the self-test, (spec.window,).
+        command: command that makes the bundle.
+    """
+    head = heads.fit_head(training_set, np.arange(len(training_set.clips)), recipe)
+    windows, truth = real_windows(training_set, spec, SAMPLE, seed)
+    exported = export(weights, head, spec, windows, truth)
+    log.info(
+        "%d bytes, %.1f ms, %.2f %% of the labels changed by 8 bits",
+        *(len(exported.model), exported.milliseconds, 100 * exported.changed),
+    )
+    bundle = write_bundle(
+        out,
+        name=name,
+        model=exported.model,
+        labels=LABELS,
+        spec=spec,
+        layout="frames,dims",
+        output="probabilities",
+        speech_output=True,
+        stats=statistics(spec.dims),
+        golden_audio=golden,
+        card=card(name, training_set, recipe, figures, exported, licence[0], command),
+        licence=licence[1],
+        licence_id=licence[0],
+        calibration=figures.parameters.calibration,
+        decision=figures.parameters.decision,
+        provenance={
+            "command": command,
+            "seed": seed,
+            "corpora": sorted(set(training_set.corpus.tolist())),
+            "clips": len(training_set.clips),
+            "encoder": "Whisper base (multilingual), layers 1 to 3, MIT",
+            "recipe": {
+                k: list(v) if isinstance(v, tuple) else v
+                for k, v in dataclasses.asdict(recipe).items()
+            },
+            "quantized": True,
+        },
+    )
+    return bundle, exported
+
+
+def card(
+    name: str,
+    training_set: HeadTrainingSet,
+    recipe: HeadRecipe,
+    figures: Figures,
+    exported: Exported,
+    licence: str,
+    command: str,
+) -> str:
+    """The text of MODEL_CARD.md."""
+    speakers = len(set(training_set.speaker.tolist()))
+    corpora = ", ".join(sorted(set(training_set.corpus.tolist())))
+    decision = figures.parameters.decision
+    facts = {
+        "Input": "windows of 3 s every 0.5 s at 16 kHz: 300 frames of 80 log-mel bands, dB below "
+        "the window's maximum",
+        "Network": "convolutions and the lowest three layers of Whisper base (multilingual, MIT), "
+        "not changed; the mean over the frames of speech of "
+        f"{', '.join(recipe.statistics)}; one linear head. 8-bit weights, "
+        f"{len(exported.model) / 1e6:.1f} MB, {exported.milliseconds:.1f} ms a window on one "
+        "thread of the machine that built it. 8 bits change "
+        f"{100 * exported.changed:.1f} % of the labels of {SAMPLE} real windows and cost "
+        f"{100 * exported.lost:.1f} points of accuracy",
+        "Trained on": f"{len(training_set.clips)} clips of {speakers} speakers of {corpora}, "
+        f"clean and in {recipe.copies} simulated recording{'s' * (recipe.copies != 1)}",
+        "Operating point": f"`min_utterance_confidence = {decision.min_utterance_confidence:g}`: "
+        f"the lowest at which at most {MAX_FALSE:g} of 100 neutral utterances get an emotional "
+        f"label, mean of the corpora with all labels ({', '.join(complete(training_set))}), each "
+        "left out of training",
+    }
+    return (
+        "\n\n".join(
+            [
+                f"# Model card: {name}",
+                f"Labels: {', '.join(LABELS)}. Licence: {licence}.",
+                "\n".join(f"- **{key}:** {value}" for key, value in facts.items()),
+                PURPOSE.strip(),
+                "## Figures",
+                "Per cent, of utterances; 95 % intervals by a bootstrap over speakers. Acted "
+                "speech, but for the commands of EMOSPEECH. Made by:",
+                f"    {command}",
+                "**New corpora** (each left out of training; choose by these)",
+                markdown(figures.left_out),
+                "**New speakers, known corpora** (5 speaker-independent folds; the temperatures "
+                "are those of the corpora left out)",
+                markdown(figures.new_speakers),
+                "**False labels against emotions found** (mean of the corpora with all labels, "
+                "each left out)",
+                curve_markdown(figures.curve),
+            ]
+        )
+        + "\n"
+    )
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """A `held_out.table` as a Markdown table."""
+    rows = [
+        "| corpus | clips | UAR | accuracy | ECE | error at 70 % / all | labelled "
+        "| of 100 neutral, emotional label | of 100 emotional, found |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for corpus, r in table["corpora"].items():
+        low, high = r["uar_ci"]
+        rows.append(
+            f"| {corpus} | {r['n']} | {100 * r['uar']:.1f} ({100 * low:.1f}–{100 * high:.1f}) | "
+            f"{100 * r['accuracy']:.1f} | {100 * r['ece']:.1f} | {100 * r['error_at_70']:.1f} / "
+            f"{100 - 100 * r['accuracy']:.1f} | {100 * r['coverage']:.0f} | "
+            f"{r['false_per_100']:.1f} | {r['found_per_100']:.1f} |"
+        )
+    mean = table["mean"]
+    rows.append(
+        f"| mean | | {100 * mean['uar']:.1f} | {100 * mean['accuracy']:.1f} | "
+        f"{100 * mean['ece']:.1f} | | {100 * mean['coverage']:.0f} | {mean['false_per_100']:.1f} | "
+        f"{mean['found_per_100']:.1f} |"
+    )
+    return "\n".join(rows)
+
+
+def curve_markdown(rows: Sequence[Mapping[str, float]]) -> str:
+    """A `held_out.curve` as a Markdown table, every fifth row."""
+    lines = [
+        "| threshold | labelled | of 100 neutral, emotional label | of 100 emotional, found |",
+        "|---|---|---|---|",
+    ]
+    for row in rows[::5]:
+        lines.append(
+            f"| {row['threshold']:.2f} | {100 * row['coverage']:.0f} | "
+            f"{row['false_per_100']:.1f} | {row['found_per_100']:.1f} |"
+        )
+    return "\n".join(lines)

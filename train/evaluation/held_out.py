@@ -1,0 +1,188 @@
+"""Outputs for corpora and speakers left out; calibration, figures and operating point."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.train.data.stream_features import ClipFeatures
+from speech_emotion.train.evaluation.calibration import calibrate_bundle
+from speech_emotion.train.evaluation.metrics import ece, figures, risk_at
+from speech_emotion.train.evaluation.offline_decisions import ClipDecisions, decide_clip
+from speech_emotion.train.model.whisper.discriminant import (
+    speaker_folds,
+)
+from speech_emotion.train.model.whisper.graph import Head
+from speech_emotion.train.model.whisper.heads import (
+    LABELS,
+    NEUTRAL,
+    HeadRecipe,
+    HeadTrainingSet,
+    Index,
+    columns_of,
+    fit_head,
+)
+
+log = logging.getLogger("train")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutOutputs:
+    """Outputs of heads for clips that they were not trained on.
+
+    Attributes:
+        clips: clip indices, (clips,).
+        outputs: per clip, (windows, labels + 1): probabilities of the labels, then of speech.
+    """
+
+    clips: Index
+    outputs: list[NDArray[np.float32]]
+
+
+def head_outputs(training_set: HeadTrainingSet, head: Head, clips: Index) -> HeldOutOutputs:
+    """Outputs of a head for the clean windows of some clips."""
+    clean = training_set.renderings[0]
+    rows = np.flatnonzero(np.isin(clean.clip, clips))
+    found = head.outputs(columns_of(head, clean.x[rows]))
+    owner = clean.clip[rows]
+    return HeldOutOutputs(clips, [found[owner == clip] for clip in clips])
+
+
+def corpora_left_out(training_set: HeadTrainingSet, recipe: HeadRecipe) -> HeldOutOutputs:
+    """Outputs for every corpus from a head that was not trained on it."""
+    corpus = training_set.corpus
+    held_out = []
+    for name in np.unique(corpus):
+        head = fit_head(training_set, np.flatnonzero(corpus != name), recipe)
+        held_out.append(head_outputs(training_set, head, np.flatnonzero(corpus == name)))
+        log.info("left out %s", name)
+    return _joined(held_out)
+
+
+def speakers_left_out(
+    training_set: HeadTrainingSet, recipe: HeadRecipe, folds: int, seed: int
+) -> HeldOutOutputs:
+    """Outputs for every speaker from a head that was trained on other speakers of all corpora."""
+    fold = speaker_folds(training_set.corpus, training_set.speaker, folds, seed)
+    held_out = []
+    for k in range(folds):
+        head = fit_head(training_set, np.flatnonzero(fold != k), recipe)
+        held_out.append(head_outputs(training_set, head, np.flatnonzero(fold == k)))
+        log.info("fold %d of %d", k + 1, folds)
+    return _joined(held_out)
+
+
+def _joined(parts: Sequence[HeldOutOutputs]) -> HeldOutOutputs:
+    clips = np.concatenate([p.clips for p in parts])
+    outputs = [o for p in parts for o in p.outputs]
+    order = np.argsort(clips)
+    return HeldOutOutputs(clips[order], [outputs[i] for i in order])
+
+
+def speech_features(outputs: NDArray[np.float32]) -> ClipFeatures:
+    """Features for `decide_clip` of a clip whose windows are all speech, at -20 dBFS."""
+    n = len(outputs)
+    return ClipFeatures(["speech"] * n, [-20.0] * n, [0.0] * n, np.zeros((n, 0, 0), np.float32))
+
+
+def decide_held_out(held_out: HeldOutOutputs, bundle: Bundle) -> list[ClipDecisions]:
+    """Decisions per clip, by the decision code that runs live."""
+    return [decide_clip(speech_features(o), o, bundle) for o in held_out.outputs]
+
+
+def calibrate(bundle: Bundle, training_set: HeadTrainingSet, held_out: HeldOutOutputs) -> Bundle:
+    """The bundle with temperatures and speech thresholds fitted on held-out clips."""
+    return calibrate_bundle(
+        bundle,
+        [speech_features(o) for o in held_out.outputs],
+        held_out.outputs,
+        training_set.truth[held_out.clips],
+        training_set.corpus[held_out.clips],
+    )
+
+
+def table(
+    training_set: HeadTrainingSet, held_out: HeldOutOutputs, bundle: Bundle
+) -> dict[str, Any]:
+    """Utterance figures per corpus, their mean and pooled; bootstrap intervals over speakers."""
+    results = decide_held_out(held_out, bundle)
+    probabilities = np.array([j.probabilities for j in results])
+    sure = np.array([j.sure for j in results])
+    truth, corpus = training_set.truth[held_out.clips], training_set.corpus[held_out.clips]
+    speaker = training_set.speaker[held_out.clips]
+    found: dict[str, Any] = {"corpora": {}}
+    for name in np.unique(corpus):
+        r = corpus == name
+        row = figures(truth[r], probabilities[r], sure[r], len(LABELS), speaker[r])
+        top = probabilities[r].argmax(axis=1)
+        right = top == truth[r]
+        row |= {
+            "error_at_70": risk_at(right, probabilities[r].max(axis=1), 0.7),
+            **label_rates(truth[r], top, sure[r]),
+        }
+        found["corpora"][str(name)] = row
+    rows = list(found["corpora"].values())
+    found["mean"] = {
+        key: float(np.mean([row[key] for row in rows]))
+        for key in ("uar", "ece", "accuracy", "coverage", "false_per_100", "found_per_100")
+    }
+    right = probabilities.argmax(axis=1) == truth
+    found["pooled"] = {
+        "ece": ece(right, probabilities.max(axis=1)),
+        "error": float(1 - right.mean()),
+        "error_at_70": risk_at(right, probabilities.max(axis=1), 0.7),
+    }
+    return found
+
+
+def label_rates(truth: Index, top: Index, sure: NDArray[np.bool_]) -> dict[str, float]:
+    """Of 100 neutral utterances, those with another label; of 100 others, those labelled correctly.
+
+    Args:
+        truth, top: label indices, true and predicted, (utterances,).
+        sure: the utterance is not `uncertain`, (utterances,).
+    """
+    neutral = truth == NEUTRAL
+    given = sure & (top != NEUTRAL)
+    return {
+        "false_per_100": 100 * float(given[neutral].mean()) if neutral.any() else 0.0,
+        "found_per_100": 100 * float((sure & (top == truth))[~neutral].mean()),
+    }
+
+
+def curve(
+    training_set: HeadTrainingSet,
+    held_out: HeldOutOutputs,
+    bundle: Bundle,
+    thresholds: Sequence[float],
+) -> list[dict[str, float]]:
+    """Coverage and label rates per utterance threshold, each the mean over the corpora."""
+    results = decide_held_out(held_out, bundle)
+    probabilities = np.array([j.probabilities for j in results])
+    truth, corpus = training_set.truth[held_out.clips], training_set.corpus[held_out.clips]
+    top, height = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    rows = []
+    for threshold in thresholds:
+        sure = height >= threshold
+        each = [
+            label_rates(truth[r], top[r], sure[r]) for r in (corpus == c for c in np.unique(corpus))
+        ]
+        rows.append(
+            {
+                "threshold": round(float(threshold), 4),
+                "coverage": float(np.mean([sure[corpus == c].mean() for c in np.unique(corpus)])),
+                **{k: float(np.mean([e[k] for e in each])) for k in each[0]},
+            }
+        )
+    return rows
+
+
+def operating_point(rows: Sequence[Mapping[str, float]], most: float) -> float:
+    """The lowest threshold of a `curve` with at most `most` false labels per 100."""
+    return next((r["threshold"] for r in rows if r["false_per_100"] <= most), 1.0)

@@ -1,0 +1,138 @@
+"""Linear discriminants for directions that separate the labels in every corpus.
+
+Fisher's discriminant (1936) with one addition: the variance of a label's mean between corpora
+counts as noise, with a weight. This suppresses directions in which recordings, languages and
+acting styles differ, so that the discriminant generalizes to new corpora.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Statistics of one corpus for a discriminant.
+
+    Attributes:
+        means: per label, (labels, columns).
+        present: the corpus has clips of the label, (labels,).
+        within: covariance within the labels, labels weighted equally, (columns, columns).
+    """
+
+    means: Matrix
+    present: NDArray[np.bool_]
+    within: Matrix
+
+
+def standard(x: Matrix, weight: NDArray[np.float64]) -> tuple[Matrix, Matrix]:
+    """Weighted mean and standard deviation per column, (columns,) each."""
+    share = (weight / weight.sum()).astype(np.float32)
+    mean = share @ x
+    return mean, np.sqrt(np.maximum(share @ np.square(x - mean), 1e-8))
+
+
+def moments(x: Matrix, targets: Matrix, truth: NDArray[np.int64]) -> Moments:
+    """Moments of one corpus.
+
+    Args:
+        x: standardized statistics, (windows, columns).
+        targets: probabilities of the labels, (windows, labels).
+        truth: label index per window, (windows,); determines `present`.
+    """
+    n = targets.shape[1]
+    present = np.array([bool((truth == k).any()) for k in range(n)])
+    targets = targets * present
+    total = np.maximum(targets.sum(axis=0), 1e-6)
+    means = (targets.T @ x) / total[:, np.newaxis]
+    weight = (targets / total).sum(axis=1) / present.sum()
+    known = means[present]
+    within = (x * weight[:, np.newaxis]).T @ x - known.T @ known / len(known)
+    return Moments(means, present, within)
+
+
+@dataclasses.dataclass(frozen=True)
+class Discriminant:
+    """Scores of the labels: x @ weight + bias."""
+
+    weight: Matrix
+    bias: Matrix
+
+    def scores(self, x: Matrix) -> Matrix:
+        return np.asarray(x @ self.weight + self.bias, np.float32)
+
+
+def solve(corpora: Sequence[Moments], *, spread: float, ridge: float) -> Discriminant:
+    """The discriminant of some corpora, weighted equally.
+
+    Args:
+        spread: weight of the variance of the labels' means between corpora.
+        ridge: variance added to every column; columns have variance 1.
+    """
+    noise = np.mean([m.within for m in corpora], axis=0)
+    means, moved = common_means(corpora)
+    noise += spread * (moved.T @ moved)
+    noise[np.diag_indices(len(noise))] += ridge
+    solved = np.linalg.solve(noise.astype(np.float64), (means - means.mean(axis=0)).T)
+    weight = solved.astype(np.float32)
+    return Discriminant(weight, -0.5 * np.einsum("kd,dk->k", means, weight))
+
+
+def common_means(corpora: Sequence[Moments], rounds: int = 20) -> tuple[Matrix, Matrix]:
+    """The labels' means over the corpora, and their deviations between the corpora.
+
+    Corpora and labels are fitted as two additive effects, in turns, so that a corpus without
+    some label does not shift the means of its other labels.
+
+    Returns:
+        means (labels, columns), and rows (corpora * labels, columns) whose squares sum to the mean
+        squared deviation of a label's mean between corpora, including the corpora's offsets.
+    """
+    cells = np.array([m.means for m in corpora])
+    present = np.array([m.present for m in corpora])[..., np.newaxis].astype(np.float32)
+    offset = np.zeros((len(corpora), 1, cells.shape[2]), np.float32)
+    means = np.zeros(cells.shape[1:], np.float32)
+    for _ in range(rounds):
+        means = ((cells - offset) * present).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+        offset = ((cells - means) * present).sum(axis=1, keepdims=True)
+        offset /= present.sum(axis=1, keepdims=True)
+        offset -= offset.mean(axis=0)
+    share = present / (np.maximum(present.sum(axis=0), 1) * cells.shape[1])
+    moved = (cells - means) * np.sqrt(share)
+    return means, np.asarray(moved.reshape(-1, cells.shape[2]), np.float32)
+
+
+def softmax(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities of scores (n, labels), in float64."""
+    raised = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def per_clip(
+    values: NDArray[np.floating], clip: NDArray[np.integer], clips: int
+) -> NDArray[np.float64]:
+    """The mean over each clip's windows, (clips, columns); NaN for clips without a window."""
+    total = np.zeros((clips, values.shape[1]))
+    np.add.at(total, clip, values)
+    count = np.bincount(clip, minlength=clips)[:, np.newaxis]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(total / count)
+
+
+def speaker_folds(
+    corpus: NDArray[np.str_], speaker: NDArray[np.str_], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """Fold index per item, (items,); a speaker is in one fold, a corpus is in all folds."""
+    rng = np.random.default_rng(seed)
+    fold: dict[str, int] = {}
+    for name in np.unique(corpus):
+        people = np.unique(speaker[corpus == name])
+        rng.shuffle(people)
+        fold |= {person: i % folds for i, person in enumerate(people)}
+    return np.array([fold[person] for person in speaker])

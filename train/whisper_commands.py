@@ -1,0 +1,165 @@
+"""`python -m train whisper extract|crossval|build`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from speech_emotion.common.bundle.spec import read_toml
+from speech_emotion.common.errors import EXIT_OK, UserError
+
+HERE = Path(__file__).parent
+
+
+def add(
+    commands: Any,
+    add_data: Callable[[argparse.ArgumentParser], None],
+    clips: Callable[[argparse.Namespace], Any],
+    golden: Callable[..., Any],
+) -> None:
+    """Add the command to `python -m train`.
+
+    Args:
+        commands: subparsers of `python -m train`.
+        add_data: adds the flags that select clips.
+        clips: the clips that the flags select.
+        golden: one window of sound for the self-test.
+    """
+    parser = commands.add_parser("whisper", help="train heads on the lower layers of Whisper")
+    parts = parser.add_subparsers(required=True, metavar="PART")
+    for name, text, run in (
+        ("extract", "compute and cache the statistics of all windows", _extract),
+        ("crossval", "figures on corpora and speakers left out, and thresholds", _crossval),
+        ("build", "the same, and write a bundle", _build),
+    ):
+        part = parts.add_parser(name, help=text)
+        add_data(part)
+        part.add_argument(
+            "--weights", type=Path, required=True, metavar="PATH", help="Whisper base, CTranslate2"
+        )
+        part.add_argument("--work", type=Path, default=Path("work"), metavar="DIR", help="caches")
+        part.add_argument(
+            "--recipe", type=Path, default=HERE / "recipes" / "large.toml", metavar="FILE"
+        )
+        part.add_argument(
+            "--votes", type=Path, metavar="FILE", help="CSV of the raters' votes for CREMA-D"
+        )
+        part.add_argument("--noise", type=Path, metavar="DIR", help="sounds without speech")
+        part.add_argument("--seed", type=int, default=0)
+        part.add_argument("--workers", type=int, default=1)
+        if name != "extract":
+            part.add_argument("--json", type=Path, metavar="OUT")
+        if name == "build":
+            part.add_argument("--name", required=True)
+            part.add_argument("--out", type=Path, required=True, metavar="DIR")
+        part.set_defaults(run=run, clips=clips, golden=golden)
+
+
+def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, str]:
+    """Recipe, feature spec, training set and licence; computes statistics that are not cached."""
+    import numpy as np
+
+    from speech_emotion.train.data import nonspeech
+    from speech_emotion.train.data.soft_targets import read_votes
+    from speech_emotion.train.model.whisper import graph, heads
+    from speech_emotion.train.model.whisper import window_statistics as extract
+
+    table = read_toml(parsed.recipe)
+    allowed = {f.name for f in dataclasses.fields(heads.HeadRecipe)} | {"window_s", "licence"}
+    if unknown := sorted(set(table) - allowed):
+        raise UserError(f"{parsed.recipe}: {unknown[0]} is not a key; allowed: {sorted(allowed)}")
+    licence, window_s = table.pop("licence", ""), table.pop("window_s", 3.0)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    recipe = heads.HeadRecipe(**values)
+    known = set(graph.blocks())
+    if unknown_names := sorted(set(recipe.statistics) - known):
+        raise UserError(f"{parsed.recipe}: {unknown_names[0]} is no statistic; known: {known}")
+    spec = graph.spec(window_s)
+    clips = heads.labelled(parsed.clips(parsed))
+    if recipe.corpora:
+        clips = [c for c in clips if c.corpus in recipe.corpora]
+    encoder = extract.encoder_file(parsed.weights, spec, parsed.work)
+    renderings = [
+        extract.extract(
+            clips, spec, encoder, copy, parsed.work, seed=parsed.seed, workers=parsed.workers
+        )
+        for copy in range(recipe.copies + 1)
+    ]
+    columns = renderings[0].x.shape[1]
+    noise = np.zeros((0, columns), np.float16)
+    if parsed.noise:
+        noise = extract.of_noise(
+            nonspeech.sound_files(parsed.noise), spec, encoder, parsed.work, parsed.seed
+        )
+    votes = read_votes(parsed.votes) if parsed.votes else {}
+    return recipe, spec, heads.HeadTrainingSet(clips, renderings, noise, votes), licence
+
+
+def _extract(parsed: argparse.Namespace) -> int:
+    _, _, training_set, _ = _load(parsed)
+    for copy, statistics_set in enumerate(training_set.renderings):
+        print(f"copy {copy}: {len(statistics_set.x)} windows of {len(training_set.clips)} clips")
+    print(f"without speech: {len(training_set.noise)} windows")
+    return EXIT_OK
+
+
+def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
+    from speech_emotion.train.bundle import whisper_bundle as build
+    from speech_emotion.train.evaluation.evaluate import write_json
+
+    recipe, spec, training_set, licence = _load(parsed)
+    figures = build.measure(training_set, recipe, spec, seed=parsed.seed)
+    print("corpora left out", build.markdown(figures.left_out), sep="\n")
+    print("speakers left out", build.markdown(figures.new_speakers), sep="\n")
+    print(build.curve_markdown(figures.curve))
+    if parsed.json:
+        found = {
+            "command": _command(),
+            "recipe": dataclasses.asdict(recipe),
+            "corpora_left_out": figures.left_out,
+            "speakers_left_out": figures.new_speakers,
+            "curve": figures.curve,
+            "calibration": dataclasses.asdict(figures.parameters.calibration),
+            "decision": dataclasses.asdict(figures.parameters.decision),
+        }
+        write_json(parsed.json, found)
+    return recipe, spec, training_set, licence, figures
+
+
+def _crossval(parsed: argparse.Namespace) -> int:
+    _figures(parsed)
+    return EXIT_OK
+
+
+def _build(parsed: argparse.Namespace) -> int:
+    from speech_emotion.train.bundle import whisper_bundle as build
+    from speech_emotion.train.bundle.whisper_licence import TEXTS
+    from speech_emotion.train.model.whisper.weights import load_weights
+
+    recipe, spec, training_set, licence, figures = _figures(parsed)
+    bundle, exported = build.build(
+        training_set,
+        recipe,
+        figures,
+        load_weights(parsed.weights),
+        spec,
+        parsed.out,
+        name=parsed.name,
+        licence=(licence, TEXTS.get(licence, licence + "\n")),
+        golden=parsed.golden(spec),
+        command=_command(),
+        seed=parsed.seed,
+    )
+    compared = {k: v for k, v in dataclasses.asdict(exported).items() if k != "model"}
+    print(f"wrote {bundle.path}: {bundle.id}, {len(exported.model)} bytes, {json.dumps(compared)}")
+    return EXIT_OK
+
+
+def _command() -> str:
+    return "python -m train " + shlex.join(sys.argv[1:])
