@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import CurveServerKeys, allowed_keys
+from speech_emotion.common.security.curve import CurveServerKeys, allowed_keys, key_files
 from speech_emotion.common.wire.sockets import drain
+
+log = logging.getLogger("keys")
+
 
 ZAP = "inproc://zeromq.zap.01"
 
@@ -20,15 +24,14 @@ ZAP_VERSION = b"1.0"
 class ZapAuthenticator:
     """Accepts clients with allowed keys at the locked endpoints of one context.
 
-    libzmq asks it by ZAP for every key that a client shows. A folder of keys is read again when
-    it has changed: a new key counts at once, a removed one no longer for new connections. Call
-    `turn()` from the thread that owns the sockets when `socket` is readable, or several times a
-    second.
+    libzmq asks it by ZAP for every key that a client shows. A change in the folder of keys counts
+    at once for new connections; a damaged file is skipped, and without the folder no key is
+    accepted. Call `turn()` from the thread that owns the sockets when `socket` is readable, or
+    several times a second.
     """
 
     def __init__(self, context: zmq.Context[Any]) -> None:
-        self._folders: dict[str, Path] = {}
-        self._known: dict[str, tuple[int, dict[bytes, str]]] = {}
+        self._folders: dict[str, _KeyFolder] = {}
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(ZAP)
@@ -41,7 +44,7 @@ class ZapAuthenticator:
         """
         lock.check()
         lock.apply(socket, domain)
-        self._folders[domain] = lock.allowed
+        self._folders[domain] = _KeyFolder(lock.allowed)
 
     def turn(self) -> None:
         """Answer waiting requests."""
@@ -65,11 +68,31 @@ class ZapAuthenticator:
         folder = self._folders.get(domain)
         if folder is None or len(key) != 32:
             return None
+        return folder.keys().get(z85.encode(key))
+
+
+class _KeyFolder:
+    """The keys in a folder, read again when a file in it has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._state: list[tuple[object, ...]] | None = None
+        self._keys: dict[bytes, str] = {}
+
+    def keys(self) -> dict[bytes, str]:
+        """Allowed keys → names of their files; none while the folder cannot be read."""
         try:
-            changed = folder.stat().st_mtime_ns
-            if domain not in self._known or self._known[domain][0] != changed:
-                self._known[domain] = (changed, allowed_keys(folder))
-        except (OSError, UserError):
-            # A file is half copied, or the folder is gone: the keys known so far stay valid.
-            pass
-        return self._known.get(domain, (0, {}))[1].get(z85.encode(key))
+            state = [_file_state(path) for path in key_files(self._folder)]
+            if state != self._state:
+                self._keys, self._state = allowed_keys(self._folder), state
+        except (OSError, UserError) as error:
+            if self._state is not None or self._keys:
+                log.warning("%s; no client can connect", error)
+            self._keys, self._state = {}, None
+        return self._keys
+
+
+def _file_state(path: Path) -> tuple[object, ...]:
+    """What changes when a file is replaced or written, even with its old time and size."""
+    status = path.stat()
+    return path.name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
