@@ -3,8 +3,8 @@
 PYTHON_IN_VENV = .venv/bin/python
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup demo run test test-unit test-wheel test-all test-tflite-runtime test-train chaos bench \
-	docs lint clean
+.PHONY: setup demo run test test-unit test-wheel test-newest test-all test-tflite-runtime test-train \
+	chaos bench docs lint clean
 
 setup: .venv/.run
 
@@ -16,22 +16,22 @@ setup: .venv/.run
 	@deploy/setup.sh dev
 	@touch .venv/.run $@
 
-# The whole pipeline on the demo clip, in real time.
+# The whole pipeline on the demo recording with the live page; once if CI is set or without a terminal.
 demo: setup
-	@$(PYTHON_IN_VENV) supervisor.py --source file:examples/demo.flac
+	@$(PYTHON_IN_VENV) -m speech_emotion demo
 
-# The whole pipeline on the microphone.
+# The whole pipeline on the default microphone with the live page.
 run: setup
-	@$(PYTHON_IN_VENV) supervisor.py
+	@$(PYTHON_IN_VENV) -m speech_emotion run --dashboard
 
 # Everything but training, measurements and the documents' commands: 8 minutes on two cores.
 test: .venv/.dev
 	$(PYTHON_IN_VENV) -m pytest -n 4 -m "not slow"
 
 # Pure functions and single modules, with coverage; the pure cores must be at 100 % of lines.
-PURE = common/bundle/grid.py,common/hub/ledger.py,features/core*,features/extractor.py,features/gate.py,infer/decision.py
+PURE = common/bundle/grid.py,common/hub/ledger.py,features/core/*,features/extractor.py,features/gate.py,infer/decision.py
 test-unit: .venv/.dev
-	$(PYTHON_IN_VENV) -m pytest -n 4 -q tests/unit --cov --cov-report=
+	$(PYTHON_IN_VENV) -m pytest -n 4 -q tests/unit --hypothesis-profile=quick --cov --cov-report=
 	$(PYTHON_IN_VENV) -m coverage report --skip-covered
 	$(PYTHON_IN_VENV) -m coverage report --include='$(PURE)' --fail-under=100
 
@@ -60,6 +60,17 @@ test-tflite-runtime: .venv-tflite-runtime/.done
 	@deploy/setup.sh train
 	@touch $@
 
+.venv-newest/.done: $(INPUTS)
+	@deploy/setup.sh newest
+	@mkdir -p .venv-newest
+	@touch $@
+
+# The unit tests and the demo on the newest Python that this machine has.
+test-newest: .venv-newest/.done
+	@[ ! -x .venv-newest/bin/python ] || \
+		{ .venv-newest/bin/python -m pytest -n 4 -q tests/unit && \
+		CI=1 .venv-newest/bin/python -m speech_emotion demo --speed max; }
+
 # Training from end to end on a tiny made-up corpus, with TensorFlow.
 test-train: .venv-train/.done
 	.venv-train/bin/python -m pytest tests/unit/train/test_train.py tests/system/test_train_smoke.py
@@ -81,4 +92,4 @@ lint: .venv/.dev
 	$(PYTHON_IN_VENV) -m tools.import_contracts --no-logo
 
 clean:
-	rm -rf .venv .venv-tflite-runtime .venv-train build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-tflite-runtime .venv-train build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

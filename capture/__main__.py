@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import argparse
 import secrets
 import sys
@@ -65,10 +70,11 @@ def latency(text: str) -> float | str:
 def list_devices() -> int:
     """Print one line per input device, the default one marked; return the exit code."""
     from speech_emotion.capture.sources.portaudio import input_devices
+    from speech_emotion.common.errors import printable
 
     devices = input_devices()
     for device in devices:
-        print(f"{'*' if device.default else ' '} mic:{device.label}  {device}")
+        print(printable(f"{'*' if device.default else ' '} mic:{device.label}  {device}"))
     if not devices:
         print("no input device", file=sys.stderr)
     return 0 if devices else 1

@@ -10,6 +10,7 @@ import numpy as np
 from speech_emotion.capture.recording.reader import open_recording
 from speech_emotion.capture.samples import Samples, quantize, to_mono
 from speech_emotion.capture.sources.sound_file import SoundFile
+from speech_emotion.common.errors import UserError
 
 BLOCK_FRAMES = 1 << 16
 
@@ -21,10 +22,12 @@ class Recording:
     Attributes:
         samples: float32, (samples,), at the stream's rate.
         gaps: spans [a, b) of missing samples, which are zeros in `samples`.
+        damage: the error that ended the reading after `samples`; None: the file is complete.
     """
 
     samples: Samples
     gaps: list[list[int]]
+    damage: UserError | None = None
 
 
 def read_recording(path: str, rate: int, channel: int | None = None) -> Recording:
@@ -34,8 +37,8 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Recordin
         channel: channel to take, from 0; None mixes all.
 
     Raises:
-        UserError: the file is missing, empty, damaged, no sound file, or lacks the channel; a
-            folder is no recording or has another rate.
+        UserError: the file is missing, empty, no sound file, damaged at its first sample, or
+            lacks the channel; a folder is no recording or has another rate.
     """
     gaps: list[list[int]] = []
     if Path(path).is_dir():
@@ -43,9 +46,15 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Recordin
         path, gaps = str(recording.audio), recording.gaps
     file = SoundFile(path)
     file.check_channel(channel)
-    blocks = []
-    while len(block := file.read(BLOCK_FRAMES)):
-        blocks.append(to_mono(block, channel))
+    blocks: list[Samples] = []
+    damage: UserError | None = None
+    try:
+        while len(block := file.read(BLOCK_FRAMES)):
+            blocks.append(to_mono(block, channel))
+    except UserError as error:
+        if not blocks:
+            raise
+        damage = error
     file.close()
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if file.rate != rate:
@@ -53,4 +62,4 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Recordin
 
         resampler = soxr.ResampleStream(file.rate, rate, 1, dtype="float32")
         samples = resampler.resample_chunk(samples, last=True)
-    return Recording(quantize(samples), gaps)
+    return Recording(quantize(samples), gaps, damage)

@@ -1,19 +1,36 @@
-"""Errors that a user or an administrator can mend, and the exit codes of all commands."""
+"""The errors that end a process, and their exit codes."""
 
 from __future__ import annotations
 
 EXIT_OK = 0
 EXIT_FAULT = 1
-"""A fault that the user did not cause; a restart may help."""
+"""A fault that the user did not cause. A restart may help."""
 EXIT_USER = 2
-"""A mistake of the user: configuration, file, model, device. A restart does not help."""
+"""The user's mistake: configuration, file, model, device. A restart does not help."""
 EXIT_DEVICE = 3
-"""A source is missing; a new process may find it later."""
+"""A source is missing or was lost. A restart may find it again."""
 
 
-class DeviceError(Exception):
-    """A source is missing or has gone; its text is one line."""
+def printable(text: str) -> str:
+    """`text` on one line, with control characters (terminal escapes, line ends) escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
 
 
-class UserError(Exception):
-    """A mistake of the user; its text is one line: what is wrong and how to mend it."""
+class OneLineError(Exception):
+    """An error whose text is one printable line, also if it quotes names from outside."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class DeviceError(OneLineError):
+    """A source is missing or was lost."""
+
+
+class UserError(OneLineError):
+    """A mistake of the user. The text says what is wrong and how to mend it."""

@@ -6,6 +6,11 @@ loopback requires a token in the environment variable SEP_DASHBOARD__TOKEN.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import argparse
 import asyncio
 import contextlib
@@ -24,6 +29,8 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.security.exposure import (
     DEFAULT_LISTEN,
+    check_base_url,
+    check_host,
     check_listen,
     check_reach,
     check_token,
@@ -37,6 +44,7 @@ from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.access import AccessMiddleware
+from speech_emotion.dashboard.connections import CONNECTIONS, DeadlineProtocol
 from speech_emotion.dashboard.feed import Feed
 from speech_emotion.dashboard.live_state import RECENT_S, LiveState
 from speech_emotion.dashboard.server import PageServer
@@ -47,7 +55,6 @@ TURN_S = 0.1
 STUCK_S = 2.0
 """The heartbeat stops when the feed's last turn is older than this."""
 BACKLOG = 64
-CONNECTIONS = 256
 TOKEN = "SEP_DASHBOARD__TOKEN"
 
 
@@ -82,7 +89,14 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
     listener = listen_tcp(options.listen)
     server = Server(
         uvicorn.Config(
-            AccessMiddleware(page_server.app, host, options.token),
+            AccessMiddleware(
+                page_server.app,
+                host,
+                options.token,
+                base_url=options.base_url,
+                trusted_hosts=options.trusted_hosts,
+            ),
+            http=DeadlineProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -105,7 +119,9 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         name = f"[{host}]" if ":" in host else host
-        log.info("the page is at http://%s:%d", name, port)
+        log.info("the page is at %s", options.base_url or f"http://{name}:{port}")
+        if options.base_url is not None and options.token is None:
+            log.warning("the page has no token: the reverse proxy must restrict the access")
         if heartbeat is not None:
             heartbeat.state = "ready"
             heartbeat.beat(now=True)
@@ -155,6 +171,8 @@ def page_options(options: argparse.Namespace) -> PageOptions:
     except UserError as error:
         raise UserError(f"environment variable {TOKEN}: {error}") from None
     check_reach(check_listen(options.listen), token)
+    if options.base_url is not None:
+        check_base_url(options.base_url)
     if options.history is not None and not options.history.is_file():
         raise UserError(f"{options.history}: this history file does not exist")
     return PageOptions(
@@ -164,6 +182,8 @@ def page_options(options: argparse.Namespace) -> PageOptions:
         client_keys=client_keys_of(options),
         history=options.history,
         bundle=options.bundle,
+        base_url=options.base_url,
+        trusted_hosts=tuple(map(check_host, options.trusted_host)),
     )
 
 
@@ -179,6 +199,16 @@ if __name__ == "__main__":
     add_client_key_flags(parser)
     parser.add_argument(
         "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--base-url", metavar="URL", help="address of the page behind a reverse proxy"
+    )
+    parser.add_argument(
+        "--trusted-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further host name of requests that are answered; can be repeated",
     )
     parser.add_argument(
         "--history", type=Path, metavar="FILE", help="SQLite file of --history; the page shows it"

@@ -7,13 +7,15 @@ an accepted `Host` and must come from a page of this server.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import urllib.parse
+from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,13 +44,30 @@ class AccessMiddleware:
     Args:
         app: the application that gets the accepted requests.
         host: address that the server listens on.
-        token: the access token; None: only requests of this machine are answered.
+        token: the access token; None: only requests of this machine, of the host in `base_url`
+            and of `trusted_hosts` are answered.
+        base_url: address of the page behind a reverse proxy, which may keep or rewrite `Host` and
+            may keep or remove the path prefix.
+        trusted_hosts: further accepted host names.
     """
 
-    def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        token: str | None,
+        *,
+        base_url: str | None = None,
+        trusted_hosts: Iterable[str] = (),
+    ) -> None:
         self._app = app
-        self._host = host
         self._token = token
+        base = urllib.parse.urlsplit(base_url or "")
+        self._prefix = base.path.rstrip("/")
+        self._https = base.scheme == "https"
+        self._origin = (base.scheme, base.netloc.lower())
+        self._trusted = frozenset(name.lower() for name in trusted_hosts)
+        self._hosts = self._trusted | {host, base.hostname}
         self._cookie = _derived(token) if token is not None else ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +76,12 @@ class AccessMiddleware:
             return
         if scope["type"] != "http":
             return  # no WebSocket is served
+        path: str = scope["path"]
+        if self._prefix and path == self._prefix:
+            await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
+            return
+        if self._prefix and path.startswith(f"{self._prefix}/"):
+            scope = {**scope, "path": path.removeprefix(self._prefix), "raw_path": None}
         request = Request(scope, receive)
         response = self._refusal(request) or await self._challenge(request)
         await (response or self._app)(scope, receive, _with_headers(send))
@@ -64,17 +89,33 @@ class AccessMiddleware:
     def _refusal(self, request: Request) -> Response | None:
         headers = request.headers
         host = _host_name(headers.get("host", ""))
-        if self._token is None and not (is_loopback(host) or host == self._host):
-            return _forbidden("this page answers to localhost only")
-        if (origin := headers.get("origin")) is not None:
-            parts = urllib.parse.urlsplit(origin)
-            if parts.scheme not in ("http", "https") or parts.netloc != headers.get("host"):
-                return _forbidden("another origin")
+        if self._token is None and not (is_loopback(host) or host in self._hosts):
+            return _forbidden(
+                "this page answers to localhost only; behind a reverse proxy set dashboard.base_url"
+            )
+        if (origin := headers.get("origin")) is not None and not self._own_origin(
+            origin, headers.get("host")
+        ):
+            return _forbidden("another origin")
         if not _own_site(headers, request):
             return _forbidden("another site")
         if "upgrade" in headers:
             return _forbidden("no WebSocket is served")
         return None
+
+    def _own_origin(self, origin: str, host: str | None) -> bool:
+        try:
+            parts = urllib.parse.urlsplit(origin)
+        except ValueError:
+            return False
+        if parts.scheme not in ("http", "https"):
+            return False
+        # A trusted host is trusted at its default port only: other ports are other programs.
+        return (
+            parts.netloc == host
+            or (parts.scheme, parts.netloc) == self._origin
+            or parts.netloc in self._trusted
+        )
 
     async def _challenge(self, request: Request) -> Response | None:
         """The response to a request without the token; None if the request may pass."""
@@ -82,13 +123,21 @@ class AccessMiddleware:
             return None
         path, given = request.url.path, None
         if path == "/login" and request.method == "POST":
-            given = await _form_token(request)
+            with contextlib.suppress(ClientDisconnect):
+                given = await _form_token(request)
         elif path == "/" and request.method == "GET":
             given = request.query_params.get("token")
         if given is not None and _equal(given, self._token):
-            response = RedirectResponse("/", 303)
+            # Relative to the address that the browser knows, whatever prefix the proxy removes.
+            response = Response(status_code=303, headers={"location": "./"})
             response.set_cookie(
-                COOKIE, self._cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax"
+                COOKIE,
+                self._cookie,
+                max_age=COOKIE_AGE_S,
+                path=f"{self._prefix}/",
+                secure=self._https,
+                httponly=True,
+                samesite="lax",
             )
             return response
         if path in ("/", "/login"):

@@ -5,11 +5,19 @@ Under the supervisor this is the stage `history`. Started by hand it subscribes 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import argparse
+import contextlib
+import datetime as dt
 import logging
+import math
 import sqlite3
+import threading
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +35,9 @@ from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.feed import subscribe
-from speech_emotion.dashboard.history.writer import HistoryWriter
+from speech_emotion.dashboard.history.pending import PENDING, PendingMessages
+from speech_emotion.dashboard.history.purge_clock import PurgeClock
+from speech_emotion.dashboard.history.writer import HistoryBusyError, HistoryWriter
 
 log = logging.getLogger("history")
 
@@ -36,63 +46,125 @@ COMMIT_S = 0.5
 RETRY_S = 2.0
 PURGE_EVERY_S = 60.0
 DRAIN_S = 0.3
-PENDING = 10_000
-"""Messages that wait while the file cannot be written; more drop the oldest, which is counted."""
+BATCH = 2000
+"""Messages of one commit."""
+STOP_S = 2.4
+"""Longest time for the last commits of a supervised process; the supervisor kills it later."""
+STOP_ALONE_S = 30.0
+"""The same for a process that was started by hand."""
 
 
-class HistoryBuffer:
-    """Collects messages and commits them every `COMMIT_S` seconds.
+class WriterThread:
+    """Commits pending messages and deletes old rows; a slow disk or a lock blocks only itself.
 
     Args:
-        days: older rows are deleted.
+        path: the history file.
+        days: age in days from which rows are deleted.
+        pending: the messages.
+        writer: the open file; None: another program holds its lock, and it is opened later.
     """
 
-    def __init__(self, writer: HistoryWriter, days: float) -> None:
-        self.unwritten = 0
+    def __init__(
+        self, path: Path, days: float, pending: PendingMessages, writer: HistoryWriter | None
+    ) -> None:
+        self.refused = 0
+        self._path = path
+        self._days = days
+        self._pending = pending
         self._writer = writer
-        self._keep_s = days * 86400.0
-        self._pending: deque[tuple[public.Public, float]] = deque()
-        self._commit_due = 0.0
+        self._clock: PurgeClock | None = None
         self._purge_due = 0.0
         self._failing = False
+        self._stopping = threading.Event()
+        self._deadline = math.inf
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
-    def take(self, message: public.Public) -> None:
-        """Add a message to the next commit."""
-        if len(self._pending) >= PENDING:
-            self._pending.popleft()
-            self.unwritten += 1
-        self._pending.append((message, time.time()))
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
 
-    def turn(self, now: float) -> None:
-        """Commit and purge when due.
+    def stop(self, limit_s: float) -> None:
+        """Write what waits, and end the thread after `limit_s` seconds at the latest."""
+        self._deadline = time.monotonic() + limit_s
+        self._stopping.set()
+        self._thread.join(limit_s)
+        if self._pending:
+            log.error(
+                "%d messages were not written: %s cannot be written", len(self._pending), self._path
+            )
+
+    def turn(self, now: float) -> bool:
+        """Write all that waits and purge when due; False if the file cannot be written.
 
         Args:
             now: CLOCK_MONOTONIC in seconds.
         """
-        if self._pending and now >= self._commit_due:
-            self._commit_due = now + (COMMIT_S if self.flush() else RETRY_S)
-        if now >= self._purge_due:
-            try:
-                more = self._writer.purge(time.time() - self._keep_s)
-            except sqlite3.Error as error:
-                log.warning("old rows cannot be deleted, next try in 60 s: %s", error)
-                more = 0
-            self._purge_due = now + (COMMIT_S if more else PURGE_EVERY_S)
-
-    def flush(self) -> bool:
-        """Commit all pending messages; False if the file cannot be written."""
         try:
-            self._writer.write(self._pending)
-        except sqlite3.Error as error:
+            writer = self._open()
+            while batch := self._pending.take(BATCH):
+                writer.write(batch)
+                self._pending.written()
+            self.refused = writer.refused
+        except (sqlite3.Error, OSError, UserError, HistoryBusyError) as error:
+            self._pending.failed()
             if not self._failing:
-                log.error("history cannot be written, retry every 2 s: %s", error)
+                log.error(
+                    "history cannot be written; up to %d messages wait, next try in %g s: %s",
+                    *(PENDING, RETRY_S, error),
+                )
             self._failing = True
             return False
         if self._failing:
-            log.info("history is written again; %d messages were dropped", self.unwritten)
+            log.warning("history is written again; %d messages were dropped", self._pending.dropped)
         self._failing = False
-        self._pending.clear()
+        if now >= self._purge_due:
+            self._purge_due = now + (COMMIT_S if self._purge(writer) else PURGE_EVERY_S)
         return True
+
+    def _open(self) -> HistoryWriter:
+        """The writer of the file at the path; opens it again if it was removed or replaced."""
+        if self._writer is not None and not self._writer.in_place():
+            log.warning("%s was removed or replaced; a new history file is opened", self._path)
+            self._writer.close()
+            self._writer = None
+        if self._writer is None:
+            self._writer = HistoryWriter(self._path)
+            self._clock = None
+        return self._writer
+
+    def _purge(self, writer: HistoryWriter) -> bool:
+        """Delete some of the old rows; whether more are left."""
+        wall, monotonic = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
+        try:
+            if self._clock is None:
+                self._clock = writer.purge_clock(self._days * 86400.0, wall, monotonic)
+            held = self._clock.holding
+            trusted = self._clock.update(wall, monotonic)
+            if self._clock.holding and not held:
+                log.warning(
+                    "the system clock is %.1f days ahead of the history; old rows are kept for now",
+                    (wall - trusted) / 86400.0,
+                )
+            writer.save_purge_clock(self._clock)
+            return writer.purge(days_before(trusted, self._days)) > 0
+        except sqlite3.Error as error:
+            log.warning("old rows cannot be deleted, next try in 60 s: %s", error)
+            return False
+
+    def _run(self) -> None:
+        delay = 0.0
+        while not self._stopping.wait(delay):
+            delay = COMMIT_S if self.turn(time.monotonic()) else RETRY_S
+        while not self.turn(time.monotonic()) and time.monotonic() < self._deadline:
+            time.sleep(POLL_S)
+        if self._writer is not None and not self._pending:
+            self._writer.close()
+
+
+def days_before(unix_time: float, days: float) -> float:
+    """The unix time of the same local time of day, a number of calendar days earlier."""
+    moment = dt.datetime.fromtimestamp(unix_time)
+    return (moment - dt.timedelta(days=days)).timestamp()
 
 
 def main(options: HistoryOptions, job: Job | None = None) -> int:
@@ -100,36 +172,42 @@ def main(options: HistoryOptions, job: Job | None = None) -> int:
 
     Args:
         job: the job of the stage; None where it was started by hand.
+
+    Raises:
+        UserError: the file cannot be used.
     """
     stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
     heartbeat = HeartbeatSender(job.stage, connect(context, job.hub, "hub")) if job else None
-    writer = HistoryWriter(options.file)
-    buffer = HistoryBuffer(writer, options.days)
+    writer = None
+    with contextlib.suppress(HistoryBusyError):
+        writer = HistoryWriter(options.file)
+    pending = PendingMessages()
+    thread = WriterThread(options.file, options.days, pending, writer)
     log.warning("writing results, utterances and health (no sound) to %s", options.file)
     try:
         with subscribe(options.results, options.client_keys) as results:
+            thread.start()
             if heartbeat is not None:
                 heartbeat.state = "ready"
                 heartbeat.beat(now=True)
             while not stop.requested:
-                _receive(results, buffer, heartbeat, POLL_S)
-                buffer.turn(time.monotonic())
+                _receive(results, pending, heartbeat, POLL_S)
                 if heartbeat is not None:
-                    heartbeat.counters["history_malformed"] = results.malformed
-                    heartbeat.counters["history_unwritten"] = buffer.unwritten
+                    heartbeat.counters["history_malformed"] = results.malformed + thread.refused
+                    heartbeat.counters["history_unwritten"] = pending.dropped
+                    heartbeat.lag_ms = 1000.0 * pending.age_s()
                     heartbeat.beat()
-            while _receive(results, buffer, heartbeat, DRAIN_S):
+            while _receive(results, pending, heartbeat, DRAIN_S):
                 pass
+            thread.stop(STOP_S if job else STOP_ALONE_S)
     finally:
-        buffer.flush()
-        writer.close()
         context.destroy(linger=0)
     return 0
 
 
 def _receive(
-    results: Results, buffer: HistoryBuffer, heartbeat: HeartbeatSender | None, timeout: float
+    results: Results, pending: PendingMessages, heartbeat: HeartbeatSender | None, timeout: float
 ) -> bool:
     try:
         event = results.receive(timeout)
@@ -139,7 +217,7 @@ def _receive(
         return False
     # After a restart a replay may be new; without a time it cannot be placed.
     if not event.replay or getattr(event.message, "time", None) is not None:
-        buffer.take(event.message)
+        pending.add(event.message)
         if heartbeat is not None:
             heartbeat.count += isinstance(event.message, public.Result)
     return True

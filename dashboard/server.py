@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.dashboard.history.csv_export import CsvExport
 from speech_emotion.dashboard.history.reader import COLUMNS, HistoryReader
 from speech_emotion.dashboard.live_state import LiveState
 from speech_emotion.dashboard.model_cards import bundle_folders, find_card
@@ -130,16 +131,11 @@ class PageServer:
         table = request.query_params.get("what", TABLES[0])
         if table not in TABLES:
             raise UserError(f"what = {table[:40]!r} must be one of {', '.join(TABLES)}")
-        reader = await run_in_threadpool(self._reader)
-
-        def lines() -> Iterator[str]:
-            with reader:
-                yield from reader.csv(table, stream, start, end)
-
+        export = await run_in_threadpool(CsvExport, self._history_file(), table, stream, start, end)
         day = time.strftime("%Y-%m-%d", time.localtime(start))
         name = f"{table}-{_file_name(stream)}-{day}.csv"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
-        return StreamingResponse(lines(), media_type="text/csv", headers=headers)
+        return StreamingResponse(export.text(), media_type="text/csv", headers=headers)
 
     async def _card(self, request: Request) -> Response:
         bundle_id = request.query_params.get("bundle", "")
@@ -148,13 +144,13 @@ class PageServer:
             return PlainTextResponse("this machine has no model card of this bundle\n", 404)
         return HTMLResponse(card)
 
-    def _reader(self) -> HistoryReader:
+    def _history_file(self) -> Path:
         if self._history is None:
             raise UserError("no history is written; start with --history FILE")
-        return HistoryReader(self._history)
+        return self._history
 
     def _read(self, read: Callable[[HistoryReader], T]) -> T:
-        with self._reader() as reader:
+        with HistoryReader(self._history_file()) as reader:
             return read(reader)
 
 

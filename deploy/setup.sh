@@ -1,8 +1,9 @@
 #!/bin/sh
 # Install system packages and the virtual environment on Debian, Ubuntu and Raspberry Pi OS.
-# Usage: deploy/setup.sh [run|dev|tflite-runtime|train]
+# Usage: deploy/setup.sh [run|dev|newest|tflite-runtime|train]
 #   run             .venv with what the box needs
 #   dev             the same with what the tests need
+#   newest          .venv-newest with the newest Python found, for the unit tests
 #   tflite-runtime  .venv-tflite-runtime with the other TFLite runtime; Python 3.11 only
 #   train           .venv-train with TensorFlow
 # PYTHON=/path/to/python3.12 chooses the interpreter.
@@ -12,10 +13,11 @@ kind=${1:-run}
 case $kind in
     run) disk="650 MB" ;;
     dev) disk="900 MB" ;;
+    newest) disk="800 MB" ;;
     tflite-runtime) disk="600 MB" ;;
     train) disk="2.2 GB" ;;
     *)
-        echo "setup: $kind is not known; allowed: run dev tflite-runtime train" >&2
+        echo "setup: $kind is not known; allowed: run dev newest tflite-runtime train" >&2
         exit 2
         ;;
 esac
@@ -23,18 +25,36 @@ say() { echo "setup: $*"; }
 
 # The interpreter ---------------------------------------------------------------------------
 
+candidates="python3 python3.11 python3.12 python3.13 python3.14"
+low=11
+high=99
+case $kind in
+    tflite-runtime) high=11 ;;
+    newest)
+        low=12
+        candidates=""
+        for minor in 15 14 13 12; do
+            candidates="$candidates python3.$minor"
+            for path in "$HOME"/.pyenv/versions/3.$minor.*/bin/python3; do
+                [ ! -x "$path" ] || candidates="$candidates $path"
+            done
+        done
+        ;;
+esac
 python=""
-newest=99
-[ "$kind" != tflite-runtime ] || newest=11
-for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14}; do
-    if "$candidate" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $newest))" \
+for candidate in ${PYTHON:-$candidates}; do
+    if "$candidate" -c "import sys; sys.exit(not (3, $low) <= sys.version_info[:2] <= (3, $high))" \
         2>/dev/null; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "setup: needs Python 3.11$([ $newest = 11 ] || echo ' or newer');" \
+    if [ "$kind" = newest ]; then
+        say "no Python newer than 3.11 found; its tests are skipped"
+        exit 0
+    fi
+    echo "setup: needs Python 3.11$([ $high = 11 ] || echo ' or newer');" \
         "set PYTHON=/path/to/python3.11" >&2
     exit 2
 fi
@@ -46,7 +66,7 @@ wanted="libportaudio2"
 "$python" -c "import ensurepip" 2>/dev/null || wanted="$wanted python3-venv"
 # A virtual microphone, a compiler for the stepped clock, a browser, a broker and a terminal. Not
 # every system packages them (Ubuntu has no chromium): tests that need them are skipped there.
-[ "$kind" = run ] || wanted="$wanted pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev"
+case $kind in run | newest) ;; *) wanted="$wanted pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev" ;; esac
 [ "$kind" != dev ] || wanted="$wanted chromium fonts-dejavu-core mosquitto tmux"
 
 absent() {
@@ -65,6 +85,15 @@ as_root() {
         echo sudo
     else
         echo no
+    fi
+}
+
+# Disable a unit of the system or, with --user, of all users.
+disable() {
+    if command -v systemctl >/dev/null; then
+        $root systemctl ${1:+--global} --quiet disable "$2" </dev/null >/dev/null 2>&1 || true
+    else
+        $root deb-systemd-helper ${1:+--user} disable "$2" </dev/null >/dev/null 2>&1 || true
     fi
 }
 
@@ -88,7 +117,6 @@ install_packages() {
             say "system package $package could not be installed"
     done
     [ -z "$policy" ] || $root rm -f $policy
-    command -v systemctl >/dev/null || return 0
     installed | while read -r package; do
         case "
 $before
@@ -100,8 +128,8 @@ $package
                     s#.*/systemd/\(user/[^/]*\.\(service\|socket\|timer\)\)$#\1#p'); do
             case $unit in
                 *@.*) ;;
-                system/*) $root systemctl disable --quiet "${unit#system/}" 2>/dev/null || true ;;
-                user/*) $root systemctl --global disable --quiet "${unit#user/}" 2>/dev/null || true ;;
+                system/*) disable "" "${unit#system/}" ;;
+                user/*) disable --user "${unit#user/}" ;;
             esac
         done
     done
@@ -174,6 +202,7 @@ say "installing Python packages into $venv: about $disk on disk, 1 to 5 minutes 
 case $kind in
     run) pip_install -c deploy/constraints.txt -e ".[dashboard]" ;;
     dev) pip_install -c deploy/constraints.txt -e ".[dev]" ;;
+    newest) pip_install -c deploy/constraints.txt -e ".[dashboard,examples,test]" ;;
     *)
         pip_install -r "deploy/constraints-$kind.txt"
         pip_install --no-deps -e .

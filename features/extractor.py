@@ -109,7 +109,8 @@ def load_extractors(bundle: Bundle) -> ExtractorFactory:
     spec = bundle.spec
     mean, std = load_statistics(bundle)
     core = make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
-    _self_test(bundle, core)
+    with np.errstate(all="ignore"):  # values that overflow fail the comparison
+        _self_test(bundle, core)
     return lambda: FeatureExtractor(spec, core, mean, std)
 
 
@@ -127,7 +128,8 @@ def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:
     for key in ("mean", "std"):
         if key not in arrays or arrays[key].shape not in allowed:
             raise UserError(f"{path}: {key} must have shape {allowed[0]} or {allowed[1]}")
-        array = arrays[key].astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes inf, which the next line refuses
+            array = arrays[key].astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"{path}: {key} has values that are not finite")
         statistics.append(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def report(
     """`python -m features FILE`: print the counts, write the arrays. Returns the exit code.
 
     Raises:
-        UserError: the file, the bundle or the spec is missing or invalid.
+        UserError: the file, the bundle or the spec is missing or invalid; after all output: the
+            file is damaged from some sample on.
     """
     statistics = None
     if spec is not None:
@@ -109,8 +111,9 @@ def report(
         loaded = load_bundle(bundle or DEFAULT_BUNDLE)
         features_spec, statistics = loaded.spec, load_statistics(loaded)
         banks = Banks.from_arrays(features_spec, loaded.arrays("banks.npz"))
-    samples = read_recording(file, features_spec.sample_rate).samples
-    analysed = analyse(samples, features_spec, make_core(features_spec, banks), statistics)
+    recording = read_recording(file, features_spec.sample_rate)
+    core = make_core(features_spec, banks)
+    analysed = analyse(recording.samples, features_spec, core, statistics)
     if out is not None:
         analysed.save(out)
     windows, frames, dims = analysed.features.shape
@@ -120,4 +123,7 @@ def report(
         for step, seconds in analysed.seconds.items():
             median, p99 = (float(np.percentile(seconds, q)) * 1000.0 for q in (50, 99))
             print(f"{step:<12}{median:>10.3f}{p99:>10.3f}")
+    if recording.damage is not None:
+        sys.stdout.flush()
+        raise recording.damage
     return 0

@@ -16,8 +16,10 @@ import zmq
 
 from speech_emotion.common.bundle.grid import missing_samples
 from speech_emotion.common.bundle.manifest import Bundle
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError
+from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.ring.reader import RingReader
+from speech_emotion.common.ring.segment import owner_alive
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
@@ -30,6 +32,8 @@ from speech_emotion.features.messages import WindowBuilder
 log = logging.getLogger("features")
 
 POLL_MS = 100
+LOST_CHECKS = 2
+"""Heartbeats in a row without a stream's ring after which the stage ends."""
 
 
 @dataclasses.dataclass
@@ -45,6 +49,7 @@ class Stream:
     next: int = 0
     ended: bool = False
     refused: str = ""
+    lost_checks: int = 0
 
     def accept(self, credit: internal.Credit, client: bytes) -> None:
         """Take the newest credit. A new session resumes at the window that it names.
@@ -56,6 +61,16 @@ class Stream:
             self.extractor.resume(credit.gate)
             self.next, self.ended = credit.next, False
         self.credit, self.client = credit, client
+
+    def lost_ring(self) -> bool:
+        """Whether the ring that a live capture writes cannot be attached, or lost its name.
+
+        The ring of an owner that has ended does not count: its ticks are old.
+        """
+        if self.tick is None or self.tick.ended:
+            return False
+        lost = self.refused == self.tick.ring if self.ring is None else self.ring.removed()
+        return lost and owner_alive(self.tick.ring)
 
     def detach(self) -> None:
         if self.ring is not None:
@@ -106,10 +121,15 @@ class FeaturesService:
             )
 
     def run(self, stop: StopRequest) -> int:
-        """Serve until a stop is requested."""
+        """Serve until a stop is requested, or until a stream lost its ring.
+
+        Returns:
+            The exit code.
+        """
         self._heartbeat.state = "ready"
         self._heartbeat.beat(now=True)
         log.info("ready: bundle %s", self._bundle.id)
+        code = EXIT_OK
         while not stop.requested:
             if self._socket.poll(0 if self._due else POLL_MS):
                 self._receive()
@@ -121,6 +141,9 @@ class FeaturesService:
             if self._authenticator is not None:
                 self._authenticator.turn()
                 count_refused(self._authenticator, self._heartbeat.counters)
+            if self._heartbeat.due() and self._lost_ring():
+                code = EXIT_FAULT
+                break
             self._heartbeat.beat()
         if self._authenticator is not None:
             self._authenticator.close()
@@ -128,7 +151,20 @@ class FeaturesService:
             stream.detach()
         self._socket.close()
         remove_file(self._endpoint)
-        return 0
+        return code
+
+    def _lost_ring(self) -> bool:
+        """Whether a stream lost its ring at two checks in a row; a capture that ends removes it."""
+        for stream in self._streams.values():
+            stream.lost_checks = stream.lost_checks + 1 if stream.lost_ring() else 0
+            if stream.lost_checks >= LOST_CHECKS:
+                log.error(
+                    "stream %s: its ring was removed from %s; restart the pipeline",
+                    stream.name,
+                    FOLDER,
+                )
+                return True
+        return False
 
     # Messages received ------------------------------------------------------------------
 

@@ -95,8 +95,15 @@ class Model:
             raise UserError(f"{path}: normalized must have shape {shape}")
         if "probabilities" not in golden or golden["probabilities"].shape != (bundle.outputs,):
             raise UserError(f"{path}: probabilities must have shape ({bundle.outputs},)")
-        output = self.predict(golden["normalized"].astype(np.float32))
-        off = float(np.max(np.abs(output - golden["probabilities"].astype(np.float32))))
+        try:
+            with np.errstate(all="ignore"):  # values that overflow fail the comparison
+                output = self.predict(golden["normalized"].astype(np.float32))
+                off = float(np.max(np.abs(output - golden["probabilities"].astype(np.float32))))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{bundle.model}: cannot be run on {self.runtime} "
+                f"({str(error).splitlines()[0][:120]}); the model is damaged, rebuild the bundle"
+            ) from None
         if not off <= GOLDEN_TOLERANCE:
             raise UserError(
                 f"{path}: the model gives other outputs on this machine than it must "

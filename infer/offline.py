@@ -20,6 +20,8 @@ from speech_emotion.infer.model import Model
 STREAM = "main"
 RUN = "offline"
 
+_encode = json.JSONEncoder(allow_nan=False).encode
+
 
 def results_of(
     recording: Recording,
@@ -53,7 +55,8 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
     """`python -m infer FILE`: print one line per result and utterance. Returns the exit code.
 
     Raises:
-        UserError: the file or the bundle is missing or invalid.
+        UserError: the file or the bundle is missing or invalid; after all output: the file is
+            damaged from some sample on.
     """
     bundle = load_bundle(path)
     extractors = load_extractors(bundle)
@@ -62,10 +65,12 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
     for message in results_of(recording, bundle, extractors, model):
         if as_json:
             kind = {"utterance": True} if isinstance(message, public.Utterance) else {}
-            print(json.dumps({**public.to_json_map(message), **kind}, allow_nan=False))
+            print(_encode({**public.to_json_map(message), **kind}))
         else:
             print(_line(message))
     sys.stdout.flush()
+    if recording.damage is not None:
+        raise recording.damage
     return 0
 
 

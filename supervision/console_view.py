@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from speech_emotion.common.linux.entry import ERRORS
+from speech_emotion.common.safe_text import SafeText
 from speech_emotion.common.wire.public import Health, Result, Utterance
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
@@ -164,7 +165,7 @@ class PlainView:
 
     def write(self, line: str) -> None:
         # Not through Python's buffer: a blocked thread would hold its lock until the end.
-        data = f"{line}\n".encode(errors="replace")
+        data = f"{line}\n".encode(sys.stderr.encoding, ERRORS)
         while data:
             data = data[os.write(sys.stderr.fileno(), data) :]
 
@@ -201,12 +202,12 @@ class LiveView:
         self._live.stop()
 
     def write(self, line: str) -> None:
-        self._console.print(Text(line, "bright_black"))
+        self._console.print(SafeText(line, "bright_black"))
 
     def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
         for message in messages:
             if isinstance(message, Utterance):
-                self._console.print(Text(utterance_line(message), _colour(message.emotion)))
+                self._console.print(SafeText(utterance_line(message), _colour(message.emotion)))
             else:
                 self._latest[message.stream] = message
         self._live.update(self._table(health), refresh=True)
@@ -219,17 +220,17 @@ class LiveView:
             confidence = (result.confidence if result else None) or 0.0
             level = FLOOR_DB if stream.level_db is None else max(FLOOR_DB, stream.level_db)
             table.add_row(
-                Text(stream.name, "bold"),
-                Text(f"{label:<10}", f"bold {_colour(label)}"),
+                SafeText(stream.name, "bold"),
+                SafeText(f"{label:<10}", f"bold {_colour(label)}"),
                 ProgressBar(1.0, confidence, width=20, complete_style=_colour(label)),
                 f"{confidence:4.0%}" if confidence else "    ",
                 ProgressBar(-FLOOR_DB, level - FLOOR_DB, width=12, complete_style="green"),
                 f"{level:5.0f} dBFS",
                 _lag(result),
-                Text("" if health.state == "ok" else _problem(health), "bold red"),
+                SafeText("" if health.state == "ok" else _problem(health), "bold red"),
             )
         if not health.streams:
-            table.add_row(Text(_problem(health) or health.state, "bright_black"))
+            table.add_row(SafeText(_problem(health) or health.state, "bright_black"))
         return table
 
 

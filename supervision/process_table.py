@@ -175,6 +175,8 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         token=page.token,
         history=plan.config.history.file,
         bundle=plan.config.bundle,
+        base_url=page.base_url,
+        trusted_hosts=page.trusted_hosts,
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 

@@ -78,7 +78,7 @@ class RestartPolicy:
         ends: whether exit code 0 means that its work is done. Else something outside stopped it,
             such as the SIGTERM of an out-of-memory daemon, and it is restarted.
         vital: whether the pipeline needs it. A process that is not vital is never given up, and
-            so never ends the pipeline.
+            so never ends the pipeline, unless its first start fails by a mistake of the user.
     """
 
     ready_within: float = 30.0
@@ -197,7 +197,8 @@ class ProcessLifecycle:
             self.reason = f"{ended}: {last_line}" if last_line else ended
         if code in (EXIT_USER, EXIT_DEVICE):
             self.reason = last_line or self.reason
-        if code == EXIT_USER and self._policy.vital:
+        # At the first start a mistake of the user ends the pipeline, whatever the process does.
+        if code == EXIT_USER and (self._policy.vital or not self._ever_ready):
             self.state = ProcessState.FAILED
             return
         quick = self.state is not ProcessState.READY or now - self._since < self._policy.quick

@@ -126,8 +126,8 @@ class SwapAttempt:
     def _testing(self, now: float) -> internal.Swapped | None:
         for name, child in self._fresh.items():
             if (code := child.exit_code()) is not None:
-                reason = child.last_line() or f"exit code {code}"
-                return self._refused(f"{name}: {reason}", EXIT_USER if code == EXIT_USER else None)
+                reason = child.last_line() or f"{name}: exit code {code}"
+                return self._refused(reason, EXIT_USER if code == EXIT_USER else None)
         if now > self._deadline:
             return self._refused(f"not ready within {READY_WITHIN_S:g} s")
         if all(self._stands_by(name) for name in self._fresh):

@@ -93,6 +93,8 @@ def _kind(hint: Any, bounds: str) -> str:
         return ", ".join(f'`"{one}"`' for one in arguments)
     if origin is typing.Annotated:
         return _kind(arguments[0], _range(arguments[1:]))
+    if origin is tuple:
+        return f"list of {_kind(arguments[0], bounds)}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_kind(one, bounds) for one in arguments if one is not type(None))
     words = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}
@@ -128,6 +130,8 @@ def _default(field: FieldInfo) -> str:
         return "unset"
     if value == DEFAULT_BUNDLE:
         return '`"models/default"`'
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f'`"{value}"`' if isinstance(value, str | Path) else f"`{value:g}`"

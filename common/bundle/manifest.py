@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import re
+import reprlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from speech_emotion.common.bundle.arrays import read_npz
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.common.errors import UserError
 
@@ -29,6 +30,9 @@ LAYOUTS = ("frames,dims,1", "frames,dims", "dims,frames", "dims,frames,1", "dims
 """Axes of the model's input after the batch axis of 1; `dims` alone is the average over time."""
 OUTPUTS = ("probabilities", "logits")
 REQUIRED_FILES = ("model.tflite", "stats.npz", "banks.npz", "golden.npz")
+MAX_FILE_NAME = 100
+RESERVED_LABELS = ("speech", "silence", "gap", "uncertain")
+"""States of a window, and the result without a label; a label must not look like one."""
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference, absolute and relative, from the values in golden.npz."""
 
@@ -143,15 +147,12 @@ class Bundle:
         Raises:
             UserError: the file is not a readable npz archive.
         """
-        import zipfile
-
-        import numpy as np
-
         try:
-            with np.load(self.path / file, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError):
-            raise UserError(f"{self.display(file)}: is not a readable npz file") from None
+            return read_npz(self.path / file)
+        except ValueError as error:
+            raise UserError(
+                f"{self.display(file)}: is not a readable npz file ({error}); rebuild the bundle"
+            ) from None
 
 
 def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
@@ -173,28 +174,35 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
     where = str(shown / MANIFEST)
     if table.get("format") != FORMAT:
         raise UserError(
-            f"{where}: format = {table.get('format')!r} is not known here; allowed: {FORMAT}"
+            f"{where}: format = {reprlib.repr(table.get('format'))} is not supported; "
+            f"allowed: {FORMAT}"
         )
     known = {
         *("format", "name", "labels", "licence", "features"),
         *("input", "output", "speech_output", "calibration", "decision", "files", "provenance"),
     }
     if unknown := sorted(set(table) - known):
-        raise UserError(f"{where}: {unknown[0]} is not a key of a bundle")
+        raise UserError(f"{where}: {unknown[0][:60]} is not a key of a bundle")
     _verify_files(path, shown, _table(table, "files", where), where)
     layout = _table(table, "input", where).get("layout")
     if layout not in LAYOUTS:
-        raise UserError(f"{where}: input.layout = {layout!r} must be one of {'; '.join(LAYOUTS)}")
+        raise UserError(
+            f"{where}: input.layout = {reprlib.repr(layout)} must be one of {'; '.join(LAYOUTS)}"
+        )
     output = table.get("output", "probabilities")
     if output not in OUTPUTS:
-        raise UserError(f"{where}: output = {output!r} must be one of {', '.join(OUTPUTS)}")
+        raise UserError(
+            f"{where}: output = {reprlib.repr(output)} must be one of {', '.join(OUTPUTS)}"
+        )
     speech_output = table.get("speech_output", False)
     if not isinstance(speech_output, bool):
-        raise UserError(f"{where}: speech_output = {speech_output!r} must be true or false")
+        raise UserError(
+            f"{where}: speech_output = {reprlib.repr(speech_output)} must be true or false"
+        )
     return Bundle(
         path=path,
         name=_name(table.get("name"), where),
-        digest=hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        digest=_sha256(manifest),
         labels=_labels(table.get("labels"), where),
         spec=FeatureSpec.from_table(_table(table, "features", where), where),
         layout=layout,
@@ -233,7 +241,9 @@ def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 
 def _name(name: object, where: str) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", name):
-        raise UserError(f"{where}: name = {name!r} must be 1 to 40 of a-z, 0-9, _ and -")
+        raise UserError(
+            f"{where}: name = {reprlib.repr(name)} must be 1 to 40 of a-z, 0-9, _ and -"
+        )
     return name
 
 
@@ -242,11 +252,13 @@ def _labels(labels: object, where: str) -> tuple[str, ...]:
         not isinstance(labels, list)
         or not 2 <= len(labels) <= 64
         or not all(isinstance(label, str) and 0 < len(label) <= 40 for label in labels)
+        or not all(label.isprintable() and label == label.strip() for label in labels)
         or len(set(labels)) != len(labels)
-        or "uncertain" in labels
+        or any(label.casefold() in RESERVED_LABELS for label in labels)
     ):
         raise UserError(
-            f"{where}: labels = {labels!r} must be 2 to 64 different words, none `uncertain`"
+            f"{where}: labels = {reprlib.repr(labels)} must be 2 to 64 different printable words "
+            f"of up to 40 characters, none of {', '.join(RESERVED_LABELS)}"
         )
     return tuple(labels)
 
@@ -258,12 +270,16 @@ def _numbers(cls: type[T], table: object, name: str, where: str) -> T:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in defaults:
-            raise UserError(f"{where}: {name}.{key} is not a key; allowed: {', '.join(defaults)}")
+            raise UserError(
+                f"{where}: {name}.{key[:60]} is not a key; allowed: {', '.join(defaults)}"
+            )
         low, high = _RANGES[key]
         whole = isinstance(defaults[key], int)
         ok = type(value) is int or (type(value) is float and not whole)
-        if not ok or not math.isfinite(value) or not low <= value <= high:
-            raise UserError(f"{where}: {name}.{key} = {value!r} must be {low} to {high}")
+        if not ok or not low <= value <= high:
+            raise UserError(
+                f"{where}: {name}.{key} = {reprlib.repr(value)} must be {low} to {high}"
+            )
         values[key] = value if whole else float(value)
     return cls(**values)
 
@@ -273,12 +289,27 @@ def _verify_files(path: Path, shown: Path, files: Mapping[str, Any], where: str)
         if required not in files:
             raise UserError(f"{where}: files names no {required}")
     for file, expected in files.items():
-        if "/" in file or file in ("", ".", "..", MANIFEST):
-            raise UserError(f"{where}: files.{file} is not the name of a file in the bundle")
-        if not (path / file).is_file():
+        if "/" in file or file in ("", ".", "..", MANIFEST) or len(file) > MAX_FILE_NAME:
+            raise UserError(f"{where}: files.{file[:60]} is not the name of a file in the bundle")
+        if not _is_file(path / file):
             raise UserError(f"{shown / file}: missing, though {MANIFEST} names it")
-        if hashlib.sha256((path / file).read_bytes()).hexdigest() != expected:
+        if _sha256(path / file) != expected:
             raise UserError(
                 f"{shown / file}: SHA-256 differs from the one in {MANIFEST}; "
                 "the file is damaged or was changed, restore or rebuild the bundle"
             )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return False
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from speech_emotion.common.errors import UserError
 MEL_SCALES = ("power", "db", "db_max")
 GATES = ("fixed", "adaptive")
 N_CHROMA = 12
+MAX_STFT_SAMPLES = 1 << 24
+"""Most samples in the STFT frames of a window; they take 128 MiB."""
+MAX_FEATURE_BYTES = 4_000_000
+"""Most bytes in the features of a window; a message between stages has at most 4 MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +89,16 @@ class FeatureSpec:
         for key, value in table.items():
             if key not in fields:
                 raise UserError(
-                    f"{source}: features.{key} is not a key of the feature spec; "
+                    f"{source}: features.{key[:60]} is not a key of the feature spec; "
                     f"allowed: {', '.join(fields)}"
                 )
             default = fields[key].default
-            if isinstance(default, float) and type(value) is int:
+            if isinstance(default, float) and type(value) is int and abs(value) < 2**53:
                 value = float(value)
             allowed = (float, int, str) if key == "chroma_tuning" else (type(default),)
             if type(value) not in allowed:
                 raise UserError(
-                    f"{source}: features.{key} = {value!r} must be "
+                    f"{source}: features.{key} = {reprlib.repr(value)} must be "
                     f"{' or '.join(t.__name__ for t in allowed)}"
                 )
             values[key] = value
@@ -105,7 +110,8 @@ class FeatureSpec:
         def need(ok: bool, key: str, allowed: str) -> None:
             if not ok:
                 raise UserError(
-                    f"{source}: features.{key} = {getattr(self, key)!r} must be {allowed}"
+                    f"{source}: features.{key} = {reprlib.repr(getattr(self, key))} "
+                    f"must be {allowed}"
                 )
 
         need(8000 <= self.sample_rate <= 48000, "sample_rate", "8000 to 48000 (Hz)")
@@ -129,7 +135,17 @@ class FeatureSpec:
         need(1.0 <= self.gate_margin_db <= 40.0, "gate_margin_db", "1 to 40 (dB)")
         need(0.0 <= self.gate_hold_s <= 5.0, "gate_hold_s", "0 to 5 (seconds)")
         need(math.isfinite(self.eps) and self.eps > 0, "eps", "more than 0")
-        need(0 <= self.frames <= 4096, "frames", "0 to 4096 (0: as they come)")
+        need(0 <= self.frames <= 4096, "frames", "0 to 4096 (0: all frames of the window)")
+        need(
+            self.natural_frames * self.n_fft <= MAX_STFT_SAMPLES,
+            "hop_length",
+            f"larger: the STFT of a window has at most {MAX_STFT_SAMPLES} samples",
+        )
+        need(
+            4 * self.n_frames * self.dims <= MAX_FEATURE_BYTES,
+            "frames",
+            f"smaller: the features of a window have at most {MAX_FEATURE_BYTES} bytes",
+        )
 
 
 def load_spec(path: Path) -> FeatureSpec:

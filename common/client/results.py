@@ -14,13 +14,13 @@ import enum
 import math
 import re
 import time
-import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgpack
 import zmq
 
+from speech_emotion.common.closing import Closing
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.wire import codec, public
@@ -110,7 +110,7 @@ class LossCounter:
         return missing
 
 
-class Results:
+class Results(Closing):
     """A subscription: iteration yields each new `Result`, `events()` every message.
 
     The pipeline may start later, end and start again: ZeroMQ connects when it can. Use it from
@@ -221,17 +221,6 @@ class Results:
     def close(self) -> None:
         """Close the subscription now; unread messages are dropped."""
         self._context.destroy(linger=0)
-
-    def __enter__(self) -> Results:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Receiving --------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.exposure import (
+    check_base_url,
+    check_host,
     check_listen,
     check_reach,
     check_token,
@@ -171,7 +173,19 @@ class DashboardConfig(_Table):
         description="secret that a browser needs to see the page; required beyond loopback",
     )
 
+    base_url: str | None = Field(
+        default=None,
+        description="address of the page behind a reverse proxy, such as https://example.org/emotion",
+    )
+    trusted_hosts: tuple[str, ...] = Field(
+        default=(), description="further host names of requests that the page answers"
+    )
+
     _listen = field_validator("listen")(lambda value: value and _checked(check_listen, value))
+    _base_url = field_validator("base_url")(lambda value: value and _checked(check_base_url, value))
+    _hosts = field_validator("trusted_hosts")(
+        lambda value: tuple(_checked(check_host, name) for name in value)
+    )
     _token = field_validator("token")(lambda value: value and _checked(check_token, value))
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from speech_emotion.common.ring.layout import (
     MAX_GAPS,
     NAME,
     TABLES,
+    segment_inode,
 )
 from speech_emotion.common.ring.shared_memory import (
     buffer_of,
@@ -62,6 +63,7 @@ class AttachedRing(Closing):
         self.capacity = capacity
         self._margin = rate // 2
         self._segment = segment
+        self._inode = segment_inode(name)
         self._words = header_of(segment).cast("q")
         self._times = header_of(segment).cast("d")
         self._samples: Samples = np.frombuffer(
@@ -103,6 +105,10 @@ class AttachedRing(Closing):
         _, lost, count, *bounds = self._words[TABLES[table] : TABLES[table] + 3 + 2 * MAX_GAPS]
         bounds = bounds[: 2 * count]
         return table, lost, list(zip(bounds[::2], bounds[1::2], strict=True))
+
+    def removed(self) -> bool:
+        """Whether the segment lost its name, so that no other process can attach it any more."""
+        return self._inode is None or segment_inode(self.name) != self._inode
 
     def close(self) -> None:
         """Detach. The second call does nothing."""

@@ -39,6 +39,7 @@ table is written with a greater `until` than the one before.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -61,3 +62,11 @@ WRITER_PID, WRITER_STARTED, GENERATION, INDEX, ANCHOR_IN_USE = 12, 13, 14, 15, 1
 MAX_GAPS = 64
 ANCHORS = (17, 20)
 TABLES = (23, 26 + 2 * MAX_GAPS)
+
+
+def segment_inode(name: str) -> int | None:
+    """Inode of the segment that has this name now; None: no segment has it."""
+    try:
+        return os.stat(FOLDER / name).st_ino
+    except OSError:
+        return None

@@ -21,6 +21,7 @@ from speech_emotion.common.ring.layout import (
     NAME_PREFIX,
     SAMPLE_BYTES,
     TABLES,
+    segment_inode,
 )
 from speech_emotion.common.ring.shared_memory import header_of, open_segment
 
@@ -36,6 +37,11 @@ class RingOwner(Closing):
     def __init__(self, name: str, run: str) -> None:
         self.name = name
         self.run = run
+        self._inode = segment_inode(name)
+
+    def removed(self) -> bool:
+        """Whether another program removed the segment's name, or replaced the segment."""
+        return self._inode is None or segment_inode(self.name) != self._inode
 
     def unlink(self) -> None:
         """Remove the name. Attached processes keep the memory. The second call does nothing."""
@@ -98,6 +104,13 @@ def create_ring(
     return ring
 
 
+def owner_alive(name: str) -> bool:
+    """Whether the process that owns the segment of this name still runs."""
+    match = NAME.fullmatch(name)
+    owner = match and ProcessIdentity.parse(match[1])
+    return owner is not None and owner.alive()
+
+
 def reclaim_segments() -> list[str]:
     """Unlink the rings of owners that have ended. Returns their names.
 
@@ -106,9 +119,7 @@ def reclaim_segments() -> list[str]:
     """
     removed = []
     for path in sorted(FOLDER.glob(f"{NAME_PREFIX}*")):
-        match = NAME.fullmatch(path.name)
-        owner = match and ProcessIdentity.parse(match[1])
-        if owner is None or owner.alive():
+        if not NAME.fullmatch(path.name) or owner_alive(path.name):
             continue
         with contextlib.suppress(OSError):  # of another user, or already removed
             path.unlink()

@@ -34,6 +34,23 @@ def check_token(token: str) -> str:
     return token
 
 
+def check_base_url(base_url: str) -> str:
+    """`base_url` itself; raises UserError if it is not http(s)://HOST[:PORT][/PATH]."""
+    if not re.fullmatch(r"https?://[0-9A-Za-z.\-\[\]:]+(/[0-9A-Za-z._~\-/]*)?", base_url):
+        raise UserError(
+            f"base_url {base_url!r} must be http(s)://HOST[:PORT][/PATH], "
+            "such as https://example.org/emotion"
+        )
+    return base_url
+
+
+def check_host(name: str) -> str:
+    """`name` itself; raises UserError if it is not the name or address of a host."""
+    if not re.fullmatch(r"[0-9A-Za-z._:\-]+", name):
+        raise UserError(f"trusted host {name!r} must be a host name without scheme and port")
+    return name
+
+
 def check_reach(listen: str, token: str | None) -> str:
     """`listen` itself; raises UserError if other machines could open the page without a token."""
     if token is None and not is_loopback(split_listen(listen)[0]):

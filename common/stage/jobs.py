@@ -228,6 +228,8 @@ class PageOptions:
         token: secret that a browser needs; None: none, on loopback only.
         history: SQLite file to read; None: the page has no history.
         bundle: folder of the bundle whose model card is shown.
+        base_url: address of the page behind a reverse proxy.
+        trusted_hosts: further host names of requests that are answered.
         client_keys: keys for an encrypted endpoint.
     """
 
@@ -236,6 +238,8 @@ class PageOptions:
     token: str | None = dataclasses.field(default=None, repr=False)
     history: Path | None = None
     bundle: Path | None = None
+    base_url: str | None = None
+    trusted_hosts: tuple[str, ...] = ()
     client_keys: CurveClientKeys | None = None
 
 

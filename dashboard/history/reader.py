@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sqlite3
 import urllib.parse
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ COLUMNS = (
 
 
 class HistoryReader:
-    """The reading end of the history file; use it from one thread.
+    """The reading end of the history file; use it from one thread at a time.
 
     Each call sees what was committed before it.
 
@@ -34,7 +31,9 @@ class HistoryReader:
         self._path = path
         address = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro"
         try:
-            self._db = sqlite3.connect(address, uri=True, timeout=2.0, isolation_level=None)
+            self._db = sqlite3.connect(
+                address, uri=True, timeout=2.0, isolation_level=None, check_same_thread=False
+            )
             (application,) = self._db.execute("PRAGMA application_id").fetchone()
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
@@ -156,31 +155,19 @@ class HistoryReader:
             for at, seconds, emotion, confidence, reason, probabilities in reversed(rows)
         ]
 
-    def csv(self, table: str, stream: str, start: float, end: float) -> Iterator[str]:
-        """Lines of a CSV file of `result`, `utterance` or `health` between two unix times."""
-        if table == "health":
-            rows = self._db.execute(
-                "SELECT at AS time, state, message FROM health WHERE at > ? AND at <= ? "
-                "ORDER BY at",
-                (start, end),
-            )
-        else:
-            rows = self._db.execute(
-                f"SELECT at AS time, stream, run, bundle, rate, labels, {table}.* "
-                f"FROM {table} JOIN source ON id = source "
-                "WHERE stream = ? AND at > ? AND at <= ? ORDER BY at",
-                (stream, start, end),
-            )
-        names = [column[0] for column in rows.description]
-        kept = [n for n, name in enumerate(names) if name not in ("labels", "source", "at")]
-        yield _line([names[n] for n in kept])
-        for row in rows:
-            fields = dict(zip(names, row, strict=True))
-            if fields.get("smoothed") is not None:
-                values = json.loads(fields["smoothed"])
-                labelled = dict(zip(json.loads(fields["labels"]), values, strict=True))
-                fields["smoothed"] = json.dumps(labelled)
-            yield _line([fields[names[n]] for n in kept])
+    def sources(self, stream: str) -> list[int]:
+        """Ids of the sources (run and bundle) of a stream."""
+        return [number for number, _ in self._sources(stream)]
+
+    def columns(self, table: str) -> list[str]:
+        """Names of the columns of a table."""
+        return [row["name"] for row in self.rows(f"PRAGMA table_info({table})", ())]
+
+    def rows(self, query: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
+        """All rows of a query; no read transaction stays open."""
+        cursor = self._db.execute(query, parameters)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def _sources(self, stream: str) -> list[tuple[int, list[str]]]:
         rows = self._db.execute("SELECT id, labels FROM source WHERE stream = ?", (stream,))
@@ -203,11 +190,3 @@ def _probability_sql(label: str, sources: list[tuple[int, list[str]]]) -> str:
         if label in names
     )
     return f"CASE source{cases} END"
-
-
-def _line(values: Sequence[Any]) -> str:
-    text = io.StringIO()
-    # A spreadsheet interprets a text with such a first character as a formula.
-    safe = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@" and v else v for v in values]
-    csv.writer(text, lineterminator="\n").writerow(safe)
-    return text.getvalue()

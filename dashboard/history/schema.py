@@ -33,3 +33,9 @@ CREATE TABLE utterance (
 CREATE INDEX utterance_at ON utterance (source, at);
 CREATE TABLE health (at REAL PRIMARY KEY, state TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
 """
+CLOCK_TABLE = """
+CREATE TABLE IF NOT EXISTS purge_clock (
+    id INTEGER PRIMARY KEY CHECK (id = 1), trusted REAL NOT NULL, hold_s REAL NOT NULL
+)
+"""
+"""State of `PurgeClock`: files of earlier versions do not have this table, readers ignore it."""

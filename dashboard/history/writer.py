@@ -16,12 +16,28 @@ from typing import Any
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
-from speech_emotion.dashboard.history.schema import APPLICATION, DIGITS, SCHEMA_VERSION, TABLES
+from speech_emotion.dashboard.history.purge_clock import PurgeClock
+from speech_emotion.dashboard.history.schema import (
+    APPLICATION,
+    CLOCK_TABLE,
+    DIGITS,
+    SCHEMA_VERSION,
+    TABLES,
+)
 
 HEALTH_EVERY_S = 60.0
 """Interval at which an unchanged health message is written; a changed one is written at once."""
 PURGE_ROWS = 5000
 """Rows of a table that one call of `purge` removes at most."""
+
+
+BUSY_S = 2.0
+"""Time that SQLite waits for the lock of another program before a call fails."""
+BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class HistoryBusyError(Exception):
+    """Another program holds the lock of the file; a later try can succeed."""
 
 
 class HistoryWriter:
@@ -34,18 +50,27 @@ class HistoryWriter:
 
     Raises:
         UserError: the file cannot be written, or it is not a history file.
+        HistoryBusyError: another program holds its lock.
     """
 
     def __init__(self, path: Path) -> None:
+        self.refused = 0
+        """Messages with values that SQLite cannot store."""
+        self._path = path
         self._sources: dict[tuple[str, str, str], int] = {}
         self._labels: dict[int, list[str]] = {}
         self._health: tuple[Any, ...] = ()
         self._health_due = 0.0
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
             self._prepare()
+            self._files = self._identities()
         except (OSError, sqlite3.Error) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY_CODES:
+                raise HistoryBusyError(f"{path}: {error}") from None
             raise UserError(f"{path}: cannot be used for history ({error})") from None
 
     def _prepare(self) -> None:
@@ -64,6 +89,39 @@ class HistoryWriter:
                 f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+        db.execute(CLOCK_TABLE)
+
+    def in_place(self) -> bool:
+        """Whether the path still names the files that are open: another program can remove them."""
+        return self._files == self._identities()
+
+    def _identities(self) -> list[tuple[int, int]]:
+        """Device and inode of the database and of its write-ahead log; less if one is missing."""
+        identities = []
+        for name in (self._path, Path(f"{self._path}-wal")):
+            with contextlib.suppress(OSError):
+                status = name.stat()
+                identities.append((status.st_dev, status.st_ino))
+        return identities
+
+    def purge_clock(self, keep_s: float, wall: float, monotonic: float) -> PurgeClock:
+        """The clock for `purge`, continued from the file."""
+        row = self._db.execute("SELECT trusted, hold_s FROM purge_clock").fetchone()
+        if row is None:
+            (newest,) = self._db.execute("SELECT max(at) FROM result").fetchone()
+            row = newest, 0.0
+        trusted, hold_s = row
+        return PurgeClock(keep_s, trusted, hold_s, wall, monotonic)
+
+    def save_purge_clock(self, clock: PurgeClock) -> None:
+        """Store the state of the clock.
+
+        Raises:
+            sqlite3.Error: it was not stored.
+        """
+        self._db.execute(
+            "INSERT OR REPLACE INTO purge_clock VALUES (1, ?, ?)", (clock.trusted, clock.hold_s)
+        )
 
     def write(self, messages: Sequence[tuple[public.Public, float]]) -> None:
         """Commit messages in one transaction.
@@ -78,7 +136,10 @@ class HistoryWriter:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for message, arrived in messages:
-                self._put(message, arrived)
+                try:
+                    self._put(message, arrived)
+                except (OverflowError, UnicodeEncodeError):
+                    self.refused += 1  # an integer of more than 64 bits, or a lone surrogate
             self._db.execute("COMMIT")
         except sqlite3.Error:
             # The caches must not contain rows of the transaction that failed.
@@ -113,7 +174,8 @@ class HistoryWriter:
                     *((s.name, s.state, s.restarts, s.reason) for s in h.stages),
                     *((s.name, s.state) for s in h.streams),
                 )
-                if shape != self._health or h.time >= self._health_due:
+                due = abs(h.time - self._health_due + HEALTH_EVERY_S) >= HEALTH_EVERY_S
+                if shape != self._health or due:  # the wall clock can jump back as well
                     self._health, self._health_due = shape, h.time + HEALTH_EVERY_S
                     text = json.dumps(public.to_json_map(h))
                     self._db.execute(

@@ -1,15 +1,100 @@
-"""`speech-emotion demo`: run the pipeline on the demo recording."""
+"""`speech-emotion demo`: run the pipeline on the demo recording, with the live page."""
 
 from __future__ import annotations
 
-import runpy
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-from speech_emotion.common.paths import DEMO_CLIP
+from speech_emotion.common.paths import DEMO_CLIP, IMPORT_ROOT
+
+PAGE_PORT = 8765
+RESULTS_PORT = 5555
+REPEATS = 20
+"""How often the recording is played on a terminal, where Ctrl-C ends the demo: 18 minutes."""
+NEXT = """
+The demo has ended. What comes next:
+  speech-emotion devices            list the microphones
+  speech-emotion run --dashboard    listen to the default one, with the live page
+  speech-emotion infer talk.wav     classify a sound file
+  speech-emotion doctor             check this machine
+In a checkout the command is .venv/bin/speech-emotion. Documents: docs/README.md"""
 
 
 def main(words: list[str]) -> int:
-    """Run `speech-emotion run --source file:DEMO` with further flags; returns the exit code."""
-    sys.argv = ["speech-emotion run", "--source", f"file:{DEMO_CLIP}", *words]
-    runpy.run_module("speech_emotion.supervisor", run_name="__main__")
-    return 0
+    """Run `speech-emotion run` on the demo recording with further flags; returns the exit code.
+
+    On a terminal the recording is repeated until Ctrl-C; otherwise it is played once.
+    """
+    watched = sys.stdin.isatty() and sys.stderr.isatty() and "CI" not in os.environ
+    with tempfile.TemporaryDirectory() as folder:
+        clip = repeat(DEMO_CLIP, Path(folder)) if watched and "--speed" not in words else DEMO_CLIP
+        flags = ["--source", f"file:{clip}", *addresses(words), *words]
+        if watched:
+            print("Ctrl-C ends the demo.", file=sys.stderr)
+        code = run(flags)
+    if code == 0:
+        print(NEXT, file=sys.stderr)
+    return code
+
+
+def addresses(words: list[str]) -> list[str]:
+    """Flags for the page and, where its default port is in use, for the results endpoint."""
+    flags = []
+    if not given("--dashboard", words) and importlib.util.find_spec("uvicorn"):
+        page = f"127.0.0.1:{free_port(PAGE_PORT)}"
+        print(f"The live page: http://{page}", file=sys.stderr)
+        flags += ["--dashboard", page]
+    if not given("--results", words) and (port := free_port(RESULTS_PORT)) != RESULTS_PORT:
+        print(f"Port {RESULTS_PORT} is in use; results: tcp://127.0.0.1:{port}", file=sys.stderr)
+        flags += ["--results", f"tcp://127.0.0.1:{port}"]
+    return flags
+
+
+def given(flag: str, words: list[str]) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in words)
+
+
+def free_port(preferred: int) -> int:
+    """The preferred port of this machine, or another one if it is in use."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return preferred
+
+
+def repeat(clip: Path, folder: Path) -> Path:
+    """A file with the recording `REPEATS` times."""
+    import numpy as np
+    import soundfile
+
+    samples, rate = soundfile.read(clip, dtype="int16")
+    path = folder / "demo.flac"
+    soundfile.write(path, np.tile(samples, REPEATS), rate)
+    return path
+
+
+def run(flags: list[str]) -> int:
+    """Run the supervisor with these flags in a process of its own; returns its exit code."""
+    places = [str(IMPORT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "speech_emotion", "run", *flags],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+    )
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda number, _: process.send_signal(number))
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal sends Ctrl-C to both processes
+            continue

@@ -1,4 +1,4 @@
-"""Public messages with times, for the history."""
+"""Results and utterances with times, for the history."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from tests.support.publisher import result
 T0 = 1_800_000_000.0
 
 
-def heard(seq: int, *, speech: bool = True, stream: str = "main", run: str = "a") -> public.Result:
-    """A window that ended half a second after the one before."""
+def make_result(
+    seq: int, *, speech: bool = True, stream: str = "main", run: str = "a"
+) -> public.Result:
+    """A result with a time; each window ends half a second after the one before."""
     quiet = dataclasses.replace(result(seq, stream=stream, run=run), time=T0 + 0.5 * (seq + 1))
     if not speech:
         return quiet
@@ -28,7 +30,7 @@ def heard(seq: int, *, speech: bool = True, stream: str = "main", run: str = "a"
     )
 
 
-def said(seq: int) -> public.Utterance:
+def make_utterance(seq: int) -> public.Utterance:
     return public.Utterance(
         *("main", "a", seq, 8000 * seq, 8000 * seq + 24000, 16000, T0 + seq, "sad", 0.75),
         *({"angry": 0.25, "sad": 0.75}, None, 2, "none@00000000"),

@@ -6,10 +6,10 @@ import dataclasses
 import time
 
 from speech_emotion.common.wire import public
-from tests.support.history import heard
+from tests.support.history import make_result
 
 INFO = public.Info("main", "a", ["angry", "sad"], 16000, 8000, 16000, "b@1", "mic", "fixed", -40.0)
 
 
 def live(seq: int, **changes: object) -> public.Result:
-    return dataclasses.replace(heard(seq), time=time.time(), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(make_result(seq), time=time.time(), **changes)  # type: ignore[arg-type]

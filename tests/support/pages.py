@@ -67,8 +67,10 @@ def greeting(port: int, headers: dict[str, str] | None = None) -> dict[str, Any]
 class Dashboard:
     """`python -m dashboard` beside a publisher."""
 
-    def __init__(self, endpoint: str, *flags: str, token: str | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self, endpoint: str, *flags: str, token: str | None = None, port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.command = [
             *(sys.executable, "-m", "dashboard", "--results", endpoint),

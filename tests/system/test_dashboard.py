@@ -19,7 +19,7 @@ from speech_emotion.common.wire import public
 from speech_emotion.common.wire.endpoint import is_loopback
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.dashboard.history.writer import HistoryWriter
-from tests.support.history import heard
+from tests.support.history import make_result
 from tests.support.key_files import House
 from tests.support.live_page import INFO, live
 from tests.support.pages import STATIC, TOKEN, Dashboard, answers, get, greeting
@@ -155,7 +155,7 @@ def test_the_token_opens_the_page(locked: Dashboard) -> None:
         ("/login", "POST", f"token={TOKEN}"),
     ):
         status, headers, _ = get(locked.port, path, away, method, body)
-        assert (status, headers["location"]) == (303, "/")  # the token leaves the address bar
+        assert (status, headers["location"]) == (303, "./")  # the token leaves the address bar
         cookie = headers["set-cookie"]
         assert TOKEN not in cookie
         assert {"HttpOnly", "SameSite=lax"} <= set(cookie.replace("; ", ";").split(";"))
@@ -184,7 +184,7 @@ def test_history_and_wrong_queries(tmp_path: Path, publisher: tuple[Publisher, s
     path = tmp_path / "h.sqlite"
     writer = HistoryWriter(path)
     begin = time.time() - 100.0
-    rows = [dataclasses.replace(heard(seq), time=begin + seq) for seq in range(90)]
+    rows = [dataclasses.replace(make_result(seq), time=begin + seq) for seq in range(90)]
     writer.write([(row, 0.0) for row in rows])
     page = Dashboard(publisher[1], f"--history={path}")
     try:

@@ -24,7 +24,7 @@ from speech_emotion.common.config.model import Config
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.broker import MOSQUITTO
-from tests.support.history import said
+from tests.support.history import make_utterance
 from tests.support.live_page import live
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher, health
@@ -76,12 +76,12 @@ def test_alerts_are_printed_once(publisher: tuple[Publisher, str]) -> None:
     with example("alerts.py", *flags, "--patience", "1") as process:
         publisher[0].wait_for()
         publisher[0].send(health())
-        publisher[0].send(dataclasses.replace(said(1), confidence=0.6))
-        publisher[0].send(dataclasses.replace(said(2), emotion="angry"))
+        publisher[0].send(dataclasses.replace(make_utterance(1), confidence=0.6))
+        publisher[0].send(dataclasses.replace(make_utterance(2), emotion="angry"))
         for seq in range(3, 8):
-            publisher[0].send(said(seq))
+            publisher[0].send(make_utterance(seq))
         assert line_of(process).endswith("main: sad, 75% sure\n")
-        publisher[0].send(dataclasses.replace(said(9), stream="hall"))
+        publisher[0].send(dataclasses.replace(make_utterance(9), stream="hall"))
         assert line_of(process).endswith("hall: sad, 75% sure\n")  # of another stream, at once
         assert "pipeline stale" in line_of(process)  # no result ever came
 
@@ -103,7 +103,7 @@ def test_a_day_is_drawn(tmp_path: Path) -> None:
     writer = HistoryWriter(path)
     noon = dt.datetime(2026, 3, 14, 12).astimezone().timestamp()
     spoken = [
-        dataclasses.replace(said(n), time=noon + 60.0 * n, emotion=label)
+        dataclasses.replace(make_utterance(n), time=noon + 60.0 * n, emotion=label)
         for n, label in enumerate(["angry", "sad", "uncertain", "bored", "sad"] * 20)
     ]
     writer.write([(one, 0.0) for one in spoken])
@@ -146,7 +146,7 @@ def test_a_day_with_a_clock_change_has_all_its_utterances(
         writer = HistoryWriter(path)
         # One utterance in each half hour of three days: each day gets its own ones only.
         times = [start - 86400.0 + 900.0 + 1800.0 * n for n in range(6 * 24)]
-        rows = [dataclasses.replace(said(n), time=at) for n, at in enumerate(times)]
+        rows = [dataclasses.replace(make_utterance(n), time=at) for n, at in enumerate(times)]
         writer.write([(row, 0.0) for row in rows])
         writer.close()
         command = [sys.executable, str(EXAMPLES / "plot_day.py"), str(path), "--day", day]
@@ -290,17 +290,17 @@ def test_a_broker_restarts_and_nothing_queued_is_lost(
             return [json.loads(text)["seq"] for text in listener.of("sep/main/utterance")]
 
         for seq in range(50):
-            publisher[0].send(said(seq))
+            publisher[0].send(make_utterance(seq))
         wait_until(lambda: set(arrived()) == set(range(50)), "the first fifty")
         broker.stop()
         assert "disconnected" in line_of(process)
         for seq in range(50, 250):
-            publisher[0].send(said(seq))
+            publisher[0].send(make_utterance(seq))
             publisher[0].send(live(seq))
             time.sleep(0.01)
         broker.start()
         for seq in range(250, 300):
-            publisher[0].send(said(seq))
+            publisher[0].send(make_utterance(seq))
             time.sleep(0.01)
         assert line_of(process) == "mqtt: connected\n"
         wait_until(lambda: set(arrived()) == set(range(300)), "every utterance")
@@ -320,7 +320,7 @@ def test_two_forwarders_with_one_prefix_run_side_by_side(
         seqs = itertools.count()
 
         def both_deliver() -> bool:
-            publisher[0].send(said(next(seqs)))
+            publisher[0].send(make_utterance(next(seqs)))
             time.sleep(0.1)
             delivered = [json.loads(text)["seq"] for text in listener.of("sep/main/utterance")]
             return len(delivered) > len(set(delivered))
@@ -363,7 +363,7 @@ def test_a_slow_broker_is_waited_for_at_the_end(
         wait_until(lambda: listener.of("sep/status") == ["online"], "the listener to be one")
         broker.process.send_signal(signal.SIGSTOP)
         for seq in range(50):  # more than are in flight at once
-            publisher[0].send(said(seq))
+            publisher[0].send(make_utterance(seq))
         time.sleep(1.0)
         process.terminate()
         time.sleep(1.0)
@@ -381,7 +381,7 @@ def test_what_no_broker_took_is_counted(publisher: tuple[Publisher, str], broker
         broker.stop()
         assert "disconnected" in line_of(process)
         for seq in range(7):
-            publisher[0].send(said(seq))
+            publisher[0].send(make_utterance(seq))
         time.sleep(1.0)  # messages in its socket are still read when it stops
         process.terminate()
         assert process.wait(PATIENCE_S) == 0

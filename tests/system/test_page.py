@@ -16,7 +16,7 @@ import pytest
 
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
-from tests.support.history import heard
+from tests.support.history import make_result
 from tests.support.live_page import INFO, live
 from tests.support.pages import TOKEN, Dashboard, dashboard, opened, shows, stamped, text
 from tests.support.pipelines import Running, fresh_endpoint, wait_until
@@ -322,7 +322,7 @@ def test_the_past_is_scrolled_through(
     path = tmp_path / "h.sqlite"
     writer = HistoryWriter(path)
     begin = time.time() - 3000.0
-    rows = [dataclasses.replace(heard(seq), time=begin + seq / 2) for seq in range(3000)]
+    rows = [dataclasses.replace(make_result(seq), time=begin + seq / 2) for seq in range(3000)]
     writer.write([(row, 0.0) for row in rows])
     spoken = public.Utterance(
         *("main", "a", 7, 0, 24000, 16000, begin + 60.0, "sad", 0.91),

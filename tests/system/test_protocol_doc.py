@@ -124,7 +124,10 @@ def named_anywhere(section: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", SECTIONS[section]))
 
 
-COUNTER = r'(?<=counters\[")\w+(?="\])|(?<=counter\(")\w+|(?<=count\(")\w+|(?<=[{ ]")capture_\w+(?=": )'
+COUNTER = (
+    r'(?<=counters\[")\w+(?="\])|(?<=counter\(")\w+|(?<=count\(")\w+'
+    r'|(?<=[{ ]")capture_\w+(?=": )'
+)
 """Names of counters: set by name, or keys of the counters that a source gives."""
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from speech_emotion.commands.watch import Screen
 from speech_emotion.common.client.results import Results
-from tests.support.history import heard, said
+from tests.support.history import make_result, make_utterance
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher, health
 
@@ -61,8 +61,8 @@ def test_many_streams_fit_any_terminal(publisher: tuple[Publisher, str]) -> None
         screen = Screen(results)
         publisher[0].wait_for(results)
         for name in names:
-            publisher[0].send(dataclasses.replace(heard(1, stream=name)))
-        publisher[0].send(said(1))
+            publisher[0].send(dataclasses.replace(make_result(1, stream=name)))
+        publisher[0].send(make_utterance(1))
         publisher[0].send(dataclasses.replace(health(), streams=rows))
         take_until(screen, lambda: results.health is not None)
         for width, height in ((120, 50), (80, 24), (40, 8), (20, 4)):
@@ -85,7 +85,7 @@ def test_what_is_old_is_not_shown_as_new(publisher: tuple[Publisher, str]) -> No
     with Results(publisher[1], stale_after=0.3) as results:
         screen = Screen(results)
         publisher[0].wait_for(results)
-        publisher[0].send(heard(1))
+        publisher[0].send(make_result(1))
         publisher[0].send(health(stage="restarting"))
         take_until(screen, lambda: results.health is not None)
         assert "✕ infer restarting" in "\n".join(lines(screen, 100, 10))
@@ -137,7 +137,7 @@ def test_once_prints_and_ends(publisher: tuple[Publisher, str]) -> None:
     publisher[0].wait_for()
     publisher[0].send(health())
     for seq in range(10):
-        publisher[0].send(heard(seq))
+        publisher[0].send(make_result(seq))
         time.sleep(0.1)
     out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime as dt
+import io
 import json
 import sqlite3
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +18,14 @@ import pytest
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history.csv_export import PAGE, CsvExport
+from speech_emotion.dashboard.history.pending import PENDING, Entry, PendingMessages
+from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.dashboard.history.writer import PURGE_ROWS, HistoryWriter
-from speech_emotion.dashboard.history_writer import PENDING, HistoryBuffer
-from tests.support.history import T0, heard, said
+from speech_emotion.dashboard.history_writer import WriterThread, days_before
+from tests.support.history import T0, make_result, make_utterance
+from tests.support.pipelines import wait_until
 from tests.support.publisher import health, result
 
 
@@ -39,7 +47,7 @@ def put(writer: HistoryWriter, *messages: public.Public) -> None:
 
 def test_windows_are_read_as_written(writer: HistoryWriter, path: Path) -> None:
     gap = dataclasses.replace(result(2, skipped=5), time=T0 + 4.0, lost=40000, end=6 * 8000 + 16000)
-    put(writer, heard(0), heard(1, speech=False), gap)
+    put(writer, make_result(0), make_result(1, speech=False), gap)
     with HistoryReader(path) as reader:
         answer = reader.windows("main", T0, T0 + 100.0, 1000)
         assert reader.bounds("main") == (T0 + 0.5, T0 + 4.0)
@@ -56,11 +64,11 @@ def test_windows_are_read_as_written(writer: HistoryWriter, path: Path) -> None:
 
 
 def test_a_repeated_message_is_written_once(writer: HistoryWriter, path: Path) -> None:
-    put(writer, heard(0), said(0), health())
-    put(writer, heard(0), said(0), heard(0, run="b"), health())
+    put(writer, make_result(0), make_utterance(0), health())
+    put(writer, make_result(0), make_utterance(0), make_result(0, run="b"), health())
     writer.close()
     second = HistoryWriter(path)
-    put(second, heard(0), said(0))
+    put(second, make_result(0), make_utterance(0))
     second.close()
     with HistoryReader(path) as reader:
         assert len(reader.windows("main", 0.0, T0 * 2, 1000)["rows"]) == 2  # one of each run
@@ -68,7 +76,7 @@ def test_a_repeated_message_is_written_once(writer: HistoryWriter, path: Path) -
 
 
 def test_many_windows_are_aggregated(writer: HistoryWriter, path: Path) -> None:
-    put(writer, *(heard(seq, speech=seq < 400) for seq in range(800)))
+    put(writer, *(make_result(seq, speech=seq < 400) for seq in range(800)))
     with HistoryReader(path) as reader:
         answer = reader.windows("main", T0, T0 + 400.0, 100)
     assert answer["step"] == 4.0
@@ -84,7 +92,7 @@ def test_many_windows_are_aggregated(writer: HistoryWriter, path: Path) -> None:
 
 def test_labels_with_quotes_do_no_harm(writer: HistoryWriter, path: Path) -> None:
     odd = {'it\'s "x"': 0.75, "$.a; DROP TABLE result": 0.25}
-    one = dataclasses.replace(heard(0), smoothed=odd)
+    one = dataclasses.replace(make_result(0), smoothed=odd)
     put(writer, *(dataclasses.replace(one, seq=seq, time=T0 + 1 + seq) for seq in range(20)))
     with HistoryReader(path) as reader:
         answer = reader.windows("main", T0, T0 + 30.0, 5)
@@ -94,8 +102,13 @@ def test_labels_with_quotes_do_no_harm(writer: HistoryWriter, path: Path) -> Non
 
 def test_old_rows_are_deleted_in_portions(writer: HistoryWriter, path: Path) -> None:
     many = PURGE_ROWS + 10
-    put(writer, *(heard(seq, speech=False) for seq in range(many)), said(1), health())
-    put(writer, heard(0, stream="hall"))
+    put(
+        writer,
+        *(make_result(seq, speech=False) for seq in range(many)),
+        make_utterance(1),
+        health(),
+    )
+    put(writer, make_result(0, stream="hall"))
     assert writer.purge(T0) == 1  # health() is of the year 1970
     middle = T0 + 0.5 * many + 0.25
     assert writer.purge(middle) == PURGE_ROWS + 1
@@ -103,9 +116,9 @@ def test_old_rows_are_deleted_in_portions(writer: HistoryWriter, path: Path) -> 
     assert writer.purge(middle) == 0
     with HistoryReader(path) as reader:
         assert reader.streams() == []
-    put(writer, heard(many))
+    put(writer, make_result(many))
     with HistoryReader(path) as reader:
-        assert reader.bounds("main") == (heard(many).time, heard(many).time)
+        assert reader.bounds("main") == (make_result(many).time, make_result(many).time)
 
 
 def test_health_is_written_when_it_changes_and_once_a_minute(
@@ -114,27 +127,51 @@ def test_health_is_written_when_it_changes_and_once_a_minute(
     for second in range(125):
         state = "ready" if second != 30 else "starting"
         put(writer, dataclasses.replace(health(stage=state), time=T0 + second))
-    with HistoryReader(path) as reader:
-        lines = list(reader.csv("health", "", T0 - 1.0, T0 + 1000.0))
-    times = [float(row[0]) - T0 for row in csv.reader(lines[1:])]
+    rows = exported(path, "health", "", T0 - 1.0, T0 + 1000.0)
+    times = [float(row["time"]) - T0 for row in rows]
     assert times == [0.0, 30.0, 31.0, 91.0]
 
 
+def exported(path: Path, table: str, stream: str, start: float, end: float) -> list[dict[str, str]]:
+    text = "".join(CsvExport(path, table, stream, start, end).text())
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_has_every_row_once_in_the_order_of_time(writer: HistoryWriter, path: Path) -> None:
+    runs = [make_result(seq, run="ab"[seq % 2]) for seq in range(3 * PAGE)]
+    put(writer, *(dataclasses.replace(one, time=T0 + one.seq // 7) for one in runs))
+    rows = exported(path, "result", "main", T0 - 1.0, T0 + 9999.0)
+    assert sorted(int(row["seq"]) for row in rows) == list(range(3 * PAGE))
+    times = [float(row["time"]) for row in rows]
+    assert times == sorted(times)
+
+
+def test_a_stopped_export_does_not_pin_the_log(writer: HistoryWriter, path: Path) -> None:
+    put(writer, *(make_result(seq) for seq in range(3 * PAGE)))
+    text = CsvExport(path, "result", "main", T0, T0 + 9999.0).text()
+    next(text)
+    next(text)
+    put(writer, *(make_result(seq) for seq in range(3 * PAGE, 4 * PAGE)))
+    busy, frames, done = writer._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert (busy, frames, done) == (0, 0, 0)  # the log is empty
+    text.close()  # type: ignore[attr-defined]
+
+
 def test_csv_has_all_columns(writer: HistoryWriter, path: Path) -> None:
-    formula = dataclasses.replace(heard(1), emotion="=cmd()")
-    put(writer, heard(0), formula, said(0))
-    with HistoryReader(path) as reader:
-        rows = list(csv.DictReader(reader.csv("result", "main", T0, T0 + 100.0)))
-        spoken = list(csv.DictReader(reader.csv("utterance", "main", T0 - 1.0, T0 + 100.0)))
+    formula = dataclasses.replace(make_result(1), emotion="=cmd()")
+    put(writer, make_result(0), formula, make_utterance(0))
+    rows = exported(path, "result", "main", T0, T0 + 100.0)
+    spoken = exported(path, "utterance", "main", T0 - 1.0, T0 + 100.0)
     assert [row["seq"] for row in rows] == ["0", "1"]
     assert json.loads(rows[0]["smoothed"]) == {"angry": 0.25, "sad": 0.75}
     assert rows[1]["emotion"] == "'=cmd()"  # no spreadsheet runs it
     assert float(rows[0]["rms_db"]) == -20.0
+    assert dt.datetime.fromisoformat(rows[0]["time_iso"]).timestamp() == float(rows[0]["time"])
     assert [row["emotion"] for row in spoken] == ["sad"]
 
 
 def test_only_the_owner_can_read_the_file(writer: HistoryWriter, path: Path) -> None:
-    put(writer, heard(0))
+    put(writer, make_result(0))
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
@@ -157,32 +194,168 @@ def test_a_file_that_is_not_a_history_is_refused_in_one_line(path: Path, kind: s
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
-class FullDisk:
-    """A writer whose disk is full."""
+class FakeWriter:
+    """A writer whose disk can be full or stalled."""
 
     def __init__(self) -> None:
-        self.full = True
+        self.full = False
+        self.stalled = threading.Event()
+        self.stalled.set()
+        self.refused = 0
         self.written: list[public.Public] = []
 
-    def write(self, messages: list[tuple[public.Public, float]]) -> None:
+    def in_place(self) -> bool:
+        return True
+
+    def write(self, messages: list[Entry]) -> None:
+        self.stalled.wait()
         if self.full:
             raise sqlite3.OperationalError("database or disk is full")
         self.written += [message for message, _ in messages]
 
+    def purge_clock(self, keep_s: float, wall: float, monotonic: float) -> PurgeClock:
+        return PurgeClock(keep_s, None, 0.0, wall, monotonic)
+
+    def save_purge_clock(self, clock: PurgeClock) -> None:
+        pass
+
     def purge(self, before: float) -> int:  # noqa: ARG002
         return 0
 
+    def close(self) -> None:
+        pass
+
+
+def thread_of(writer: FakeWriter, pending: PendingMessages) -> WriterThread:
+    return WriterThread(Path("x.sqlite"), 1.0, pending, writer)  # type: ignore[arg-type]
+
 
 def test_messages_wait_for_a_full_disk_and_drops_are_counted() -> None:
-    disk = FullDisk()
-    buffer = HistoryBuffer(disk, 1.0)  # type: ignore[arg-type]
+    disk, pending = FakeWriter(), PendingMessages()
+    disk.full = True
+    thread = thread_of(disk, pending)
     for seq in range(PENDING + 7):
-        buffer.take(heard(seq))
-    buffer.turn(0.0)
-    assert (disk.written, buffer.unwritten) == ([], 7)
+        pending.add(make_result(seq))
+    assert not thread.turn(0.0)
+    assert (disk.written, pending.dropped, len(pending)) == ([], 7, PENDING)
     disk.full = False
-    buffer.turn(0.5)
-    assert disk.written == []  # no retry before 2 s
-    buffer.turn(3.0)
-    assert len(disk.written) == PENDING
-    assert buffer.flush()
+    assert thread.turn(3.0)
+    assert [message.seq for message in disk.written] == list(range(7, PENDING + 7))  # type: ignore[union-attr]
+    assert (len(pending), pending.age_s()) == (0, 0.0)
+
+
+def test_a_stalled_disk_blocks_only_the_writer_thread() -> None:
+    disk, pending = FakeWriter(), PendingMessages()
+    thread = thread_of(disk, pending)
+    disk.stalled.clear()
+    pending.add(make_result(0))
+    thread.start()
+    wait_until(lambda: bool(pending._batch), "the write to start")
+    for seq in range(1, PENDING + 3):
+        pending.add(make_result(seq))  # never waits
+    assert (len(pending), pending.dropped) == (PENDING, 3)
+    disk.stalled.set()
+    thread.stop(10.0)
+    seqs = [message.seq for message in disk.written]  # type: ignore[union-attr]
+    assert seqs == [0, *range(4, PENDING + 3)]  # the batch in flight is never dropped
+
+
+def test_a_removed_file_is_opened_again(path: Path) -> None:
+    pending = PendingMessages()
+    thread = WriterThread(path, 1.0, pending, HistoryWriter(path))
+    kept = path.with_name("moved.sqlite")
+    for seq, action in enumerate(["none", "delete", "move", "wal"]):
+        if action == "delete":
+            for file in path.parent.iterdir():
+                file.unlink()
+        elif action == "move":
+            path.rename(kept)
+        elif action == "wal":
+            path.with_name(path.name + "-wal").unlink()
+        pending.add(dataclasses.replace(make_result(seq), time=time.time()))
+        assert thread.turn(0.0)
+        with HistoryReader(path) as reader:
+            rows = reader.windows("main", 0.0, time.time() + 9.0, 100)["rows"]
+        assert rows[-1][0] == seq
+    assert [row[0] for row in rows] == [2, 3]  # a lost log loses no row of the file
+    with HistoryReader(kept) as reader:
+        rows = reader.windows("main", 0.0, time.time() + 9.0, 100)["rows"]
+    assert [row[0] for row in rows] == [1]  # a moved file is complete
+
+
+def test_a_value_that_sqlite_cannot_store_is_counted_and_skipped(
+    writer: HistoryWriter, path: Path
+) -> None:
+    put(writer, dataclasses.replace(make_result(0), lost=1 << 63), make_result(1))
+    assert writer.refused == 1
+    with HistoryReader(path) as reader:
+        rows = reader.windows("main", T0, T0 + 100.0, 1000)["rows"]
+    assert [row[0] for row in rows] == [1]
+
+
+DAY_S = 86400.0
+KEEP_S = 14 * DAY_S
+
+
+def test_the_purge_clock_follows_the_wall_clock() -> None:
+    clock = PurgeClock(KEEP_S, None, 0.0, T0, 0.0)
+    assert clock.update(T0 + 60.0, 60.0) == T0 + 60.0
+    assert clock.update(T0 + 90.0, 120.0) == T0 + 90.0  # a lag deletes less
+    assert clock.update(T0 + 200.0, 180.0) == T0 + 200.0  # a small correction
+    assert not clock.holding
+
+
+@pytest.mark.parametrize("weeks", [1, 3, 500])
+def test_a_clock_that_jumps_ahead_deletes_nothing_early(weeks: int) -> None:
+    clock = PurgeClock(KEEP_S, None, 0.0, T0, 0.0)
+    lead = weeks * 7 * DAY_S
+    assert clock.update(T0 + lead + 60.0, 60.0) == T0 + 60.0
+    assert clock.holding
+    now = 60.0
+    while clock.holding and now < 2 * KEEP_S:
+        now += 3600.0
+        trusted = clock.update(T0 + lead + now, now)
+        assert trusted == T0 + now or now >= KEEP_S  # every row is old enough by then
+    assert clock.trusted == T0 + lead + now
+
+
+def test_a_jump_that_is_corrected_ends_the_hold() -> None:
+    clock = PurgeClock(KEEP_S, None, 0.0, T0, 0.0)
+    clock.update(T0 + 30 * DAY_S, 60.0)
+    assert clock.update(T0 + 120.0, 120.0) == T0 + 120.0
+    assert not clock.holding
+
+
+def test_the_hold_survives_a_restart(writer: HistoryWriter) -> None:
+    clock = writer.purge_clock(KEEP_S, T0, 0.0)
+    clock.update(T0 + 30 * DAY_S, 60.0)
+    writer.save_purge_clock(clock)
+    again = writer.purge_clock(KEEP_S, T0 + 30 * DAY_S + 60.0, 9.0)
+    assert (again.trusted, again.holding) == (T0 + 60.0, True)
+    off = writer.purge_clock(KEEP_S, T0 + 3 * DAY_S, 9.0)  # a box that was off for three days
+    assert (off.trusted, off.holding) == (T0 + 3 * DAY_S, False)
+
+
+def test_a_start_with_a_clock_far_ahead_keeps_an_older_file(
+    writer: HistoryWriter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(writer, *(make_result(seq) for seq in range(10)))
+    writer.close()
+    monkeypatch.setattr(time, "time", lambda: T0 + 40 * DAY_S)
+    thread = WriterThread(path, 14.0, PendingMessages(), HistoryWriter(path))
+    for turn in range(5):
+        assert thread.turn(1000.0 * turn)
+    with HistoryReader(path) as reader:
+        assert len(reader.windows("main", 0.0, T0 + 100.0, 1000)["rows"]) == 10
+
+
+def test_days_are_calendar_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        for day in (dt.datetime(2026, 3, 30, 12), dt.datetime(2026, 10, 26, 12)):
+            before = dt.datetime.fromtimestamp(days_before(day.timestamp(), 14.0))
+            assert before == day - dt.timedelta(days=14)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -9,7 +9,7 @@ import time
 from speech_emotion.common.client.results import Event, Freshness, Status
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.live_state import RECENT_ROWS, STREAMS, UTTERANCES, LiveState
-from tests.support.history import heard, said
+from tests.support.history import make_result, make_utterance
 from tests.support.live_page import INFO, live
 from tests.support.publisher import health, result
 
@@ -17,7 +17,7 @@ from tests.support.publisher import health, result
 def test_greeting_has_all_but_the_past() -> None:
     live_state = LiveState({"history": True})
     assert json.loads(live_state.greeting())["latest"] == []
-    for message in (INFO, live(4), live(5), said(5), health()):
+    for message in (INFO, live(4), live(5), make_utterance(5), health()):
         assert live_state.update(Event(message, False)) is not None
     live_state.update_statuses({"": Status(Freshness.DEGRADED, "why", 0.5)})
     hello = json.loads(live_state.greeting())
@@ -50,7 +50,7 @@ def test_memory_is_bounded_for_any_input() -> None:
     live_state = LiveState({})
     for seq in range(RECENT_ROWS + 50):
         live_state.update(Event(live(seq), False))
-        live_state.update(Event(said(seq), False))
+        live_state.update(Event(make_utterance(seq), False))
     recent = json.loads(live_state.recent("main"))
     assert len(recent["rows"]) == RECENT_ROWS
     assert len(recent["utterances"]) == UTTERANCES
@@ -65,7 +65,7 @@ def test_memory_is_bounded_for_any_input() -> None:
 
 def test_old_windows_are_dropped_and_another_model_clears_the_rows() -> None:
     live_state = LiveState({})
-    live_state.update(Event(dataclasses.replace(heard(0), time=time.time() - 301.0), False))
+    live_state.update(Event(dataclasses.replace(make_result(0), time=time.time() - 301.0), False))
     live_state.update(Event(live(1), False))
     assert [row[0] for row in json.loads(live_state.recent("main"))["rows"]] == [1]
     live_state.update(Event(live(2, smoothed={"calm": 0.5, "sad": 0.5}), False))

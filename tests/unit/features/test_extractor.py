@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
 from speech_emotion.common.bundle.manifest import load_bundle
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import EXIT_FAULT, UserError
+from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.wire import codec, internal
@@ -181,10 +182,12 @@ class Rig:
         self.hub = self.context.socket(zmq.ROUTER)
         self.hub.bind(hub)
         self.switch = Switch()
-        service = FeaturesService(
-            BOX, ANALYZERS, self.endpoint, connect(self.context, hub, "hub"), self.context
+        self.to_hub = connect(self.context, hub, "hub")
+        service = FeaturesService(BOX, ANALYZERS, self.endpoint, self.to_hub, self.context)
+        self.exit_codes: list[int] = []
+        self.thread = threading.Thread(
+            target=lambda: self.exit_codes.append(service.run(self.switch)), daemon=True
         )
-        self.thread = threading.Thread(target=service.run, args=(self.switch,), daemon=True)
         self.thread.start()
         self.capture = connect(self.context, self.endpoint, "features")
         self.infer = connect(self.context, self.endpoint, "features")
@@ -506,6 +509,42 @@ def test_a_malformed_message_is_only_counted(rig: Rig, demo: tuple[Samples, int]
     assert rig.health("features_rings_refused").counters["features_malformed"] == 6
     rig.tick()
     assert [window.seq for window in rig.take(1)] == [0]
+
+
+def remove(rig: Rig) -> None:
+    rig.ring.unlink()
+
+
+def replace(rig: Rig) -> None:
+    """Another file under the ring's name."""
+    rig.ring.unlink()
+    (FOLDER / rig.ring.name).write_bytes(b"\0" * 8192)
+
+
+@pytest.mark.parametrize("take_away", [remove, replace])
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_removed_ring_ends_the_stage_with_a_restartable_error(
+    rig: Rig,
+    demo: tuple[Samples, int],
+    caplog: pytest.LogCaptureFixture,
+    take_away: Callable[[Rig], None],
+    attached: bool,
+) -> None:
+    rig.writer.write(speech(demo, 1e9)[: GRID.end(1)])
+    assert not rig.ring.removed()
+    if attached:
+        rig.tick()
+        rig.want(0, 10)
+        rig.take(2)
+    take_away(rig)
+    assert rig.ring.removed()
+    assert rig.writer.removed()
+    rig.writer.write(speech(demo, 1e9)[: SPEC.hop])
+    rig.tick()
+    rig.want(0, 10)
+    rig.thread.join(20)
+    assert rig.exit_codes == [EXIT_FAULT]
+    assert "stream main: its ring was removed from /dev/shm" in caplog.text
 
 
 def test_a_new_run_starts_at_window_0(rig: Rig, demo: tuple[Samples, int]) -> None:

@@ -282,14 +282,24 @@ def test_a_stop_does_not_undo_a_failure() -> None:
     assert stage.state is ProcessState.FAILED
 
 
+def test_a_mistake_of_the_user_at_the_first_start_is_final_for_every_process() -> None:
+    stage = waiting(RestartPolicy(vital=False))
+    assert stage.act(0.0) is Action.START
+    stage.started(0.0)
+    died(stage, 0.1, 2)
+    assert stage.state is ProcessState.FAILED
+
+
 @pytest.mark.parametrize("code", [-9, 1, 2])
 def test_a_stage_that_is_not_vital_is_never_given_up(code: int) -> None:
     policy = RestartPolicy(quick_limit=2, vital=False, backoff=Backoff(limit_s=4.0))
     stage, now = waiting(policy), 0.0
-    for _ in range(30):
+    for start in range(30):
         while stage.act(now) is not Action.START:
             now += 0.5
         stage.started(now)
+        if start == 0:
+            stage.beat(now, ready=True)
         died(stage, now + 0.1, code)
         assert stage.state is ProcessState.WAITING
     assert stage.reason is not None

@@ -1,0 +1,36 @@
+"""`speech-emotion demo`: ends by itself without a terminal, and finds free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+
+from speech_emotion.commands.demo import PAGE_PORT, RESULTS_PORT
+from tests.support.pipelines import PATIENCE_S, ROOT
+
+
+def test_a_demo_whose_ports_are_in_use_finds_others_and_ends_with_what_comes_next() -> None:
+    with contextlib.ExitStack() as stack:
+        for port in (PAGE_PORT, RESULTS_PORT):
+            taken = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):  # in use already: as good
+                taken.bind(("127.0.0.1", port))
+                taken.listen()
+        done = subprocess.run(
+            [sys.executable, "-m", "speech_emotion", "demo", "--speed", "max"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "CI": "1"},
+            timeout=PATIENCE_S,
+            stdin=subprocess.DEVNULL,
+        )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stderr.splitlines()[:2]
+    assert first.startswith("The live page: http://127.0.0.1:")
+    assert not first.endswith(f":{PAGE_PORT}")
+    assert second.startswith(f"Port {RESULTS_PORT} is in use; results: tcp://127.0.0.1:")
+    assert "speech-emotion run --dashboard" in done.stderr
