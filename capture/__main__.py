@@ -7,6 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from speech_emotion.common.errors import printable
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
@@ -68,7 +69,7 @@ def list_devices() -> int:
 
     devices = input_devices()
     for device in devices:
-        print(f"{'*' if device.default else ' '} mic:{device.label}  {device}")
+        print(printable(f"{'*' if device.default else ' '} mic:{device.label}  {device}"))
     if not devices:
         print("no input device", file=sys.stderr)
     return 0 if devices else 1

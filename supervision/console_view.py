@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from speech_emotion.common.errors import printable
 from speech_emotion.common.wire.public import Health, Result, Utterance
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
@@ -100,7 +101,8 @@ class BackgroundView:
         self._thread.join(LEAVE_S)
 
     def write(self, line: str) -> None:
-        self._put(lambda: self._view.write(line))
+        printed = "\n".join(map(printable, line.split("\n")))
+        self._put(lambda: self._view.write(printed))
 
     def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
         messages = list(messages)
@@ -257,6 +259,11 @@ def _colour(label: str) -> str:
 
 
 def _problem(health: Health) -> str:
+    """The first fault as text; a reason can contain the name of a device."""
+    return printable(_first_fault(health))
+
+
+def _first_fault(health: Health) -> str:
     for stage in health.stages:
         if stage.state not in FINE_STAGES:
             return f"{stage.name} {stage.state}" + (f": {stage.reason}" if stage.reason else "")
