@@ -5,9 +5,11 @@ import { $, element, icon, setIcon, setText } from "./dom.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
+const naturalOrder = new Intl.Collator(undefined, { numeric: true }).compare; // main-2 before main-10
+
 /** Draw all tabs again; `choose` is called with the name of a stream. */
 export function drawTabs(choose) {
-  const names = [...state.streams.keys()];
+  const names = [...state.streams.keys()].sort(naturalOrder);
   $("streams").hidden = names.length < 2;
   $("streams").replaceChildren(
     ...names.map((name) => {
