@@ -7,6 +7,11 @@ publishes their state and the results.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import argparse
 import faulthandler
 import importlib
@@ -17,19 +22,20 @@ from pathlib import Path
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.config.load import load_config, to_toml
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
-from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
-from speech_emotion.common.linux.eventfd import Wakeup
+from speech_emotion.common.errors import EXIT_OK, UserError
+from speech_emotion.common.linux.entry import guarded
 from speech_emotion.common.linux.process_identity import restrict_file_access
 from speech_emotion.common.linux.runtime_dir import reclaim_runtime_dirs
 from speech_emotion.common.linux.scheduling import request_short_time_slices
 from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.security.exposure import DEFAULT_LISTEN
-from speech_emotion.common.stage.main import Parser, program
+from speech_emotion.common.stage.main import Parser, check_profile, program
 from speech_emotion.supervision.console_view import leave
 from speech_emotion.supervision.log_lines import LogLines
 from speech_emotion.supervision.pipeline import Pipeline
 from speech_emotion.supervision.process_table import FILES, STAGES
 from speech_emotion.supervision.resources import build, check
+from speech_emotion.supervision.signals import SignalRequests
 
 log = logging.getLogger("supervisor")
 
@@ -105,13 +111,14 @@ def profiles_of(pairs: list[str]) -> dict[str, str]:
     """Pairs STAGE=OUT as a table.
 
     Raises:
-        UserError: a stage is unknown, or a file is missing.
+        UserError: a stage is unknown, or a file cannot be written.
     """
     table = {}
     for pair in pairs:
         stage, _, out = pair.partition("=")
         if stage not in STAGES or not out:
             raise UserError(f"--profile {pair!r} must be STAGE=OUT; stages: {', '.join(STAGES)}")
+        check_profile(Path(out))
         table[stage] = out
     return table
 
@@ -129,20 +136,16 @@ def main() -> int:
         return EXIT_OK
     bundle = load_bundle(config.bundle)
     check(config, bundle)
-    wakeup = Wakeup()
-    lines = LogLines(wakeup.set)
+    signals = SignalRequests()
+    wake = signals.wakeup.set
+    lines = LogLines(wake)
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):
         log.info("removed %s, its process has ended", owner)
-    resources = build(config, bundle, profiles, write=lines.write, wake=wakeup.set)
-    return Pipeline(resources, lambda: configure(arguments).bundle, lines, wakeup).run()
+    resources = build(config, bundle, profiles, write=lines.write, wake=wake)
+    return Pipeline(resources, lambda: configure(arguments).bundle, lines, signals).run()
 
 
 if __name__ == "__main__":
     faulthandler.enable()
     request_short_time_slices()  # threads and stages inherit them
-    try:
-        code = main()
-    except UserError as error:
-        print(f"supervisor: {error}", file=sys.stderr)
-        code = EXIT_USER
-    leave(code)
+    leave(guarded("supervisor", main))

@@ -6,6 +6,11 @@ loopback requires a token in the environment variable SEP_DASHBOARD__TOKEN.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import argparse
 import asyncio
 import contextlib

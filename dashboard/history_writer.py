@@ -5,6 +5,11 @@ Under the supervisor this is the stage `history`. Started by hand it subscribes 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import argparse
 import contextlib
 import datetime as dt

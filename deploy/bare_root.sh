@@ -12,7 +12,7 @@ suite=${1:-}
 command=${2:-make demo}
 case $suite in
     bookworm | trixie) mirror=${MIRROR:-http://deb.debian.org/debian} ;;
-    noble) mirror=${MIRROR:-http://archive.ubuntu.com/ubuntu} ;;
+    noble) mirror=${MIRROR:-http://archive.ubuntu.com/ubuntu} ;; # needs ubuntu-keyring
     *)
         echo "bare_root: usage: deploy/bare_root.sh bookworm|trixie|noble [COMMAND]" >&2
         exit 2
@@ -32,7 +32,11 @@ if [ ! -e "$root/made" ]; then
     mkdir -p "$root"
     components=main
     [ "$suite" != noble ] || components=main,universe
-    debootstrap --variant=minbase --components="$components" "$suite" "$root" "$mirror" >/dev/null
+    # An older debootstrap knows no noble: all releases of Ubuntu have the same script.
+    script=/usr/share/debootstrap/scripts/$suite
+    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/jammy
+    debootstrap --variant=minbase --components="$components" "$suite" "$root" "$mirror" \
+        "$script" >/dev/null
     cp /etc/resolv.conf "$root/etc/resolv.conf"
     chroot "$root" sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends ca-certificates $packages" >/dev/null

@@ -1,5 +1,5 @@
 #!/bin/sh
-# sep COMMAND ...: the supervisor's commands (doctor, swap, keygen) as the service's user.
+# sep COMMAND ...: run doctor, swap or keygen as the service's user.
 set -eu
 [ $# -gt 0 ] || set -- --help
 if [ "$1" = doctor ]; then

@@ -28,7 +28,7 @@ rm -f "$root/etc/systemd/system/sep.service" "$root/etc/systemd/system/sep-infer
     "$root/usr/local/bin/sep"
 rm -rf "${root}/opt/sep"
 if [ "$purge" = yes ]; then
-    rm -rf "${root}/etc/sep"
+    rm -rf "${root}/etc/sep" "${root}/var/lib/sep"
 fi
 if [ -z "$root" ]; then
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
@@ -37,4 +37,4 @@ if [ -z "$root" ]; then
         userdel sep
     fi
 fi
-[ "$purge" = yes ] || echo "uninstall: /etc/sep stays; --purge removes it, too"
+[ "$purge" = yes ] || echo "uninstall: /etc/sep and /var/lib/sep stay; --purge removes them, too"

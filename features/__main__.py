@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import argparse
 from pathlib import Path
 

@@ -133,6 +133,12 @@ class AdaptiveGate:
         self._bins = slice(low, high + 1)
         self._scale = 2.0 / (frame * float(np.sum(np.square(self._taper, dtype=np.float64))))
         self._hop = spec.hop
+        # Frames of a window that the previous window has too, where their positions agree.
+        aligned = spec.hop % frame == 0
+        self._shared = max(0, self._frames - spec.hop // frame) if aligned else 0
+        self._shared_samples = np.zeros(self._shared * frame, np.float32)
+        self._shared_power = np.zeros(self._shared)
+        self._has_shared = False
         self._block = max(spec.hop, round(BLOCK_S * spec.sample_rate))
         self._blocks = math.ceil(FLOOR_S * spec.sample_rate / self._block)
         self._margin = spec.gate_margin_db
@@ -177,11 +183,24 @@ class AdaptiveGate:
 
     def _band_power(self, samples: Samples) -> NDArray[np.float64]:
         """Mean square of every frame inside the band; the last frame ends with the window."""
-        frames = samples[len(samples) - self._frames * self._frame :].reshape(-1, self._frame)
+        framed = samples[len(samples) - self._frames * self._frame :]
+        length = len(self._shared_samples)
+        known = self._shared if self._has_shared and self._continues(framed[:length]) else 0
+        frames = framed[known * self._frame :].reshape(-1, self._frame)
         spectrum = np.fft.rfft(frames * self._taper)[:, self._bins]
         squares = np.square(spectrum.real) + np.square(spectrum.imag)
         power: NDArray[np.float64] = self._scale * squares.sum(axis=1, dtype=np.float64)
+        if known:
+            power = np.concatenate([self._shared_power, power])
+        if self._shared:
+            self._shared_samples[...] = framed[len(framed) - length :]
+            self._shared_power[...] = power[self._frames - self._shared :]
+            self._has_shared = True
         return power
+
+    def _continues(self, samples: Samples) -> bool:
+        """Whether samples have the bits that the end of the previous window has."""
+        return bool(np.array_equal(samples.view(np.int32), self._shared_samples.view(np.int32)))
 
     def _floor(self, levels: NDArray[np.float64]) -> float:
         """Update and return the noise floor.

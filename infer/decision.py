@@ -72,7 +72,9 @@ class State:
 
     def to_map(self) -> dict[str, Any]:
         """The plain map that a checkpoint holds."""
-        return dataclasses.asdict(self)
+        # dataclasses.asdict would copy every value deeply. These values never change.
+        speaking = None if self.speaking is None else dict(vars(self.speaking))
+        return {**vars(self), "speaking": speaking}
 
     @classmethod
     def from_map(cls, table: dict[str, Any]) -> State:

@@ -20,6 +20,8 @@ from speech_emotion.infer.model import Model
 STREAM = "main"
 RUN = "offline"
 
+_encode = json.JSONEncoder(allow_nan=False).encode
+
 
 def results_of(
     recording: Recording,
@@ -63,7 +65,7 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
     for message in results_of(recording, bundle, extractors, model):
         if as_json:
             kind = {"utterance": True} if isinstance(message, public.Utterance) else {}
-            print(json.dumps({**public.to_json_map(message), **kind}, allow_nan=False))
+            print(_encode({**public.to_json_map(message), **kind}))
         else:
             print(_line(message))
     sys.stdout.flush()

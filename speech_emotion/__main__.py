@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import os
 import runpy
 import sys
 
 from speech_emotion import __version__
+from speech_emotion.common.errors import EXIT_OK, EXIT_USER
+from speech_emotion.common.linux.entry import guarded, prepare
 
-EXIT_USER = 2
 TRAIN_PACKAGES = ("keras", "tensorflow", "sklearn", "tqdm", "matplotlib")
 """What the extra `train` installs, by import name."""
 
@@ -52,14 +52,13 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the subcommand of the command line; its exit code."""
+    """Run the subcommand of the command line; returns its exit code."""
+    prepare()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print(usage())
-        return 0
+        return guarded("speech-emotion", lambda: _print(usage()))
     if name == "--version":
-        print(f"speech-emotion {__version__}")
-        return 0
+        return guarded("speech-emotion", lambda: _print(f"speech-emotion {__version__}"))
     command = COMMANDS.get(name)
     if command is None:
         print(f"speech-emotion: no command {name!r}; see speech-emotion --help", file=sys.stderr)
@@ -77,23 +76,13 @@ def main() -> int:
     if command.program:
         runpy.run_module(module, run_name="__main__")
         return 0
-    return run_command(name, module, words)
+    command_main = importlib.import_module(module).main
+    return guarded(f"speech-emotion {name}", lambda: int(command_main(words)))
 
 
-def run_command(name: str, module: str, words: list[str]) -> int:
-    """Call `main(words)` of a module; a user's mistake is one line and exit code 2."""
-    from speech_emotion.common.errors import UserError
-
-    try:
-        return int(importlib.import_module(module).main(words))
-    except UserError as error:
-        print(f"speech-emotion {name}: {error}", file=sys.stderr)
-        return EXIT_USER
-    except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the flush at exit must not fail as well
-        return 0
+def _print(text: str) -> int:
+    print(text)
+    return EXIT_OK
 
 
 def absent(packages: tuple[str, ...]) -> list[str]:

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from speech_emotion.common.errors import printable
+from speech_emotion.common.linux.entry import ERRORS
+from speech_emotion.common.safe_text import SafeText
 from speech_emotion.common.wire.public import Health, Result, Utterance
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
@@ -101,8 +102,8 @@ class BackgroundView:
         self._thread.join(LEAVE_S)
 
     def write(self, line: str) -> None:
-        printed = "\n".join(map(printable, line.split("\n")))
-        self._put(lambda: self._view.write(printed))
+        escaped = "\n".join(map(printable, line.split("\n")))
+        self._put(lambda: self._view.write(escaped))
 
     def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
         messages = list(messages)
@@ -166,7 +167,7 @@ class PlainView:
 
     def write(self, line: str) -> None:
         # Not through Python's buffer: a blocked thread would hold its lock until the end.
-        data = f"{line}\n".encode(errors="replace")
+        data = f"{line}\n".encode(sys.stderr.encoding, ERRORS)
         while data:
             data = data[os.write(sys.stderr.fileno(), data) :]
 
@@ -203,12 +204,12 @@ class LiveView:
         self._live.stop()
 
     def write(self, line: str) -> None:
-        self._console.print(Text(line, "bright_black"))
+        self._console.print(SafeText(line, "bright_black"))
 
     def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
         for message in messages:
             if isinstance(message, Utterance):
-                self._console.print(Text(utterance_line(message), _colour(message.emotion)))
+                self._console.print(SafeText(utterance_line(message), _colour(message.emotion)))
             else:
                 self._latest[message.stream] = message
         self._live.update(self._table(health), refresh=True)
@@ -221,17 +222,17 @@ class LiveView:
             confidence = (result.confidence if result else None) or 0.0
             level = FLOOR_DB if stream.level_db is None else max(FLOOR_DB, stream.level_db)
             table.add_row(
-                Text(stream.name, "bold"),
-                Text(f"{label:<10}", f"bold {_colour(label)}"),
+                SafeText(stream.name, "bold"),
+                SafeText(f"{label:<10}", f"bold {_colour(label)}"),
                 ProgressBar(1.0, confidence, width=20, complete_style=_colour(label)),
                 f"{confidence:4.0%}" if confidence else "    ",
                 ProgressBar(-FLOOR_DB, level - FLOOR_DB, width=12, complete_style="green"),
                 f"{level:5.0f} dBFS",
                 _lag(result),
-                Text("" if health.state == "ok" else _problem(health), "bold red"),
+                SafeText("" if health.state == "ok" else _problem(health), "bold red"),
             )
         if not health.streams:
-            table.add_row(Text(_problem(health) or health.state, "bright_black"))
+            table.add_row(SafeText(_problem(health) or health.state, "bright_black"))
         return table
 
 
@@ -259,11 +260,6 @@ def _colour(label: str) -> str:
 
 
 def _problem(health: Health) -> str:
-    """The first fault as text; a reason can contain the name of a device."""
-    return printable(_first_fault(health))
-
-
-def _first_fault(health: Health) -> str:
     for stage in health.stages:
         if stage.state not in FINE_STAGES:
             return f"{stage.name} {stage.state}" + (f": {stage.reason}" if stage.reason else "")

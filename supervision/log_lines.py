@@ -8,6 +8,7 @@ from collections.abc import Callable
 from logging.handlers import QueueHandler
 from typing import Any
 
+from speech_emotion.common.errors import printable
 from speech_emotion.common.stage.main import LOG_FORMAT
 from speech_emotion.supervision.console_view import BackgroundView
 
@@ -36,10 +37,11 @@ class LogLines:
         self._wake()
 
     def release(self, view: BackgroundView) -> None:
-        """Pass all lines to the view."""
+        """Pass all lines to the view; control characters in names from outside are escaped."""
         self.held = False
         while not self._lines.empty():
-            view.write(self._lines.get())
+            for line in self._lines.get().split("\n"):
+                view.write(printable(line))
 
 
 class _LineHandler(QueueHandler):

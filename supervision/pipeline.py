@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import select
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
-from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.supervision.bundle_swap import BundleSwap
 from speech_emotion.supervision.console_view import BackgroundView, make_view
@@ -47,11 +45,15 @@ class Pipeline:
         resources: what the pipeline owns; closed at the end of `run`.
         configured: returns the bundle that the configuration names now.
         lines: the log lines.
-        wakeup: wakes the loop; other threads set it.
+        signals: stops, reloads and wake-ups of the loop.
     """
 
     def __init__(
-        self, resources: Resources, configured: Callable[[], Path], lines: LogLines, wakeup: Wakeup
+        self,
+        resources: Resources,
+        configured: Callable[[], Path],
+        lines: LogLines,
+        signals: SignalRequests,
     ) -> None:
         self._resources = resources
         self._hub = resources.hub
@@ -59,12 +61,8 @@ class Pipeline:
         self._captures = [p for p in self._processes if p.kind.capture]
         self._swap = BundleSwap(resources, configured, lines.write)
         self._lines = lines
-        self._wakeup = wakeup
+        self._signals = signals
         self._notifier = SystemdNotifier()
-        self._signals = SignalRequests()
-        self._poll = select.poll()
-        for source in (self._wakeup, self._signals):
-            self._poll.register(source, select.POLLIN)
         self._began = time.monotonic()
         self._show_due = 0.0
         self._reloads = 0
@@ -193,7 +191,4 @@ class Pipeline:
     def _wait(self, view: BackgroundView) -> None:
         """Wait for the next turn."""
         idle = SHOW_S if view.live else TURN_S
-        limit = SWAP_TURN_S if self._swap.active else idle
-        if self._poll.poll(1000.0 * limit):
-            self._wakeup.clear()
-            self._signals.clear()
+        self._signals.wait(SWAP_TURN_S if self._swap.active else idle)

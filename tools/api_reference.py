@@ -114,8 +114,9 @@ def docstring(value: object) -> str:
     for line in (inspect.getdoc(value) or "").splitlines():
         if re.fullmatch(r"[A-Z]\w+:", line):
             lines.append(f"**{line.removesuffix(':')}**\n")
-        elif match := re.match(r"    (\*{0,2}\w+)( \([^)]*\))?: (.*)", line):
-            lines.append(f"- `{match[1]}`{match[2] or ''}: {match[3]}")
+        elif match := re.match(r"    (\*{0,2}\w+(?:, \w+)*)( \([^)]*\))?: (.*)", line):
+            names = match[1].replace(", ", "`, `")
+            lines.append(f"- `{names}`{match[2] or ''}: {match[3]}")
         elif line.startswith("        "):
             lines.append(f"  {line.strip()}")
         else:

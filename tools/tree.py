@@ -37,6 +37,7 @@ ROOMS = {
     "train": "The command `train`: fit, evaluate and convert models; not needed on the box.",
     "train/data": "Corpora, augmentation, splits, and the training set.",
     "train/model": "Network, fit, ensemble, teacher, export.",
+    "train/model/whisper": "Lower layers of Whisper's encoder as a Keras graph, with linear heads.",
     "train/evaluation": "Metrics, cross-validation, calibration, events, reports.",
     "train/bundle": "Convert a network to TFLite and write a bundle with its model card.",
     "models": "The shipped bundles.",

@@ -6,6 +6,11 @@ change what it records.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from speech_emotion.common.linux.entry import prepare
+
+    prepare()
+
 import json
 import logging
 from pathlib import Path

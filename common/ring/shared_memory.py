@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from multiprocessing import resource_tracker, shared_memory
@@ -36,17 +37,28 @@ class _RingFilter:
 _tracker_lock = threading.Lock()
 
 
+class _Segment(SharedMemory):
+    """A segment that stays mapped until the end of the process where a view of it still exists.
+
+    A view in the frame of an exception, for example, must not end the process with a traceback.
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):
+            super().close()
+
+
 def open_segment(name: str, size: int = 0) -> SharedMemory:
     """Attach a segment, or create one of `size` bytes, unknown to the resource tracker.
 
     The tracker of a process that only attached would unlink the segment when the process ends.
     """
     if sys.version_info >= (3, 13):
-        return SharedMemory(name, create=size > 0, size=size, track=False)
+        return _Segment(name, create=size > 0, size=size, track=False)
     with _tracker_lock:
         shared_memory.resource_tracker = _RingFilter  # type: ignore[attr-defined]
         try:
-            return SharedMemory(name, create=size > 0, size=size)
+            return _Segment(name, create=size > 0, size=size)
         finally:
             shared_memory.resource_tracker = resource_tracker  # type: ignore[attr-defined]
 

@@ -12,14 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from speech_emotion.common.errors import (
-    EXIT_DEVICE,
-    EXIT_FAULT,
-    EXIT_OK,
-    EXIT_USER,
-    DeviceError,
-    UserError,
-)
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_USER, UserError
+from speech_emotion.common.linux.entry import guarded
 from speech_emotion.common.linux.process_identity import restrict_file_access
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD, request_short_time_slices
 
@@ -71,34 +65,34 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     _set_title(f"sep {name}")
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     threading.excepthook = _exit_with_thread
-    profiler = None
-    if profile is not None:
-        import cProfile
+    mark = ERROR_LINE_MARK if "--supervised" in sys.argv else ""
+    sys.exit(guarded(name, lambda: _profiled(name, main, profile), mark))
 
-        profiler = cProfile.Profile()
-        profiler.enable()
+
+def check_profile(profile: Path) -> None:
+    """Raises UserError where a profile cannot be written."""
     try:
-        code = main()
-    except UserError as error:
-        _write_cause(f"{name}: {error}")
-        code = EXIT_USER
-    except DeviceError as error:
-        _write_cause(f"{name}: {error}")
-        code = EXIT_DEVICE
-    except (KeyboardInterrupt, BrokenPipeError):
-        code = EXIT_OK
+        profile.open("ab").close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--profile {profile}: cannot be written ({reason})") from None
+
+
+def _profiled(name: str, main: Callable[[], int], profile: Path | None) -> int:
+    if profile is None:
+        return main()
+    import cProfile
+
+    check_profile(profile)
+    profiler = cProfile.Profile()
+    try:
+        return profiler.runcall(main)
     finally:
-        if profiler is not None and profile is not None:
-            profiler.disable()
+        try:
             profiler.dump_stats(profile)
             print(f"{name}: profile written to {profile}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.exit(code)
-
-
-def _write_cause(reason: str) -> None:
-    supervised = "--supervised" in sys.argv
-    print(f"{ERROR_LINE_MARK if supervised else ''}{reason}", file=sys.stderr)
+        except OSError as error:
+            print(f"{name}: {profile}: cannot be written ({error.strerror})", file=sys.stderr)
 
 
 def _set_title(title: str) -> None:

@@ -32,7 +32,7 @@ export function drawPresent(stream, ended = false) {
 }
 
 function drawNoData(stream) {
-  $("emotion").dataset.kind = "quiet";
+  $("emotion").dataset.kind = "none";
   setText($("emotion").querySelector("span"), "no data");
   setIcon($("emotion"), "cross", "var(--bad)");
   setText($("confidence"), state.noData);

@@ -5,6 +5,7 @@ import { ROW } from "./charts.js";
 import { $, setIcon, setText } from "./dom.js";
 import { drawPresent } from "./present.js";
 import { chosenStream, now, state } from "./state.js";
+import { drawTab } from "./tabs.js";
 import * as words from "./words.js";
 
 let announced = "waiting";
@@ -38,9 +39,10 @@ export function drawStatus() {
   document.body.classList.toggle("old", old);
   state.noData = old && !ended ? advice(name, stage) : null;
   if (stream) drawPresent(stream, ended);
+  for (const one of state.streams.values()) drawTab(one);
   $("banner").hidden = !(reason && name !== "fresh");
   $("banner").dataset.state = name;
-  setText($("banner"), words.readable(reason));
+  setText($("banner"), words.sentence(reason));
   if (announced !== name) {
     if (announced !== "waiting" || name !== "fresh") announce(`${word}. ${words.readable(reason)}`);
     announced = name;

@@ -35,6 +35,7 @@ const REASONS = {
   non_speech: "it does not sound like speech",
 };
 export const readable = (word) => String(word ?? "").replaceAll("_", " ");
+export const sentence = (text) => readable(text).replace(/^[a-z]/, (letter) => letter.toUpperCase());
 export const reasonText = (reason) => REASONS[reason] ?? readable(reason);
 
 export const percent = (value) => `${Math.round(value * 100)} %`;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from speech_emotion.common.errors import printable
+
 
 class Level(enum.IntEnum):
     """Severity of a finding; the worst one is the exit code."""
@@ -33,7 +35,7 @@ class Finding:
         """The lines to print."""
         mark = {Level.WELL: "ok  ", Level.LOOK: "look", Level.BAD: "BAD "}[self.level]
         more = [f"{'':20}-> {self.advice}"] if self.advice else []
-        return [f"{mark}  {self.topic:<13} {self.text}", *more]
+        return [printable(line) for line in (f"{mark}  {self.topic:<13} {self.text}", *more)]
 
 
 def well(topic: str, text: str) -> Finding:

@@ -25,7 +25,7 @@ from speech_emotion.common.client.results import (
     NewerProtocolError,
     Results,
 )
-from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError, printable
 from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
@@ -83,7 +83,7 @@ def _follow(results: Results, line_of: Callable[[Event], str | None]) -> NoRetur
             _report(f"lost between the pipeline and this program: {total - lost} windows")
             lost = total
         if event is not None and (line := line_of(event)) is not None:
-            print(line, flush=True)
+            print(printable(line), flush=True)
         elif _stdout_closed():
             raise BrokenPipeError
 
@@ -96,7 +96,7 @@ def _stdout_closed() -> bool:
 
 
 def _report(line: str) -> None:
-    print(f"subscribe: {line}", file=sys.stderr, flush=True)
+    print(f"subscribe: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def _json_line(event: Event) -> str:
@@ -106,7 +106,8 @@ def _json_line(event: Event) -> str:
         **public.to_json_map(event.message),
         **({"replay": True} if event.replay else {}),
     }
-    return json.dumps(table, ensure_ascii=False, allow_nan=False)
+    line = json.dumps(table, ensure_ascii=False, allow_nan=False)
+    return line if line.isprintable() else json.dumps(table, allow_nan=False)
 
 
 def _line(event: Event, known: dict[str, public.Info]) -> str | None:

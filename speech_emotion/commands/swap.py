@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import load_bundle
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, printable
 from speech_emotion.supervision.control_socket import ask, running
 
 
@@ -37,5 +37,5 @@ def main(words: list[str]) -> int:
         )
     (control,) = sockets.values()
     outcome = ask(control, arguments.bundle.resolve())
-    print(outcome.text)
+    print(printable(outcome.text))
     return outcome.code

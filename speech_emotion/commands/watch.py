@@ -20,7 +20,6 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from speech_emotion.common.client.results import (
     DEFAULT_ENDPOINT,
@@ -30,6 +29,7 @@ from speech_emotion.common.client.results import (
     Status,
 )
 from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.safe_text import SafeText
 from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
@@ -92,18 +92,18 @@ class Screen:
         yield self._header()
         yield self._table(shown, statuses, rows, options.max_width)
         if len(shown) < len(names):
-            yield Text(f"  and {len(names) - len(shown)} more", "bright_black")
+            yield SafeText(f"  and {len(names) - len(shown)} more", "bright_black")
         for utterance in list(self._utterances)[len(self._utterances) - utterances :]:
-            yield Text(
+            yield SafeText(
                 f"  {_utterance_line(utterance)}", "bright_black", no_wrap=True, overflow="crop"
             )
         yield self._stages(health)
 
-    def _header(self) -> Text:
+    def _header(self) -> SafeText:
         status = self._results.status()
         mark, colour = MARKS[status.state]
         why = self._refusal or status.reason or ""
-        line = Text(no_wrap=True, overflow="ellipsis")
+        line = SafeText(no_wrap=True, overflow="ellipsis")
         line.append(f"{mark} {status.state.value}", f"bold {colour}")
         line.append(f"  {self._results.endpoint}", "bright_black")
         return line.append(f"  {why}", colour) if why else line
@@ -125,23 +125,24 @@ class Screen:
             confidence = result.confidence if result and not old else None
             level = result.rms_db if result and not old else FLOOR_DB
             problem = _problem(rows.get(name), status, result)
+            shade = "bright_black" if confidence is None else "cyan"
             table.add_row(
-                Text(mark, colour),
-                Text(name, "bold", no_wrap=True, overflow="ellipsis"),
-                Text(f"{label:<9}", "bright_black" if confidence is None else "cyan", no_wrap=True),
-                Text("" if confidence is None else f"{confidence:4.0%}", no_wrap=True),
+                SafeText(mark, colour),
+                SafeText(name, "bold", no_wrap=True, overflow="ellipsis"),
+                SafeText(f"{label:<9}", shade, no_wrap=True),
+                SafeText("" if confidence is None else f"{confidence:4.0%}", no_wrap=True),
                 ProgressBar(100, 100 * (confidence or 0.0), width=14) if wide else "",
                 ProgressBar(-FLOOR_DB, max(0.0, level - FLOOR_DB), width=12, complete_style="green")
                 if fair
                 else "",
-                Text(f"{level:4.0f} dB" if result and not old else "", no_wrap=True),
-                Text(_lag(result) if wide and not old else "", "bright_black", no_wrap=True),
-                Text(problem, colour if status.reason else "yellow", no_wrap=True),
+                SafeText(f"{level:4.0f} dB" if result and not old else "", no_wrap=True),
+                SafeText(_lag(result) if wide and not old else "", "bright_black", no_wrap=True),
+                SafeText(problem, colour if status.reason else "yellow", no_wrap=True),
             )
-        return table if names else Text("  no stream yet", "bright_black")
+        return table if names else SafeText("  no stream yet", "bright_black")
 
-    def _stages(self, health: public.Health | None) -> Text:
-        line = Text(no_wrap=True, overflow="ellipsis")
+    def _stages(self, health: public.Health | None) -> SafeText:
+        line = SafeText(no_wrap=True, overflow="ellipsis")
         if health is None:
             return line.append("  no health message yet", "bright_black")
         for stage in health.stages:

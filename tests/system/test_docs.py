@@ -288,3 +288,16 @@ def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages - set(re.findall(r"\]\(([A-Z_]+\.md)\)", index)) == set()
+
+
+def test_tests_and_files_that_pages_name_exist() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    missing_names = []
+    for page in PAGES:
+        for name in re.findall(r"`(test_\w+)`", page.read_text()):
+            if f"def {name}(" not in tests:
+                missing_names.append(f"{page.name}: {name}")
+        for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|toml|md))`", page.read_text()):
+            if not (ROOT / name).exists() and page.name != "MODEL_NOTEBOOK.md":
+                missing_names.append(f"{page.name}: {name}")
+    assert missing_names == []

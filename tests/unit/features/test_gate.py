@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.gate import colored, fan, gain, harmonics, opened
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.levels import rms_dbfs
-from speech_emotion.features.gate import State, make_gate, transition
+from speech_emotion.features.gate import AdaptiveGate, State, make_gate, transition
 
 Samples = NDArray[np.float32]
 
@@ -239,6 +239,34 @@ def test_hold(hold_s: float) -> None:
 )
 def test_transitions(before: State, active: bool, quiet: int, after: State) -> None:
     assert transition(before, active=active, quiet=quiet, hold=100) is after
+
+
+# Shared frames ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "window_s", "hop_s", "shared"),
+    [(16000, 1.0, 0.5, 25), (16000, 1.0, 0.1, 45), (8000, 1.03, 0.5, 26), (16000, 1.0, 0.33, 0)],
+)
+def test_frames_of_the_previous_window_are_reused_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, rate: int, window_s: float, hop_s: float, shared: int
+) -> None:
+    spec = FeatureSpec(sample_rate=rate, window_s=window_s, hop_s=hop_s, gate="adaptive")
+    samples = np.resize(np.concatenate(demo_clips()), 12 * spec.window).astype(np.float32)
+    samples[3 * spec.window : 4 * spec.window] = 0.0
+    transformed: list[int] = []
+    rfft = np.fft.rfft
+    monkeypatch.setattr(
+        np.fft, "rfft", lambda frames: (transformed.append(len(frames)), rfft(frames))[1]
+    )
+    gate = AdaptiveGate(spec)
+    # In order, then a jump, the same window twice, and back.
+    for k in [*range(9), 14, 15, 15, 3, 4]:
+        window = samples[k * spec.hop :][: spec.window]
+        power = gate._band_power(window)
+        assert power.tobytes() == AdaptiveGate(spec)._band_power(window).tobytes()
+    frames = spec.window // round(0.02 * rate)
+    assert transformed[2:18:2] == [frames - shared] * 8
 
 
 # Checkpoints ----------------------------------------------------------------------------
