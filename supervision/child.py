@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ from speech_emotion.common.stage.main import ERROR_LINE_MARK
 LINE_LIMIT = 2000
 LAST_LENGTH = 500
 """Longest part in characters of the last line that `last_line` returns."""
+ROUTINE_LINE = re.compile(r"\d\d:\d\d:\d\d (INFO|DEBUG) ")
+"""Log lines that are no cause of an end, see `LOG_FORMAT`."""
 
 
 class Child:
@@ -30,6 +33,9 @@ class Child:
         inherit: file descriptors that the child keeps open, under the same numbers.
         ended: called from another thread when the child has ended.
         hold: whether the child waits, ready to start, until `release()`.
+
+    Raises:
+        OSError, RuntimeError: the system has no descriptor, process or thread left.
     """
 
     def __init__(
@@ -58,7 +64,12 @@ class Child:
             process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError:  # too many threads
+            self._process.kill()
+            self._process.communicate()
+            raise
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(encode(job))
@@ -83,7 +94,7 @@ class Child:
         return self._process.poll()
 
     def last_line(self) -> str | None:
-        """The last line that a child wrote to stderr before it ended."""
+        """The last line that a child wrote to stderr before it ended; no routine log line."""
         self._reader.join(timeout=1.0)
         return self._last or None
 
@@ -101,7 +112,8 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    self._last = line.removeprefix(ERROR_LINE_MARK)[:LAST_LENGTH]
+                    if not ROUTINE_LINE.match(line):
+                        self._last = line.removeprefix(ERROR_LINE_MARK)[:LAST_LENGTH]
                     if not line.startswith(ERROR_LINE_MARK):
                         self._write(line)
         self._process.wait()

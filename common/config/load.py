@@ -32,6 +32,9 @@ from speech_emotion.common.config.model import (
 )
 from speech_emotion.common.errors import UserError
 
+HIDDEN = "****************"
+"""Stands for a secret; as long as the shortest token, so that the shown configuration is valid."""
+
 
 def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
     """The effective configuration.
@@ -64,6 +67,14 @@ def to_toml(config: Config) -> str:
     import tomli_w
 
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def without_secrets(config: Config) -> Config:
+    """The configuration to show, in which asterisks stand for every secret."""
+    if config.dashboard.token is None:
+        return config
+    hidden = config.dashboard.model_copy(update={"token": HIDDEN})
+    return config.model_copy(update={"dashboard": hidden})
 
 
 def _unknown(key: str) -> str:
