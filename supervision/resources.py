@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import os
 import secrets
@@ -23,6 +24,8 @@ from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
+from speech_emotion.common.linux.spool import is_pipe, spool
+from speech_emotion.common.linux.standard_input import check_standard_input
 from speech_emotion.common.ring.layout import FOLDER, HEADER_BYTES, SAMPLE_BYTES
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.security.exposure import listen_tcp
@@ -85,6 +88,10 @@ def check(config: Config, bundle: Bundle) -> None:
     if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
     check_ring_memory(config, bundle)
+    if any(stream.source.startswith("stdin:") for stream in config.stream):
+        check_standard_input()
+    if config.record is not None:
+        _check_writable(config.record)
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
@@ -151,13 +158,22 @@ def build(
         stack.callback(hub.stop)
         # The pipeline's own processes need neither keys nor a port.
         inside = config.model_copy(update={"results": inner})
-        plan = Plan(inside, bundle, names, f"ipc://{folder}/hub", folder, _user_stdin(config))
+        plan = Plan(
+            inside,
+            bundle,
+            names,
+            f"ipc://{folder}/hub",
+            folder,
+            stdin=_user_stdin(config),
+            stdin_format=_stdin_format(config, stack),
+            spooled=_spooled(config, stack),
+        )
         processes = [
             ManagedProcess(
                 planned,
                 time.monotonic(),
                 arguments=_arguments(planned, profiles),
-                inherit=_inherit(planned, plan.stdin),
+                inherit=_inherit(planned),
                 write=write,
                 wake=wake,
             )
@@ -219,10 +235,46 @@ def _user_stdin(config: Config) -> int:
     return os.dup(0) if any(s.source.startswith("stdin:") for s in config.stream) else 0
 
 
-def _inherit(planned: PlannedProcess, stdin: int) -> tuple[int, ...]:
+def _stdin_format(config: Config, stack: ExitStack) -> int | None:
+    """Descriptor of a file in memory that keeps the format of standard input over restarts."""
+    if not any(stream.source.startswith("stdin:") for stream in config.stream):
+        return None
+    descriptor = os.memfd_create("stdin format")
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _spooled(config: Config, stack: ExitStack) -> dict[str, int]:
+    """Read the pipes that `file:` sources name to their ends: source → descriptor."""
+    descriptors = {}
+    for source in {stream.source for stream in config.stream}:
+        kind, _, path = source.partition(":")
+        if kind == "file" and is_pipe(path):
+            descriptors[source] = spool(path)
+            stack.callback(os.close, descriptors[source])
+    return descriptors
+
+
+def _check_writable(folder: Path) -> None:
+    """Create the folder of the recordings. A full disk is no mistake of the user."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _inherit(planned: PlannedProcess) -> tuple[int, ...]:
+    """Descriptors that the job names: standard input, its format, the contents of pipes."""
     job = planned.job
-    reads_stdin = isinstance(job, CaptureJob) and job.streams[0].source.startswith("stdin:")
-    return (stdin,) if reads_stdin else ()
+    if not isinstance(job, CaptureJob):
+        return ()
+    descriptors = [stream.spooled for stream in job.streams]
+    if job.streams[0].source.startswith("stdin:"):
+        descriptors += [job.options.stdin, job.options.stdin_format]
+    return tuple({descriptor for descriptor in descriptors if descriptor is not None})
 
 
 def _arguments(planned: PlannedProcess, profiles: Mapping[str, str]) -> tuple[str, ...]:

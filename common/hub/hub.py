@@ -278,6 +278,9 @@ class Hub:
                 self._heartbeat(identity, message)
             case internal.Open():
                 self._open(identity, message)
+            case internal.Recorded():
+                if capture := self._captures.get(message.stream):
+                    self._send(capture, message)
             case internal.Hello():
                 self._listeners[message.stage] = identity
                 for name, stream in self._ledger.streams.items():
