@@ -206,10 +206,12 @@ def _rings(
 
 def _serve_metrics(config: Config, state: PipelineState, hub: Hub, stack: ExitStack) -> None:
     if config.metrics.port is not None:
-        from speech_emotion.supervision.prometheus import MetricsServer
+        from speech_emotion.supervision.metrics_server import MetricsServer
 
-        address, port = config.metrics.address, config.metrics.port
-        server = MetricsServer(address, port, lambda: state.health(hub.snapshot()))
+        metrics, port = config.metrics, config.metrics.port
+        server = MetricsServer(
+            metrics.address, port, lambda: state.health(hub.snapshot()), metrics.token
+        )
         stack.callback(server.close)
 
 
