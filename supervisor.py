@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import load_bundle
-from speech_emotion.common.config.load import load_config, to_toml
+from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.linux.descriptors import raise_descriptor_limit
@@ -126,6 +126,7 @@ def profiles_of(pairs: list[str]) -> dict[str, str]:
 
 def main() -> int:
     restrict_file_access()
+    raise_descriptor_limit()
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
         command = importlib.import_module(f"speech_emotion.commands.{sys.argv[1]}")
         return int(command.main(sys.argv[2:]))
@@ -133,9 +134,8 @@ def main() -> int:
     config = configure(arguments)
     profiles = profiles_of(arguments.profile)
     if arguments.print_config:
-        print(to_toml(config), end="")
+        print(to_toml(without_secrets(config)), end="")
         return EXIT_OK
-    raise_descriptor_limit()  # children inherit it
     bundle = load_bundle(config.bundle)
     check(config, bundle)
     signals = SignalRequests()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speech_emotion.capture.recording.reader import open_recording
+from speech_emotion.capture.recording.reader import RecordingFile, open_recording
 from speech_emotion.capture.samples import Samples, quantize, to_mono
 from speech_emotion.capture.sources.sound_file import SoundFile
 from speech_emotion.common.errors import UserError
@@ -22,7 +22,8 @@ class Recording:
     Attributes:
         samples: float32, (samples,), at the stream's rate.
         gaps: spans [a, b) of missing samples, which are zeros in `samples`.
-        damage: the error that ended the reading after `samples`; None: the file is complete.
+        damage: error that ended the recording; report it after the results of the samples before
+            it. None for a complete recording.
     """
 
     samples: Samples
@@ -37,14 +38,16 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Recordin
         channel: channel to take, from 0; None mixes all.
 
     Raises:
-        UserError: the file is missing, empty, no sound file, damaged at its first sample, or
-            lacks the channel; a folder is no recording or has another rate.
+        UserError: the file is missing, empty, without a readable sample, no sound file, or lacks
+            the channel; a folder is no recording or has another rate.
     """
+    file: SoundFile | RecordingFile
     gaps: list[list[int]] = []
     if Path(path).is_dir():
         recording = open_recording(Path(path), rate)
-        path, gaps = str(recording.audio), recording.gaps
-    file = SoundFile(path)
+        file, gaps = RecordingFile(recording), recording.gaps
+    else:
+        file = SoundFile(path)
     file.check_channel(channel)
     blocks: list[Samples] = []
     damage: UserError | None = None
@@ -52,8 +55,6 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Recordin
         while len(block := file.read(BLOCK_FRAMES)):
             blocks.append(to_mono(block, channel))
     except UserError as error:
-        if not blocks:
-            raise
         damage = error
     file.close()
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
@@ -62,4 +63,6 @@ def read_recording(path: str, rate: int, channel: int | None = None) -> Recordin
 
         resampler = soxr.ResampleStream(file.rate, rate, 1, dtype="float32")
         samples = resampler.resample_chunk(samples, last=True)
+    if not len(samples):
+        raise damage or UserError(f"{path}: holds no samples")
     return Recording(quantize(samples), gaps, damage)

@@ -43,7 +43,16 @@ def open_streams(
     files = []
     for job in jobs:
         blocks = itertools.repeat(options.block_frames) if options.block_frames else None
-        files.append(FileStream(job, stream_format, blocks, send, realtime=options.realtime))
+        files.append(
+            FileStream(
+                job,
+                stream_format,
+                blocks,
+                send,
+                realtime=options.realtime,
+                recorded=options.recorded,
+            )
+        )
     # All files share one clock for their blocks. Their starts are spread over one hop, as those
     # of devices are, so that their windows are not all complete at the same moment.
     now, hop_s = time.monotonic(), stream_format.hop_s

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speech_emotion.capture.mix_monitor import MixMonitor
 from speech_emotion.capture.samples import Samples, quantize, to_mono
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.levels import rms_dbfs
@@ -47,6 +48,10 @@ class StreamFormat:
         return self.grid.hop / self.rate
 
 
+class ResumeMismatchError(Exception):
+    """The samples of a resumed source differ from those that the ring holds."""
+
+
 class RingFeeder:
     """Feeds the ring of one stream. Not thread-safe: only the capture loop uses it.
 
@@ -58,10 +63,12 @@ class RingFeeder:
         channel: channel to take; None mixes all.
         skip: samples at the stream's rate to discard first, because an earlier process has
             written them.
+        written: the last of the samples to skip, as the ring holds them; None: do not compare.
 
     Attributes:
         ended: the source has ended; the ticks say so.
         level_db: RMS of the newest block in dBFS; None before the first.
+        mix: detects channels that cancel each other.
     """
 
     def __init__(
@@ -74,17 +81,21 @@ class RingFeeder:
         *,
         channel: int | None = None,
         skip: int = 0,
+        written: Samples | None = None,
     ) -> None:
         self.stream = stream
         self.ring = ring
         self.ended = False
         self.level_db: float | None = None
         self.skip = skip
+        self._expected = written
+        self._skipped: Samples = NO_SAMPLES
         self._format = stream_format
         self._send = send
         self._channel = channel
         self._source_rate = source_rate
         self._resampler = self._new_resampler()
+        self.mix = MixMonitor(source_rate)
         self._unix: float | None = None
         self._last_tick = 0.0
 
@@ -110,10 +121,16 @@ class RingFeeder:
         self.ring.set_anchor(index, monotonic, 0.0 if unix is None else unix)
 
     def feed(self, block: Samples) -> None:
-        """Write the next block of the source, (frames, channels) at the source's rate."""
+        """Write the next block of the source, (frames, channels) at the source's rate.
+
+        Raises:
+            ResumeMismatchError: the skipped samples differ from `written`; none was written.
+        """
         samples = to_mono(block, self._channel)
         if len(samples):
             self.level_db = rms_dbfs(samples)
+        if self._channel is None:
+            self.mix.add(block, samples)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples))
         self._write(quantize(samples))
@@ -158,6 +175,7 @@ class RingFeeder:
         if self.skip:
             skipped = min(self.skip, len(samples))
             self.skip -= skipped
+            self._compare(samples[:skipped])
             samples = samples[skipped:]
         if not len(samples):
             return
@@ -165,6 +183,16 @@ class RingFeeder:
         self.ring.write(samples)
         if self._format.grid.complete(self.position) > before:
             self.tick(now=True)
+
+    def _compare(self, skipped: Samples) -> None:
+        if self._expected is None:
+            return
+        wanted = len(self._expected)
+        self._skipped = np.concatenate([self._skipped, skipped])[-wanted:]
+        if not self.skip:
+            if not np.array_equal(self._skipped, self._expected):
+                raise ResumeMismatchError
+            self._expected, self._skipped = None, NO_SAMPLES
 
     def _tick(self) -> Tick:
         index, monotonic, _ = self.ring.anchor

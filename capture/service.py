@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import select
 import time
@@ -12,11 +13,11 @@ import zmq
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import POLL_S, Stream
 from speech_emotion.common.errors import DeviceError
-from speech_emotion.common.source_state import SourceState
+from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
-from speech_emotion.common.wire.sockets import connect, send
+from speech_emotion.common.wire.sockets import connect, drain, send
 
 log = logging.getLogger("capture")
 
@@ -131,9 +132,9 @@ class CaptureService:
             return False
         if deadline is not None and time.monotonic() > deadline:
             return True
-        if self._alone and not any(s.accepted for s in streams):
+        if self._alone and not any(s.ahead.accepted for s in streams):
             return True
-        return all(s.accepted is not None and s.accepted.ended for s in streams)
+        return all(s.ahead.accepted is not None and s.ahead.accepted.ended for s in streams)
 
     def _wait(self) -> None:
         # Read what has come, then wait on ZeroMQ's descriptor. At fifty turns per second,
@@ -145,21 +146,21 @@ class CaptureService:
         select.select([self._hub.FD, *wakeups], [], [], wait)
 
     def _receive(self) -> None:
-        for _ in range(100):
+        for frames in drain(self._hub):
             try:
-                frame = self._hub.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            try:
-                message = internal.decode(frame)
+                message = internal.decode(frames[0])
             except codec.ProtocolError as error:
                 self._heartbeat.counters["capture_malformed"] += 1
                 log.warning("refused a message: %s", error)
                 continue
-            if isinstance(message, internal.Accepted):
+            if isinstance(message, internal.Accepted | internal.Recorded):
                 stream = self._streams.get(message.stream)
-                if stream is not None and message.run == stream.feeder.ring.run:
-                    stream.accepted = message
+                if stream is None or message.run != stream.feeder.ring.run:
+                    continue
+                if isinstance(message, internal.Accepted):
+                    stream.ahead.accepted = message
+                else:
+                    stream.ahead.recorded = message
 
     def _send_tick(self, tick: internal.Tick) -> None:
         self._heartbeat.count += 1
@@ -175,7 +176,7 @@ class CaptureService:
         self._repeat_due = now + REPEAT_S
         for stream in self._streams.values():
             feeder = stream.feeder
-            if stream.accepted is None:
+            if stream.ahead.accepted is None:
                 opened = internal.Open(
                     stream=stream.job.name,
                     run=feeder.ring.run,
@@ -189,12 +190,12 @@ class CaptureService:
             feeder.tick(now=feeder.ended)
         if self._alone and now - self._began > HUB_WAIT_S and not self._hub_wait_logged:
             self._hub_wait_logged = True
-            if not any(s.accepted or s.feeder.position for s in self._streams.values()):
+            if not any(s.ahead.accepted or s.feeder.position for s in self._streams.values()):
                 log.warning("waiting for infer at %s", self._hub_endpoint)
 
     def _states_changed(self) -> bool:
         before = self._states
-        self._states = [stream.condition.state for stream in self._streams.values()]
+        self._states = [_condition(stream).state for stream in self._streams.values()]
         return self._states != before
 
     def _send_heartbeat(self, *, now: bool = False) -> None:
@@ -202,7 +203,7 @@ class CaptureService:
             return
         statuses = []
         for stream in self._streams.values():
-            gaps, condition = stream.feeder.ring.gaps(), stream.condition
+            gaps, condition = stream.feeder.ring.gaps(), _condition(stream)
             self._heartbeat.counters.update(
                 {name: n - self._heartbeat.counters[name] for name, n in stream.counters.items()}
             )
@@ -221,3 +222,13 @@ class CaptureService:
                 )
             )
         self._heartbeat.beat(statuses, now=True)
+
+
+def _condition(stream: Stream) -> Condition:
+    """State of a source; SILENT_INPUT where its channels cancel each other."""
+    condition, mix = stream.condition, stream.feeder.mix
+    if condition.state is SourceState.LIVE and mix.cancelled:
+        return dataclasses.replace(
+            condition, state=SourceState.SILENT_INPUT, reason=mix.reason, since=mix.since
+        )
+    return condition

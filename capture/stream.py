@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.ring_feeder import RingFeeder
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.source_state import Condition
 from speech_emotion.common.stage.jobs import SourceOptions as SourceOptions
 from speech_emotion.common.stage.jobs import StreamJob as StreamJob
-from speech_emotion.common.wire import internal
 
 POLL_S = 0.1
 """Longest time in seconds between two looks at a source that has nothing to do."""
@@ -19,13 +19,13 @@ class Stream(Protocol):
     """A source that feeds one ring.
 
     Attributes:
-        accepted: newest message of the hub about accepted results; None before the first.
+        ahead: how far the source may be read, with the newest messages of hub and recorder.
         error: damage that ended the source; the samples before it were fed.
     """
 
     job: StreamJob
     feeder: RingFeeder
-    accepted: internal.Accepted | None
+    ahead: ReadAhead
     error: UserError | None
 
     def due(self, now: float) -> float:

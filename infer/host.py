@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import ENDPOINT, check_stream
+from speech_emotion.common.config.user_path import UserPath
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.common.paths import DEFAULT_BUNDLE
@@ -40,7 +41,7 @@ class Box(BaseModel):
     name: str
     hub: str = Field(pattern=f"^{ENDPOINT}$")
     features: str = Field(pattern=f"^{ENDPOINT}$")
-    server: Path
+    server: UserPath
     """The box's .key file."""
 
 
@@ -49,9 +50,9 @@ class Boxes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    secret: Path
+    secret: UserPath
     """This host's .key_secret file."""
-    bundles: tuple[Path, ...] = Field((DEFAULT_BUNDLE,), min_length=1)
+    bundles: tuple[UserPath, ...] = Field((DEFAULT_BUNDLE,), min_length=1)
     """Bundles that boxes may request."""
     runtime: str = Field("auto", pattern="^(auto|litert|tflite)$")
     box: tuple[Box, ...] = Field(min_length=1, max_length=256)

@@ -59,6 +59,11 @@ class BundleSwap:
         """Take the bundle that the configuration names now, at the next turn without an attempt."""
         self._reload = True
 
+    def postpone(self, seconds: float) -> None:
+        """Extend the deadlines, because the supervisor itself did not run for some time."""
+        if self._attempt is not None:
+            self._attempt.postpone(seconds)
+
     def turn(self, now: float, *, ending: bool) -> None:
         """Take requests and do the next step of the attempt.
 
@@ -101,12 +106,16 @@ class BundleSwap:
                 return Swapped(EXIT_OK, f"{bundle.id} is already in use")
             check_grid(current, bundle)
             bundle = copy_bundle(bundle, copy)
+            processes = [p for p in self._resources.processes if p.kind.uses_bundle]
+            hub = self._resources.hub
+            self._attempt = SwapAttempt(processes, current, bundle, hub, self._use, self._write)
         except UserError as error:
             shutil.rmtree(copy, ignore_errors=True)
             return Swapped(EXIT_USER, str(error))
-        processes = [p for p in self._resources.processes if p.kind.uses_bundle]
-        hub = self._resources.hub
-        self._attempt = SwapAttempt(processes, current, bundle, hub, self._use, self._write)
+        except (OSError, RuntimeError) as error:  # too many descriptors, processes or threads
+            shutil.rmtree(copy, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error)
+            return Swapped(EXIT_FAULT, f"the new processes cannot be started ({reason})")
         return None
 
     def _use(self, bundle: Bundle) -> None:

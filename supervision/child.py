@@ -15,6 +15,7 @@ from speech_emotion.common.stage.jobs import Job, encode
 from speech_emotion.common.stage.main import ERROR_LINE_MARK
 
 LINE_LIMIT = 2000
+INFO = " INFO "
 LAST_LENGTH = 500
 """Longest part in characters of the last line that `last_line` returns."""
 
@@ -30,6 +31,9 @@ class Child:
         inherit: file descriptors that the child keeps open, under the same numbers.
         ended: called from another thread when the child has ended.
         hold: whether the child waits, ready to start, until `release()`.
+
+    Raises:
+        OSError, RuntimeError: the system has no descriptor, process or thread left.
     """
 
     def __init__(
@@ -58,7 +62,12 @@ class Child:
             process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name=f"{module} stderr", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError:  # too many threads
+            self._process.kill()
+            self._process.communicate()
+            raise
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(encode(job))
@@ -83,7 +92,7 @@ class Child:
         return self._process.poll()
 
     def last_line(self) -> str | None:
-        """The last line that a child wrote to stderr before it ended."""
+        """The last warning or error that a child wrote to stderr before it ended."""
         self._reader.join(timeout=1.0)
         return self._last or None
 
@@ -101,7 +110,10 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    self._last = line.removeprefix(ERROR_LINE_MARK)[:LAST_LENGTH]
+                    if (
+                        line.startswith(ERROR_LINE_MARK) or INFO not in line
+                    ):  # the news of a healthy process explains no end
+                        self._last = line.removeprefix(ERROR_LINE_MARK)[:LAST_LENGTH]
                     if not line.startswith(ERROR_LINE_MARK):
                         self._write(line)
         self._process.wait()

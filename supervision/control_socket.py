@@ -90,7 +90,9 @@ def ask(control: Path, bundle: Path) -> internal.Swapped:
         send(socket, internal.Swap(str(bundle)))
         deadline = time.monotonic() + ANSWER_S
         while not socket.poll(200):
-            if not control.exists():
+            # kill -9 leaves the socket's file.
+            owner = ProcessIdentity.parse(control.parent.name)
+            if not control.exists() or (owner is not None and not owner.alive()):
                 raise UserError(f"{control}: the pipeline has ended")
             if time.monotonic() > deadline:
                 raise UserError(f"{control}: no answer within {ANSWER_S:g} s")

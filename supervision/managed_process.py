@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 from speech_emotion.common.hub.observed import ReceivedHeartbeat
+from speech_emotion.common.linux.run_delay import RunDelay
 from speech_emotion.common.stage.jobs import CaptureJob
 from speech_emotion.common.wire.states import FINE_STAGES
 from speech_emotion.supervision.child import Child
@@ -13,6 +15,10 @@ from speech_emotion.supervision.process_table import PlannedProcess
 from speech_emotion.supervision.restart_policy import Action, ProcessLifecycle, ProcessState
 
 log = logging.getLogger("supervisor")
+
+SUSPICIOUS_S = 1.0
+"""Age of a heartbeat from which the supervisor measures how long the process waits for a
+processor; a heartbeat is due every 0.5 s."""
 
 
 class ManagedProcess:
@@ -50,6 +56,7 @@ class ManagedProcess:
         self._inherit = inherit
         self._write = write
         self._wake = wake
+        self._delays: tuple[RunDelay, ...] = ()
         self._last_reason: str | None = None
         self._repeats = 0
 
@@ -83,20 +90,39 @@ class ManagedProcess:
             if lifecycle.state is ProcessState.STARTING and lifecycle.restarts:
                 log.info("%s: ready again", self.name)
             lifecycle.beat(heartbeat.received, ready=heartbeat.heartbeat.state == "ready")
-        match lifecycle.act(now):
+        match lifecycle.act(now, self._starved_s(now)):
             case Action.START if may_start:
-                lifecycle.started(now)
-                self.child = self.spawn()
+                self._start(now)
             case Action.KILL:
                 assert child is not None
                 log.warning("%s: killed (%s)", self.name, lifecycle.reason)
                 child.kill()
 
-    def spawn(self) -> Child:
-        """Start its process."""
-        return Child(
-            self.kind.module, self.arguments, self.job, self._write, self._inherit, self._wake
-        )
+    def _start(self, now: float) -> None:
+        module, arguments = self.kind.module, self.arguments
+        try:
+            self.child = Child(module, arguments, self.job, self._write, self._inherit, self._wake)
+        except (OSError, RuntimeError) as error:  # too many descriptors, processes or threads
+            reason = getattr(error, "strerror", None) or str(error)
+            self.lifecycle.not_started(now, f"cannot be started ({reason})")
+            if self.lifecycle.state is ProcessState.WAITING:
+                self._log_restart(now)
+        else:
+            self.lifecycle.started(now)
+            self._delays = ()
+
+    def _starved_s(self, now: float) -> float:
+        """Time without a processor, of the process and of the supervisor that hears it."""
+        if self.child is None or self.lifecycle.silence_s(now) < SUSPICIOUS_S:
+            self._delays = ()
+            return 0.0
+        if not self._delays:
+            starting = self.lifecycle.state is ProcessState.STARTING
+            self._delays = (
+                RunDelay(self.child.pid, now, from_start=starting),
+                RunDelay(os.getpid(), now),
+            )
+        return sum(delay.seconds(now) for delay in self._delays)
 
     def stop(self) -> None:
         """Ask it to stop in an orderly way; from now on its end is expected."""

@@ -34,6 +34,10 @@ QUIET_START_S = 10.0
 of the user is then the only one."""
 CAPTURE_WAITS_S = 5.0
 """Longest time that capture waits for the recorder and the history writer to start."""
+ABSENCE_S = 1.0
+"""Time between two turns from which the supervisor itself did not run."""
+CHECK_S = 1.0
+"""Time between two checks for rings, sockets and bundles that another program removed."""
 HUB_TURN_S = 3.0
 """Greatest age of the last turn of a healthy hub."""
 
@@ -63,8 +67,11 @@ class Pipeline:
         self._lines = lines
         self._signals = signals
         self._notifier = SystemdNotifier()
-        self._began = time.monotonic()
+        self._began = self._turned = time.monotonic()
         self._show_due = 0.0
+        self._check_due = 0.0
+        self._end_due: float | None = None
+        self._removed: str | None = None
         self._reloads = 0
         self._failed: ManagedProcess | None = None
 
@@ -97,6 +104,7 @@ class Pipeline:
         return bool(
             self._signals.stops
             or self._failed
+            or self._removed
             or self._hub.failure
             or all(process.lifecycle.over for process in self._captures)
         )
@@ -105,13 +113,14 @@ class Pipeline:
         """Stop processes, and kill those that take longer than `limit` seconds."""
         for process in processes:
             process.stop()
-        deadline = time.monotonic() + limit
+        self._end_due = time.monotonic() + limit
         stops = self._signals.stops
         while any(process.child is not None for process in processes):
             # A pipeline that was never ready has nothing to end in an orderly way. A user who
             # repeats the stop does not want to wait.
             never_ready = self._failed is not None and self._lines.held
-            if never_ready or time.monotonic() > deadline or self._signals.stops > stops + 1:
+            late = time.monotonic() > self._end_due
+            if never_ready or late or self._signals.stops > stops + 1:
                 for process in processes:
                     process.kill()
             self._turn(view)
@@ -120,6 +129,13 @@ class Pipeline:
     def _verdict(self, view: BackgroundView) -> int:
         """Show the last results and the cause of the end; the exit code."""
         failed = self._failed
+        self._removed = self._removed or self._resources.removed()
+        if self._removed is not None:  # what a process says about its end is a consequence
+            self._release(view)
+            view.settle()
+            log.error("%s was removed by another program; start again", self._removed)
+            self._release(view)
+            return EXIT_FAULT
         mistake = failed is not None and failed.lifecycle.exit_code == EXIT_USER
         if not mistake or not self._lines.held:  # else no process was ready: no line is of use
             self._release(view)
@@ -138,7 +154,10 @@ class Pipeline:
     # One turn ---------------------------------------------------------------------------
 
     def _turn(self, view: BackgroundView) -> None:
-        now = time.monotonic()
+        now = self._account_for_absence()
+        if self._removed is None and now >= self._check_due and not self._swap.active:
+            self._check_due = now + CHECK_S
+            self._removed = self._resources.removed()
         if self._signals.reloads > self._reloads:
             self._reloads = self._signals.reloads
             self._swap.reload()
@@ -155,6 +174,26 @@ class Pipeline:
             self._hub.health_changed()
         self._show(view, now)
         self._notify(now)
+
+    def _account_for_absence(self) -> float:
+        """Extend all deadlines by a time in which the loop did not run; the time now.
+
+        Ctrl-Z, a debugger or a frozen container stops the supervisor: a heartbeat is old then
+        because it was not received, not because it was not sent.
+        """
+        now = time.monotonic()
+        if (absence := now - self._turned) > ABSENCE_S:
+            log.warning(
+                "the supervisor did not run for %.1f s; all deadlines are extended", absence
+            )
+            for process in self._processes:
+                process.lifecycle.postpone(absence)
+            self._swap.postpone(absence)
+            self._began += absence
+            if self._end_due is not None:
+                self._end_due += absence
+        self._turned = now
+        return now
 
     def _show(self, view: BackgroundView, now: float) -> None:
         started = all(process.fine for process in self._processes)

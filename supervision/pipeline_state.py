@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.hub.health import (
+    STALLED_S,
     pipeline_health,
     remote_health,
     stage_health,
@@ -49,7 +50,9 @@ class PipelineState:
             for process in self.processes
             for stream in process.streams
         }
-        return pipeline_health(snapshot, rows, expected)
+        spec = self.bundle.spec
+        slowest = spec.window_s + 3.0 * spec.hop / spec.sample_rate
+        return pipeline_health(snapshot, rows, expected, max(STALLED_S, slowest))
 
     def heartbeat_names(self) -> list[str]:
         """Names under which heartbeats arrive: every process and every standby process."""

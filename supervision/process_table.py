@@ -46,6 +46,8 @@ class Plan:
         hub: internal endpoint of the hub.
         folder: runtime folder of the sockets.
         stdin: file descriptor of the user's standard input.
+        stdin_format: descriptor of a file in which capture keeps the format of that input.
+        spooled: source → descriptor of a file with the content of the pipe that it names.
     """
 
     config: Config
@@ -54,6 +56,8 @@ class Plan:
     hub: str
     folder: Path
     stdin: int = 0
+    stdin_format: int | None = None
+    spooled: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def common(self, process: str, nice: int) -> dict[str, Any]:
         """The fields that every job has."""
@@ -185,7 +189,11 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     """One job for all files, and one for every device."""
     config, spec = plan.config, plan.bundle.spec
     options = SourceOptions(
-        realtime=config.speed == "realtime", stdin=plan.stdin, **config.capture.model_dump()
+        realtime=config.speed == "realtime",
+        recorded=config.record is not None,
+        stdin=plan.stdin,
+        stdin_format=plan.stdin_format,
+        **config.capture.model_dump(),
     )
     return {
         process: CaptureJob(
@@ -198,6 +206,7 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
                     ring=plan.rings[stream.name],
                     channel=stream.channel,
                     features=plan.features[stream.name],
+                    spooled=plan.spooled.get(stream.source),
                 )
                 for stream in streams
             ),
@@ -213,7 +222,14 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
 PROCESS_TABLE = (
     ProcessKind("features", "features", features_jobs, uses_bundle=True),
     ProcessKind("infer", "infer", infer_jobs, uses_bundle=True),
-    ProcessKind("record", "capture.recording.recorder", record_jobs, nice=5, before_capture=True),
+    ProcessKind(
+        "record",
+        "capture.recording.recorder",
+        record_jobs,
+        nice=5,
+        before_capture=True,
+        vital=False,
+    ),
     ProcessKind(
         "history",
         "dashboard.history_writer",

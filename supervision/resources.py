@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import importlib.util
 import os
 import secrets
@@ -12,18 +14,27 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import Bundle, copy_bundle
+from speech_emotion.common.bundle.manifest import (
+    MANIFEST,
+    REQUIRED_FILES,
+    Bundle,
+    copy_bundle,
+)
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
-from speech_emotion.common.ring.segment import create_ring
+from speech_emotion.common.linux.spool import is_pipe, spool
+from speech_emotion.common.linux.standard_input import check_standard_input
+from speech_emotion.common.ring.layout import FOLDER, HEADER_BYTES, SAMPLE_BYTES
+from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.security.exposure import listen_tcp
-from speech_emotion.common.stage.jobs import CaptureJob
-from speech_emotion.supervision.control_socket import ControlSocket
+from speech_emotion.common.stage.jobs import CaptureJob, FeaturesJob
+from speech_emotion.supervision.control_socket import CONTROL, ControlSocket
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.pipeline_state import PipelineState
 from speech_emotion.supervision.process_table import Plan, PlannedProcess, planned_processes
+from speech_emotion.supervision.restart_policy import ProcessState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +54,29 @@ class Resources:
     hub: Hub
     control: ControlSocket
     processes: list[ManagedProcess]
+    _rings: list[RingOwner]
+    _results: str
+    _inode: int
     _stack: ExitStack
+
+    def removed(self) -> str | None:
+        """What another program has removed, such as a cleaner of temporary files; None: nothing."""
+        for ring in self._rings:
+            if ring.removed():
+                return f"ring {FOLDER / ring.name}"
+        if inode_of(self.folder) != self._inode:
+            return f"runtime folder {self.folder}"
+        bundle = self.state.bundle.path
+        files = [bundle / name for name in (MANIFEST, *REQUIRED_FILES)]
+        endpoints = [f"ipc://{self.folder}/{name}" for name in ("hub", "results", CONTROL)]
+        for process in self.processes:
+            ready = process.lifecycle.state is ProcessState.READY
+            if ready and isinstance(process.job, FeaturesJob):
+                endpoints.append(process.job.bind)
+        for endpoint in (*endpoints, self._results):
+            if endpoint.startswith("ipc://"):
+                files.append(Path(endpoint.removeprefix("ipc://")))
+        return next((str(file) for file in files if inode_of(file) is None), None)
 
     def close(self) -> None:
         """Release everything, the newest first."""
@@ -54,10 +87,39 @@ def check(config: Config, bundle: Bundle) -> None:
     """Raises UserError where the pipeline cannot run with a configuration."""
     if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
+    check_ring_memory(config, bundle)
+    if any(stream.source.startswith("stdin:") for stream in config.stream):
+        check_standard_input()
+    if config.record is not None:
+        _check_writable(config.record)
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
         listen_tcp(config.dashboard.listen).close()
+
+
+def check_ring_memory(config: Config, bundle: Bundle) -> None:
+    """Raises UserError where the rings of all streams together do not fit into shared memory."""
+    samples = round(config.ring.seconds * bundle.spec.sample_rate)
+    needed = len(config.stream) * (HEADER_BYTES + SAMPLE_BYTES * samples)
+    with contextlib.suppress(OSError):  # `create_ring` reports a missing file system
+        space = os.statvfs(FOLDER)
+        free = space.f_bavail * space.f_frsize
+        if free < needed and space.f_blocks:  # a tmpfs without a limit has no blocks
+            mib = 2**20
+            raise UserError(
+                f"the rings of {len(config.stream)} streams of {config.ring.seconds:g} s need "
+                f"{needed / mib:.0f} MiB in {FOLDER}, {free / mib:.0f} MiB are free; "
+                "set a shorter ring.seconds or make shared memory larger"
+            )
+
+
+def inode_of(path: Path) -> int | None:
+    """The inode of a file; None where it does not exist. Other errors raise OSError."""
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def build(
@@ -89,19 +151,29 @@ def build(
         stack.callback(control.close)
         runs = {stream.name: secrets.token_hex(8) for stream in config.stream}
         rings = _rings(config, bundle, runs, stack)
+        names = {stream: ring.name for stream, ring in rings.items()}
         state = PipelineState(bundle, runs, remote_infer=config.infer_host.wanted is not None)
         hub = _hub(config, state, f"ipc://{folder}/hub", inner := f"ipc://{folder}/results")
         hub.stage_changed = wake
         stack.callback(hub.stop)
         # The pipeline's own processes need neither keys nor a port.
         inside = config.model_copy(update={"results": inner})
-        plan = Plan(inside, bundle, rings, f"ipc://{folder}/hub", folder, _user_stdin(config))
+        plan = Plan(
+            inside,
+            bundle,
+            names,
+            f"ipc://{folder}/hub",
+            folder,
+            stdin=_user_stdin(config),
+            stdin_format=_stdin_format(config, stack),
+            spooled=_spooled(config, stack),
+        )
         processes = [
             ManagedProcess(
                 planned,
                 time.monotonic(),
                 arguments=_arguments(planned, profiles),
-                inherit=_inherit(planned, plan.stdin),
+                inherit=_inherit(planned),
                 write=write,
                 wake=wake,
             )
@@ -113,19 +185,21 @@ def build(
     except BaseException:
         stack.close()
         raise
-    return Resources(folder, state, hub, control, processes, stack)
+    inode = folder.stat().st_ino
+    owners = list(rings.values())
+    return Resources(folder, state, hub, control, processes, owners, config.results, inode, stack)
 
 
 def _rings(
     config: Config, bundle: Bundle, runs: Mapping[str, str], stack: ExitStack
-) -> dict[str, str]:
-    """Create the rings: stream → name of its segment."""
+) -> dict[str, RingOwner]:
+    """Create the rings, by stream."""
     rate = bundle.spec.sample_rate
     capacity = round(config.ring.seconds * rate)
     return {
         stream: stack.enter_context(
             create_ring(stream, sample_rate=rate, capacity=capacity, run=run)
-        ).name
+        )
         for stream, run in runs.items()
     }
 
@@ -159,10 +233,46 @@ def _user_stdin(config: Config) -> int:
     return os.dup(0) if any(s.source.startswith("stdin:") for s in config.stream) else 0
 
 
-def _inherit(planned: PlannedProcess, stdin: int) -> tuple[int, ...]:
+def _stdin_format(config: Config, stack: ExitStack) -> int | None:
+    """Descriptor of a file in memory that keeps the format of standard input over restarts."""
+    if not any(stream.source.startswith("stdin:") for stream in config.stream):
+        return None
+    descriptor = os.memfd_create("stdin format")
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _spooled(config: Config, stack: ExitStack) -> dict[str, int]:
+    """Read the pipes that `file:` sources name to their ends: source → descriptor."""
+    descriptors = {}
+    for source in {stream.source for stream in config.stream}:
+        kind, _, path = source.partition(":")
+        if kind == "file" and is_pipe(path):
+            descriptors[source] = spool(path)
+            stack.callback(os.close, descriptors[source])
+    return descriptors
+
+
+def _check_writable(folder: Path) -> None:
+    """Create the folder of the recordings. A full disk is no mistake of the user."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _inherit(planned: PlannedProcess) -> tuple[int, ...]:
+    """Descriptors that the job names: standard input, its format, the contents of pipes."""
     job = planned.job
-    reads_stdin = isinstance(job, CaptureJob) and job.streams[0].source.startswith("stdin:")
-    return (stdin,) if reads_stdin else ()
+    if not isinstance(job, CaptureJob):
+        return ()
+    descriptors = [stream.spooled for stream in job.streams]
+    if job.streams[0].source.startswith("stdin:"):
+        descriptors += [job.options.stdin, job.options.stdin_format]
+    return tuple({descriptor for descriptor in descriptors if descriptor is not None})
 
 
 def _arguments(planned: PlannedProcess, profiles: Mapping[str, str]) -> tuple[str, ...]:

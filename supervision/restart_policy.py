@@ -14,7 +14,7 @@ import enum
 import random
 from collections.abc import Callable
 
-from speech_emotion.common.errors import EXIT_DEVICE, EXIT_OK, EXIT_USER
+from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
 
 
 class ProcessState(enum.Enum):
@@ -70,7 +70,9 @@ class RestartPolicy:
 
     Attributes:
         ready_within: longest start.
-        beat_within: greatest age of the newest heartbeat of a ready process.
+        beat_within: greatest age of the newest heartbeat of a ready process. Of this time and of
+            `ready_within`, the time in which a busy machine did not run the process is deducted.
+        patience: factor on `ready_within` and `beat_within` beyond which nothing is deducted.
         quick: a process that ends sooner than this after it became ready has ended quickly.
         backoff: delays before restarts.
         never_ready_limit: starts without ever being ready after which it is given up.
@@ -83,6 +85,7 @@ class RestartPolicy:
 
     ready_within: float = 30.0
     beat_within: float = 2.5
+    patience: float = 12.0
     quick: float = 5.0
     backoff: Backoff = BACKOFF
     never_ready_limit: int = 3
@@ -130,30 +133,55 @@ class ProcessLifecycle:
         """Seconds until the next start of a process that waits for one."""
         return max(0.0, self._due - now)
 
-    def act(self, now: float) -> Action | None:
-        """The next action, None where nothing is due."""
+    def silence_s(self, now: float) -> float:
+        """Time since the newest heartbeat, or since the start of a process that is not ready."""
+        if self.state is ProcessState.STARTING:
+            return now - self._since
+        return now - self._beat if self.state is ProcessState.READY else 0.0
+
+    def postpone(self, seconds: float) -> None:
+        """Extend all deadlines, because the supervisor itself did not run for some time."""
+        self._since += seconds
+        self._beat += seconds
+
+    def act(self, now: float, starved_s: float = 0.0) -> Action | None:
+        """The next action, None where nothing is due.
+
+        Args:
+            starved_s: time in which a busy machine did not run the process, since its newest
+                heartbeat or its start.
+        """
         if self.state is ProcessState.WAITING and now >= self._due:
             return Action.START
         if self._killing:
             return None
-        if self.state is ProcessState.STARTING and now - self._since > self._policy.ready_within:
-            return self._kill(f"not ready within {self._policy.ready_within:g} s")
-        if self.state is ProcessState.READY and now - self._beat > self._policy.beat_within:
-            return self._kill(f"no heartbeat for {now - self._beat:.1f} s")
-        return None
+        silence = self.silence_s(now)
+        starting = self.state is ProcessState.STARTING
+        limit = self._policy.ready_within if starting else self._policy.beat_within
+        if silence - starved_s <= limit and silence <= limit * self._policy.patience:
+            return None
+        return self._kill(
+            f"not ready within {silence:.0f} s" if starting else f"no heartbeat for {silence:.1f} s"
+        )
 
     def started(self, now: float) -> None:
         """The process was started."""
         self.state = ProcessState.STARTING
-        self._since = now
+        self._since = self._beat = now
         self._killing = False
         self._starts += 1
         if self._starts > 1:
             self.restarts += 1
 
+    def not_started(self, now: float, reason: str) -> None:
+        """The start of the process failed; it is tried again after a delay."""
+        self.started(now)
+        self.exited(now, EXIT_FAULT, None)
+        self.reason = reason
+
     def beat(self, now: float, *, ready: bool) -> None:
         """A heartbeat of the current process arrived at `now`."""
-        self._beat = now
+        self._beat = max(self._beat, now)
         if self.state is ProcessState.STARTING and ready:
             self.state = ProcessState.READY
             self._since = now

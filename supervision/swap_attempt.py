@@ -63,6 +63,9 @@ class SwapAttempt:
         old, new: the bundles, in folders that no other program changes.
         use: makes a bundle the one in use, in the supervisor and in the hub.
         write: takes the lines that the new processes write.
+
+    Raises:
+        OSError, RuntimeError: the system has no descriptor, process or thread left.
     """
 
     def __init__(
@@ -83,11 +86,15 @@ class SwapAttempt:
         self._accepted = 0
         self._positions: dict[str, int] = {}
         self._fresh: dict[str, Child] = {}
-        for process in processes:
-            job = _job_with(process.job, new, old, standby=standby_name(process.name))
-            self._fresh[process.name] = Child(
-                process.kind.module, process.arguments, job, write, hold=True
-            )
+        try:
+            for process in processes:
+                job = _job_with(process.job, new, old, standby=standby_name(process.name))
+                self._fresh[process.name] = Child(
+                    process.kind.module, process.arguments, job, write, hold=True
+                )
+        except (OSError, RuntimeError):
+            self.cancel()
+            raise
         log.info("%s: testing; %s stays in use", new.id, old.id)
 
     def holds(self, process: ManagedProcess) -> bool:
@@ -109,6 +116,10 @@ class SwapAttempt:
         for child in self._fresh.values():
             child.kill()
         self._forget_standby()
+
+    def postpone(self, seconds: float) -> None:
+        """Extend the deadline, because the supervisor itself did not run for some time."""
+        self._deadline += seconds
 
     def turn(self, now: float) -> internal.Swapped | None:
         """Do the next step; returns the outcome at the end."""

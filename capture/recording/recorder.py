@@ -1,7 +1,8 @@
 """The supervised `record` stage: writes the rings and the messages of all streams to disk.
 
-It is a plain reader of the rings and a plain subscriber, so that it can neither delay nor
-change what it records.
+It is a plain reader of the rings and a plain subscriber. A second thread writes, so that a disk
+that stalls stops neither the heartbeat nor the receipt of messages. At full speed the source waits
+for the recorder: `Recorded` gives it credit.
 """
 
 from __future__ import annotations
@@ -11,120 +12,92 @@ if __name__ == "__main__":
 
     prepare()
 
-import json
 import logging
-from pathlib import Path
-from typing import Any, TextIO
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import zmq
 
-from speech_emotion.capture.recording.reader import AUDIO, MESSAGES, TIMELINE
-from speech_emotion.capture.samples import FULL_SCALE, Samples
-from speech_emotion.common.errors import UserError
+from speech_emotion.capture.recording.stream_recorder import StreamRecorder
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import RecordJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
-from speech_emotion.common.wire import codec, public
-from speech_emotion.common.wire.sockets import configure, connect
+from speech_emotion.common.wire import codec, internal, public
+from speech_emotion.common.wire.sockets import configure, connect, drain, send
 
 log = logging.getLogger("record")
 
 POLL_MS = 100
-CHUNK = 1 << 14
-"""Samples that are read from the ring and written at once."""
 DRAIN_MS = 300
 """After a stop, recording ends when no message has come for this many milliseconds."""
+FINISH_S = 2.0
+"""Longest time in seconds that the end waits for a disk that stalls."""
+WRITE_S = 0.05
+"""Seconds between two writes of a stream without messages."""
+MAX_WAITING = 20_000
+"""Messages that wait for the writing thread; further ones are dropped and counted."""
+CREDIT_S = 0.2
+"""Seconds between two repetitions of an unchanged `Recorded`."""
+
+Recorded = public.Result | public.Utterance | public.Info
 
 
-class StreamRecorder:
-    """Writes the folder of one stream.
+class Writer:
+    """The thread that writes all recordings.
 
     Args:
-        folder: folder to create; where it exists, `folder.2`, `folder.3`, … is created instead.
-        ring: attached reader of the stream's ring.
-
-    Raises:
-        UserError: the folder cannot be written.
+        recorders: stream → its recorder. Only the thread uses them.
     """
 
-    def __init__(self, folder: Path, ring: RingReader) -> None:
-        import soundfile
+    def __init__(self, recorders: Mapping[str, StreamRecorder]) -> None:
+        self.recorders = recorders
+        self.dropped = 0
+        self._waiting: deque[Recorded] = deque()
+        self._news = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
+        self._thread.start()
 
-        self._ring = ring
-        self._written = 0
-        self._declared = 0
-        self._anchor = (0, 0.0, 0.0)
-        self._buffer: Samples = np.zeros(CHUNK, np.float32)
-        try:
-            folder = _first_unused(folder)
-            folder.mkdir(parents=True)
-            self._audio = soundfile.SoundFile(
-                folder / AUDIO, "w", ring.sample_rate, 1, subtype="PCM_24"
-            )
-            self._timeline: TextIO = (folder / TIMELINE).open("w")
-            self._messages: TextIO = (folder / MESSAGES).open("w")
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise UserError(f"{folder}: cannot be written ({error})") from None
-        _write_line(self._timeline, {"rate": ring.sample_rate, "run": ring.run})
-        log.warning("RECORDING sound and messages to %s", folder)
+    def put(self, message: Recorded) -> None:
+        """Hand over a message."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self._waiting.append(message)
+        self._news.set()
 
-    def message(self, message: public.Result | public.Utterance | public.Info) -> None:
-        """Write a published message, and after a result the samples up to its end."""
-        _write_line(self._messages, {"topic": message.topic, **public.to_json_map(message)})
-        if isinstance(message, public.Result):
-            self.advance(message.end)
+    def finish(self) -> bool:
+        """Write the rest and close the files; False if the disk stalls."""
+        self._stopping = True
+        self._news.set()
+        self._thread.join(FINISH_S)
+        return not self._thread.is_alive()
 
-    def advance(self, position: int) -> None:
-        """Write the samples below `position`, an announced absolute index."""
-        while self._written < position:
-            samples = self._buffer[: min(CHUNK, position - self._written)]
-            if not self._ring.read(self._written, samples, position):
-                # The ring has overwritten them: write silence and declare a gap.
-                samples[:] = 0.0
-                self._declare(self._written, self._written + len(samples))
-            steps = (samples * np.float32(FULL_SCALE)).astype(np.int32)
-            self._audio.write(steps << 8)
-            self._written += len(samples)
-        for start, end in self._ring.gaps():
-            if end <= self._written:
-                self._declare(start, end)
-        if self._ring.anchor != self._anchor:
-            self._anchor = self._ring.anchor
-            _write_line(self._timeline, {"anchor": self._anchor})
+    def _run(self) -> None:
+        while not self._stopping:
+            self._news.wait(WRITE_S)
+            self._news.clear()
+            self._write()
+        self._write()
+        for recorder in self.recorders.values():
+            recorder.finish()
 
-    def finish(self) -> None:
-        """Write the remaining samples of the ring and close the files."""
-        self.advance(self._ring.index)
-        self._ring.close()
-        for file in (self._audio, self._timeline, self._messages):
-            file.close()
-
-    def _declare(self, start: int, end: int) -> None:
-        start = max(start, self._declared)
-        if start < end:
-            self._declared = end
-            _write_line(self._timeline, {"gap": [start, end]})
-
-
-def _first_unused(folder: Path) -> Path:
-    """The folder, or the first of `folder.2`, `folder.3`, … that does not exist."""
-    number, unused = 1, folder
-    while unused.exists():
-        number += 1
-        unused = folder.with_name(f"{folder.name}.{number}")
-    return unused
-
-
-def _write_line(file: TextIO, table: dict[str, Any]) -> None:
-    print(json.dumps(table), file=file, flush=True)
+    def _write(self) -> None:
+        for _ in range(len(self._waiting)):
+            message = self._waiting.popleft()
+            self.recorders[message.stream].message(message)
+        for recorder in self.recorders.values():
+            recorder.turn(time.monotonic())
 
 
 def main(job: RecordJob) -> int:
-    """Record the streams of a job until the process is stopped."""
+    """Record the streams of a job until the process is stopped; return the exit code."""
     stop = StopRequest()
     context: zmq.Context[Any] = zmq.Context()
     hub = connect(context, job.hub, "hub")
@@ -134,37 +107,82 @@ def main(job: RecordJob) -> int:
     results.setsockopt(zmq.SUBSCRIBE, b"")
     results.connect(job.results)
     heartbeat = HeartbeatSender(job.stage, hub)
-    recorders = {
-        stream.name: StreamRecorder(job.folder / stream.name, RingReader.attach(stream.ring))
-        for stream in job.streams
-    }
+    rings = {stream.name: RingReader.attach(stream.ring) for stream in job.streams}
+    runs = {name: ring.run for name, ring in rings.items()}
+    writer = Writer({name: StreamRecorder(job.folder / name, ring) for name, ring in rings.items()})
+    credit = CreditSender(hub, writer.recorders, runs)
     heartbeat.state = "ready"
     heartbeat.beat(now=True)
     while not stop.requested:
-        if results.poll(POLL_MS):
-            _record_message(results, recorders, heartbeat)
+        _take(results, POLL_MS, writer, heartbeat)
+        credit.turn(time.monotonic())
+        _count_losses(heartbeat, writer)
         heartbeat.beat()
-    while results.poll(DRAIN_MS):
-        _record_message(results, recorders, heartbeat)
-    for recorder in recorders.values():
-        recorder.finish()
-    context.destroy(linger=0)
+    while _take(results, DRAIN_MS, writer, heartbeat):
+        credit.turn(time.monotonic())
+    if not writer.finish():
+        log.error("the disk does not answer: the end of the recording was not written")
+    _count_losses(heartbeat, writer)
+    heartbeat.beat(now=True)
+    context.destroy(linger=100)
     return 0
 
 
-def _record_message(
-    results: zmq.Socket[bytes], recorders: dict[str, StreamRecorder], heartbeat: HeartbeatSender
-) -> None:
-    try:
-        message, replay = public.decode_public(*results.recv_multipart()[:2])
-    except (codec.ProtocolError, TypeError):
-        heartbeat.counters["record_malformed"] += 1
-        return
-    if replay or not isinstance(message, public.Result | public.Utterance | public.Info):
-        return
-    if message.stream in recorders:
-        recorders[message.stream].message(message)
-        heartbeat.count += 1
+class CreditSender:
+    """Tells the hub how far each stream is recorded: at full speed its source waits for that."""
+
+    def __init__(
+        self,
+        hub: zmq.Socket[bytes],
+        recorders: Mapping[str, StreamRecorder],
+        runs: Mapping[str, str],
+    ) -> None:
+        self._hub = hub
+        self._recorders = recorders
+        self._runs = runs
+        self._sent: dict[str, int | None] = {}
+        self._due = 0.0
+
+    def turn(self, now: float) -> None:
+        """Send what has changed, and everything from time to time."""
+        repeat = now >= self._due
+        if repeat:
+            self._due = now + CREDIT_S
+        for name, recorder in self._recorders.items():
+            # A recorder that cannot write must not stop the source.
+            position = None if recorder.failing else recorder.position
+            if repeat or self._sent.get(name, -1) != position:
+                self._sent[name] = position
+                send(self._hub, internal.Recorded(name, self._runs[name], position))
+
+
+def _take(
+    results: zmq.Socket[bytes], wait_ms: int, writer: Writer, heartbeat: HeartbeatSender
+) -> bool:
+    """Hand the waiting messages to the writer; False if none came in time."""
+    if not results.poll(wait_ms):
+        return False
+    for frames in drain(results):
+        try:
+            message, replay = public.decode_public(*frames[:2])
+        except (codec.ProtocolError, TypeError):
+            heartbeat.counters["record_malformed"] += 1
+            continue
+        if not replay and isinstance(message, Recorded) and message.stream in writer.recorders:
+            writer.put(message)
+            heartbeat.count += 1
+    return True
+
+
+def _count_losses(heartbeat: HeartbeatSender, writer: Writer) -> None:
+    recorders = writer.recorders.values()
+    counts = {
+        "record_lost": sum(recorder.lost for recorder in recorders),
+        "record_messages_lost": writer.dropped + sum(r.lost_messages for r in recorders),
+    }
+    for name, count in counts.items():
+        if count:
+            heartbeat.counters[name] = count
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from speech_emotion.capture.recording.reader import open_recording
-from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
+from speech_emotion.capture.read_ahead import ReadAhead
+from speech_emotion.capture.recording.reader import RecordingFile, open_recording
+from speech_emotion.capture.ring_feeder import ResumeMismatchError, RingFeeder, StreamFormat
+from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.sources.resume import Start, starts, written_tail
 from speech_emotion.capture.sources.sound_file import SoundFile
 from speech_emotion.capture.stream import POLL_S, StreamJob
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.spool import descriptor_path
 from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
@@ -31,6 +35,8 @@ class FileStream:
     Args:
         blocks: sizes of the blocks in frames; None: 20 ms in real time, 100 ms at full speed.
         send: takes every tick.
+        realtime: real time, else full speed.
+        recorded: at full speed, wait for the recorder.
 
     Raises:
         UserError: the file or the recording cannot be read, or lacks the channel.
@@ -44,38 +50,94 @@ class FileStream:
         send: Callable[[internal.Tick], None],
         *,
         realtime: bool,
+        recorded: bool = False,
     ) -> None:
         self.job = job
-        self.accepted: internal.Accepted | None = None
         self.error: UserError | None = None
-        kind, _, path = job.source.partition(":")
         self._gaps: list[list[int]] = []
-        if kind == "replay":
-            recording = open_recording(Path(path), stream_format.rate)
-            path, self._gaps = str(recording.audio), recording.gaps
-        self._file = SoundFile(path)
+        self._file = self._open(stream_format)
         self._file.check_channel(job.channel)
-        self._hop = stream_format.grid.hop
         block_s = REALTIME_BLOCK_S if realtime else FULL_SPEED_BLOCK_S
         self._blocks = blocks or itertools.repeat(round(block_s * self._file.rate))
         self._realtime = realtime
         ring = RingWriter.attach(job.ring)
-        self._max_ahead = ring.capacity // 2
-        skip = ring.index
-        if skip and self._file.rate == stream_format.rate and self._file.seekable:
-            self._file.seek(skip)
-            skip = 0
-        self.feeder = RingFeeder(
-            job.name, ring, self._file.rate, stream_format, send, channel=job.channel, skip=skip
+        self.ahead = ReadAhead(
+            stream_format.grid.hop, ring.capacity // 2, recorder=recorded and not realtime
         )
+        self._ring, self._format, self._send = ring, stream_format, send
+        self.feeder = self._new_feeder(skip=0)
+        self._began = time.monotonic()
+        self._resume(ring.index)
         self._next = next(self._blocks)
-        self._fed = 0
-        # Samples that an earlier process has written are read at once, not in real time.
-        while self.feeder.skip and not self.feeder.ended:
-            self._feed(SKIP_FRAMES)
         self._fed = 0
         self._block_s = self._next / self._file.rate
         self.begin(time.monotonic(), 0.0)
+
+    def _open(self, stream_format: StreamFormat) -> SoundFile | RecordingFile:
+        kind, _, path = self.job.source.partition(":")
+        if kind == "replay":
+            recording = open_recording(Path(path), stream_format.rate)
+            self._gaps = recording.gaps
+            return RecordingFile(recording)
+        spooled = self.job.spooled
+        return SoundFile(path, None if spooled is None else descriptor_path(spooled))
+
+    def _new_feeder(self, skip: int, written: Samples | None = None) -> RingFeeder:
+        return RingFeeder(
+            self.job.name,
+            self._ring,
+            self._file.rate,
+            self._format,
+            self._send,
+            channel=self.job.channel,
+            skip=skip,
+            written=written,
+        )
+
+    def _resume(self, position: int) -> None:
+        """Continue after the samples that an earlier process has written, up to `position`."""
+        if not position:
+            return
+        file = self._file
+        if isinstance(file, RecordingFile) or (file.rate == self._format.rate and file.seekable):
+            file.seek(position)
+            return
+        written = written_tail(self._ring.name, self._format, position)
+        if written is not None:
+            for start in starts(file, self._format, position):
+                if self._resume_at(start, written):
+                    return
+        # Decode from the start. `turn` does it in blocks, so that heartbeats go on meanwhile.
+        file.close()
+        self._file = self._open(self._format)
+        self.feeder = self._new_feeder(skip=position)
+
+    def _resume_at(self, start: Start, written: Samples) -> bool:
+        """Seek and feed up to the ring's write index; False if the samples differ."""
+        assert isinstance(self._file, SoundFile)
+        feeder = self._new_feeder(start.skip, written)
+        try:
+            self._file.seek(start.frame)
+            discard = start.discard
+            while discard:
+                frames = len(self._file.read(min(discard, SKIP_FRAMES)))
+                if not frames:
+                    return False
+                discard -= frames
+            while feeder.skip:
+                block = self._file.read(self._frames_to_skip(feeder))
+                if not len(block):
+                    return False
+                feeder.feed(block)
+        except (ResumeMismatchError, UserError):
+            return False
+        self.feeder = feeder
+        return True
+
+    def _frames_to_skip(self, feeder: RingFeeder) -> int:
+        """Frames of the file that the samples to skip need, at most a block."""
+        frames = -(-feeder.skip * self._file.rate // self._format.rate)
+        return min(SKIP_FRAMES, frames)
 
     def begin(self, now: float, lead: float) -> None:
         """Set the moment of the next sample: `now` plus `lead`, rounded down to whole blocks.
@@ -98,21 +160,34 @@ class FileStream:
 
     @property
     def condition(self) -> Condition:
-        state = SourceState.ENDED if self.feeder.ended else SourceState.LIVE
-        return Condition(state, since=self._began)
+        if self.feeder.ended:
+            return Condition(SourceState.ENDED, since=self._began)
+        if self.feeder.skip:
+            reason = "decoding the file up to the sample at which the last process ended"
+            return Condition(SourceState.RECOVERING, reason, self._began)
+        return Condition(SourceState.LIVE, since=self._began)
 
     def due(self, now: float) -> float:
         if self.feeder.ended:
             return POLL_S
+        if self.feeder.skip:
+            return 0.0
         if self._realtime:
             # A block is due at the time of its last sample. Blocks that complete no window are
             # fed together: a wake-up costs more than the work.
             frames = max(self._next, self.feeder.frames_until_due())
             return self._began + (self._fed + frames) / self._file.rate - now
-        return 0.0 if self._has_credit() else POLL_S
+        return 0.0 if self._has_credit(now) else POLL_S
 
     def turn(self, now: float) -> None:
-        if not self._realtime and not self.feeder.ended and self._has_credit():
+        if self.feeder.skip:
+            if not self.feeder.ended:
+                self._feed(self._frames_to_skip(self.feeder))
+            if not self.feeder.skip:  # the file continues in real time from this moment
+                self._fed = 0
+                self.begin(time.monotonic(), 0.0)
+            return
+        if not self._realtime and not self.feeder.ended and self._has_credit(now):
             self._feed(self._next)
             self._next = next(self._blocks)
         while self._realtime and not self.feeder.ended and self._block_is_due(now):
@@ -127,12 +202,8 @@ class FileStream:
     def _block_is_due(self, now: float) -> bool:
         return self._began + (self._fed + self._next) / self._file.rate <= now
 
-    def _has_credit(self) -> bool:
-        # The ring's writer never waits. So at full speed the file waits: at most half a ring
-        # ahead of the last accepted result.
-        if self.accepted is None:
-            return False
-        return self.feeder.position < self.accepted.next * self._hop + self._max_ahead
+    def _has_credit(self, now: float) -> bool:
+        return self.ahead.allows(self.feeder.position, now)
 
     def _feed(self, frames: int) -> None:
         position = self.feeder.position
@@ -155,5 +226,7 @@ class FileStream:
         self._fed += len(block)
         if len(block):
             self.feeder.feed(block)
-        else:
-            self.finish()
+            return
+        self.finish()
+        if not self.feeder.position:
+            self.error = UserError(f"{self.job.source.partition(':')[2]}: holds no samples")

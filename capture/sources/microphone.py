@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.recording.wav_writer import WavWriter
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
 from speech_emotion.capture.samples import Samples
@@ -246,7 +247,7 @@ class LiveStream:
     def __init__(self, job: StreamJob, device: LiveDevice, feeder: RingFeeder) -> None:
         self.job = job
         self.feeder = feeder
-        self.accepted: internal.Accepted | None = None
+        self.ahead = ReadAhead(0, 0, recorder=False)  # a device never waits
         self.error: UserError | None = None
         self._device = device
 

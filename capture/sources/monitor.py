@@ -53,6 +53,7 @@ class SourceMonitor:
         rate: nominal sample rate of the device in Hz.
         block_s: seconds per block.
         restarted: whether an earlier process has recorded this source.
+        checks_rate: whether to compare the number of frames with the time.
 
     Attributes:
         state: present state.
@@ -61,12 +62,21 @@ class SourceMonitor:
         clipped: share of samples at full scale in about the last second.
     """
 
-    def __init__(self, now: float, rate: int, block_s: float, *, restarted: bool = False) -> None:
+    def __init__(
+        self,
+        now: float,
+        rate: int,
+        block_s: float,
+        *,
+        restarted: bool = False,
+        checks_rate: bool = True,
+    ) -> None:
         self.state = SourceState.RECOVERING if restarted else SourceState.STARTING
         self.since = now
         self.reason: str | None = None
         self.clipped = 0.0
         self._rate = rate
+        self._checks_rate = checks_rate
         self._quiet_limit_s = max(QUIET_S, QUIET_BLOCKS * block_s)
         self._last_block = now
         self._collected = _Range()
@@ -145,7 +155,7 @@ class SourceMonitor:
     def _check_rate(self, now: float) -> None:
         # Measured when a block arrives: between two blocks a part of one is always missing.
         span = now - self._span_began
-        if span < RATE_SPAN_S:
+        if not self._checks_rate or span < RATE_SPAN_S:
             return
         rate = self._span_frames / span
         self._span_began, self._span_frames = now, 0

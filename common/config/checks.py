@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from speech_emotion.common.errors import UserError
 
@@ -33,6 +34,20 @@ def check_source(source: str) -> str:
     if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
         return source
     raise UserError(f"source {source!r} is not known; allowed: {SOURCES}")
+
+
+def expand_path(path: Path) -> Path:
+    """A path with its leading `~` or `~USER` expanded; raises ValueError for an unknown user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: the home folder is unknown; write the whole path") from None
+
+
+def expand_source(source: str) -> str:
+    """A source with the `~` of `file:~/…` and `replay:~/…` expanded, which no shell expands."""
+    kind, _, path = source.partition(":")
+    return f"{kind}:{expand_path(Path(path))}" if path.startswith("~") else source
 
 
 def check_endpoint(endpoint: str) -> str:

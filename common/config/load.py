@@ -32,6 +32,9 @@ from speech_emotion.common.config.model import (
 )
 from speech_emotion.common.errors import UserError
 
+HIDDEN = "****************"
+"""Stands for a secret; as long as the shortest token, so that the shown configuration is valid."""
+
 
 def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
     """The effective configuration.
@@ -64,6 +67,17 @@ def to_toml(config: Config) -> str:
     import tomli_w
 
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def without_secrets(config: Config) -> Config:
+    """The configuration to show, in which asterisks stand for every secret."""
+    tables = {name: getattr(config, name) for name in ("dashboard", "metrics")}
+    hidden = {
+        name: table.model_copy(update={"token": HIDDEN})
+        for name, table in tables.items()
+        if table.token is not None
+    }
+    return config.model_copy(update=hidden)
 
 
 def _unknown(key: str) -> str:

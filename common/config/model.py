@@ -12,7 +12,14 @@ import pydantic_settings
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from speech_emotion.common.bundle.spec import read_toml
-from speech_emotion.common.config.checks import SOURCES, check_endpoint, check_source, check_stream
+from speech_emotion.common.config.checks import (
+    SOURCES,
+    check_endpoint,
+    check_source,
+    check_stream,
+    expand_source,
+)
+from speech_emotion.common.config.user_path import UserPath
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.security.curve import CurveServerKeys
@@ -79,11 +86,11 @@ class CaptureConfig(_Table):
 class CurveConfig(_Table):
     """[curve]"""
 
-    secret: Path | None = Field(
+    secret: UserPath | None = Field(
         default=None,
         description=".key_secret file of this machine; made by `speech-emotion keygen`",
     )
-    allowed: Path | None = Field(
+    allowed: UserPath | None = Field(
         default=None, description="folder with the .key files of the clients that may subscribe"
     )
     unprotected: bool = Field(
@@ -120,8 +127,8 @@ class InferHostConfig(_Table):
         description="endpoint that takes results of infer on another machine; unset: it runs here",
     )
     features: str | None = Field(default=None, description="endpoint that gives it features")
-    secret: Path | None = Field(default=None, description=".key_secret file of this machine")
-    allowed: Path | None = Field(
+    secret: UserPath | None = Field(default=None, description=".key_secret file of this machine")
+    allowed: UserPath | None = Field(
         default=None, description="folder with the .key files of infer hosts"
     )
 
@@ -213,7 +220,7 @@ class DashboardConfig(_Table):
 class HistoryConfig(_Table):
     """[history]"""
 
-    file: Path | None = Field(
+    file: UserPath | None = Field(
         default=None,
         description="SQLite file for results, utterances and health; unset: no history",
     )
@@ -235,7 +242,7 @@ class StreamConfig(_Table):
     )
 
     _name = field_validator("name")(lambda value: _checked(check_stream, value))
-    _source = field_validator("source")(lambda value: _checked(check_source, value))
+    _source = field_validator("source")(lambda value: expand_source(_checked(check_source, value)))
 
 
 class Config(pydantic_settings.BaseSettings):
@@ -245,7 +252,7 @@ class Config(pydantic_settings.BaseSettings):
         extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__"
     )
 
-    bundle: Path = Field(DEFAULT_BUNDLE, description="folder of the model bundle")
+    bundle: UserPath = Field(DEFAULT_BUNDLE, description="folder of the model bundle")
     runtime: Literal["auto", "litert", "tflite"] = Field(
         "auto", description="TFLite runtime; auto: the first one that is installed"
     )
@@ -253,7 +260,7 @@ class Config(pydantic_settings.BaseSettings):
     speed: Literal["realtime", "max"] = Field(
         "realtime", description="pace of file sources; max: as fast as results are accepted"
     )
-    record: Path | None = Field(
+    record: UserPath | None = Field(
         None, description="folder for recorded sound and messages; unset: no recording"
     )
     ring: RingConfig = RingConfig()

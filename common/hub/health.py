@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 
@@ -11,6 +12,8 @@ from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire import internal, public
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
+STALLED_S = 5.0
+"""Time in seconds without an accepted result at which a live stream is stalled."""
 AWAY_S = 3.0
 """Age in seconds of the last heartbeat at which a stage on another machine counts as away."""
 
@@ -115,8 +118,12 @@ def pipeline_health(
     snapshot: Snapshot,
     stages: list[public.StageHealth],
     expected: Mapping[str, tuple[str, str]] | None = None,
+    stalled_after: float = STALLED_S,
 ) -> public.Health:
     """The whole message; `ok` where every stage is ready and every source delivers sound.
+
+    A live stream without an accepted result for `stalled_after` seconds makes it `degraded`,
+    whatever the cause.
 
     Args:
         snapshot: of the hub.
@@ -126,13 +133,20 @@ def pipeline_health(
     """
     rows = {stage.name: stage for stage in stages}
     owners = {name: stage for name, (_, stage) in (expected or {}).items()}
+    stalled = stalled_streams(snapshot, time.monotonic(), stalled_after)
     runs = {**{name: run for name, (run, _) in (expected or {}).items()}, **snapshot.runs}
     streams = [
         stream_health(name, run, snapshot.sources.get(name), rows.get(owners.get(name, "")))
         for name, run in runs.items()
     ]
-    fine = all(stage.state in FINE_STAGES for stage in stages) and all(
-        stream.state in FINE_STREAMS for stream in streams
+    streams = [
+        dataclasses.replace(stream, reason=stream.reason or stalled.get(stream.name))
+        for stream in streams
+    ]
+    fine = (
+        not stalled
+        and all(stage.state in FINE_STAGES for stage in stages)
+        and all(stream.state in FINE_STREAMS for stream in streams)
     )
     # A stage that ran before and comes back is no start.
     starting = any(stage.state == "starting" and not stage.restarts for stage in stages) or any(
@@ -149,6 +163,20 @@ def pipeline_health(
         streams=streams,
         counters=counters,
     )
+
+
+def stalled_streams(snapshot: Snapshot, now: float, after: float) -> dict[str, str]:
+    """Live streams whose accepted results stand still, with the reason as a phrase."""
+    stalled = {}
+    for name, source in snapshot.sources.items():
+        if source.state != SourceState.LIVE.value or source.state_s < after:
+            continue
+        accepted = snapshot.accepted.get(name)
+        if accepted is None:
+            stalled[name] = "no result accepted yet"
+        elif now - accepted > after:
+            stalled[name] = f"no result accepted for {now - accepted:.0f} s"
+    return stalled
 
 
 def observe(snapshot: Snapshot) -> public.Health:

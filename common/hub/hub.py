@@ -331,6 +331,9 @@ class Hub:
                 self._heartbeat(identity, message)
             case internal.Open():
                 self._open(identity, message)
+            case internal.Recorded():
+                if capture := self._captures.get(message.stream):
+                    self._send(capture, message)
             case internal.Hello():
                 self._listeners[message.stage] = identity
                 for name, stream in self._ledger.streams.items():
@@ -374,6 +377,7 @@ class Hub:
             self._send(identity, stream.resume())
             return
         if verdict is Verdict.ACCEPTED:
+            self._observed.accepted(message.stream)
             for result in message.messages:
                 completed = _completed(result, message.captured)
                 self._unread.append(completed)

@@ -32,6 +32,7 @@ class Snapshot:
         sources: by stream, what its capture process last reported.
         counters: by name; a missing name counts 0.
         runs: id of the run of every open stream, by stream.
+        accepted: when the newest result was accepted (CLOCK_MONOTONIC, seconds), by stream.
         bundle: id of the bundle in force.
     """
 
@@ -39,6 +40,7 @@ class Snapshot:
     sources: Mapping[str, internal.SourceStatus]
     counters: Counter[str]
     runs: Mapping[str, str]
+    accepted: Mapping[str, float]
     bundle: str
 
 
@@ -55,6 +57,7 @@ class Observed:
         self._sources: dict[str, internal.SourceStatus] = {}
         self._counters: Counter[str] = Counter()
         self._runs: dict[str, str] = {}
+        self._accepted: dict[str, float] = {}
         self._bundle = bundle
 
     def snapshot(self) -> Snapshot:
@@ -65,6 +68,7 @@ class Observed:
                 dict(self._sources),
                 Counter(self._counters),
                 dict(self._runs),
+                dict(self._accepted),
                 self._bundle,
             )
 
@@ -104,6 +108,11 @@ class Observed:
         """Keep the run of a stream that was opened."""
         with self._lock:
             self._runs[stream] = run
+
+    def accepted(self, stream: str) -> None:
+        """Note that a result of a stream was accepted now."""
+        with self._lock:
+            self._accepted[stream] = time.monotonic()
 
     def use(self, bundle: str) -> None:
         """Keep the id of the bundle that is now in force."""

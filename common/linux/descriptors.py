@@ -1,21 +1,18 @@
-"""The limit of open descriptors of this process, which its children inherit."""
+"""The limit of open file descriptors."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 
-WANTED = 8192
-"""Descriptors of a supervisor: 256 connections each of two endpoints, sockets, pipes, and room
-for connections that arrive faster than they can be closed."""
+WANTED = 65536
+"""Descriptors that are enough for every bound on connections together with 256 streams."""
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the soft limit (1024 by default) to 8192, or to the hard limit if that is lower."""
+    """Raise the soft limit of this process and its children, as far as the hard limit permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return
-    limit = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
-    if soft < limit:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

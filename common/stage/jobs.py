@@ -43,6 +43,7 @@ class StreamJob:
         ring: name of the ring's segment.
         channel: the channel to use; None: the mean of all channels.
         features: endpoint of the stream's features process; empty: the one of `CaptureJob`.
+        spooled: descriptor of a file with the content of a pipe that `source` names.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StreamJob:
     ring: str
     channel: int | None = None
     features: str = ""
+    spooled: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,10 @@ class SourceOptions:
         wait_for_device: whether capture waits for a device that is absent at the start.
         record: sound file that receives the sound of a device.
         seconds: length of a recording of a device; None: until it is stopped.
+        recorded: whether a recorder runs; at full speed the sources wait for it.
         stdin: file descriptor that `stdin:…` reads from.
+        stdin_format: descriptor of a file that keeps the format found in the header of `stdin`
+            for the processes after this one; None: there are none.
         alone: whether capture runs without a hub that accepts results.
     """
 
@@ -76,7 +81,9 @@ class SourceOptions:
     wait_for_device: bool = False
     record: str | None = None
     seconds: float | None = None
+    recorded: bool = False
     stdin: int = 0
+    stdin_format: int | None = None
     alone: bool = False
 
     def device_block(self, rate: int) -> int:

@@ -84,7 +84,9 @@ def _profiled(name: str, main: Callable[[], int], profile: Path | None) -> int:
     import cProfile
 
     check_profile(profile)
-    profiler = cProfile.Profile()
+    # From Python 3.12 on, cProfile sees the return of a bound pybind11 method, but not its call,
+    # and then drops the row of the Python function that called it, `predict` for example.
+    profiler = cProfile.Profile(builtins=sys.version_info < (3, 12))
     try:
         return profiler.runcall(main)
     finally:

@@ -149,6 +149,18 @@ class Accepted(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Recorded(Message):
+    """record → hub → capture: samples below `position` are recorded; None: do not wait for it.
+
+    Repeated. A source at full speed stays at most half a ring ahead of it.
+    """
+
+    stream: str
+    run: str
+    position: int | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Resume(Message):
     """hub → infer: the next window of a stream, and the checkpoint to continue from.
 
@@ -237,7 +249,7 @@ class Swapped(Message):
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
-        *(Tick, Credit, SentUpTo, Window, Submit, Accepted),
+        *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, Swapped),
     )
 }

@@ -105,12 +105,17 @@ class Running:
     """A supervisor that was started with some flags, and a subscriber to it."""
 
     def __init__(
-        self, *flags: str, env: dict[str, str] | None = None, program: tuple[str, ...] = SUPERVISOR
+        self,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        program: tuple[str, ...] = SUPERVISOR,
+        stdin: int | None = None,
     ) -> None:
         self.endpoint = fresh_endpoint()
         self.subscriber = Subscriber(self.endpoint)
         self.process = subprocess.Popen(
             [sys.executable, *program, "--results", self.endpoint, *flags],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from speech_emotion.common.config.load import load_config, to_toml
+from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import UserError
 from tests.support.pipelines import ROOT
@@ -206,3 +206,38 @@ def test_the_reference_is_that_of_the_types() -> None:
 def test_the_example_is_a_configuration() -> None:
     config = load_config(ROOT / "examples" / "box.toml", {})
     assert [stream.name for stream in config.stream] == ["kitchen", "hall"]
+
+
+def test_a_shown_configuration_hides_the_secret_and_is_valid(tmp_path: Path) -> None:
+    config = load_config(None, {"dashboard": {"token": "hush-hush-hush-hush"}})
+    shown = to_toml(without_secrets(config))
+    assert "hush" not in shown
+    assert load_config(written(tmp_path, shown), {}).dashboard.token != config.dashboard.token
+    assert without_secrets(load_config(None, {})) == load_config(None, {})
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    path = written(
+        tmp_path,
+        "bundle = '~/b'\nrecord = '~/r'\n[history]\nfile = '~/h.sqlite'\n"
+        "[curve]\nsecret = '~/box.key_secret'\nallowed = '~/keys'\n"
+        "[[stream]]\nsource = 'file:~/talk.flac'",
+    )
+    config = load_config(path, {})
+    home = Path("/home/someone")
+    assert config.bundle == home / "b"
+    assert config.record == home / "r"
+    assert config.history.file == home / "h.sqlite"
+    assert (config.curve.secret, config.curve.allowed) == (home / "box.key_secret", home / "keys")
+    assert config.stream[0].source == "file:/home/someone/talk.flac"
+    unknown = written(tmp_path, "bundle = '~no-such-user-here/b'")
+    assert "home folder is unknown" in outcome(unknown, {})
+
+
+@pytest.mark.parametrize("table", ["dashboard", "metrics"])
+def test_every_token_is_hidden(table: str) -> None:
+    config = load_config(None, {table: {"token": "0123456789abcdef"}})
+    assert "0123456789abcdef" not in to_toml(without_secrets(config))
