@@ -136,7 +136,6 @@ def main() -> int:
     if arguments.print_config:
         print(to_toml(without_secrets(config)), end="")
         return EXIT_OK
-    raise_descriptor_limit()  # children inherit it
     bundle = load_bundle(config.bundle)
     check(config, bundle)
     signals = SignalRequests()

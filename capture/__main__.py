@@ -12,6 +12,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from speech_emotion.common.errors import printable
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
@@ -70,7 +71,6 @@ def latency(text: str) -> float | str:
 def list_devices() -> int:
     """Print one line per input device, the default one marked; return the exit code."""
     from speech_emotion.capture.sources.portaudio import input_devices
-    from speech_emotion.common.errors import printable
 
     devices = input_devices()
     for device in devices:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speech_emotion.capture import container
 from speech_emotion.capture.samples import Samples
-from speech_emotion.capture.sources import container
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux import spool
 
