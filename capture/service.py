@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import select
 import time
 from collections.abc import Callable
@@ -200,7 +201,8 @@ class CaptureService:
                 opened = internal.Open(
                     stream=stream.job.name,
                     run=feeder.ring.run,
-                    source=stream.job.source,
+                    # Messages are UTF-8; the name of a file need not be.
+                    source=os.fsencode(stream.job.source).decode("utf-8", "replace"),
                     rate=self._format.rate,
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,
