@@ -21,10 +21,11 @@ from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.ring.segment import owner_alive
 from speech_emotion.common.security.curve import CurveServerKeys
-from speech_emotion.common.security.zap import ZapAuthenticator, count_refused
+from speech_emotion.common.security.zap import ZapAuthenticator
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.connections import Connections
 from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
 from speech_emotion.features.extractor import ExtractorFactory, FeatureExtractor, Samples
 from speech_emotion.features.messages import WindowBuilder
@@ -112,6 +113,7 @@ class FeaturesService:
         bind(self._socket, endpoint, "features")
         self._endpoint = endpoint
         self._authenticator = ZapAuthenticator(context) if remote else None
+        self._connections = Connections(self._socket, tcp_only=True) if remote else None
         if remote is not None:
             watch_link(self._socket, remote[0])
             bind(
@@ -140,13 +142,19 @@ class FeaturesService:
                     self._due[name] = stream
             if self._authenticator is not None:
                 self._authenticator.turn()
-                count_refused(self._authenticator, self._heartbeat.counters)
+            if self._connections is not None:
+                self._connections.turn()
+                counters = self._heartbeat.counters
+                counters["connections_refused"] += self._connections.take_refused()
+                counters["connections_cut"] += self._connections.take_cut()
             if self._heartbeat.due() and self._lost_ring():
                 code = EXIT_FAULT
                 break
             self._heartbeat.beat()
         if self._authenticator is not None:
             self._authenticator.close()
+        if self._connections is not None:
+            self._connections.close()
         for stream in self._streams.values():
             stream.detach()
         self._socket.close()
@@ -169,7 +177,7 @@ class FeaturesService:
     # Messages received ------------------------------------------------------------------
 
     def _receive(self) -> None:
-        for frames in drain(self._socket):
+        for frames in (self._connections.drain if self._connections else drain)(self._socket):
             try:
                 if len(frames) != 2:
                     raise codec.ProtocolError(f"{len(frames)} frames instead of 2")

@@ -107,8 +107,10 @@ def alone(arguments: argparse.Namespace) -> int:
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.hub.health import observe, stream_info
     from speech_emotion.common.hub.hub import Hub
+    from speech_emotion.common.linux.descriptors import raise_descriptor_limit
     from speech_emotion.common.linux.runtime_dir import standalone_endpoint
 
+    raise_descriptor_limit()
     bundle = load_bundle(arguments.bundle)
     endpoint = arguments.hub or standalone_endpoint("hub")
     hub = Hub(

@@ -1,154 +1,153 @@
-"""The HTTP server of the metrics: few connections, short deadlines, a token beyond loopback."""
+"""The HTTP server of `/metrics`: few connections, short deadlines, known hosts or a token."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
-import socket
 import threading
-import time
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.exposure import split_listen
 from speech_emotion.common.wire.endpoint import is_loopback
 from speech_emotion.common.wire.public import Health
 from speech_emotion.supervision.prometheus import HealthCollector
 
-CONNECTIONS = 16
-"""Connections at the same time; further ones are closed."""
-CONNECTION_S = 10.0
-"""Longest life of a connection."""
-POLL_S = 0.5
+MAX_CONNECTIONS = 32
+"""Most connections at once; a further one is closed."""
+
+MAX_HEAD = 8192
+"""Longest request head in bytes."""
+
+DEADLINE_S = 10.0
+"""Longest time of a connection, from accept to the last byte of the answer, in seconds."""
+
+TEXT = "text/plain; charset=utf-8"
 
 
 class MetricsServer:
-    """Serves `/metrics` in its own threads until it is closed.
+    """Serves `/metrics` from a thread of its own until closed.
+
+    Without a token it answers only requests whose `Host` is this machine or `address`: a page of
+    another site in a browser could otherwise read it through its own DNS name. With a token, each
+    request needs `Authorization: Bearer TOKEN`.
 
     Args:
-        address, port: address to listen on; port 0 selects a free port.
-        health: returns the current `Health`; called from the server's threads.
-        token: secret that a client must send as `Authorization: Bearer TOKEN`; None: none.
+        address, port: where to listen; port 0 is any free one.
+        health: makes the current `Health`; called from the server's thread.
+        token: the access token.
+
+    Attributes:
+        port: the port it listens on.
 
     Raises:
-        UserError: the port is in use or not permitted.
+        UserError: the port is in use or may not be used.
     """
 
     def __init__(
         self, address: str, port: int, health: Callable[[], Health], token: str | None = None
     ) -> None:
-        registry = CollectorRegistry()
-        registry.register(HealthCollector(health))
+        self._address = address
+        self._token = token
+        self._registry = CollectorRegistry()
+        self._registry.register(HealthCollector(health))
+        self._connections = 0
+        self._loop = asyncio.new_event_loop()
         try:
-            self._server = _Server(address, port, registry, token)
+            self._server = self._loop.run_until_complete(
+                asyncio.start_server(self._serve, address, port, limit=MAX_HEAD)
+            )
         except OSError as error:
+            self._loop.close()
             raise UserError(
                 f"metrics at {address}:{port} cannot be served ({error.strerror}); "
                 "stop the other program or choose another metrics.port"
             ) from None
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(POLL_S,), name="metrics", daemon=True
-        )
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
-        self.port: int = self._server.server_port
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        """Close all connections and end the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._end_connections())
+        self._loop.close()
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+    async def _end_connections(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted transports close their sockets in the next turn
 
-    def __init__(
-        self, address: str, port: int, registry: CollectorRegistry, token: str | None
-    ) -> None:
-        self.address, self.registry, self.token = address, registry, token
-        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._began: dict[socket.socket, float] = {}
-        self._lock = threading.Lock()
-        super().__init__((address, port), _Handler)
-
-    def server_bind(self) -> None:
-        # As HTTPServer does, but without a reverse DNS lookup.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.address, self.server_address[1]
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            full = len(self._began) >= CONNECTIONS
-            if not full:
-                self._began[request] = time.monotonic()
-        if full:
-            super().shutdown_request(request)
-            return
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
         try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no thread left
-            self.shutdown_request(request)
+            if self._connections <= MAX_CONNECTIONS:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+                    await asyncio.wait_for(self._answer(reader, writer), DEADLINE_S)
+        finally:
+            self._connections -= 1
+            # Not close(): it would wait for a client that does not read.
+            writer.transport.abort()
 
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._began.pop(request, None)
-        super().shutdown_request(request)
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            status, kind, body = self._response(head.decode("latin-1"))
+        except asyncio.LimitOverrunError:
+            status, kind, body = "431 Request Header Fields Too Large", TEXT, b"too long\n"
+            head = b""
+        lines = [
+            f"HTTP/1.1 {status}",
+            f"Content-Type: {kind}",
+            f"Content-Length: {len(body)}",
+            "X-Content-Type-Options: nosniff",
+            "Connection: close",
+        ]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        if not head.startswith(b"HEAD "):
+            writer.write(body)
+        await writer.drain()
+        writer.write_eof()
+        while await reader.read(MAX_HEAD):  # the client has the answer when it closes
+            pass
 
-    def service_actions(self) -> None:
-        """Cut connections that are too old; called by `serve_forever` every `POLL_S`."""
-        oldest = time.monotonic() - CONNECTION_S
-        with self._lock:
-            late = [request for request, began in self._began.items() if began < oldest]
-        for request in late:
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
+    def _response(self, head: str) -> tuple[str, str, bytes]:
+        """Status, content type and body for a request head."""
+        first, *lines = head.split("\r\n")
+        method, _, rest = first.partition(" ")
+        path = rest.partition(" ")[0].partition("?")[0]
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
+        if method not in ("GET", "HEAD"):
+            return "405 Method Not Allowed", TEXT, b"use GET\n"
+        if (refusal := self._refusal(headers)) is not None:
+            return refusal
+        if path != "/metrics":
+            return "404 Not Found", TEXT, b"see /metrics\n"
+        encode, kind = choose_encoder(headers.get("accept", ""))
+        return "200 OK", kind, encode(self._registry)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no error."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = CONNECTION_S
-
-    def do_GET(self) -> None:
-        """Answer one request; every other method is refused by the base class."""
-        status, kind, body = self._answer()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        if status == 401:
-            self.send_header("WWW-Authenticate", "Bearer")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _answer(self) -> tuple[int, str, bytes]:
-        text, server = "text/plain; charset=utf-8", self.server
-        if server.token is not None:
-            given = self.headers.get("Authorization", "").encode("utf-8", "replace")
-            if not hmac.compare_digest(given, f"Bearer {server.token}".encode()):
-                return 401, text, b"this endpoint needs metrics.token\n"
-        elif not self._own_host():
-            return 403, text, b"the Host of the request is not the address of this endpoint\n"
-        if self.path.partition("?")[0] not in ("/metrics", "/"):
-            return 404, text, b"see /metrics\n"
-        encode, kind = choose_encoder(self.headers.get("Accept", ""))
-        return 200, kind, encode(server.registry)
-
-    def _own_host(self) -> bool:
-        """Whether a web page of another site, with a name that leads here, cannot be the client."""
-        host = self.headers.get("Host", "")
-        name = (
-            host[: host.rindex("]") + 1] if host.endswith("]") else host.rpartition(":")[0] or host
-        )
-        name = name.removeprefix("[").removesuffix("]")
-        return is_loopback(name) or name == self.server.address
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing: a port scan would fill the log."""
+    def _refusal(self, headers: Mapping[str, str]) -> tuple[str, str, bytes] | None:
+        if self._token is not None:
+            given = headers.get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+                return "401 Unauthorized", TEXT, b"needs: Authorization: Bearer metrics.token\n"
+            return None
+        host = headers.get("host", "").lower()
+        name = split_listen(host)[0] if ":" in host.rpartition("]")[2] else host.strip("[]")
+        if is_loopback(name) or name == self._address:
+            return None
+        return "403 Forbidden", TEXT, b"answers to localhost only; set metrics.token\n"

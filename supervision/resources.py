@@ -208,10 +208,8 @@ def _serve_metrics(config: Config, state: PipelineState, hub: Hub, stack: ExitSt
     if config.metrics.port is not None:
         from speech_emotion.supervision.metrics_server import MetricsServer
 
-        metrics, port = config.metrics, config.metrics.port
-        server = MetricsServer(
-            metrics.address, port, lambda: state.health(hub.snapshot()), metrics.token
-        )
+        address, port, token = config.metrics.address, config.metrics.port, config.metrics.token
+        server = MetricsServer(address, port, lambda: state.health(hub.snapshot()), token)
         stack.callback(server.close)
 
 

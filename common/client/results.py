@@ -27,7 +27,7 @@ from speech_emotion.common.wire import codec, public
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
-ENDPOINT = re.compile(r"tcp://[^\s/]+:(\d{1,5})|ipc://\S+")
+ENDPOINT = re.compile(r"tcp://[^\s/]+:(\d{1,5})|ipc://[^@\s]\S*")
 GONE_AFTER_S = 3.0
 """Seconds without any message after which the publisher counts as gone; `health` comes every
 second."""
@@ -243,6 +243,7 @@ class Results(Closing):
             match = ENDPOINT.fullmatch(self.endpoint)
             if match is None or int(match[1] or 0) > 65535:
                 raise zmq.ZMQError(zmq.EINVAL)
+            socket.setsockopt(zmq.IPV6, int(self.endpoint.startswith("tcp://[")))
             socket.connect(self.endpoint)
         except zmq.ZMQError as error:
             raise ValueError(

@@ -10,7 +10,7 @@ from speech_emotion.common.errors import UserError
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
 
 
-ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^\s]+)"
+ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^@\s]\S*)"
 
 
 SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"

@@ -162,7 +162,7 @@ class MetricsConfig(_Table):
     address: str = Field(default="127.0.0.1", description="address to listen on")
     token: str | None = Field(
         default=None,
-        description="secret that Prometheus sends as bearer token; required beyond loopback",
+        description="secret that Prometheus sends (`authorization`); required beyond loopback",
     )
 
     _token = field_validator("token")(lambda value: value and _checked(check_token, value))
@@ -171,8 +171,8 @@ class MetricsConfig(_Table):
     def _protected(self) -> MetricsConfig:
         if self.port is not None and self.token is None and not is_loopback(self.address):
             raise ValueError(
-                f"address {self.address} can be reached from other machines: set metrics.token, "
-                "or listen on 127.0.0.1"
+                f"{self.address} can be reached from other machines: set metrics.token, "
+                "or keep the address 127.0.0.1"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The results hub: a ROUTER socket for the stages, an XPUB socket for subscribers, one thread.
+"""The results hub: a ROUTER socket for the stages, two XPUB sockets for subscribers, one thread.
 
 It runs in the supervisor, or in infer where infer runs alone.
 """
@@ -19,11 +19,19 @@ import zmq
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.ledger import Ledger, StreamLedger, Verdict
 from speech_emotion.common.hub.observed import Observed, Snapshot
-from speech_emotion.common.hub.publisher import SUBSCRIBER_HIGH_WATER_MARK, Publisher
+from speech_emotion.common.hub.publisher import (
+    INNER_HIGH_WATER_MARK,
+    MAX_REQUEST,
+    REQUESTS_BUFFER,
+    REQUESTS_HIGH_WATER_MARK,
+    SUBSCRIBER_HIGH_WATER_MARK,
+    Publisher,
+)
 from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.security.curve import CurveServerKeys
 from speech_emotion.common.security.zap import ZapAuthenticator
 from speech_emotion.common.wire import codec, internal, public
+from speech_emotion.common.wire.connections import Connections
 from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
 
 log = logging.getLogger("hub")
@@ -37,8 +45,15 @@ MAX_UNREAD = 1000
 """Messages kept for `drain_results()`; older ones are dropped."""
 
 
+REPLAY_TURN_S = 0.1
+"""Interval in seconds of turns while a replay waits for its budget."""
+
+
 class Hub:
-    """Owns both sockets and the ledger; every public message goes out through its thread.
+    """Owns the sockets and the ledger; every public message goes out through its thread.
+
+    Other programs reach only the sockets of `results` and `remote`. The first has a ZeroMQ context
+    and an I/O thread of its own, so that what happens there does not delay the stages.
 
     Its own thread alone uses the sockets and the ledger. Other threads call the methods of the
     section "Called from other threads"; what they read comes from `Observed`, whose lock makes
@@ -96,50 +111,78 @@ class Hub:
         self._next_bundle: tuple[str, bool] | None = None
         self._stopping = False
         self._wakeup = Wakeup()
-        self._context = zmq.Context()
+        self._contexts: list[zmq.Context[Any]] = [zmq.Context(), zmq.Context()]
+        self._authenticators: list[ZapAuthenticator] = []
+        self._connections: list[Connections] = []
+        self._publishers: list[Publisher] = []
+        self._remote: Connections | None = None
         self._endpoints: list[str] = []
         try:
-            self._authenticator = ZapAuthenticator(self._context) if lock or remote else None
-            self._public = self._socket(zmq.XPUB)
-            if inner is not None:
-                self._bind(self._public, inner, "inner results")
-            self._bind(self._public, results, "results", lock, unprotected=unprotected)
-            self._stages = self._socket(zmq.ROUTER)
-            self._bind(self._stages, stages, "hub")
-            if remote is not None:
-                watch_link(self._stages, remote[0])
-                self._bind(self._stages, remote[0], "infer_host.hub", remote[1])
+            self._public = self._bind_public(results, lock, unprotected=unprotected)
+            self._inner = self._bind_inner(inner) if inner is not None else None
+            self._stages = self._bind_stages(stages, remote)
         except UserError:
-            self._context.destroy(linger=0)
-            self._remove_files()
+            self._close_all(0)
             raise
-        self._publisher = Publisher(self._public)
         self.endpoint: str = self._public.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
+    def _bind_public(
+        self, endpoint: str, lock: CurveServerKeys | None, *, unprotected: bool
+    ) -> zmq.Socket[bytes]:
+        context = self._contexts[0]
+        socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
         configure(socket)
         socket.setsockopt(zmq.SNDHWM, SUBSCRIBER_HIGH_WATER_MARK)
-        return socket
-
-    def _bind(
-        self,
-        socket: zmq.Socket[bytes],
-        endpoint: str,
-        name: str,
-        lock: CurveServerKeys | None = None,
-        *,
-        unprotected: bool = False,
-    ) -> None:
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)
+        socket.setsockopt(zmq.RCVHWM, REQUESTS_HIGH_WATER_MARK)
+        socket.setsockopt(zmq.RCVBUF, REQUESTS_BUFFER)
+        connections = self._watch(socket)
+        authenticator = self._authenticate(context) if lock else None
         bind(
-            socket,
-            endpoint,
-            name,
+            *(socket, endpoint, "results"),
             lock=lock,
-            authenticator=self._authenticator,
+            authenticator=authenticator,
             unprotected=unprotected,
         )
         self._endpoints.append(endpoint)
+        self._publishers.append(Publisher(socket, connections))
+        return socket
+
+    def _bind_inner(self, endpoint: str) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._contexts[1].socket(zmq.XPUB)
+        configure(socket)
+        socket.setsockopt(zmq.SNDHWM, INNER_HIGH_WATER_MARK)
+        bind(socket, endpoint, "inner results")
+        self._endpoints.append(endpoint)
+        self._publishers.append(Publisher(socket))
+        return socket
+
+    def _bind_stages(
+        self, endpoint: str, remote: tuple[str, CurveServerKeys] | None
+    ) -> zmq.Socket[bytes]:
+        context = self._contexts[1]
+        socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        configure(socket)
+        socket.setsockopt(zmq.SNDHWM, SUBSCRIBER_HIGH_WATER_MARK)
+        if remote is not None:
+            self._remote = self._watch(socket, tcp_only=True)
+        bind(socket, endpoint, "hub")
+        self._endpoints.append(endpoint)
+        if remote is not None:
+            authenticator = self._authenticate(context)
+            watch_link(socket, remote[0])
+            bind(
+                *(socket, remote[0], "infer_host.hub"), lock=remote[1], authenticator=authenticator
+            )
+        return socket
+
+    def _watch(self, socket: zmq.Socket[bytes], *, tcp_only: bool = False) -> Connections:
+        self._connections.append(Connections(socket, tcp_only=tcp_only))
+        return self._connections[-1]
+
+    def _authenticate(self, context: zmq.Context[Any]) -> ZapAuthenticator:
+        self._authenticators.append(ZapAuthenticator(context))
+        return self._authenticators[-1]
 
     def expect(self, stages: Iterable[str], runs: Mapping[str, str]) -> None:
         """Accept only these stages, and only these streams with these runs. Before `start()`."""
@@ -189,38 +232,40 @@ class Hub:
         self._wakeup.set()
         if self.alive:
             self._thread.join(timeout=5)
-        elif not self._context.closed:
-            self._close()  # the thread was never started
+        elif not self._contexts[0].closed:
+            self._close_all(0)  # the thread was never started, or has closed everything
 
     # The thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             poller = zmq.Poller()
-            poller.register(self._public, zmq.POLLIN)
-            poller.register(self._stages, zmq.POLLIN)
-            poller.register(self._wakeup, zmq.POLLIN)
-            for socket in self._authenticator.sockets if self._authenticator else []:
-                poller.register(socket, zmq.POLLIN)
+            for readable in (*self._sockets(), self._wakeup):
+                poller.register(readable, zmq.POLLIN)
             while not self._stopping:
-                until_health = max(0.0, self._health_due - time.monotonic())
-                self._turn(dict(poller.poll(math.ceil(1000.0 * until_health))))
+                wait = max(0.0, self._health_due - time.monotonic())
+                if any(publisher.pending for publisher in self._publishers):
+                    wait = min(wait, REPLAY_TURN_S)
+                self._turn(dict(poller.poll(math.ceil(1000.0 * wait))))
             self._publish_health()
         except BaseException as error:  # the supervisor reads `failure` and ends
             self.failure = error
         finally:
-            self._close()
+            self._stages.close(linger=0)
+            # Time for the last results to be sent; a dead subscriber cannot delay the end further.
+            self._close_all(500)
 
-    def _close(self) -> None:
-        if self._authenticator is not None:
-            self._authenticator.close()
-        # Time for the last results to be sent; a dead subscriber cannot delay the end further.
-        self._public.close(linger=500)
-        self._stages.close(linger=0)
-        self._context.term()
-        self._remove_files()
+    def _sockets(self) -> list[zmq.Socket[bytes]]:
+        inner = [self._inner] if self._inner is not None else []
+        return [
+            *(self._public, *inner, self._stages),
+            *(authenticator.socket for authenticator in self._authenticators),
+            *(connections.monitor for connections in self._connections),
+        ]
 
-    def _remove_files(self) -> None:
+    def _close_all(self, linger_ms: int) -> None:
+        for context in self._contexts:
+            context.destroy(linger=linger_ms)
         for endpoint in self._endpoints:
             remove_file(endpoint)
 
@@ -228,17 +273,20 @@ class Hub:
         self.turned = time.monotonic()
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
-        if self._authenticator is not None:
-            self._authenticator.turn()
-            self._count("connections_refused", self._authenticator.take_refused())
+        for authenticator in self._authenticators:
+            authenticator.turn()
+        for connections in self._connections:
+            connections.turn()
+            self._count("connections_refused", connections.take_refused())
+            self._count("connections_cut", connections.take_cut())
         if self._next_bundle is not None:
             (bundle, keep_gate), self._next_bundle = self._next_bundle, None
             self._use(bundle, keep_gate=keep_gate)
-        if self._public in ready:
-            self._publisher.turn()
         if self._stages in ready:
-            for frames in drain(self._stages):
+            for frames in (self._remote.drain if self._remote else drain)(self._stages):
                 self._receive(frames)
+        for publisher in self._publishers:
+            publisher.turn()
         if self._health_wanted or time.monotonic() >= self._health_due:
             self._publish_health()
 
@@ -246,14 +294,19 @@ class Hub:
         self._ledger.use(bundle, keep_gate=keep_gate)
         self._observed.use(bundle)
         for stream in self._ledger.streams.values():
-            self._publisher.publish(self._info(stream.opened))
+            self._publish(self._info(stream.opened))
             self._resume_all(stream)
+
+    def _publish(self, message: public.Public) -> None:
+        topic, payload = public.encode_public(message)
+        for publisher in self._publishers:
+            publisher.publish(topic, payload, message)
 
     def _publish_health(self) -> None:
         # Cleared first: a change that comes while the message is made is published again.
         self._health_wanted = False
         self._health_due = time.monotonic() + 1.0
-        self._publisher.publish(self._health(self.snapshot()))
+        self._publish(self._health(self.snapshot()))
 
     # Messages of the stages -------------------------------------------------------------
 
@@ -305,7 +358,7 @@ class Hub:
     def _open(self, identity: bytes, message: internal.Open) -> None:
         if self._ledger.open(message):
             self._observed.opened(message.stream, message.run)
-            self._publisher.publish(self._info(message))
+            self._publish(self._info(message))
             self._resume_all(self._ledger.streams[message.stream])
         self._captures[message.stream] = identity
         self._send(identity, self._ledger.streams[message.stream].accepted())
@@ -328,7 +381,7 @@ class Hub:
             for result in message.messages:
                 completed = _completed(result, message.captured)
                 self._unread.append(completed)
-                self._publisher.publish(completed)
+                self._publish(completed)
         self._send(identity, stream.accepted())
         if capture := self._captures.get(message.stream):
             self._send(capture, stream.accepted())

@@ -1,45 +1,135 @@
-"""The socket for subscribers: an XPUB that sends each topic's last message to new subscribers."""
+"""An XPUB socket that sends each topic's last message to new subscribers, within bounds."""
 
 from __future__ import annotations
+
+import time
 
 import zmq
 
 from speech_emotion.common.wire import public
-from speech_emotion.common.wire.sockets import drain
+from speech_emotion.common.wire.connections import Connection, Connections
+from speech_emotion.common.wire.sockets import drain_frames
 
 SUBSCRIBER_HIGH_WATER_MARK = 1000
 """Messages queued per slow subscriber; beyond it that subscriber alone sees a jump in `seq`."""
 
-SUBSCRIBED = b"\x01"
+INNER_HIGH_WATER_MARK = 10_000
+"""The same for this pipeline's own subscribers (recorder, history, page)."""
+
+SUBSCRIBE, UNSUBSCRIBE = b"\x01", b"\x00"
 """First byte of a subscription as an XPUB receives it; the prefix follows."""
+
+MAX_REQUEST = 512
+"""Longest message in bytes that a subscriber may send: a CURVE handshake needs about 300, a
+subscription below 100. libzmq closes the connection of a longer one."""
+
+REQUESTS_HIGH_WATER_MARK, REQUESTS_BUFFER = 100, 32 * 1024
+"""Requests queued per connection, and its receive buffer in bytes: what a connection has sent
+until it is closed takes memory."""
+
+MAX_PREFIX = 64
+"""Longest prefix in bytes; no topic is longer."""
+
+MAX_PREFIXES = 1024
+"""Most prefixes of one connection: the topics of 256 streams."""
+
+MAX_ALL_PREFIXES = 8192
+"""Most prefixes of all connections; libzmq needs about 35 bytes for each byte of a prefix."""
+
+MAX_REQUESTS, REQUESTS_PER_S = 2000, 200.0
+"""Subscriptions that one connection may send at once, and per second."""
+
+MAX_REPLAYS, REPLAYS_PER_S = 20.0, 2.0
+"""Replays of one topic at once, and per second: subscriptions that come and go in a loop must not
+fill the queues of other subscribers."""
+
+REQUESTS_PER_TURN = 500
 
 
 class Publisher:
     """Sends public messages, and the last message of a topic to each new subscriber.
 
     Args:
-        socket: an XPUB; the publisher reports all subscriptions, repeated ones too.
+        socket: an XPUB, bound or not.
+        connections: of that socket, to close those that break a bound; None: trust them all.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], connections: Connections | None = None) -> None:
         self._socket = socket
+        self._connections = connections
         self._last_values: dict[bytes, public.Public] = {}
-        socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._wanted: set[bytes] = set()
+        self._replays: dict[bytes, tuple[float, float]] = {}
+        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
 
-    def publish(self, message: public.Public) -> None:
-        """Send a message to all subscribers of its topic."""
-        topic, payload = public.encode_public(message)
+    @property
+    def pending(self) -> bool:
+        """Whether a replay waits for its budget; then call `turn()` several times a second."""
+        return bool(self._wanted)
+
+    def publish(self, topic: bytes, payload: bytes, message: public.Public) -> None:
+        """Send an encoded message to all subscribers of its topic."""
         self._last_values[topic] = message
         self._socket.send_multipart([topic, payload])
 
     def turn(self) -> None:
-        """Answer waiting subscriptions with the last message of each topic they match."""
-        for frames in drain(self._socket):
-            self._replay(frames[0])
+        """Read subscriptions, then send the last message of each topic that they match."""
+        for frames in drain_frames(self._socket, REQUESTS_PER_TURN):
+            request = frames[0].bytes
+            if self._connections is None or self._permitted(frames[0], self._connections):
+                self._subscribed(request)
+        if self._connections is not None:
+            self._bound_all(self._connections)
+        now = time.monotonic()
+        for topic in [topic for topic in self._wanted if self._may_replay(topic, now)]:
+            self._wanted.discard(topic)
+            replay = public.encode_public(self._last_values[topic], replay=True)
+            self._socket.send_multipart(replay)
 
-    def _replay(self, subscription: bytes) -> None:
-        if subscription[:1] != SUBSCRIBED:
-            return
-        for topic, message in self._last_values.items():
-            if topic.startswith(subscription[1:]):
-                self._socket.send_multipart(public.encode_public(message, replay=True))
+    def _subscribed(self, request: bytes) -> None:
+        if request[:1] == SUBSCRIBE:
+            prefix = request[1:]
+            self._wanted |= {topic for topic in self._last_values if topic.startswith(prefix)}
+
+    def _may_replay(self, topic: bytes, now: float) -> bool:
+        left, updated = self._replays.get(topic, (MAX_REPLAYS, now))
+        left = min(MAX_REPLAYS, left + (now - updated) * REPLAYS_PER_S)
+        self._replays[topic] = (left - 1.0 if left >= 1.0 else left), now
+        return left >= 1.0
+
+    def _permitted(self, frame: zmq.Frame, connections: Connections) -> bool:
+        """Enter a request for its connection; cut the connection if it breaks a bound."""
+        connection, request = connections.sender(frame), frame.bytes
+        if connection is None:
+            return False  # closed, or an unsubscription that libzmq made at the close
+        connection.active = True
+        prefix = request[1:]
+        if request[:1] == SUBSCRIBE:
+            connection.prefixes.add(prefix)
+        else:
+            connection.prefixes.discard(prefix)
+        if (
+            request[:1] not in (SUBSCRIBE, UNSUBSCRIBE)
+            or len(prefix) > MAX_PREFIX
+            or len(connection.prefixes) > MAX_PREFIXES
+            or not _within_budget(connection)
+        ):
+            connections.cut(connection)
+            return False
+        return True
+
+    @staticmethod
+    def _bound_all(connections: Connections) -> None:
+        """Cut the connection with the most prefixes where all together have too many."""
+        numbers = [len(each.prefixes) for each in connections.all()]
+        if sum(numbers) > MAX_ALL_PREFIXES:
+            connections.cut(max(connections.all(), key=lambda each: len(each.prefixes)))
+
+
+def _within_budget(connection: Connection) -> bool:
+    """Take one request from the budget of a connection; False if it is used up."""
+    now = time.monotonic()
+    elapsed = now - connection.updated if connection.updated else float(MAX_REQUESTS)
+    connection.requests = min(MAX_REQUESTS, connection.requests + elapsed * REQUESTS_PER_S) - 1.0
+    connection.updated = now
+    return connection.requests >= 0.0

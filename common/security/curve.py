@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ import zmq
 
 from speech_emotion.common.errors import UserError
 
+log = logging.getLogger("keys")
+
+
 PUBLIC_SUFFIX, SECRET_SUFFIX = ".key", ".key_secret"
+
+
+MAX_FILE = 64 * 1024
+"""Largest size of a key file in bytes."""
 
 
 NAME = r"[A-Za-z0-9_.-]{1,64}"
@@ -134,16 +142,34 @@ def read_pair(path: Path) -> KeyPair:
 
 
 def allowed_keys(folder: Path) -> dict[bytes, str]:
-    """The public keys in a folder → the names of their files.
+    """The public keys in a folder → the names of their files. Damaged files are logged and skipped.
 
     Raises:
-        UserError: the folder is missing, or a file in it holds no key.
+        UserError: the folder is missing.
     """
-    if not folder.is_dir():
+    keys = {}
+    for path in key_files(folder):
+        try:
+            keys[read_public(path)] = path.stem
+        except UserError as error:
+            log.warning("%s; this client cannot connect", error)
+    return keys
+
+
+def key_files(folder: Path) -> list[Path]:
+    """The public key files in a folder: regular files, or links to such, of a plausible size.
+
+    Raises:
+        UserError: the folder is missing.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX)
+        # Anything else, such as a named pipe, would block the reader.
+        return [path for path in paths if path.is_file() and path.stat().st_size <= MAX_FILE]
+    except OSError:
         raise UserError(
             f"{folder}: no such folder; make it, for the {PUBLIC_SUFFIX} files of clients"
-        )
-    return {read_public(path): path.stem for path in sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))}
+        ) from None
 
 
 def _read(path: Path) -> tuple[bytes, bytes | None]:

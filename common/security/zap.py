@@ -1,16 +1,19 @@
-"""The ZAP authenticator (ZeroMQ RFC 27): accepts the allowed keys, counts refused handshakes."""
+"""The ZAP authenticator (ZeroMQ RFC 27): accepts clients with allowed keys."""
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import CurveServerKeys, allowed_keys
+from speech_emotion.common.security.curve import CurveServerKeys, allowed_keys, key_files
 from speech_emotion.common.wire.sockets import drain
+
+log = logging.getLogger("keys")
+
 
 ZAP = "inproc://zeromq.zap.01"
 
@@ -18,31 +21,20 @@ ZAP = "inproc://zeromq.zap.01"
 ZAP_VERSION = b"1.0"
 
 
-REFUSED = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
-"""An unknown key; no key, or a wrong server key; a client that closed before the end."""
-
-
 class ZapAuthenticator:
-    """Accepts clients with allowed keys at the locked endpoints of one context, counts others.
+    """Accepts clients with allowed keys at the locked endpoints of one context.
 
-    libzmq asks it by ZAP for every key that a client shows. A folder of keys is read again when
-    it has changed: a new key counts at once, a removed one no longer for new connections. Call
-    `turn()` from the thread that owns the sockets when one of `sockets` is readable, or several
-    times a second.
+    libzmq asks it by ZAP for every key that a client shows. A change in the folder of keys counts
+    at once for new connections; a damaged file is skipped, and without the folder no key is
+    accepted. Call `turn()` from the thread that owns the sockets when `socket` is readable, or
+    several times a second.
     """
 
     def __init__(self, context: zmq.Context[Any]) -> None:
-        self._refused = 0
-        self._folders: dict[str, Path] = {}
-        self._known: dict[str, tuple[int, dict[bytes, str]]] = {}
-        self._monitors: list[zmq.Socket[bytes]] = []
-        self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
-        self._zap.setsockopt(zmq.LINGER, 0)
-        self._zap.bind(ZAP)
+        self._folders: dict[str, _KeyFolder] = {}
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(ZAP)
 
     def guard(self, socket: zmq.Socket[bytes], lock: CurveServerKeys, domain: str) -> None:
         """Make the next bind of a socket accept only the allowed keys of `lock`.
@@ -52,32 +44,16 @@ class ZapAuthenticator:
         """
         lock.check()
         lock.apply(socket, domain)
-        self._folders[domain] = lock.allowed
-        monitor = socket.get_monitor_socket(REFUSED)
-        monitor.setsockopt(zmq.LINGER, 0)
-        self._monitors.append(monitor)
-
-    @property
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        """Sockets to poll for reading."""
-        return [self._zap, *self._monitors]
+        self._folders[domain] = _KeyFolder(lock.allowed)
 
     def turn(self) -> None:
-        """Answer waiting requests and count refused handshakes."""
-        for frames in drain(self._zap):
-            self._zap.send_multipart(self._answer(frames))
-        for monitor in self._monitors:
-            self._refused += sum(1 for _ in drain(monitor))
-
-    def take_refused(self) -> int:
-        """Handshakes refused since the last call."""
-        number, self._refused = self._refused, 0
-        return number
+        """Answer waiting requests."""
+        for frames in drain(self.socket):
+            self.socket.send_multipart(self._answer(frames))
 
     def close(self) -> None:
-        """Close its sockets."""
-        for socket in self.sockets:
-            socket.close()
+        """Close its socket."""
+        self.socket.close()
 
     def _answer(self, frames: list[bytes]) -> list[bytes]:
         # version, request id, domain, address, routing id, mechanism, credentials
@@ -92,17 +68,31 @@ class ZapAuthenticator:
         folder = self._folders.get(domain)
         if folder is None or len(key) != 32:
             return None
+        return folder.keys().get(z85.encode(key))
+
+
+class _KeyFolder:
+    """The keys in a folder, read again when a file in it has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._state: list[tuple[object, ...]] | None = None
+        self._keys: dict[bytes, str] = {}
+
+    def keys(self) -> dict[bytes, str]:
+        """Allowed keys → names of their files; none while the folder cannot be read."""
         try:
-            changed = folder.stat().st_mtime_ns
-            if domain not in self._known or self._known[domain][0] != changed:
-                self._known[domain] = (changed, allowed_keys(folder))
-        except (OSError, UserError):
-            # A file is half copied, or the folder is gone: the keys known so far stay valid.
-            pass
-        return self._known.get(domain, (0, {}))[1].get(z85.encode(key))
+            state = [_file_state(path) for path in key_files(self._folder)]
+            if state != self._state:
+                self._keys, self._state = allowed_keys(self._folder), state
+        except (OSError, UserError) as error:
+            if self._state is not None or self._keys:
+                log.warning("%s; no client can connect", error)
+            self._keys, self._state = {}, None
+        return self._keys
 
 
-def count_refused(authenticator: ZapAuthenticator, counters: Counter[str]) -> None:
-    """Add the handshakes refused since the last call to a stage's counters."""
-    if number := authenticator.take_refused():
-        counters["connections_refused"] += number
+def _file_state(path: Path) -> tuple[object, ...]:
+    """What changes when a file is replaced or written, even with its old time and size."""
+    status = path.stat()
+    return path.name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,8 +1,12 @@
-"""ZeroMQ endpoints as text: what is on loopback, what is open to the network, ipc files."""
+"""ZeroMQ endpoints as text: what is on loopback, what is open to the network, ipc socket files."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
+import socket
+import stat
 from pathlib import Path
 
 from speech_emotion.common.errors import UserError
@@ -43,8 +47,49 @@ def check_exposure(endpoint: str, name: str, *, locked: bool, unprotected: bool)
     )
 
 
+def check_file(endpoint: str, name: str) -> None:
+    """Refuse an ipc endpoint that cannot be bound without harm.
+
+    libzmq removes any file at the path before it binds: a user's file, or the socket of a running
+    program. An abstract name (`ipc://@NAME`) has no permissions: every local user can connect.
+
+    Raises:
+        UserError: the name is abstract, or the path exists and is not an unused socket.
+    """
+    path = endpoint.removeprefix("ipc://")
+    if path == endpoint:
+        return
+    if path.startswith("@"):
+        raise UserError(
+            f"{name} endpoint {endpoint} is open to every local user; use ipc://PATH, whose "
+            "folder has permissions"
+        )
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{name} endpoint {endpoint}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise UserError(
+            f"{name} endpoint {endpoint}: the path exists and is not a socket; choose another path"
+        )
+    if _in_use(path):
+        raise UserError(
+            f"{name} endpoint {endpoint} is already in use; "
+            "stop the other program or choose another"
+        )
+
+
 def remove_file(endpoint: str) -> None:
     """Remove the socket file of an ipc endpoint after its socket was closed; libzmq keeps it."""
-    path = endpoint.removeprefix("ipc://")
-    if path != endpoint:
-        Path(path).unlink(missing_ok=True)
+    path = Path(endpoint.removeprefix("ipc://"))
+    if str(path) != endpoint and path.is_socket():
+        path.unlink(missing_ok=True)
+
+
+def _in_use(path: str) -> bool:
+    """Whether a program may use a socket file: only a refused connection shows that none does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket as posix
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -10,13 +9,14 @@ import zmq
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import codec, internal
-from speech_emotion.common.wire.endpoint import check_exposure, remove_file
+from speech_emotion.common.wire.endpoint import check_exposure, check_file, remove_file
 
 __all__ = [
     "bind",
     "configure",
     "connect",
     "drain",
+    "drain_frames",
     "endpoint_error",
     "remove_file",
     "send",
@@ -58,6 +58,7 @@ def connect(
     if client_keys is not None:
         client_keys.apply(socket)
     watch_link(socket, endpoint)
+    allow_ipv6(socket, endpoint)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -88,10 +89,8 @@ def bind(
     check_exposure(endpoint, name, locked=lock is not None, unprotected=unprotected)
     if lock is not None and authenticator is not None and endpoint.startswith("tcp://"):
         authenticator.guard(socket, lock, name)
-    path = endpoint.removeprefix("ipc://")
-    if path != endpoint and _answers(path):
-        # libzmq would remove the socket file of the running program without an error.
-        raise endpoint_error(name, endpoint, zmq.ZMQError(zmq.EADDRINUSE))
+    check_file(endpoint, name)
+    allow_ipv6(socket, endpoint)
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
@@ -108,9 +107,18 @@ def drain(socket: zmq.Socket[bytes], limit: int = DRAIN_LIMIT) -> Iterator[list[
         The frames of one message. A ROUTER's first frame is the identity of the peer. A peer
         decides how many frames it sends: check their number.
     """
+    yield from _received(socket, limit, copy=True)
+
+
+def drain_frames(socket: zmq.Socket[bytes], limit: int = DRAIN_LIMIT) -> Iterator[list[zmq.Frame]]:
+    """As `drain`, with frames that know the connection they came from."""
+    yield from _received(socket, limit, copy=False)
+
+
+def _received(socket: zmq.Socket[bytes], limit: int, *, copy: bool) -> Iterator[list[Any]]:
     for _ in range(limit):
         try:
-            frames = socket.recv_multipart(zmq.DONTWAIT)
+            frames = socket.recv_multipart(zmq.DONTWAIT, copy=copy)
         except zmq.Again:
             return
         yield frames
@@ -143,6 +151,11 @@ def watch_link(socket: zmq.Socket[bytes], endpoint: str) -> None:
         socket.setsockopt(zmq.IMMEDIATE, 1)
 
 
+def allow_ipv6(socket: zmq.Socket[Any], endpoint: str) -> None:
+    """Make the next bind or connect accept an IPv6 address, which libzmq refuses by default."""
+    socket.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+
+
 def endpoint_error(name: str, endpoint: str, error: zmq.ZMQError) -> UserError:
     """The one-line error for an endpoint that cannot be bound or connected."""
     if error.errno == zmq.EADDRINUSE:
@@ -154,13 +167,3 @@ def endpoint_error(name: str, endpoint: str, error: zmq.ZMQError) -> UserError:
         f"{name} endpoint {endpoint!r} is not usable ({error.strerror}); "
         "allowed: tcp://ADDRESS:PORT or ipc://PATH"
     )
-
-
-def _answers(path: str) -> bool:
-    """Whether a program accepts connections at a socket file."""
-    with posix.socket(posix.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True

@@ -16,8 +16,8 @@ import zmq
 
 from speech_emotion.capture.sources.monitor import SourceState
 from speech_emotion.common.client.results import FINE_STAGES, FINE_STREAMS
-from speech_emotion.common.hub import hub, ledger
-from speech_emotion.common.wire import codec, public
+from speech_emotion.common.hub import ledger, publisher
+from speech_emotion.common.wire import codec, connections, public
 from speech_emotion.supervision.restart_policy import ProcessState
 from tests.support.pipelines import ROOT, Running
 
@@ -116,7 +116,14 @@ def test_topics_states_counters_and_limits_are_those_of_the_code() -> None:
         f"{codec.MAX_TEXT} bytes",
         f"{codec.MAX_INT}",
         f"{codec.MAX_ITEMS}",
-        f"{hub.SUBSCRIBER_HIGH_WATER_MARK}",
+        f"{publisher.SUBSCRIBER_HIGH_WATER_MARK}",
+        f"{connections.MAX_CONNECTIONS}",
+        f"{publisher.MAX_PREFIX} bytes",
+        f"{publisher.MAX_PREFIXES}",
+        f"{publisher.MAX_ALL_PREFIXES}",
+        f"{publisher.MAX_REQUESTS}",
+        f"{publisher.REQUESTS_PER_S:g}",
+        f"{publisher.REPLAYS_PER_S:g}",
     ]
 
 

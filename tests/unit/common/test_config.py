@@ -237,3 +237,9 @@ def test_a_tilde_in_a_path_is_the_home_folder(
     assert config.stream[0].source == "file:/home/someone/talk.flac"
     unknown = written(tmp_path, "bundle = '~no-such-user-here/b'")
     assert "home folder is unknown" in outcome(unknown, {})
+
+
+@pytest.mark.parametrize("table", ["dashboard", "metrics"])
+def test_every_token_is_hidden(table: str) -> None:
+    config = load_config(None, {table: {"token": "0123456789abcdef"}})
+    assert "0123456789abcdef" not in to_toml(without_secrets(config))

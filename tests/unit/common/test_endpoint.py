@@ -1,0 +1,69 @@
+"""Endpoints: nothing of the user is removed, nothing is open to other users, IPv6 works."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from speech_emotion.common.client.results import Results
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire.endpoint import remove_file
+from speech_emotion.common.wire.sockets import bind, connect
+from tests.support.key_files import free_port
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Any]]:
+    context: zmq.Context[Any] = zmq.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+def test_a_file_of_the_user_is_not_removed(context: zmq.Context[Any], tmp_path: Path) -> None:
+    path = tmp_path / "thesis.txt"
+    path.write_text("years of work")
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for place in (path, link, tmp_path):
+        with pytest.raises(UserError, match="is not a socket"):
+            bind(context.socket(zmq.ROUTER), f"ipc://{place}", "hub")
+        remove_file(f"ipc://{place}")
+    assert path.read_text() == "years of work"
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_in_use_stays_its_owners(
+    context: zmq.Context[Any], tmp_path: Path, kind: int
+) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, kind) as owner:
+        owner.bind(str(path))
+        if kind == socket.SOCK_STREAM:
+            owner.listen(0)
+        for _ in range(3):  # also when its queue is full
+            with pytest.raises(UserError, match="in use"):
+                bind(context.socket(zmq.ROUTER), f"ipc://{path}", "hub")
+        assert path.is_socket()
+    bind(context.socket(zmq.ROUTER), f"ipc://{path}", "hub")  # left by a process that has ended
+
+
+def test_an_abstract_name_is_refused(context: zmq.Context[Any]) -> None:
+    with pytest.raises(UserError, match="every local user"):
+        bind(context.socket(zmq.ROUTER), "ipc://@name", "hub")
+    with pytest.raises(ValueError, match="not usable"):
+        Results("ipc://@name")
+
+
+def test_ipv6_works(context: zmq.Context[Any]) -> None:
+    endpoint = f"tcp://[::1]:{free_port()}"
+    server = context.socket(zmq.ROUTER)
+    bind(server, endpoint, "hub")
+    connect(context, endpoint, "hub").send(b"hello")
+    assert server.poll(10_000)
+    Results(endpoint).close()
