@@ -108,8 +108,8 @@ def check_ring_memory(config: Config, bundle: Bundle) -> None:
         if free < needed and space.f_blocks:  # a tmpfs without a limit has no blocks
             mib = 2**20
             raise UserError(
-                f"the rings of {len(config.stream)} streams of {config.ring.seconds:g} s need "
-                f"{needed / mib:.0f} MiB in {FOLDER}, {free / mib:.0f} MiB are free; "
+                f"rings of {config.ring.seconds:g} s (streams: {len(config.stream)}) need "
+                f"{needed / mib:.1f} MiB in {FOLDER}, {free / mib:.1f} MiB are free; "
                 "set a shorter ring.seconds or make shared memory larger"
             )
 
