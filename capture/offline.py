@@ -9,7 +9,7 @@ import numpy as np
 
 from speech_emotion.capture.recording.reader import RecordingFile, open_recording
 from speech_emotion.capture.samples import Samples, quantize, to_mono
-from speech_emotion.capture.sources.sound_file import SoundFile
+from speech_emotion.capture.sound_file import SoundFile
 from speech_emotion.common.errors import UserError
 
 BLOCK_FRAMES = 1 << 16

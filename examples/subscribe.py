@@ -23,4 +23,5 @@ while True:
     result = msgpack.unpackb(payload)
     if result["v"] != 1:
         sys.exit(f"protocol version {result['v']}; this program knows 1")
-    print(result["seq"], result["state"], result["emotion"], result["confidence"], flush=True)
+    words = f"{result['state']} {result['emotion']}".encode("unicode_escape").decode()
+    print(result["seq"], words, result["confidence"], flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,9 +16,10 @@ from speech_emotion.common.stage.jobs import Job, encode
 from speech_emotion.common.stage.main import ERROR_LINE_MARK
 
 LINE_LIMIT = 2000
-INFO = " INFO "
 LAST_LENGTH = 500
 """Longest part in characters of the last line that `last_line` returns."""
+ROUTINE_LINE = re.compile(r"\d\d:\d\d:\d\d (INFO|DEBUG) ")
+"""Log lines that are no cause of an end, see `LOG_FORMAT`."""
 
 
 class Child:
@@ -92,7 +94,7 @@ class Child:
         return self._process.poll()
 
     def last_line(self) -> str | None:
-        """The last warning or error that a child wrote to stderr before it ended."""
+        """The last line that a child wrote to stderr before it ended; no routine log line."""
         self._reader.join(timeout=1.0)
         return self._last or None
 
@@ -110,9 +112,7 @@ class Child:
             for raw in iter(lambda: stream.readline(LINE_LIMIT), b""):
                 line = raw.decode("utf-8", "replace").rstrip()
                 if line:
-                    if (
-                        line.startswith(ERROR_LINE_MARK) or INFO not in line
-                    ):  # the news of a healthy process explains no end
+                    if not ROUTINE_LINE.match(line):
                         self._last = line.removeprefix(ERROR_LINE_MARK)[:LAST_LENGTH]
                     if not line.startswith(ERROR_LINE_MARK):
                         self._write(line)

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from speech_emotion.common.errors import printable
 from speech_emotion.common.linux.entry import ERRORS
 from speech_emotion.common.safe_text import SafeText
 from speech_emotion.common.wire.public import Health, Result, Utterance
@@ -101,7 +102,8 @@ class BackgroundView:
         self._thread.join(LEAVE_S)
 
     def write(self, line: str) -> None:
-        self._put(lambda: self._view.write(line))
+        escaped = "\n".join(map(printable, line.split("\n")))
+        self._put(lambda: self._view.write(escaped))
 
     def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
         messages = list(messages)

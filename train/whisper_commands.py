@@ -15,6 +15,7 @@ from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.errors import EXIT_OK, UserError
 
 HERE = Path(__file__).parent
+FOLDS = 5
 
 
 def add(
@@ -112,9 +113,11 @@ def _extract(parsed: argparse.Namespace) -> int:
 def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     from speech_emotion.train.bundle import whisper_bundle as build
     from speech_emotion.train.evaluation.evaluate import write_json
+    from speech_emotion.train.model.whisper import heads
 
     recipe, spec, training_set, licence = _load(parsed)
-    figures = build.measure(training_set, recipe, spec, seed=parsed.seed)
+    window_sums = heads.sum_windows(training_set, recipe, FOLDS, parsed.seed)
+    figures = build.measure(window_sums, spec)
     print("corpora left out", build.markdown(figures.left_out), sep="\n")
     print("speakers left out", build.markdown(figures.new_speakers), sep="\n")
     print(build.curve_markdown(figures.curve))
@@ -129,7 +132,7 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
             "decision": dataclasses.asdict(figures.parameters.decision),
         }
         write_json(parsed.json, found)
-    return recipe, spec, training_set, licence, figures
+    return window_sums, spec, licence, figures
 
 
 def _crossval(parsed: argparse.Namespace) -> int:
@@ -142,10 +145,9 @@ def _build(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.bundle.whisper_licence import TEXTS
     from speech_emotion.train.model.whisper.weights import load_weights
 
-    recipe, spec, training_set, licence, figures = _figures(parsed)
+    window_sums, spec, licence, figures = _figures(parsed)
     bundle, exported = build.build(
-        training_set,
-        recipe,
+        window_sums,
         figures,
         load_weights(parsed.weights),
         spec,

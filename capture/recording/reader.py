@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from speech_emotion.capture.samples import Samples
-from speech_emotion.capture.sources.sound_file import SoundFile
+from speech_emotion.capture.sound_file import SoundFile
 from speech_emotion.common.errors import UserError
 
 TIMELINE = "tape.jsonl"

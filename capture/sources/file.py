@@ -11,8 +11,8 @@ from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.recording.reader import RecordingFile, open_recording
 from speech_emotion.capture.ring_feeder import ResumeMismatchError, RingFeeder, StreamFormat
 from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.sound_file import SoundFile
 from speech_emotion.capture.sources.resume import Start, starts, written_tail
-from speech_emotion.capture.sources.sound_file import SoundFile
 from speech_emotion.capture.stream import POLL_S, StreamJob
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.spool import descriptor_path

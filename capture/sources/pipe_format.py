@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from speech_emotion.capture.container import STREAMED_RIFF
 from speech_emotion.capture.samples import Samples
-from speech_emotion.capture.sources.container import STREAMED_RIFF
-from speech_emotion.capture.sources.sound_file import MAX_RATE, MIN_RATE
+from speech_emotion.capture.sound_file import MAX_RATE, MIN_RATE
 from speech_emotion.common.errors import UserError
 
 MAGIC_BYTES = 12

@@ -15,7 +15,7 @@ import numpy as np
 
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.samples import Samples
-from speech_emotion.capture.sources.sound_file import SoundFile
+from speech_emotion.capture.sound_file import SoundFile
 from speech_emotion.common.ring.reader import RingReader
 
 COMPARED_S = 1.0

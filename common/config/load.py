@@ -71,7 +71,10 @@ def to_toml(config: Config) -> str:
 
 def without_secrets(config: Config) -> Config:
     """The configuration to show, in which asterisks stand for every secret."""
-    tables = {name: getattr(config, name) for name in ("dashboard", "metrics")}
+    tables: dict[str, DashboardConfig | MetricsConfig] = {
+        "dashboard": config.dashboard,
+        "metrics": config.metrics,
+    }
     hidden = {
         name: table.model_copy(update={"token": HIDDEN})
         for name, table in tables.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, TypeAlias
 
+from speech_emotion.common.errors import printable
 from speech_emotion.common.wire.codec import (
     VERSION,
     Message,
@@ -208,6 +209,8 @@ Public: TypeAlias = Result | Utterance | Info | Health
 
 PUBLIC: dict[str, type[Message]] = {m.topic: m for m in (Result, Utterance, Info, Health)}
 """The public messages by the first part of their topic."""
+DEPTH = 4
+"""Levels of the deepest public message."""
 
 
 def encode_public(message: Public, *, replay: bool = False) -> tuple[bytes, bytes]:
@@ -222,7 +225,7 @@ def encode_public(message: Public, *, replay: bool = False) -> tuple[bytes, byte
 
 
 def decode_public(topic: bytes, payload: bytes) -> tuple[Message, bool]:
-    """A public message, and whether it is a replay.
+    """A public message, and whether it is a replay. Control characters in texts are escaped.
 
     Raises:
         ProtocolError: the topic is unknown, the protocol version higher, or it is no message.
@@ -231,7 +234,7 @@ def decode_public(topic: bytes, payload: bytes) -> tuple[Message, bool]:
     cls = PUBLIC.get(kind)
     if cls is None:
         raise ProtocolError(f"unknown topic {kind[:40]!r}")
-    table = _unpack(payload)
+    table = _printable(_unpack(payload))
     version = table.get("v")
     if type(version) is not int or version < 1:
         raise ProtocolError(f"message without a protocol version on {kind}")
@@ -247,3 +250,14 @@ def to_json_map(message: Message) -> dict[str, Any]:
     """A message as the map that is sent; a public one begins with `v`."""
     version = {"v": VERSION} if type(message) in PUBLIC.values() else {}
     return {**version, **_plain(message)}
+
+
+def _printable(value: Any, levels: int = DEPTH) -> Any:
+    """A value whose texts are printable: a label must not move the cursor of a terminal."""
+    if isinstance(value, str):
+        return printable(value)
+    if levels and isinstance(value, dict):
+        return {printable(str(key)): _printable(item, levels - 1) for key, item in value.items()}
+    if levels and isinstance(value, list):
+        return [_printable(item, levels - 1) for item in value]
+    return value

@@ -6,7 +6,7 @@ import { Feed } from "./feed.js";
 import { describeCharts, drawControls, drawRecent, drawUtterances, refreshPast, showChosenStream, showsLiveUtterances } from "./past.js";
 import { drawHealth } from "./pipeline.js";
 import { drawPresent, drawSource } from "./present.js";
-import { addResult, chosenStream, newStream, now, prune, setStatuses, state } from "./state.js";
+import { addResult, chosenStream, newStream, now, prune, setHealth, setStatuses, state } from "./state.js";
 import { drawStatus } from "./status.js";
 import { drawTab, drawTabs, handleTabKeys, markChosenTab } from "./tabs.js";
 
@@ -72,7 +72,7 @@ const handlers = {
   },
 
   health(message) {
-    state.health = message;
+    setHealth(message);
     for (const source of message.streams) {
       const stream = streamOf(source.name);
       // A pipeline of an older version does not send `state_s`.

@@ -2,15 +2,20 @@
 
 import { FLOOR, ROW, swatch } from "./charts.js";
 import { $, element, icon, setIcon, setText } from "./dom.js";
-import { chosenStream, now } from "./state.js";
+import { chosenStream, now, state } from "./state.js";
 import * as words from "./words.js";
 
 const CLIPPED = 0.005; // share of the samples of the last second
 
 let bars = { labels: "", rows: [] };
 
-export function drawPresent(stream) {
+/** Draw the newest result, or that there is no current one; `ended`: the source has ended. */
+export function drawPresent(stream, ended = false) {
   const row = stream.row;
+  if (state.noData !== null) {
+    drawNoData(stream);
+    return;
+  }
   if (!row) return;
   const emotion = row[ROW.emotion];
   const kind = emotion === null ? "quiet" : emotion === "uncertain" ? "uncertain" : "speech";
@@ -23,7 +28,18 @@ export function drawPresent(stream) {
   drawBars(stream);
   drawLevel(stream, row);
   drawGate(stream, row);
-  const title = `${words.readable(label)} · ${stream.name}`;
+  setTitle(`${ended ? "Ended" : words.readable(label)} · ${stream.name}`);
+}
+
+function drawNoData(stream) {
+  $("emotion").dataset.kind = "none";
+  setText($("emotion").querySelector("span"), "no data");
+  setIcon($("emotion"), "cross", "var(--bad)");
+  setText($("confidence"), state.noData);
+  setTitle(`⚠ No data · ${stream.name}`);
+}
+
+function setTitle(title) {
   if (document.title !== title) document.title = title;
 }
 

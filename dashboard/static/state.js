@@ -9,6 +9,8 @@ export const LISTED = 60; // utterances in the list
 export const state = {
   connection: "waiting", offset: 0, history: false, streams: new Map(),
   health: null, statuses: new Map(), chosen: null,
+  stageSince: new Map(), // stage → its state and since when it has that state
+  noData: null, // what to do while no current data arrives; null while it arrives
 };
 
 /** Unix time by the server's clock; the clock of the browser's device may be wrong. */
@@ -32,6 +34,16 @@ export function prune(stream) {
 
 export function setStatuses(statuses) {
   state.statuses = new Map(statuses.map((status) => [status.stream, status]));
+}
+
+/** Store the health message, and note since when each stage has its state. */
+export function setHealth(health) {
+  state.health = health;
+  for (const stage of health.stages) {
+    if (state.stageSince.get(stage.name)?.state !== stage.state) {
+      state.stageSince.set(stage.name, { state: stage.state, since: now() });
+    }
+  }
 }
 
 /** Store a result; false if it is older than the newest one. */

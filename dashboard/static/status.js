@@ -3,7 +3,9 @@
 import { announce } from "./announcer.js";
 import { ROW } from "./charts.js";
 import { $, setIcon, setText } from "./dom.js";
+import { drawPresent } from "./present.js";
 import { chosenStream, now, state } from "./state.js";
+import { drawTab } from "./tabs.js";
 import * as words from "./words.js";
 
 let announced = "waiting";
@@ -19,6 +21,10 @@ export function drawStatus() {
     name = "stale";
     reason = "The page's server does not send.";
   }
+  const stage = state.health?.stages.find((one) => !words.isGoodStage(one.state));
+  if (stage && name !== "gone" && name !== "fresh") {
+    reason = words.stageFault(stage.name, stage.state, now() - state.stageSince.get(stage.name).since);
+  }
   const stream = chosenStream();
   const ended = stream?.source?.state === "ended" && name === "stale";
   let [shape, word] = words.STATUS[name] ?? ["ring", words.readable(name)];
@@ -31,11 +37,21 @@ export function drawStatus() {
   setText($("pill").querySelector("span"), word);
   setIcon($("pill"), shape);
   document.body.classList.toggle("old", old);
+  state.noData = old && !ended ? advice(name, stage) : null;
+  if (stream) drawPresent(stream, ended);
+  for (const one of state.streams.values()) drawTab(one);
   $("banner").hidden = !(reason && name !== "fresh");
   $("banner").dataset.state = name;
-  setText($("banner"), words.readable(reason));
+  setText($("banner"), words.sentence(reason));
   if (announced !== name) {
     if (announced !== "waiting" || name !== "fresh") announce(`${word}. ${words.readable(reason)}`);
     announced = name;
   }
+}
+
+/** What to do while no current data arrives. */
+function advice(name, stage) {
+  if (state.connection === "closed") return "Is the pipeline running? The page reconnects by itself.";
+  if (name === "gone") return "Is the pipeline running? Start it with: speech-emotion run";
+  return stage ? "Data comes again when the stage is ready." : "Check the sound source.";
 }

@@ -5,9 +5,11 @@ import { $, element, icon, setIcon, setText } from "./dom.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
+const naturalOrder = new Intl.Collator(undefined, { numeric: true }).compare; // main-2 before main-10
+
 /** Draw all tabs again; `choose` is called with the name of a stream. */
 export function drawTabs(choose) {
-  const names = [...state.streams.keys()];
+  const names = [...state.streams.keys()].sort(naturalOrder);
   $("streams").hidden = names.length < 2;
   $("streams").replaceChildren(
     ...names.map((name) => {
@@ -23,6 +25,12 @@ export function drawTabs(choose) {
   for (const stream of state.streams.values()) drawTab(stream);
 }
 
+/** Whether no current data of a stream arrives, though its source has not ended. */
+function isOld(stream) {
+  const status = state.connection === "closed" ? "gone" : state.statuses.get(stream.name)?.state;
+  return (status === "stale" && stream.source?.state !== "ended") || status === "gone";
+}
+
 export function drawTab(stream) {
   const tab = [...$("streams").children].find((node) => node.dataset.stream === stream.name);
   const row = stream.row;
@@ -30,8 +38,10 @@ export function drawTab(stream) {
   const emotion = row[ROW.emotion];
   const style = emotion === null ? { shape: "dash", colour: "" } : words.labelStyle(emotion, stream.labels);
   const bad = stream.source && !words.isGoodSource(stream.source.state);
-  setIcon(tab.querySelector(".label"), bad ? "cross" : style.shape, bad ? "var(--bad)" : style.colour);
-  setText(tab.querySelector(".label span"), words.readable(bad ? stream.source.state : emotion ?? row[ROW.state]));
+  const old = !bad && isOld(stream);
+  tab.dataset.old = old;
+  setIcon(tab.querySelector(".label"), bad || old ? "cross" : style.shape, bad || old ? "var(--bad)" : style.colour);
+  setText(tab.querySelector(".label span"), words.readable(bad ? stream.source.state : old ? "no data" : emotion ?? row[ROW.state]));
   setText(tab.querySelector(".number"), row[ROW.confidence] === null ? "" : words.percent(row[ROW.confidence]));
   const share = Math.min(1, Math.max(0, (row[ROW.level] - FLOOR) / -FLOOR));
   tab.querySelector("i").style.transform = `scaleX(${share.toFixed(3)})`;

@@ -35,6 +35,7 @@ const REASONS = {
   non_speech: "it does not sound like speech",
 };
 export const readable = (word) => String(word ?? "").replaceAll("_", " ");
+export const sentence = (text) => readable(text).replace(/^[a-z]/, (letter) => letter.toUpperCase());
 export const reasonText = (reason) => REASONS[reason] ?? readable(reason);
 
 export const percent = (value) => `${Math.round(value * 100)} %`;
@@ -78,6 +79,22 @@ export function sourceState(name, state, seconds, why) {
 }
 export const isGoodSource = (state) => state === "live" || state === "ended";
 export const isGoodStage = (state) => state === "ready" || state === "done";
+
+const STAGES = {
+  capture: "The sound input", features: "The feature stage", infer: "The model stage",
+  record: "The recorder", history: "The history writer", dashboard: "The page's server",
+};
+const STAGE_STATES = {
+  starting: "is starting", waiting: "is waiting for its start", failed: "has failed",
+  restarting: "stopped unexpectedly and is restarting",
+};
+
+/** A stage that is not ready, as a sentence. */
+export function stageFault(name, state, seconds) {
+  const [kind, worker] = name.split("/");
+  const subject = `${STAGES[kind] ?? `The stage ${kind}`}${worker ? ` ${worker}` : ""}`;
+  return `${subject} ${STAGE_STATES[state] ?? `is ${readable(state)}`} (${duration(seconds)}).`;
+}
 
 export const STATUS = {
   fresh: ["tick", "Live"],

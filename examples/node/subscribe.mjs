@@ -11,5 +11,6 @@ for await (const [topic, payload] of socket) {
   if (topic.toString() !== `result/${stream}`) continue; // a subscription is a prefix
   const result = decode(payload);
   if (result.v !== 1) throw new Error(`protocol version ${result.v}; this program knows 1`);
-  console.log(result.seq, result.state, result.emotion, result.confidence);
+  const words = `${result.state} ${result.emotion}`.replace(/\p{C}/gu, "?"); // terminal escapes
+  console.log(result.seq, words, result.confidence);
 }

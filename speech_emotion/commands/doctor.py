@@ -29,7 +29,7 @@ from speech_emotion.commands.trial import PATIENCE_S, judge, run_trial, trial_ad
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.config.load import load_config
 from speech_emotion.common.config.model import Config
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, printable
 from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.linux.runtime_dir import runtime_base_dir
 from speech_emotion.common.paths import IMPORT_ROOT, PACKAGE
@@ -232,14 +232,14 @@ def main(words: list[str]) -> int:
     done = _run("-m", "speech_emotion", "run", "--print-config", *words)
     if done.returncode:
         finding = bad("configuration", _last_line(done, "unreadable"), "correct this and try again")
-        print("\n".join(finding.lines()))
+        print("\n".join(map(printable, finding.lines())))
         return Level.BAD
     config = load_config(None, tomllib.loads(done.stdout))
     print("\n".join(well("configuration", "is valid").lines()), flush=True)
     worst = Level.WELL
     for check in CHECKS:
         for finding in check(config):
-            print("\n".join(finding.lines()), flush=True)
+            print("\n".join(map(printable, finding.lines())), flush=True)
             worst = max(worst, finding.level)
     return worst
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import re
 import sys
 import time
 
@@ -44,6 +45,11 @@ MARKS = {
     Freshness.GONE: ("✕", "red"),
 }
 """Shape and colour; people who see only one of them can tell the states apart."""
+
+
+def natural_order(name: str) -> list[str]:
+    """Sort key of a name with numbers: `main-2` before `main-10`."""
+    return [part.zfill(40) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 class Screen:
@@ -82,7 +88,7 @@ class Screen:
         utterances = min(len(self._utterances), max(0, spare - len(names)), UTTERANCES)
         room = max(1, spare - utterances)
         # All streams in the order of their names if they fit, else the worst ones.
-        shown = sorted(names) if len(names) <= room else names[: room - 1]
+        shown = sorted(names, key=natural_order) if len(names) <= room else names[: room - 1]
         yield self._header()
         yield self._table(shown, statuses, rows, options.max_width)
         if len(shown) < len(names):

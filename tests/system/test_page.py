@@ -119,7 +119,8 @@ def test_faults_are_shown_as_text(chromium: Any, publisher: tuple[Publisher, str
         publisher[0].send(live(1))
         publisher[0].send(stamped(health(stage="restarting")))
         shows(page, "#pill", "Degraded")
-        shows(page, "#banner", "infer restarting: broke")
+        shows(page, "#banner", "The model stage stopped unexpectedly and is restarting (")
+        shows(page, "#stages", "broke")
         assert page.locator("#stages tr[data-fine=false]").count() == 1
         silent = health(source="silent_input")
         row = dataclasses.replace(silent.streams[0], state_s=40.0, reason="digital silence")
@@ -135,27 +136,56 @@ def test_faults_are_shown_as_text(chromium: Any, publisher: tuple[Publisher, str
         assert page.locator("#source").get_attribute("data-fine") == "false"
 
 
+def test_a_pipeline_that_stopped_has_no_data(
+    chromium: Any, publisher: tuple[Publisher, str]
+) -> None:
+    quiet = {"state": "silence", "emotion": None, "confidence": None, "smoothed": None}
+    with dashboard(publisher) as server, opened(chromium, server.url) as page:
+        publisher[0].send(live(0, **quiet))
+        shows(page, "#emotion", "silence")
+        assert page.title() == "silence · main"
+        shows(page, "#emotion", "no data")  # nothing is published any more
+        shows(page, "#pill", "No data")
+        shows(page, "#confidence", "Is the pipeline running?")
+        assert page.title() == "⚠ No data · main"
+        publisher[0].send(stamped(health()))
+        publisher[0].send(live(1, **quiet))
+        shows(page, "#emotion", "silence")
+        assert page.title() == "silence · main"
+
+
 @pytest.mark.slow
 def test_streams_are_tabs(chromium: Any, publisher: tuple[Publisher, str]) -> None:
     with dashboard(publisher) as server, opened(chromium, server.url) as page:
-        names = ("main", "hall", "kitchen")
+        names: tuple[str, ...] = ("main", "main-10", "main-2", "hall", "kitchen")
         rows = [health(name).streams[0] for name in names]
         publisher[0].send(stamped(dataclasses.replace(health(), streams=rows)))
-        for name in names:
-            publisher[0].send(live(0, stream=name))
-        publisher[0].send(live(1, stream="hall"))
-        shows(page, "#streams [data-stream=kitchen]", "sad")
-        shows(page, "#streams [data-stream=hall]", "angry")
-        assert text(page, "#emotion") == "sad"
+        seqs = itertools.count(0, 2)
+
+        def shown(selector: str, label: str) -> bool:
+            """Keep every stream live: `sad`, and `angry` in the hall."""
+            seq = next(seqs)
+            for name in names:
+                publisher[0].send(live(seq + (name == "hall"), stream=name))
+            time.sleep(0.1)
+            return label in text(page, selector)
+
+        wait_until(lambda: shown("#streams [data-stream=kitchen]", "sad"), "the kitchen's tab")
+        tabs = page.locator("#streams [role=tab] .name").all_inner_texts()
+        assert tabs == ["hall", "kitchen", "main", "main-2", "main-10"]
+        wait_until(lambda: shown("#streams [data-stream=hall]", "angry"), "the hall's tab")
+        wait_until(lambda: shown("#emotion", "sad"), "the first stream")
         page.locator("[data-stream=main]").focus()
-        page.keyboard.press("ArrowRight")
-        shows(page, "#emotion", "angry")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        wait_until(lambda: shown("#emotion", "angry"), "the chosen stream")
         assert page.evaluate("document.activeElement.dataset.stream") == "hall"
         selected = page.locator("[role=tab][aria-selected=true]")
         assert [selected.count(), selected.get_attribute("data-stream")] == [1, "hall"]
         # A removed stream disappears.
         publisher[0].send(stamped(dataclasses.replace(health(), streams=rows[:1])))
-        shows(page, "#emotion", "sad")
+        names = names[:1]
+        wait_until(lambda: shown("#emotion", "sad"), "the stream that is left")
         page.locator("#streams").wait_for(state="hidden")
 
 
@@ -230,9 +260,9 @@ def test_it_can_be_used_without_a_mouse_and_read_aloud(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(chromium: Any, publisher: tuple[Publisher, str], scheme: str) -> None:
     with dashboard(publisher) as server:
-        publisher[0].send(live(0))
         look = {**PHONE, "color_scheme": scheme}
         with opened(chromium, server.url, **look) as page:
+            publisher[0].send(live(0))
             shows(page, "#emotion", "sad")
             widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
             assert widths[0] <= widths[1]
@@ -267,6 +297,7 @@ def test_contrast_of_texts(chromium: Any, publisher: tuple[Publisher, str]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # 18,000 messages
 def test_an_hours_worth_of_data_keeps_memory_flat(
     chromium: Any, publisher: tuple[Publisher, str]
 ) -> None:
@@ -331,26 +362,29 @@ def test_the_past_is_scrolled_through(
     writer.write([(spoken, 0.0)])
     writer.close()
     rows_shown = "document.getElementById('ribbon').getAttribute('aria-label')"
-    with dashboard(publisher, f"--history={path}") as server:
+    with (
+        dashboard(publisher, f"--history={path}") as server,
+        opened(chromium, server.url) as page,
+    ):
         publisher[0].send(live(5000))
-        with opened(chromium, server.url) as page:
-            shows(page, "#emotion", "sad")
-            page.locator("#past input[value='3600']").check()
-            shows(page, "#past-title", "Last hour")
-            shows(page, "#utterances", "91 %")
-            page.locator("#past input[value='300']").check()
-            shows(page, "#past-title", "Last five minutes")
-            page.locator("#earlier").click()
-            shows(page, "#past-title", "Five minutes until")
-            assert page.locator("#live").get_attribute("aria-pressed") == "false"
-            shows(page, "#emotion", "sad")  # the card `Now` stays live
-            with page.expect_download() as download:
-                page.locator("#csv").click()
-            assert download.value.suggested_filename.startswith("result-main-")
-            page.locator("#ribbon").focus()
-            page.keyboard.press("End")
-            shows(page, "#past-title", "Last five minutes")
-            assert page.evaluate(rows_shown)
+        shows(page, "#emotion", "sad")
+        page.locator("#past input[value='3600']").check()
+        shows(page, "#past-title", "Last hour")
+        shows(page, "#utterances", "91 %")
+        page.locator("#past input[value='300']").check()
+        shows(page, "#past-title", "Last five minutes")
+        page.locator("#earlier").click()
+        shows(page, "#past-title", "Five minutes until")
+        assert page.locator("#live").get_attribute("aria-pressed") == "false"
+        publisher[0].send(live(5002))
+        shows(page, "#emotion", "sad")  # the card `Now` stays live
+        with page.expect_download() as download:
+            page.locator("#csv").click()
+        assert download.value.suggested_filename.startswith("result-main-")
+        page.locator("#ribbon").focus()
+        page.keyboard.press("End")
+        shows(page, "#past-title", "Last five minutes")
+        assert page.evaluate(rows_shown)
 
 
 # Access control ----------------------------------------------------------------------------------

@@ -15,16 +15,13 @@ from speech_emotion.train.data.stream_features import ClipFeatures
 from speech_emotion.train.evaluation.calibration import calibrate_bundle
 from speech_emotion.train.evaluation.metrics import ece, figures, risk_at
 from speech_emotion.train.evaluation.offline_decisions import ClipDecisions, decide_clip
-from speech_emotion.train.model.whisper.discriminant import (
-    speaker_folds,
-)
 from speech_emotion.train.model.whisper.graph import Head
 from speech_emotion.train.model.whisper.heads import (
     LABELS,
     NEUTRAL,
-    HeadRecipe,
     HeadTrainingSet,
     Index,
+    WindowSums,
     columns_of,
     fit_head,
 )
@@ -49,32 +46,36 @@ def head_outputs(training_set: HeadTrainingSet, head: Head, clips: Index) -> Hel
     """Outputs of a head for the clean windows of some clips."""
     clean = training_set.renderings[0]
     rows = np.flatnonzero(np.isin(clean.clip, clips))
-    found = head.outputs(columns_of(head, clean.x[rows]))
+    found = head.outputs(clean.x[np.ix_(rows, columns_of(head.names))])
     owner = clean.clip[rows]
     return HeldOutOutputs(clips, [found[owner == clip] for clip in clips])
 
 
-def corpora_left_out(training_set: HeadTrainingSet, recipe: HeadRecipe) -> HeldOutOutputs:
+def corpora_left_out(window_sums: WindowSums) -> HeldOutOutputs:
     """Outputs for every corpus from a head that was not trained on it."""
-    corpus = training_set.corpus
+    corpus = window_sums.training_set.corpus
+    names, folds = sorted(set(corpus.tolist())), sorted(set(window_sums.fold.tolist()))
     held_out = []
-    for name in np.unique(corpus):
-        head = fit_head(training_set, np.flatnonzero(corpus != name), recipe)
-        held_out.append(head_outputs(training_set, head, np.flatnonzero(corpus == name)))
+    for name in names:
+        head = fit_head(window_sums, [n for n in names if n != name], folds)
+        held_out.append(
+            head_outputs(window_sums.training_set, head, np.flatnonzero(corpus == name))
+        )
         log.info("left out %s", name)
     return _joined(held_out)
 
 
-def speakers_left_out(
-    training_set: HeadTrainingSet, recipe: HeadRecipe, folds: int, seed: int
-) -> HeldOutOutputs:
+def speakers_left_out(window_sums: WindowSums) -> HeldOutOutputs:
     """Outputs for every speaker from a head that was trained on other speakers of all corpora."""
-    fold = speaker_folds(training_set.corpus, training_set.speaker, folds, seed)
+    names = sorted(set(window_sums.training_set.corpus.tolist()))
+    folds = sorted(set(window_sums.fold.tolist()))
     held_out = []
-    for k in range(folds):
-        head = fit_head(training_set, np.flatnonzero(fold != k), recipe)
-        held_out.append(head_outputs(training_set, head, np.flatnonzero(fold == k)))
-        log.info("fold %d of %d", k + 1, folds)
+    for k in folds:
+        head = fit_head(window_sums, names, [f for f in folds if f != k])
+        held_out.append(
+            head_outputs(window_sums.training_set, head, np.flatnonzero(window_sums.fold == k))
+        )
+        log.info("fold %d of %d", k + 1, len(folds))
     return _joined(held_out)
 
 

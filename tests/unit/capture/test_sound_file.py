@@ -14,7 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speech_emotion.capture.offline import read_recording
-from speech_emotion.capture.sources.sound_file import SoundFile
+from speech_emotion.capture.sound_file import SoundFile
 from speech_emotion.common.errors import UserError
 from tests.support.pipelines import DEMO
 

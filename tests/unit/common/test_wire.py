@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_emotion.common.errors import printable
 from speech_emotion.common.wire import codec, internal, public
+from tests.support.publisher import result
 
 ALL = (*public.PUBLIC.values(), *internal.INTERNAL.values())
 
@@ -52,10 +54,29 @@ def test_internal_messages_come_back(message: codec.Message) -> None:
 
 @given(st.sampled_from(list(public.PUBLIC.values())).flatmap(messages), st.booleans())
 def test_public_messages_come_back(message: Any, replayed: bool) -> None:
-    assert public.decode_public(*public.encode_public(message, replay=replayed)) == (
-        message,
-        replayed,
+    decoded, mark = public.decode_public(*public.encode_public(message, replay=replayed))
+    assert (as_printable(public.to_json_map(message)), replayed) == (
+        public.to_json_map(decoded),
+        mark,
     )
+
+
+def as_printable(value: Any) -> Any:
+    """A value with the control characters of its texts escaped."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): as_printable(item) for key, item in value.items()}
+    return [as_printable(item) for item in value] if isinstance(value, list) else value
+
+
+def test_control_characters_in_public_messages_are_escaped() -> None:
+    text = "\x1b]0;title\x07\x9b31m\u202e\n"
+    message = dataclasses.replace(result(1), emotion=text, smoothed={text: 1.0}, reason=text)
+    decoded, _ = public.decode_public(*public.encode_public(message))
+    assert isinstance(decoded, public.Result)
+    assert decoded.emotion == decoded.reason == "\\x1b]0;title\\x07\\x9b31m\\u202e\\n"
+    assert decoded.smoothed == {decoded.emotion: 1.0}
 
 
 @given(st.binary(max_size=300))

@@ -12,8 +12,34 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 Matrix = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Sums over some windows of one corpus; the sums of its parts can be added.
+
+    Attributes:
+        counts: sum of the targets per label, (labels,).
+        sums: of the columns per label, weighted by the targets, (labels, columns).
+        gram: weighted products of the columns, (columns, columns); see `label_weights`.
+        mass: sum of these weights.
+    """
+
+    counts: Matrix
+    sums: Matrix
+    gram: Matrix
+    mass: float
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.counts + other.counts,
+            self.sums + other.sums,
+            self.gram + other.gram,
+            self.mass + other.mass,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,31 +56,62 @@ class Moments:
     present: NDArray[np.bool_]
     within: Matrix
 
+    def scaled(self, mean: Matrix, std: Matrix) -> Moments:
+        """The moments of (x - mean) / std."""
+        within = self.within / std
+        within /= std[:, np.newaxis]
+        return Moments((self.means - mean) / std, self.present, within)
 
-def standard(x: Matrix, weight: NDArray[np.float64]) -> tuple[Matrix, Matrix]:
-    """Weighted mean and standard deviation per column, (columns,) each."""
-    share = (weight / weight.sum()).astype(np.float32)
-    mean = share @ x
-    return mean, np.sqrt(np.maximum(share @ np.square(x - mean), 1e-8))
+
+def label_weights(targets: Matrix) -> Matrix:
+    """Weight per window of a corpus, (windows,), by which its labels have equal sums."""
+    return np.asarray((targets / np.maximum(targets.sum(axis=0), 1e-6)).sum(axis=1))
+
+
+def add_up(x: Matrix, targets: Matrix, weight: Matrix) -> Sums:
+    """Sums over some windows of one corpus.
+
+    Args:
+        x: statistics, (windows, columns).
+        targets: probabilities (windows, labels); 0 for labels that the corpus does not have.
+        weight: `label_weights` of the whole corpus for these windows, (windows,).
+    """
+    gram = np.asarray((x * weight[:, np.newaxis]).T @ x, np.float32)
+    return Sums(targets.sum(axis=0), targets.T @ x, gram, float(weight.sum()))
+
+
+def moments_of(sums: Sums) -> Moments:
+    """Moments of a corpus, or of a part of it, from its sums."""
+    present = sums.counts > 1e-3
+    total = np.maximum(sums.counts, 1e-6)[:, np.newaxis]
+    means = np.asarray(sums.sums / total, np.float32)
+    known = means[present]
+    within = np.asarray(sums.gram / sums.mass - known.T @ known / len(known), np.float32)
+    return Moments(means, present, within)
 
 
 def moments(x: Matrix, targets: Matrix, truth: NDArray[np.int64]) -> Moments:
-    """Moments of one corpus.
+    """Moments of one corpus from its windows.
 
     Args:
-        x: standardized statistics, (windows, columns).
+        x: statistics, (windows, columns).
         targets: probabilities of the labels, (windows, labels).
         truth: label index per window, (windows,); determines `present`.
     """
-    n = targets.shape[1]
-    present = np.array([bool((truth == k).any()) for k in range(n)])
+    present = np.isin(np.arange(targets.shape[1]), truth)
     targets = targets * present
-    total = np.maximum(targets.sum(axis=0), 1e-6)
-    means = (targets.T @ x) / total[:, np.newaxis]
-    weight = (targets / total).sum(axis=1) / present.sum()
-    known = means[present]
-    within = (x * weight[:, np.newaxis]).T @ x - known.T @ known / len(known)
-    return Moments(means, present, within)
+    return moments_of(add_up(x, targets, label_weights(targets)))
+
+
+def standard(corpora: Sequence[Moments]) -> tuple[Matrix, Matrix]:
+    """Mean and standard deviation per column, with equal weights of corpora and labels."""
+    centres = np.array([m.means[m.present].mean(axis=0) for m in corpora])
+    mean = centres.mean(axis=0)
+    squares = np.mean(
+        [np.diag(m.within) + np.square(m.means[m.present] - mean).mean(axis=0) for m in corpora],
+        axis=0,
+    )
+    return mean, np.sqrt(np.maximum(squares, 1e-8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +136,8 @@ def solve(corpora: Sequence[Moments], *, spread: float, ridge: float) -> Discrim
     means, moved = common_means(corpora)
     noise += spread * (moved.T @ moved)
     noise[np.diag_indices(len(noise))] += ridge
-    solved = np.linalg.solve(noise.astype(np.float64), (means - means.mean(axis=0)).T)
-    weight = solved.astype(np.float32)
+    wanted = (means - means.mean(axis=0)).T
+    weight = linalg.solve(noise, wanted, assume_a="pos", overwrite_a=True).astype(np.float32)
     return Discriminant(weight, -0.5 * np.einsum("kd,dk->k", means, weight))
 
 

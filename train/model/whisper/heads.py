@@ -14,8 +14,12 @@ from speech_emotion.train.data.clips import LABEL_SETS, Clip, mapping
 from speech_emotion.train.data.soft_targets import Votes, cell_weights, soft_targets
 from speech_emotion.train.model.whisper.discriminant import (
     Matrix,
-    moments,
+    Sums,
+    add_up,
+    label_weights,
+    moments_of,
     solve,
+    speaker_folds,
     standard,
 )
 from speech_emotion.train.model.whisper.graph import Head, blocks
@@ -26,8 +30,10 @@ log = logging.getLogger("train")
 LABELS = LABEL_SETS["four"]
 NEUTRAL = LABELS.index("neutral")
 SPEECH_RIDGE = 1e-3
+SPEECH_STATISTIC = "mean3"
+"""Statistic of the speech output if the recipe has it; otherwise all its statistics."""
 SPEECH_SHARE = 0.5
-"""Weight of the windows without speech in the speech head's loss."""
+"""Weight of the windows without speech in the loss of the speech output."""
 
 Index = NDArray[np.int64]
 Vector = NDArray[np.float64]
@@ -44,7 +50,7 @@ class HeadRecipe:
         scale: divisor of the scores; makes the probabilities roughly calibrated before the
             bundle's temperatures.
         copies: number of simulated recordings of every clip, in addition to the clean one.
-        corpora: names of the corpora to train on; empty for all.
+        corpora: names of the manifest's corpora to use; empty for all.
     """
 
     statistics: tuple[str, ...] = ("mean2", "mean3", "hidden3")
@@ -96,46 +102,130 @@ def labelled(clips: Sequence[Clip]) -> list[Clip]:
     return [c for c in clips if c.emotion in known]
 
 
-def fit_head(training_set: HeadTrainingSet, train: Index, recipe: HeadRecipe) -> Head:
-    """A head trained on the clips with the indices `train` only."""
-    spans = [blocks()[name] for name in recipe.statistics]
-    columns = np.concatenate([np.arange(b.start, b.stop) for b in spans])
-    inside = np.zeros(len(training_set.clips), bool)
-    inside[train] = True
-    if recipe.corpora:
-        inside &= np.isin(training_set.corpus, recipe.corpora)
-    parts, owners = [], []
-    for rendering in training_set.renderings[: recipe.copies + 1]:
-        rows = np.flatnonzero(inside[rendering.clip])
-        parts.append(rendering.x[rows][:, columns].astype(np.float32))
-        owners.append(rendering.clip[rows])
-    x, clip = np.concatenate(parts), np.concatenate(owners)
-    truth, corpus = training_set.truth[clip], training_set.corpus[clip]
-    mean, std = standard(x, cell_weights(corpus, truth))
-    x -= mean
-    x /= std
+@dataclasses.dataclass(frozen=True)
+class WindowSums:
+    """Sums of a training set, from which a head for any corpora and folds is solved quickly.
+
+    Attributes:
+        training_set: clips and window statistics.
+        recipe: of the heads.
+        sums: (corpus, fold) → sums of (x - shift) / scale.
+        shift, scale: per column, (columns,), for numerical accuracy only.
+        fold: fold index per clip, (clips,).
+    """
+
+    training_set: HeadTrainingSet
+    recipe: HeadRecipe
+    sums: Mapping[tuple[str, int], Sums]
+    shift: Matrix
+    scale: Matrix
+    fold: Index
+
+    @property
+    def columns(self) -> Index:
+        """Stored columns that the recipe uses, (columns,)."""
+        return columns_of(self.recipe.statistics)
+
+
+def columns_of(names: Sequence[str]) -> Index:
+    """Stored columns of the named statistics, (columns,)."""
+    spans = [blocks()[name] for name in names]
+    return np.concatenate([np.arange(b.start, b.stop) for b in spans])
+
+
+def sum_windows(
+    training_set: HeadTrainingSet, recipe: HeadRecipe, folds: int, seed: int
+) -> WindowSums:
+    """Sum the windows of each corpus and fold.
+
+    Args:
+        folds: number of groups of speakers.
+        seed: of the groups.
+    """
+    columns = columns_of(recipe.statistics)
+    renderings = training_set.renderings[: recipe.copies + 1]
+    corpus, truth = training_set.corpus, training_set.truth
+    fold = speaker_folds(corpus, training_set.speaker, folds, seed)
     targets = soft_targets(
         training_set.clips,
-        training_set.truth,
+        truth,
         LABELS,
         training_set.votes,
         smoothing=recipe.smoothing,
         trust=recipe.trust,
-    )[clip]
-    names = np.unique(corpus)
-    found = [moments(x[r], targets[r], truth[r]) for r in (corpus == name for name in names)]
-    solved = solve(found, spread=recipe.spread, ridge=recipe.ridge)
-    noise = (training_set.noise[:, columns].astype(np.float32) - mean) / std
-    speech_weight, speech_bias = fit_speech(x, noise, cell_weights(corpus, np.zeros_like(truth)))
-    return Head(
+    )
+    clean = renderings[0].x[:, columns].astype(np.float32)
+    shift, scale = clean.mean(axis=0), clean.std(axis=0) + 1e-4
+    sums: dict[tuple[str, int], Sums] = {}
+    for name in np.unique(corpus):
+        rows = [np.flatnonzero(corpus[r.clip] == name) for r in renderings]
+        clip = np.concatenate([r.clip[k] for r, k in zip(renderings, rows, strict=True)])
+        x = np.concatenate(
+            [
+                r.x[np.ix_(k, columns)].astype(np.float32)
+                for r, k in zip(renderings, rows, strict=True)
+            ]
+        )
+        x -= shift
+        x /= scale
+        soft = targets[clip] * np.isin(np.arange(len(LABELS)), truth[corpus == name])
+        weight = label_weights(soft)
+        for k in range(folds):
+            inside = fold[clip] == k
+            sums[str(name), k] = add_up(x[inside], soft[inside], weight[inside])
+        log.info("summed up %s: %d windows", name, len(clip))
+    return WindowSums(training_set, recipe, sums, shift, scale, fold)
+
+
+def fit_head(window_sums: WindowSums, corpora: Sequence[str], folds: Sequence[int]) -> Head:
+    """A head trained on some folds of some corpora."""
+    training_set, recipe = window_sums.training_set, window_sums.recipe
+    parts = []
+    for name in corpora:
+        whole = window_sums.sums[name, folds[0]]
+        for k in folds[1:]:
+            whole = whole + window_sums.sums[name, k]
+        parts.append(moments_of(whole))
+    mean, std = standard(parts)
+    solved = solve([p.scaled(mean, std) for p in parts], spread=recipe.spread, ridge=recipe.ridge)
+    head = Head(
         names=recipe.statistics,
-        mean=mean,
-        std=std,
+        mean=window_sums.shift + mean * window_sums.scale,
+        std=std * window_sums.scale,
         weight=solved.weight / recipe.scale,
         bias=solved.bias / recipe.scale,
-        speech_weight=speech_weight,
-        speech_bias=speech_bias,
+        speech_weight=np.zeros(len(mean), np.float32),
+        speech_bias=20.0,
     )
+    if not len(training_set.noise):
+        return head
+    inside = np.isin(training_set.corpus, corpora) & np.isin(window_sums.fold, folds)
+    return _with_speech(head, window_sums, inside)
+
+
+def _with_speech(head: Head, window_sums: WindowSums, inside: NDArray[np.bool_]) -> Head:
+    """The head with its speech output, fitted on `SPEECH_STATISTIC`."""
+    training_set, recipe = window_sums.training_set, window_sums.recipe
+    at = np.concatenate(
+        [np.full(blocks()[n].stop - blocks()[n].start, n == SPEECH_STATISTIC) for n in head.names]
+    )
+    if not at.any():
+        at[:] = True
+    columns = window_sums.columns[at]
+    speech, clip = [], []
+    for rendering in training_set.renderings[: recipe.copies + 1]:
+        rows = np.flatnonzero(inside[rendering.clip])
+        speech.append(rendering.x[np.ix_(rows, columns)].astype(np.float32))
+        clip.append(rendering.clip[rows])
+    owner = training_set.corpus[np.concatenate(clip)]
+    weight, bias = fit_speech(
+        (np.concatenate(speech) - head.mean[at]) / head.std[at],
+        (training_set.noise[:, columns].astype(np.float32) - head.mean[at]) / head.std[at],
+        cell_weights(owner, np.zeros(len(owner), np.int64)),
+    )
+    spread = np.zeros(len(head.mean), np.float32)
+    spread[at] = weight
+    return dataclasses.replace(head, speech_weight=spread, speech_bias=bias)
 
 
 def fit_speech(speech: Matrix, noise: Matrix, weight: Vector) -> tuple[Matrix, float]:
@@ -169,9 +259,3 @@ def fit_speech(speech: Matrix, noise: Matrix, weight: Vector) -> tuple[Matrix, f
         loss, np.zeros(columns + 1), jac=True, method="L-BFGS-B", options={"maxiter": 60}
     )
     return found.x[:-1].astype(np.float32), float(found.x[-1])
-
-
-def columns_of(head: Head, x: NDArray[np.float16]) -> Matrix:
-    """The columns that a head uses, of stored rows."""
-    spans = [blocks()[name] for name in head.names]
-    return np.concatenate([x[:, b.start : b.stop] for b in spans], axis=1).astype(np.float32)
