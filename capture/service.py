@@ -12,7 +12,8 @@ import zmq
 
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import POLL_S, Stream
-from speech_emotion.common.errors import DeviceError
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
+from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
@@ -27,6 +28,9 @@ answers."""
 
 DRAIN_S = 5.0
 """Longest time in seconds, after a stop, for the results of complete windows to be accepted."""
+
+RING_CHECK_S = 1.0
+"""Seconds between two checks that the rings still exist."""
 
 HUB_WAIT_S = 5.0
 """A capture without a supervisor logs after this many seconds that no hub answers."""
@@ -69,7 +73,7 @@ class CaptureService:
         self._format = stream_format
         self._alone = alone
         self._show = show
-        self._repeat_due = 0.0
+        self._repeat_due = self._ring_due = 0.0
         self._states: list[SourceState] = []
         self._began = time.monotonic()
         self._hub_wait_logged = False
@@ -90,7 +94,7 @@ class CaptureService:
         """Feed until every source has ended and its results are accepted, or until a stop.
 
         Returns:
-            The exit code 0.
+            The exit code: 1 if a ring was removed, else 0.
 
         Raises:
             UserError: a source is damaged; the samples before the damage were delivered.
@@ -115,6 +119,8 @@ class CaptureService:
                 self._send_heartbeat(now=self._states_changed())
                 if self._show is not None:
                     self._show(list(self._streams.values()))
+                if self._removed_ring(now):
+                    return EXIT_FAULT
             self._send_heartbeat(now=True)
         except DeviceError:
             self._send_heartbeat(now=True)  # the last heartbeat carries the reason
@@ -124,7 +130,21 @@ class CaptureService:
         for stream in self._streams.values():
             if stream.error is not None:
                 raise stream.error
-        return 0
+        return EXIT_OK
+
+    def _removed_ring(self, now: float) -> bool:
+        """Whether another program removed or replaced the segment of a ring; looks once a second.
+
+        Samples written to it would reach no stage that restarts.
+        """
+        if now < self._ring_due:
+            return False
+        self._ring_due = now + RING_CHECK_S
+        for name, stream in self._streams.items():
+            if stream.feeder.ring.removed():
+                log.error("stream %s: its ring was removed from %s; restart", name, FOLDER)
+                return True
+        return False
 
     def _is_over(self, deadline: float | None) -> bool:
         streams = self._streams.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import urllib.parse
@@ -37,6 +38,8 @@ class HistoryReader:
             (application,) = self._db.execute("PRAGMA application_id").fetchone()
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
+            with contextlib.suppress(AttributeError):
+                self._db.close()
             raise UserError(f"{path}: cannot be read ({error})") from None
         if (application, version) != (APPLICATION, SCHEMA_VERSION):
             self._db.close()

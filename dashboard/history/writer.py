@@ -69,6 +69,8 @@ class HistoryWriter:
             self._prepare()
             self._files = self._identities()
         except (OSError, sqlite3.Error) as error:
+            with contextlib.suppress(AttributeError):
+                self._db.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY_CODES:
                 raise HistoryBusyError(f"{path}: {error}") from None
             raise UserError(f"{path}: cannot be used for history ({error})") from None

@@ -157,27 +157,35 @@ def test_a_pipeline_that_stopped_has_no_data(
 @pytest.mark.slow
 def test_streams_are_tabs(chromium: Any, publisher: tuple[Publisher, str]) -> None:
     with dashboard(publisher) as server, opened(chromium, server.url) as page:
-        names = ("main", "main-10", "main-2", "hall", "kitchen")
+        names: tuple[str, ...] = ("main", "main-10", "main-2", "hall", "kitchen")
         rows = [health(name).streams[0] for name in names]
         publisher[0].send(stamped(dataclasses.replace(health(), streams=rows)))
-        for name in names:
-            publisher[0].send(live(0, stream=name))
-        publisher[0].send(live(1, stream="hall"))
-        shows(page, "#streams [data-stream=kitchen]", "sad")
+        seqs = itertools.count(0, 2)
+
+        def shown(selector: str, label: str) -> bool:
+            """Keep every stream live: `sad`, and `angry` in the hall."""
+            seq = next(seqs)
+            for name in names:
+                publisher[0].send(live(seq + (name == "hall"), stream=name))
+            time.sleep(0.1)
+            return label in text(page, selector)
+
+        wait_until(lambda: shown("#streams [data-stream=kitchen]", "sad"), "the kitchen's tab")
         tabs = page.locator("#streams [role=tab] .name").all_inner_texts()
         assert tabs == ["hall", "kitchen", "main", "main-2", "main-10"]
-        shows(page, "#streams [data-stream=hall]", "angry")
-        assert text(page, "#emotion") == "sad"
+        wait_until(lambda: shown("#streams [data-stream=hall]", "angry"), "the hall's tab")
+        wait_until(lambda: shown("#emotion", "sad"), "the first stream")
         page.locator("[data-stream=main]").focus()
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("ArrowLeft")
-        shows(page, "#emotion", "angry")
+        wait_until(lambda: shown("#emotion", "angry"), "the chosen stream")
         assert page.evaluate("document.activeElement.dataset.stream") == "hall"
         selected = page.locator("[role=tab][aria-selected=true]")
         assert [selected.count(), selected.get_attribute("data-stream")] == [1, "hall"]
         # A removed stream disappears.
         publisher[0].send(stamped(dataclasses.replace(health(), streams=rows[:1])))
-        shows(page, "#emotion", "sad")
+        names = names[:1]
+        wait_until(lambda: shown("#emotion", "sad"), "the stream that is left")
         page.locator("#streams").wait_for(state="hidden")
 
 
@@ -289,6 +297,7 @@ def test_contrast_of_texts(chromium: Any, publisher: tuple[Publisher, str]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # 18,000 messages
 def test_an_hours_worth_of_data_keeps_memory_flat(
     chromium: Any, publisher: tuple[Publisher, str]
 ) -> None:

@@ -64,7 +64,7 @@ def closed(client: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("data", [b"", b"GET", HALF_REQUEST, HALF_BODY], ids=str)
-def test_half_requests_block_nobody(page: Dashboard, data: bytes) -> None:
+def test_half_requests_block_no_other_client(page: Dashboard, data: bytes) -> None:
     with contextlib.ExitStack() as stack:
         began = time.monotonic()
         clients = [stack.enter_context(connect(page.port, data)) for _ in range(300)]

@@ -18,11 +18,12 @@ import pytest
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history import writer as history_file
 from speech_emotion.dashboard.history.csv_export import PAGE, CsvExport
 from speech_emotion.dashboard.history.pending import PENDING, Entry, PendingMessages
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.history.reader import HistoryReader
-from speech_emotion.dashboard.history.writer import PURGE_ROWS, HistoryWriter
+from speech_emotion.dashboard.history.writer import PURGE_ROWS, HistoryBusyError, HistoryWriter
 from speech_emotion.dashboard.history_writer import WriterThread, days_before
 from tests.support.history import T0, make_result, make_utterance
 from tests.support.pipelines import wait_until
@@ -281,6 +282,27 @@ def test_a_removed_file_is_opened_again(path: Path) -> None:
     with HistoryReader(kept) as reader:
         rows = reader.windows("main", 0.0, time.time() + 9.0, 100)["rows"]
     assert [row[0] for row in rows] == [1]  # a moved file is complete
+
+
+def test_a_file_that_is_locked_at_the_start_is_opened_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_file, "BUSY_S", 0.05)
+    HistoryWriter(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("DROP TABLE purge_clock")  # a file of an earlier version has to be extended
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HistoryBusyError):
+        HistoryWriter(path)
+    pending = PendingMessages()
+    thread = WriterThread(path, 1.0, pending, None)
+    pending.add(dataclasses.replace(make_result(0), time=time.time()))
+    assert not thread.turn(0.0)
+    other.execute("ROLLBACK")
+    other.close()
+    assert thread.turn(2.0)
+    with HistoryReader(path) as reader:
+        assert len(reader.windows("main", 0.0, time.time() + 9.0, 100)["rows"]) == 1
 
 
 def test_a_value_that_sqlite_cannot_store_is_counted_and_skipped(
