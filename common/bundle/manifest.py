@@ -38,7 +38,7 @@ GOLDEN_TOLERANCE = 1e-3
 OUTPUT_TOLERANCE = 0.02
 """Largest difference from the model outputs in golden.npz.
 
-8-bit kernels round activations differently: with `models/large` two runtimes on one processor
+8-bit kernels round activations differently: with `models/default` two runtimes on one processor
 differ by up to 0.007 in a probability.
 """
 
