@@ -68,7 +68,7 @@ test-tflite-runtime: .venv-tflite-runtime/.done
 # The unit tests and the demo on the newest Python that this machine has.
 test-newest: .venv-newest/.done
 	@[ ! -x .venv-newest/bin/python ] || \
-		{ .venv-newest/bin/python -m pytest -n 4 -q tests/unit && \
+		{ .venv-newest/bin/python -m pytest -n 4 -q tests/unit --hypothesis-profile=quick && \
 		CI=1 .venv-newest/bin/python -m speech_emotion demo --speed max; }
 
 # Training from end to end on a tiny made-up corpus, with TensorFlow.

@@ -8,16 +8,19 @@ if __name__ == "__main__":
     prepare()
 
 import argparse
+import logging
 import secrets
 import sys
 from pathlib import Path
 
-from speech_emotion.common.errors import printable
+from speech_emotion.common.errors import EXIT_FAULT, printable
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
+
+log = logging.getLogger("capture")
 
 DESCRIPTION = """\
 Reads a microphone, a sound file or a pipe into a shared-memory ring and shows the level.
@@ -92,7 +95,12 @@ def supervised(job: CaptureJob) -> int:
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
     from speech_emotion.common.bundle.grid import WindowGrid
+    from speech_emotion.common.ring.layout import FOLDER, segment_inode
 
+    for stream in job.streams:
+        if segment_inode(stream.ring) is None:  # no mistake of the user
+            log.error("stream %s: its ring was removed from %s; restart", stream.name, FOLDER)
+            return EXIT_FAULT
     stop = StopRequest()
     stream_format = StreamFormat(job.rate, WindowGrid(job.window, job.hop))
     return CaptureService(

@@ -168,19 +168,12 @@ def _ogg(file: io.FileIO, size: int) -> Container:
     return Container()
 
 
-class PatchedFile(io.RawIOBase):
+class PatchedFile:
     """A binary file of which some bytes are replaced while they are read."""
 
     def __init__(self, file: io.FileIO, patch: tuple[tuple[int, bytes], ...]) -> None:
-        super().__init__()
         self._file = file
         self._patch = patch
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
@@ -188,17 +181,16 @@ class PatchedFile(io.RawIOBase):
     def tell(self) -> int:
         return self._file.tell()
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
         start = self._file.tell()
-        content = bytearray(self._file.read(len(buffer)))
+        content = bytearray(self._file.read(size) or b"")
         end = start + len(content)
         for at, replacement in self._patch:
             first, last = max(start, at), min(end, at + len(replacement))
             if first < last:
                 content[first - start : last - start] = replacement[first - at : last - at]
-        buffer[: len(content)] = content
-        return len(content)
+        return bytes(content)
 
     def close(self) -> None:
         self._file.close()
-        super().close()

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
 
+LARGEST = np.float32(1e6)
+"""Largest magnitude of a sample. Full scale is 1.0; float files may hold anything."""
 FULL_SCALE = 1 << 23
 """Steps of a 24-bit sample from 0 to 1."""
 
@@ -16,6 +18,7 @@ def to_mono(block: Samples, channel: int | None) -> Samples:
 
     Channels are added one after the other, so that the bits of a sample do not depend on the
     size of the block. NaN (possible in float files) becomes silence, infinity full scale.
+    Larger values than `LARGEST` are clipped, so that later arithmetic does not overflow.
     """
     if channel is not None:
         mono = block[:, channel]
@@ -23,11 +26,13 @@ def to_mono(block: Samples, channel: int | None) -> Samples:
         mono = block[:, 0]
         if block.shape[1] > 1:
             mono = mono.copy()
-            for other in range(1, block.shape[1]):
-                mono += block[:, other]
-            mono /= np.float32(block.shape[1])
-    if not np.isfinite(mono).all():
+            with np.errstate(over="ignore", invalid="ignore"):
+                for other in range(1, block.shape[1]):
+                    mono += block[:, other]
+                mono /= np.float32(block.shape[1])
+    if len(mono) and not float(np.max(np.abs(mono))) <= LARGEST:  # NaN is not, either
         mono = np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0)
+        mono = np.clip(mono, -LARGEST, LARGEST)
     return mono
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import select
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import zmq
 
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import POLL_S, Stream
-from speech_emotion.common.errors import DeviceError
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
+from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
@@ -27,6 +29,9 @@ answers."""
 
 DRAIN_S = 5.0
 """Longest time in seconds, after a stop, for the results of complete windows to be accepted."""
+
+RING_CHECK_S = 1.0
+"""Seconds between two checks that the rings still exist."""
 
 HUB_WAIT_S = 5.0
 """A capture without a supervisor logs after this many seconds that no hub answers."""
@@ -69,7 +74,7 @@ class CaptureService:
         self._format = stream_format
         self._alone = alone
         self._show = show
-        self._repeat_due = 0.0
+        self._repeat_due = self._ring_due = 0.0
         self._states: list[SourceState] = []
         self._began = time.monotonic()
         self._hub_wait_logged = False
@@ -90,7 +95,7 @@ class CaptureService:
         """Feed until every source has ended and its results are accepted, or until a stop.
 
         Returns:
-            The exit code 0.
+            The exit code: 1 if a ring was removed, else 0.
 
         Raises:
             UserError: a source is damaged; the samples before the damage were delivered.
@@ -115,6 +120,8 @@ class CaptureService:
                 self._send_heartbeat(now=self._states_changed())
                 if self._show is not None:
                     self._show(list(self._streams.values()))
+                if self._removed_ring(now):
+                    return EXIT_FAULT
             self._send_heartbeat(now=True)
         except DeviceError:
             self._send_heartbeat(now=True)  # the last heartbeat carries the reason
@@ -124,7 +131,21 @@ class CaptureService:
         for stream in self._streams.values():
             if stream.error is not None:
                 raise stream.error
-        return 0
+        return EXIT_OK
+
+    def _removed_ring(self, now: float) -> bool:
+        """Whether another program removed or replaced the segment of a ring; looks once a second.
+
+        Samples written to it would reach no stage that restarts.
+        """
+        if now < self._ring_due:
+            return False
+        self._ring_due = now + RING_CHECK_S
+        for name, stream in self._streams.items():
+            if stream.feeder.ring.removed():
+                log.error("stream %s: its ring was removed from %s; restart", name, FOLDER)
+                return True
+        return False
 
     def _is_over(self, deadline: float | None) -> bool:
         streams = self._streams.values()
@@ -180,7 +201,8 @@ class CaptureService:
                 opened = internal.Open(
                     stream=stream.job.name,
                     run=feeder.ring.run,
-                    source=stream.job.source,
+                    # Messages are UTF-8; the name of a file need not be.
+                    source=os.fsencode(stream.job.source).decode("utf-8", "replace"),
                     rate=self._format.rate,
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,

@@ -23,6 +23,8 @@ SEEKABLE_EXACTLY = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")
 """Containers with exact seeking. In the others a resumed read verifies the samples."""
 UNKNOWN_FRAMES = 1 << 48
 """libsndfile reports at least this many frames where the header does not give the length."""
+DECODE_FRAMES = 4096
+"""Frames that are decoded at once."""
 MIN_RATE, MAX_RATE = 1000, 1_000_000
 """Sample rates in Hz that are read."""
 
@@ -60,6 +62,7 @@ class SoundFile:
         self.frames: int | None = None if frames >= UNKNOWN_FRAMES else frames
         self._read = 0
         self._error: UserError | None = None
+        self._decoded: Samples = np.zeros((0, self.channels), np.float32)
         if frames == 0:
             self.close()
             raise UserError(f"{path}: holds no samples")
@@ -106,6 +109,7 @@ class SoundFile:
         import soundfile
 
         target = frame if self.frames is None else min(frame, self.frames)
+        self._decoded = self._decoded[:0]
         try:
             with self._quiet():
                 self._read = self._file.seek(target)
@@ -118,22 +122,38 @@ class SoundFile:
         Raises:
             UserError: the file is damaged from here on.
         """
-        if self._error is not None:
-            raise self._error
         block = np.empty((frames, self.channels), np.float32)
+        filled = 0
+        while filled < frames:
+            if not len(self._decoded) and (self._error is not None or not self._decode()):
+                break
+            piece = self._decoded[: frames - filled]
+            block[filled : filled + len(piece)] = piece
+            self._decoded = self._decoded[len(piece) :]
+            filled += len(piece)
+        if not filled and frames and self._error is not None:
+            raise self._error
+        return block[:filled]
+
+    def _decode(self) -> bool:
+        """Decode the next frames; False at the end or before a damage.
+
+        Always so many at once: after a damage, what a decoder returns depends on that number,
+        and results must not depend on the size of the blocks.
+        """
+        block = np.empty((DECODE_FRAMES, self.channels), np.float32)
         with self._quiet():
             count, reason = _read_into(self._file, block)
         self._read += count
-        if count < frames:
+        if count < DECODE_FRAMES:
             if reason is None and self._broken is not None:
                 reason = self._broken
             if reason is None and self.frames is not None and self._read < self.frames:
                 reason = f"{self.frames - self._read} frames are missing"
-            if reason is not None:
-                self._error = self._damaged(reason)
-                if not count:
-                    raise self._error
-        return block[:count]
+        if reason is not None:
+            self._error = self._damaged(reason)
+        self._decoded = block[:count]
+        return count > 0
 
     def check_channel(self, channel: int | None) -> None:
         """Raise UserError if the file has no such channel."""

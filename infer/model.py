@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.manifest import GOLDEN_TOLERANCE, Bundle
+from speech_emotion.common.bundle.manifest import OUTPUT_TOLERANCE, Bundle
 from speech_emotion.common.errors import UserError
 
 RUNTIMES = {
@@ -104,10 +104,10 @@ class Model:
                 f"{bundle.model}: cannot be run on {self.runtime} "
                 f"({str(error).splitlines()[0][:120]}); the model is damaged, rebuild the bundle"
             ) from None
-        if not off <= GOLDEN_TOLERANCE:
+        if not off <= OUTPUT_TOLERANCE:
             raise UserError(
                 f"{path}: the model gives other outputs on this machine than it must "
-                f"(off by {off:.3g}, allowed {GOLDEN_TOLERANCE:g}); "
+                f"(off by {off:.3g}, allowed {OUTPUT_TOLERANCE:g}); "
                 "the bundle is inconsistent, rebuild it"
             )
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -18,7 +17,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from speech_emotion.common.errors import UserError
 from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire.public import Health, StageHealth, StreamHealth
 from speech_emotion.supervision.restart_policy import ProcessState
@@ -101,31 +99,3 @@ def _families(
             if (number := value(message)) is not None:
                 family.add_metric([row], number)
         yield family
-
-
-class MetricsServer:
-    """Serves `/metrics` in its own thread until it is closed.
-
-    Args:
-        address, port: address to listen on; port 0 selects a free port.
-
-    Raises:
-        UserError: the port is in use or not permitted.
-    """
-
-    def __init__(self, address: str, port: int, health: Callable[[], Health]) -> None:
-        registry = CollectorRegistry()
-        registry.register(HealthCollector(health))
-        try:
-            self._server, self._thread = start_http_server(port, address, registry)
-        except OSError as error:
-            raise UserError(
-                f"metrics at {address}:{port} cannot be served ({error.strerror}); "
-                "stop the other program or choose another metrics.port"
-            ) from None
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

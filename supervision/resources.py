@@ -108,8 +108,8 @@ def check_ring_memory(config: Config, bundle: Bundle) -> None:
         if free < needed and space.f_blocks:  # a tmpfs without a limit has no blocks
             mib = 2**20
             raise UserError(
-                f"the rings of {len(config.stream)} streams of {config.ring.seconds:g} s need "
-                f"{needed / mib:.0f} MiB in {FOLDER}, {free / mib:.0f} MiB are free; "
+                f"rings of {config.ring.seconds:g} s (streams: {len(config.stream)}) need "
+                f"{needed / mib:.1f} MiB in {FOLDER}, {free / mib:.1f} MiB are free; "
                 "set a shorter ring.seconds or make shared memory larger"
             )
 
@@ -206,10 +206,10 @@ def _rings(
 
 def _serve_metrics(config: Config, state: PipelineState, hub: Hub, stack: ExitStack) -> None:
     if config.metrics.port is not None:
-        from speech_emotion.supervision.prometheus import MetricsServer
+        from speech_emotion.supervision.metrics_server import MetricsServer
 
-        address, port = config.metrics.address, config.metrics.port
-        server = MetricsServer(address, port, lambda: state.health(hub.snapshot()))
+        address, port, token = config.metrics.address, config.metrics.port, config.metrics.token
+        server = MetricsServer(address, port, lambda: state.health(hub.snapshot()), token)
         stack.callback(server.close)
 
 

@@ -176,13 +176,9 @@ def _take(
 
 def _count_losses(heartbeat: HeartbeatSender, writer: Writer) -> None:
     recorders = writer.recorders.values()
-    counts = {
-        "record_lost": sum(recorder.lost for recorder in recorders),
-        "record_messages_lost": writer.dropped + sum(r.lost_messages for r in recorders),
-    }
-    for name, count in counts.items():
-        if count:
-            heartbeat.counters[name] = count
+    messages = sum(recorder.lost_messages for recorder in recorders)
+    heartbeat.counters["record_lost"] = sum(recorder.lost for recorder in recorders)
+    heartbeat.counters["record_messages_lost"] = writer.dropped + messages
 
 
 if __name__ == "__main__":

@@ -71,10 +71,16 @@ def to_toml(config: Config) -> str:
 
 def without_secrets(config: Config) -> Config:
     """The configuration to show, in which asterisks stand for every secret."""
-    if config.dashboard.token is None:
-        return config
-    hidden = config.dashboard.model_copy(update={"token": HIDDEN})
-    return config.model_copy(update={"dashboard": hidden})
+    tables: dict[str, DashboardConfig | MetricsConfig] = {
+        "dashboard": config.dashboard,
+        "metrics": config.metrics,
+    }
+    hidden = {
+        name: table.model_copy(update={"token": HIDDEN})
+        for name, table in tables.items()
+        if table.token is not None
+    }
+    return config.model_copy(update=hidden)
 
 
 def _unknown(key: str) -> str:

@@ -30,7 +30,7 @@ from speech_emotion.common.security.exposure import (
     check_reach,
     check_token,
 )
-from speech_emotion.common.wire.endpoint import check_exposure
+from speech_emotion.common.wire.endpoint import check_exposure, is_loopback
 
 ENV_PREFIX = "SEP_"
 
@@ -160,6 +160,21 @@ class MetricsConfig(_Table):
         description="TCP port for Prometheus; unset: no metrics",
     )
     address: str = Field(default="127.0.0.1", description="address to listen on")
+    token: str | None = Field(
+        default=None,
+        description="secret that Prometheus sends (`authorization`); required beyond loopback",
+    )
+
+    _token = field_validator("token")(lambda value: value and _checked(check_token, value))
+
+    @model_validator(mode="after")
+    def _protected(self) -> MetricsConfig:
+        if self.port is not None and self.token is None and not is_loopback(self.address):
+            raise ValueError(
+                f"{self.address} can be reached from other machines: set metrics.token, "
+                "or keep the address 127.0.0.1"
+            )
+        return self
 
 
 class WorkersConfig(_Table):

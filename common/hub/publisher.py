@@ -23,9 +23,9 @@ MAX_REQUEST = 512
 """Longest message in bytes that a subscriber may send: a CURVE handshake needs about 300, a
 subscription below 100. libzmq closes the connection of a longer one."""
 
-REQUESTS_HIGH_WATER_MARK, REQUESTS_BUFFER = 100, 32 * 1024
-"""Requests queued per connection, and its receive buffer in bytes: what a connection has sent
-until it is closed takes memory."""
+REQUESTS_HIGH_WATER_MARK, REQUESTS_BUFFER = 10, 32 * 1024
+"""Requests queued per connection, and its receive buffer in bytes. libzmq moves the queue into
+one without limit about once per millisecond; the hub must read faster than that."""
 
 MAX_PREFIX = 64
 """Longest prefix in bytes; no topic is longer."""
@@ -43,7 +43,11 @@ MAX_REPLAYS, REPLAYS_PER_S = 20.0, 2.0
 """Replays of one topic at once, and per second: subscriptions that come and go in a loop must not
 fill the queues of other subscribers."""
 
-REQUESTS_PER_TURN = 500
+REQUESTS_PER_TURN = 2000
+"""Requests read in one turn; more is a flood."""
+
+FULL_TURNS = 5
+"""Turns of a flood in succession after which every connection is cut; clients connect again."""
 
 
 class Publisher:
@@ -59,6 +63,7 @@ class Publisher:
         self._connections = connections
         self._last_values: dict[bytes, public.Public] = {}
         self._wanted: set[bytes] = set()
+        self._full_turns = 0
         self._replays: dict[bytes, tuple[float, float]] = {}
         socket.setsockopt(zmq.XPUB_VERBOSER, 1)
 
@@ -74,17 +79,31 @@ class Publisher:
 
     def turn(self) -> None:
         """Read subscriptions, then send the last message of each topic that they match."""
+        number = 0
         for frames in drain_frames(self._socket, REQUESTS_PER_TURN):
+            number += 1
             request = frames[0].bytes
             if self._connections is None or self._permitted(frames[0], self._connections):
                 self._subscribed(request)
         if self._connections is not None:
             self._bound_all(self._connections)
+            self._end_flood(self._connections, full=number == REQUESTS_PER_TURN)
         now = time.monotonic()
         for topic in [topic for topic in self._wanted if self._may_replay(topic, now)]:
             self._wanted.discard(topic)
             replay = public.encode_public(self._last_values[topic], replay=True)
             self._socket.send_multipart(replay)
+
+    def _end_flood(self, connections: Connections, *, full: bool) -> None:
+        """Cut connections while requests come faster than they can be read.
+
+        The sender of a flood is known only when its requests are read, after all older ones. So
+        cut first the connections without a subscription, and if that does not help, all.
+        """
+        self._full_turns = self._full_turns + 1 if full else 0
+        for connection in list(connections.all()) if full else []:
+            if not connection.active or self._full_turns >= FULL_TURNS:
+                connections.cut(connection)
 
     def _subscribed(self, request: bytes) -> None:
         if request[:1] == SUBSCRIBE:

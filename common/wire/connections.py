@@ -84,6 +84,7 @@ class Connections:
         self._tcp_only = tcp_only
         self._limit = limit or connection_limit()
         self._table: dict[Key, Connection] = {}
+        self._unknown: set[Key] = set()
         self._prune_due = 0.0
         self._refused = 0
         self._cut = 0
@@ -94,6 +95,7 @@ class Connections:
 
     def turn(self) -> None:
         """Read what happened to connections; close those beyond the limit."""
+        self._unknown.clear()
         self._read_events()
         if time.monotonic() >= self._prune_due:
             self._prune()
@@ -112,8 +114,10 @@ class Connections:
             key = descriptor, os.fstat(descriptor).st_ino
         except (zmq.ZMQError, OSError):
             return None
-        if key not in self._table:
-            self._read_events()  # it was accepted after the last turn
+        if key not in self._table and key not in self._unknown:
+            self._read_events()  # it may have been accepted after the last turn
+            if key not in self._table:
+                self._unknown.add(key)
         return self._table.get(key)
 
     def all(self) -> Iterator[Connection]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import soundfile
 from numpy.typing import NDArray
 
+from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.wire import public
 from speech_emotion.supervision.restart_policy import RestartPolicy
 from tests.chaos.scene import (
@@ -201,19 +201,11 @@ class Killer:
 
 def gap_errors(tape: Path, played: NDArray[np.int16]) -> list[int]:
     """Samples by which each declared gap is longer than what is missing of the noise."""
-    import json
-
-    heard, _ = soundfile.read(tape / "audio.flac", dtype="int16")
+    recording = read_recording(str(tape), RATE)
+    heard = np.rint(recording.samples * 32768.0).astype(np.int16)
     where = {played[i : i + KEY].tobytes(): i for i in range(len(played) - KEY)}
-    rows = [json.loads(line) for line in (tape / "tape.jsonl").read_text().splitlines()]
-    spans: list[tuple[int, int]] = []
-    for a, b in (row["gap"] for row in rows if "gap" in row):
-        if spans and spans[-1][1] == a:  # one gap may be told in pieces
-            spans[-1] = (spans[-1][0], b)
-        else:
-            spans.append((a, b))
     errors = []
-    for a, b in spans:
+    for a, b in recording.gaps:
         before = where[heard[a - KEY : a].tobytes()] + KEY
         behind = where[heard[b : b + KEY].tobytes()]
         errors.append((b - a) - (behind - before))

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+from speech_emotion.capture.offline import read_recording
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.service import CaptureService
 from speech_emotion.capture.sources.file import FileStream
@@ -26,6 +28,7 @@ from speech_emotion.common.ring.segment import create_ring
 from speech_emotion.common.wire import codec, public
 from tests.support.pipelines import (
     BUNDLE,
+    DEMO,
     PATIENCE_S,
     ROOT,
     Subscriber,
@@ -81,8 +84,11 @@ def by_hand() -> Iterator[tuple[str, str, Subscriber]]:
     hub, features, results = fresh_endpoint(), fresh_endpoint(), fresh_endpoint()
     subscriber = Subscriber(results)
     stages = [
-        module("features", "--bind", features, "--hub", hub),
-        module("infer", "--hub", hub, "--features", features, "--results", results),
+        module("features", "--bind", features, "--hub", hub, "--bundle", str(BUNDLE)),
+        module(
+            *("infer", "--hub", hub, "--features", features, "--results", results),
+            *("--bundle", str(BUNDLE)),
+        ),
     ]
     yield hub, features, subscriber
     for stage in stages:
@@ -98,7 +104,8 @@ def test_three_stages_by_hand_equal_offline(
     hub, features, subscriber = by_hand
     path = clip(6.0)
     capture = module(
-        "capture", f"--source=file:{path}", "--speed=max", "--hub", hub, "--features", features
+        *("capture", f"--source=file:{path}", "--speed=max", "--hub", hub, "--features", features),
+        *("--bundle", str(BUNDLE)),
     )
     code, _, stderr = finished(capture)
     assert code == 0, stderr
@@ -172,6 +179,28 @@ def test_features_offline_accepts_the_original_spec(clip: Clip, tmp_path: Path) 
     arrays = np.load(out)
     assert arrays["features"].shape == (3, 32, 155)
     assert "normalized" not in arrays
+
+
+def test_a_file_that_breaks_off_gives_all_results_up_to_the_break(tmp_path: Path) -> None:
+    whole = DEMO.read_bytes()
+    broken, readable, out = (tmp_path / name for name in ("broken.flac", "readable.wav", "out.npz"))
+    broken.write_bytes(whole[: len(whole) // 3])
+    rate = load_bundle(BUNDLE).spec.sample_rate
+    samples = read_recording(str(broken), rate).samples
+    soundfile.write(readable, samples, rate, subtype="PCM_24")
+    code, stdout, stderr = finished(module("infer", str(broken), "--json"))
+    assert code == 2
+    (line,) = stderr.splitlines()
+    assert "damaged after" in line
+    _, expected, _ = finished(module("infer", str(readable), "--json"))
+    assert stdout == expected
+    results = sum("utterance" not in json.loads(line) for line in stdout.splitlines())
+    assert results > 20
+    code, _, stderr = finished(module("features", str(broken), "--out", str(out)))
+    assert code == 2
+    (line,) = stderr.splitlines()
+    assert "damaged after" in line
+    assert len(np.load(out)["start"]) == results
 
 
 @pytest.mark.parametrize("stage", ["features", "infer"])

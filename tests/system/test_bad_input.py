@@ -248,7 +248,7 @@ def test_too_little_shared_memory() -> None:
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert "/dev/shm" in line
-    assert "bytes" in line
+    assert "MiB" in line
 
 
 def test_a_bundle_damaged_meanwhile_does_not_reach_a_running_pipeline(

@@ -37,7 +37,7 @@ SERVE_S = 5.0
 
 RUNS_ITSELF = {
     r"^make (demo|run|test|lint|docs)\b": ".ci/run runs them; this test is a part of test-all",
-    r"^sudo apt-get|^git clone|^cd ": "changes the machine or the folder of who types it",
+    r"^sudo |^git clone|^cd ": "changes the machine, or the folder of the shell",
     r"mic:USB PnP": "needs that very USB microphone; mic:NAME has its own tests",
     r"^arecord ": "needs a sound card; stdin has its own tests",
     r"models/mine": "needs a model that a command before has trained",

@@ -100,7 +100,11 @@ def top(**values: object) -> Mutation:
 
 
 MUTATIONS: dict[str, Mutation] = {
-    **{f"flip-{file}-{seed}": flip(file, seed) for file in FILES for seed in range(4)},
+    **{
+        f"flip-{file}-{seed}": flip(file, seed)
+        for file in (*FILES, "model.tflite")
+        for seed in range(4)
+    },
     **{f"cut-{file}": cut(file, 0.5) for file in (*FILES, "model.tflite")},
     **{f"empty-{file}": write(file, b"") for file in FILES},
     "stats-text": write("stats.npz", b"no archive"),

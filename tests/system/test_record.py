@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import soundfile
 import soxr
 
+from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.wire import public
 from tests.support.pipelines import ROOT, Running, comparable, offline
 from tests.support.pulse import VirtualMicrophone, installed
@@ -106,3 +110,91 @@ def test_a_stage_alone_is_profiled_on_a_recording(
         capture_output=True,
     )
     assert profile.stat().st_size > 0
+
+
+def recorded_samples(folder: Path) -> np.ndarray:
+    return read_recording(str(folder), 16000).samples
+
+
+def test_at_full_speed_no_sample_and_no_message_is_missing(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    """Many times the ring's length, with a recorder that is killed twice meanwhile."""
+    speech, rate = soundfile.read(clip(50.0), dtype="float32")
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.tile(speech, 12), rate)
+    folder = tmp_path / "recordings"
+    running = supervise(f"--source=file:{path}", "--speed=max", f"--record={folder}")
+    for seen in (60, 400):
+        running.subscriber.wait_for(lambda r, n=seen: len(r.fresh(public.Result)) >= n)
+        if (recorder := running.stages().get("record")) is not None:
+            recorder.kill()
+    code, stderr, live = running.ended()
+    assert code == 0, stderr
+    assert np.array_equal(
+        recorded_samples(folder / "main"), read_recording(str(path), rate).samples
+    )
+    counters = live.fresh(public.Health)[-1].counters
+    assert counters["record_lost"] == 0
+    rows = recorded_messages(folder / "main")
+    published = [row for row in live.stream() if row["kind"] == "result"]
+    written = [row for row in rows if row["kind"] == "result"]
+    assert len(published) - len(written) == counters["record_messages_lost"]
+    assert [name.name for name in folder.iterdir()] == ["main"]
+
+
+def test_a_recording_of_a_pipeline_that_was_killed_replays(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    folder = tmp_path / "recordings"
+    running = supervise(f"--source=file:{clip(40.0)}", f"--record={folder}")
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 12)
+    processes = [psutil.Process(running.process.pid), *running.stages().values()]
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
+    running.process.communicate()
+    live = running.subscriber.finish().stream()
+    recording = folder / "main"
+    again = offline(recording)
+    results = [row for row in again if row["kind"] == "result"]
+    assert len(results) >= 10
+    assert again[: len(live)][:-3] == live[: len(again)][:-3]
+    code, stderr, replayed = supervise(f"--source=replay:{recording}", "--speed=max").ended()
+    assert code == 0, stderr
+    assert replayed.stream() == again
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_the_start(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, stderr, _ = supervise(
+        f"--source=file:{clip(3.0)}", f"--record={tmp_path}/file/inside"
+    ).ended()
+    assert code == 2
+    (line,) = stderr.splitlines()
+    assert "cannot be written" in line
+
+
+def test_a_recorder_that_cannot_write_never_ends_the_pipeline(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    folder = tmp_path / "recordings"
+    running = supervise(f"--source=file:{clip(12.0)}", f"--record={folder}")
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
+    # A full disk: no file may grow.
+    recorder = running.stages()["record"]
+    resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    seen = len(running.received.fresh(public.Result))
+    running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= seen + 6)
+    assert recorder.is_running()
+    resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    code, stderr, live = running.ended()
+    assert code == 0, stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("cannot be written") == 1
+    assert [name.name for name in folder.iterdir()] == ["main"]
+    assert recorded_messages(folder / "main") == live.stream()
+    assert offline(folder / "main") == live.stream()

@@ -205,6 +205,6 @@ def test_rings_are_added_up_before_the_first_is_created() -> None:
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"{streams} streams" in line
+    assert f"streams: {streams}" in line
     assert "ring.seconds" in line
     assert os.statvfs("/dev/shm").f_bavail >= space.f_bavail - ring // space.f_frsize

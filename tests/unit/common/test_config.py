@@ -99,6 +99,7 @@ def test_the_effective_configuration_gives_itself_again(
         ({"dashboard": {"listen": "0.0.0.0:8765"}}, ["0.0.0.0:8765", "dashboard.token"]),
         ({"dashboard": {"listen": "[::]:8765"}}, ["[::]:8765", "dashboard.token"]),
         ({"dashboard": {"port": 1}}, ["dashboard.port", "listen"]),
+        ({"metrics": {"port": 9, "address": "0.0.0.0"}}, ["0.0.0.0", "metrics.token"]),
         ({"history": {"days": 0}}, ["history.days", "0", "greater than 0"]),
     ],
 )
@@ -209,7 +210,8 @@ def test_the_example_is_a_configuration() -> None:
 
 
 def test_a_shown_configuration_hides_the_secret_and_is_valid(tmp_path: Path) -> None:
-    config = load_config(None, {"dashboard": {"token": "hush-hush-hush-hush"}})
+    token = {"token": "hush-hush-hush-hush"}
+    config = load_config(None, {"dashboard": token, "metrics": token})
     shown = to_toml(without_secrets(config))
     assert "hush" not in shown
     assert load_config(written(tmp_path, shown), {}).dashboard.token != config.dashboard.token
@@ -235,3 +237,9 @@ def test_a_tilde_in_a_path_is_the_home_folder(
     assert config.stream[0].source == "file:/home/someone/talk.flac"
     unknown = written(tmp_path, "bundle = '~no-such-user-here/b'")
     assert "home folder is unknown" in outcome(unknown, {})
+
+
+@pytest.mark.parametrize("table", ["dashboard", "metrics"])
+def test_every_token_is_hidden(table: str) -> None:
+    config = load_config(None, {table: {"token": "0123456789abcdef"}})
+    assert "0123456789abcdef" not in to_toml(without_secrets(config))

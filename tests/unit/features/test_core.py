@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
-from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.features.core import (
     TUNING_EDGES,
@@ -127,6 +126,12 @@ def assert_same(actual: Samples, expected: Samples, spec: FeatureSpec) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+def expected_features(window: Samples, spec: FeatureSpec) -> Samples:
+    """The reference features with the number of frames that `spec.frames` asks for."""
+    features = reference_features(window, spec)[: spec.n_frames]
+    return np.pad(features, ((0, spec.n_frames - len(features)), (0, 0)))
+
+
 @pytest.fixture(scope="module", params=list(SPECS.values()), ids=list(SPECS))
 def spec(request: pytest.FixtureRequest) -> FeatureSpec:
     actual: FeatureSpec = request.param
@@ -145,13 +150,13 @@ def test_speech_gives_the_reference_features(
 ) -> None:
     samples = speech(name, 3 * spec.window) * np.float32(level)
     for window in samples.reshape(3, -1):
-        assert_same(core.extract(window), reference_features(window, spec), spec)
+        assert_same(core.extract(window), expected_features(window, spec), spec)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_sounds_give_the_reference_features(spec: FeatureSpec, core: Core, kind: str) -> None:
     window = sound(kind, spec.window)
-    assert_same(core.extract(window), reference_features(window, spec), spec)
+    assert_same(core.extract(window), expected_features(window, spec), spec)
 
 
 @st.composite
@@ -427,26 +432,3 @@ def test_banks_survive_a_round_trip_through_their_file(spec: FeatureSpec, tmp_pa
     window = speech("03a01Wa", spec.window)
     actual = make_core(spec, again).extract(window)
     np.testing.assert_array_equal(actual, make_core(spec, banks).extract(window))
-
-
-@pytest.mark.parametrize(
-    ("name", "changed"),
-    [
-        ("mel", None),
-        ("mel", np.zeros((16, 1025), np.float32)),
-        ("chroma", np.zeros((1, 12, 1025), np.float32)),
-        ("mfcc_mel", np.zeros((128, 1025))),
-        ("window", np.full(2048, np.nan)),
-    ],
-    ids=["missing", "bands", "tunings", "type", "values"],
-)
-def test_banks_that_do_not_match_the_spec_are_one_clear_line(
-    name: str, changed: NDArray[np.generic] | None
-) -> None:
-    arrays = Banks.from_librosa(ORIGINAL).to_arrays()
-    if changed is None:
-        del arrays[name]
-    else:
-        arrays[name] = changed
-    with pytest.raises(UserError, match=rf"^banks\.npz: .*\b{name}\b.*; rebuild the bundle$"):
-        Banks.from_arrays(ORIGINAL, arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from speech_emotion.common.bundle.manifest import LAYOUTS, load_bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.infer.model import RUNTIMES, Model, find_runtime, shape_input
+from tests.support.bundles import rehash
 from tests.support.pipelines import BUNDLE, ROOT
 
 TINY = sorted((ROOT / "tests" / "data" / "models").glob("*/bundle.toml"))
@@ -35,6 +37,23 @@ def test_a_model_gives_its_golden_output(path: Path, runtime: str) -> None:
     assert output.shape == (bundle.outputs,)
     assert output == pytest.approx(golden["probabilities"], abs=1e-3)
     assert np.array_equal(output, model.predict(golden["normalized"].astype(np.float32)))
+
+
+@pytest.mark.parametrize(("off", "refused"), [(0.015, False), (0.03, True)])
+def test_outputs_far_from_the_golden_ones_are_refused(
+    tmp_path: Path, off: float, refused: bool
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, folder)
+    golden = dict(np.load(folder / "golden.npz"))
+    golden["probabilities"] = golden["probabilities"] + np.float32(off)
+    np.savez(folder / "golden.npz", **golden)
+    rehash(folder)
+    if refused:
+        with pytest.raises(UserError, match=r"allowed 0\.02"):
+            Model(load_bundle(folder))
+    else:
+        Model(load_bundle(folder))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
