@@ -96,7 +96,8 @@ def test_a_lock_of_another_program_loses_nothing(
     supervise: Supervise, clip: Clip, tmp_path: Path, seconds: float
 ) -> None:
     path = tmp_path / "kept.sqlite"
-    running = supervise(f"--source=file:{clip(seconds + 8.0)}", f"--history={path}")
+    sound = clip(8.0, repeat=2 + round(seconds / 8.0))
+    running = supervise(f"--source=file:{sound}", f"--history={path}")
     running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
