@@ -210,15 +210,16 @@ def main() -> None:
     parser.add_argument("--username", help="the password is in MQTT_PASSWORD")
     parser.add_argument("--prefix", default="sep", help="of all topics; default: %(default)s")
     options = parser.parse_args()
-    stop = threading.Event()
+    stops: list[int] = []
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stop.set())
+        # Event.set takes a lock, which the interrupted main thread may hold.
+        signal.signal(signum, lambda number, _: stops.append(number))
     forwarder = Forwarder(options)
     newest: dict[str, Result] = {}
     update_due = 0.0
     with Results(options.endpoint) as results:
         while True:
-            ending = stop.is_set()
+            ending = bool(stops)
             event = results.receive(timeout=0.0 if ending else 0.25)
             if ending and event is None:
                 break
