@@ -67,13 +67,11 @@ def parser() -> argparse.ArgumentParser:
     add("--history", metavar="FILE", help="write results to this SQLite file")
     add("--record", metavar="FOLDER", help="record sound and messages to this folder")
     add("--bundle", metavar="DIR", help="model bundle; default: models/default")
-    results = "endpoint that subscribers connect to; default: tcp://127.0.0.1:5555"
-    add("--results", metavar="ENDPOINT", help=results)
+    add("--results", metavar="ENDPOINT", help="bound here; default: tcp://127.0.0.1:5555")
     add("--speed", choices=("realtime", "max"), help="pace of file sources; default: realtime")
     add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
     add("--streams", type=int, metavar="N", help="number of streams of the one source, as a load")
-    profile = f"write a cProfile file of a stage ({', '.join(STAGES)}) at its end"
-    add("--profile", action="append", default=[], metavar="STAGE=OUT", help=profile)
+    add("--profile", action="append", default=[], metavar="STAGE=OUT", help="cProfile of a stage")
     add("--print-config", action="store_true", help="print the effective configuration and exit")
     return flags
 
@@ -84,11 +82,8 @@ def configure(arguments: argparse.Namespace) -> Config:
     Raises:
         UserError: one of them has a mistake.
     """
-    flags = {
-        key: value
-        for key in ("bundle", "results", "speed", "runtime", "record")
-        if (value := getattr(arguments, key)) is not None
-    }
+    names = ("bundle", "results", "speed", "runtime", "record")
+    flags = {key: value for key in names if (value := getattr(arguments, key)) is not None}
     if arguments.dashboard is not None:
         flags["dashboard"] = {"listen": arguments.dashboard}
     if arguments.history is not None:
@@ -139,8 +134,7 @@ def main() -> int:
     bundle = load_bundle(config.bundle)
     check(config, bundle)
     signals = SignalRequests()
-    wake = signals.wakeup.set
-    lines = LogLines(wake)
+    lines = LogLines(wake := signals.wakeup.set)
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):
         log.info("removed %s, its process has ended", owner)
     resources = build(config, bundle, profiles, write=lines.write, wake=wake)
