@@ -204,9 +204,9 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         type=Path,
-        default=HERE / "recipes" / "default.toml",
+        default=HERE / "recipes" / "small.toml",
         metavar="FILE",
-        help="recipe file (default: train/recipes/default.toml)",
+        help="recipe file (default: train/recipes/small.toml)",
     )
     parser.add_argument(
         "--work",

@@ -18,7 +18,8 @@ from speech_emotion.infer.model import Model
 from speech_emotion.infer.session import Session
 from tests.support.pipelines import PATIENCE_S, ROOT, comparable
 
-OTHER = ROOT / "models" / "emodb"
+OTHER = ROOT / "tests" / "data" / "models" / "other"
+"""Another bundle of the same grid, trained on EMO-DB only."""
 
 
 def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str, Any]]:

@@ -84,8 +84,11 @@ def by_hand() -> Iterator[tuple[str, str, Subscriber]]:
     hub, features, results = fresh_endpoint(), fresh_endpoint(), fresh_endpoint()
     subscriber = Subscriber(results)
     stages = [
-        module("features", "--bind", features, "--hub", hub),
-        module("infer", "--hub", hub, "--features", features, "--results", results),
+        module("features", "--bind", features, "--hub", hub, "--bundle", str(BUNDLE)),
+        module(
+            *("infer", "--hub", hub, "--features", features, "--results", results),
+            *("--bundle", str(BUNDLE)),
+        ),
     ]
     yield hub, features, subscriber
     for stage in stages:
@@ -101,7 +104,8 @@ def test_three_stages_by_hand_equal_offline(
     hub, features, subscriber = by_hand
     path = clip(6.0)
     capture = module(
-        "capture", f"--source=file:{path}", "--speed=max", "--hub", hub, "--features", features
+        *("capture", f"--source=file:{path}", "--speed=max", "--hub", hub, "--features", features),
+        *("--bundle", str(BUNDLE)),
     )
     code, _, stderr = finished(capture)
     assert code == 0, stderr

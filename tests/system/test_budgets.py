@@ -55,7 +55,8 @@ def test_running_processes_stay_within_memory_and_rate(
     supervise: Callable[..., Running], clip: Callable[..., Path], tmp_path: Path
 ) -> None:
     running = supervise(
-        f"--source=file:{clip(30.0)}", "--record", str(tmp_path / "tape"), "--speed=realtime"
+        *(f"--source=file:{clip(30.0)}", "--record", str(tmp_path / "tape"), "--speed=realtime"),
+        f"--bundle={DEFAULT_BUNDLE}",
     )
     running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     began = running.received.fresh(public.Health)[-1]

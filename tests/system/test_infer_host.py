@@ -127,6 +127,7 @@ class Box(Running):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "SEP_BUNDLE": str(BUNDLE)},
         )
 
 
@@ -331,7 +332,7 @@ def test_a_bundle_swap_works_if_the_host_has_the_bundle(site: Site, clip: Clip) 
     assert done.returncode == 0, done.stdout + done.stderr
     rows = ended(box)
     began = exchanges(results(box))
-    assert [name.partition("@")[0] for _, name in began] == ["default", "emodb"]
+    assert [name.partition("@")[0] for _, name in began] == ["small", "other"]
     assert rows == with_exchanges(path, [(0, BUNDLE), (began[1][0], OTHER)])
 
 

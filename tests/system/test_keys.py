@@ -294,7 +294,7 @@ def test_the_command_takes_keys(supervise: Supervise, clip: Clip, house: House) 
         house.endpoint,
     ]
     seen = subprocess.run([*watch, *keys], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert "default@" in seen.stdout or "main" in seen.stdout
+    assert "small@" in seen.stdout or "main" in seen.stdout
     assert "belong together" in refused(*command[1:], *keys[:2])
     assert "no secret key" in refused(*command[1:], "--secret", keys[3], "--server", keys[3])
     running.process.terminate()

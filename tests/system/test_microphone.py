@@ -18,6 +18,7 @@ from scipy.signal import correlate
 
 from speech_emotion.common.wire import public
 from tests.support.pipelines import (
+    BUNDLE,
     PATIENCE_S,
     ROOT,
     Running,
@@ -107,8 +108,11 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
     stages = [
         subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT)
         for command in (
-            ["features", "--bind", features, "--hub", hub],
-            ["infer", "--hub", hub, "--features", features, "--results", results],
+            ["features", "--bind", features, "--hub", hub, "--bundle", str(BUNDLE)],
+            [
+                *("infer", "--hub", hub, "--features", features, "--results", results),
+                *("--bundle", str(BUNDLE)),
+            ],
         )
     ]
     recorded = tmp_path / "recorded.wav"
@@ -116,6 +120,7 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
         [
             *(sys.executable, "-m", "capture", "--source", "mic", "--seconds", "9"),
             *("--record", str(recorded), "--hub", hub, "--features", features),
+            *("--bundle", str(BUNDLE)),
         ],
         cwd=ROOT,
         env={**os.environ, **microphone.env},

@@ -51,7 +51,7 @@ def test_sound_becomes_words_on_the_page(chromium: Any, supervise: Supervise, cl
         assert emotions <= {*labels, "silence", "waiting", "no data"}
         shows(page, "#utterances li", "%")
         shows(page, "#stages", "infer")
-        assert "default@" in text(page, "#bundle")
+        assert "small@" in text(page, "#bundle")
         page.click("#card-open")
         shows(page, "#card-text", "What it is for")
         page.keyboard.press("Escape")

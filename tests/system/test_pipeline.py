@@ -151,7 +151,7 @@ def test_health_and_info_list_stages_and_bundle(supervise: Supervise, clip: Clip
     (info,) = received.fresh(public.Info)
     assert info.stream == "main"
     assert info.source.startswith("file:")
-    assert info.bundle.startswith("default@")
+    assert info.bundle.startswith("small@")
     steady = [health for health in received.fresh(public.Health) if health.state == "ok"]
     assert steady
     assert {stage.name for stage in steady[-1].stages} == {"capture", "features", "infer"}

@@ -60,8 +60,8 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 5)
     there = swap(OTHER)
     assert there.returncode == 0, there.stderr
-    assert "emodb@" in there.stdout
-    assert "has replaced default@" in there.stdout
+    assert "other@" in there.stdout
+    assert "has replaced small@" in there.stdout
     if speed == "realtime":
         back = swap(BUNDLE)
         assert back.returncode == 0, back.stderr
@@ -69,9 +69,9 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
     code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     began = exchanges(received.fresh(public.Result))
-    wanted = ["default", "emodb", "default"] if speed == "realtime" else ["default", "emodb"]
+    wanted = ["small", "other", "small"] if speed == "realtime" else ["small", "other"]
     assert [name.partition("@")[0] for _, name in began] == wanted
-    folders = {"default": BUNDLE, "emodb": OTHER}
+    folders = {"small": BUNDLE, "other": OTHER}
     plan = [(at, folders[name.partition("@")[0]]) for at, name in began]
     assert received.stream() == with_exchanges(path, plan)
     infos = [info.bundle for info in received.fresh(public.Info)]
@@ -106,7 +106,7 @@ def test_stages_killed_around_the_exchange_lose_nothing(
     assert code == 0, stderr
     assert killed
     began = exchanges(received.fresh(public.Result))
-    folders = {"default": BUNDLE, "emodb": OTHER}
+    folders = {"small": BUNDLE, "other": OTHER}
     plan = [(at, folders[name.partition("@")[0]]) for at, name in began]
     assert received.stream() == with_exchanges(path, plan)
 
@@ -118,7 +118,9 @@ def test_a_hangup_takes_the_configured_bundle_over(
     shutil.copytree(BUNDLE, bundle)
     config = tmp_path / "box.toml"
     config.write_text(f"bundle = '{bundle}'")
-    pipeline = supervise(f"--config={config}", f"--source=file:{clip(50.0)}")
+    pipeline = supervise(
+        f"--config={config}", f"--source=file:{clip(50.0)}", env={"SEP_BUNDLE": ""}
+    )
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     # In place, as an update of the folder does it.
     change(bundle, lambda table: table["calibration"].update(temperature=2.0))
@@ -242,15 +244,15 @@ def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: C
     (done,) = asked
     assert done.returncode == 1, done.stdout
     assert "rolled back" in done.stdout
-    assert "default@" in done.stdout
+    assert "small@" in done.stdout
     assert copies(pipeline) == {"bundle"}
     code, stderr, received = pipeline.ended()
     assert code == 0, stderr
     began = exchanges(received.fresh(public.Result))
-    assert [name.partition("@")[0] for _, name in began] == ["default"]
+    assert [name.partition("@")[0] for _, name in began] == ["small"]
     assert received.stream() == with_exchanges(path, [(0, BUNDLE)])
     infos = [info.bundle.partition("@")[0] for info in received.fresh(public.Info)]
-    assert infos == ["default", "emodb", "default"]
+    assert infos == ["small", "other", "small"]
 
 
 def _fresh(running: Running, first: dict[str, int]) -> dict[str, Any]:
@@ -316,7 +318,7 @@ def test_two_pipelines_are_told_apart(supervise: Supervise, clip: Clip) -> None:
     assert done.returncode == 2
     assert all(str(one.process.pid) in done.stderr for one in both)
     assert swap(OTHER, "--pid", str(both[1].process.pid)).returncode == 0
-    both[1].subscriber.wait_for(lambda r: r.fresh(public.Result)[-1].bundle.startswith("emodb"))
+    both[1].subscriber.wait_for(lambda r: r.fresh(public.Result)[-1].bundle.startswith("other"))
     assert len(exchanges(results_of(both[0]))) == 1
     for one in both:
         one.process.terminate()

@@ -33,7 +33,7 @@ NEEDED = [
     "models/default/LICENSE",
     "models/default/bundle.toml",
     "models/default/model.tflite",
-    "models/emodb/model.tflite",
+    "models/small/model.tflite",
     "py.typed",
     "supervisor.py",
     "train/recipes/default.toml",

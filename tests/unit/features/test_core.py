@@ -126,6 +126,12 @@ def assert_same(actual: Samples, expected: Samples, spec: FeatureSpec) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+def expected_features(window: Samples, spec: FeatureSpec) -> Samples:
+    """The reference features with the number of frames that `spec.frames` asks for."""
+    features = reference_features(window, spec)[: spec.n_frames]
+    return np.pad(features, ((0, spec.n_frames - len(features)), (0, 0)))
+
+
 @pytest.fixture(scope="module", params=list(SPECS.values()), ids=list(SPECS))
 def spec(request: pytest.FixtureRequest) -> FeatureSpec:
     actual: FeatureSpec = request.param
@@ -144,13 +150,13 @@ def test_speech_gives_the_reference_features(
 ) -> None:
     samples = speech(name, 3 * spec.window) * np.float32(level)
     for window in samples.reshape(3, -1):
-        assert_same(core.extract(window), reference_features(window, spec), spec)
+        assert_same(core.extract(window), expected_features(window, spec), spec)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_sounds_give_the_reference_features(spec: FeatureSpec, core: Core, kind: str) -> None:
     window = sound(kind, spec.window)
-    assert_same(core.extract(window), reference_features(window, spec), spec)
+    assert_same(core.extract(window), expected_features(window, spec), spec)
 
 
 @st.composite
