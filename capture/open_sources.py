@@ -9,6 +9,7 @@ from collections.abc import Callable
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.sources.file import FileStream
 from speech_emotion.capture.stream import SourceOptions, Stream, StreamJob
+from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import internal
 
 
@@ -27,7 +28,8 @@ def open_streams(
         UserError: a source cannot be opened.
         DeviceError: an absent device, to be waited for.
     """
-    if jobs[0].source.startswith("mic"):
+    kind = jobs[0].source.partition(":")[0]
+    if kind == "mic":
         # Imported here: a process for files loads no audio library.
         from speech_emotion.capture.sources.microphone import LiveDevice, LiveStream
 
@@ -36,10 +38,12 @@ def open_streams(
             LiveStream(job, device, feeder)
             for job, feeder in zip(jobs, device.feeders, strict=True)
         ]
-    if jobs[0].source.startswith("stdin"):
+    if kind == "stdin":
         from speech_emotion.capture.sources.stdin import StdinStream
 
         return [StdinStream(job, stream_format, send, options) for job in jobs[:1]]
+    if kind not in ("file", "replay"):
+        raise UserError(f"source {jobs[0].source!r} is of no known kind")
     files = []
     for job in jobs:
         blocks = itertools.repeat(options.block_frames) if options.block_frames else None

@@ -251,9 +251,14 @@ class InferService:
         send(worker, session.credit())
 
     def _lost(self, stream: str) -> None:
-        """A message between features and hub was lost: request the last checkpoint."""
+        """A window is missing or not acknowledged: continue at the checkpoint of the hub."""
         self._heartbeat.counters["infer_resumed"] += 1
-        log.warning("stream %s: a message was lost, resuming from the last checkpoint", stream)
+        log.warning(
+            "stream %s: a window is missing or was not acknowledged for %g s; "
+            "continuing at the checkpoint of the hub",
+            stream,
+            STALLED_S,
+        )
         del self._sessions[stream]
         self._request(stream)
 

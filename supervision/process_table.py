@@ -88,7 +88,7 @@ class ProcessKind:
         before_capture: whether capture waits for it, so that it misses nothing.
         ends: whether exit code 0 means that its work is done.
         vital: whether the pipeline needs it.
-        backoff: delays before restarts.
+        capture: whether it is a capture process.
     """
 
     name: str

@@ -53,6 +53,7 @@ class LiveDevice:
         send: Callable[[internal.Tick], None],
         options: SourceOptions,
     ) -> None:
+        self._names = ", ".join(job.name for job in jobs)
         rings = [RingWriter.attach(job.ring) for job in jobs]
         restarted = any(ring.anchor[1] for ring in rings)
         # A device that was open in an earlier process of this run is no mistake of the user.
@@ -199,7 +200,9 @@ class LiveDevice:
             self.monitor.source_changed(now, str(follower.first), follower.now)
         state = self.monitor.state
         if state is not before:
-            log.warning("source %s: %s", state.value, self.monitor.reason)
+            level = logging.INFO if state is SourceState.LIVE else logging.WARNING
+            cause = self.monitor.reason or "samples arrive"
+            log.log(level, "%s: source is now %s (%s)", self._names, state.value, cause)
         silent_s = self.monitor.silent_for(now)
         if silent_s > self._reopen_after:
             self._limit_closing()

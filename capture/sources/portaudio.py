@@ -264,7 +264,7 @@ class Microphone:
 
     @property
     def active(self) -> bool:
-        """PortAudio's own flag. It stays True for some lost devices; see `last_callback`."""
+        """PortAudio's own flag. It stays True for some lost devices; see `SourceMonitor.check`."""
         return bool(self._stream.active)
 
     def blocks(self) -> Iterator[Block]:
