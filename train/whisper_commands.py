@@ -83,8 +83,8 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, str]:
         raise UserError(f"{parsed.recipe}: {unknown_names[0]} is no statistic; known: {known}")
     spec = graph.spec(window_s)
     clips = heads.labelled(parsed.clips(parsed))
-    if recipe.corpora:
-        clips = [c for c in clips if c.corpus in recipe.corpora]
+    if missing := sorted(set(recipe.corpora) - {c.corpus for c in clips}):
+        raise UserError(f"{parsed.recipe}: no clips of {missing[0]}; select some")
     encoder = extract.encoder_file(parsed.weights, spec, parsed.work)
     renderings = [
         extract.extract(
@@ -115,11 +115,14 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     from speech_emotion.train.evaluation.evaluate import write_json
     from speech_emotion.train.model.whisper import heads
 
-    recipe, spec, training_set, licence = _load(parsed)
+    recipe, spec, everything, licence = _load(parsed)
+    training_set, others = heads.split_corpora(everything, recipe.corpora)
     window_sums = heads.sum_windows(training_set, recipe, FOLDS, parsed.seed)
-    figures = build.measure(window_sums, spec)
+    figures = build.measure(window_sums, spec, others=others)
     print("corpora left out", build.markdown(figures.left_out), sep="\n")
     print("speakers left out", build.markdown(figures.new_speakers), sep="\n")
+    if figures.others:
+        print("other corpora", build.markdown(figures.others), sep="\n")
     print(build.curve_markdown(figures.curve))
     if parsed.json:
         found = {
@@ -127,6 +130,8 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
             "recipe": dataclasses.asdict(recipe),
             "corpora_left_out": figures.left_out,
             "speakers_left_out": figures.new_speakers,
+            "other_corpora": figures.others,
+            "other_corpora_curve": figures.others_curve,
             "curve": figures.curve,
             "calibration": dataclasses.asdict(figures.parameters.calibration),
             "decision": dataclasses.asdict(figures.parameters.decision),

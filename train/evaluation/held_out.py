@@ -79,6 +79,13 @@ def speakers_left_out(window_sums: WindowSums) -> HeldOutOutputs:
     return _joined(held_out)
 
 
+def other_corpora(window_sums: WindowSums, others: HeadTrainingSet) -> HeldOutOutputs:
+    """Outputs for clips of corpora outside the training set, from a head trained on all of it."""
+    names = sorted(set(window_sums.training_set.corpus.tolist()))
+    head = fit_head(window_sums, names, sorted(set(window_sums.fold.tolist())))
+    return head_outputs(others, head, np.arange(len(others.clips)))
+
+
 def _joined(parts: Sequence[HeldOutOutputs]) -> HeldOutOutputs:
     clips = np.concatenate([p.clips for p in parts])
     outputs = [o for p in parts for o in p.outputs]

@@ -23,7 +23,9 @@ from speech_emotion.train.model.whisper.discriminant import (
     solve,
     speaker_folds,
 )
+from speech_emotion.train.model.whisper.heads import HeadTrainingSet, split_corpora
 from speech_emotion.train.model.whisper.weights import layer_count, load_weights
+from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
 
 WIDTH, BANDS, FRAMES = 64, 8, 12
 
@@ -279,6 +281,26 @@ def test_a_corpus_without_a_label_does_not_shift_the_means() -> None:
     found = [moments(x, np.eye(2, dtype=np.float32)[t], t) for x, t in known]
     means, _ = common_means(found)
     assert means[1, 0] - means[0, 0] == pytest.approx(1.5, abs=0.3)
+
+
+def test_corpora_that_are_not_trained_on_are_set_aside() -> None:
+    clips = [Clip(Path(f"{i}.wav"), c, f"{c}{i}", "", "sad", f"{i}") for i, c in enumerate("ABAC")]
+    clip = np.array([0, 1, 1, 2, 3, 3], np.int32)
+    x = np.arange(6, dtype=np.float16)[:, np.newaxis]
+    noise = np.zeros((0, 1), np.float16)
+    windows = WindowStatistics(x, clip, np.zeros(6, np.float32))
+    everything = HeadTrainingSet(clips, [windows], noise, {})
+
+    assert split_corpora(everything, ()) == (everything, None)
+    assert split_corpora(everything, ("A", "B", "C")) == (everything, None)
+    inside, others = split_corpora(everything, ("A",))
+    assert [c.name for c in inside.clips] == ["0", "2"]
+    assert inside.renderings[0].x.ravel().tolist() == [0, 3]
+    assert inside.renderings[0].clip.tolist() == [0, 1]
+    assert others is not None
+    assert [c.name for c in others.clips] == ["1", "3"]
+    assert others.renderings[0].x.ravel().tolist() == [1, 2, 4, 5]
+    assert others.renderings[0].clip.tolist() == [0, 0, 1, 1]
 
 
 def test_a_speaker_is_in_one_fold() -> None:

@@ -50,7 +50,8 @@ class HeadRecipe:
         scale: divisor of the scores; makes the probabilities roughly calibrated before the
             bundle's temperatures.
         copies: number of simulated recordings of every clip, in addition to the clean one.
-        corpora: names of the manifest's corpora to use; empty for all.
+        corpora: names of the corpora to train on; empty for all. The other selected corpora are
+            for evaluation only.
     """
 
     statistics: tuple[str, ...] = ("mean2", "mean3", "hidden3")
@@ -94,6 +95,34 @@ class HeadTrainingSet:
     def speaker(self) -> NDArray[np.str_]:
         """Speaker per clip, (clips,)."""
         return np.array([c.speaker for c in self.clips])
+
+
+def split_corpora(
+    training_set: HeadTrainingSet, corpora: Sequence[str]
+) -> tuple[HeadTrainingSet, HeadTrainingSet | None]:
+    """The clips of the named corpora, and those of all others if there are any.
+
+    Args:
+        corpora: empty for all.
+    """
+    inside = np.isin(training_set.corpus, list(corpora))
+    if not corpora or inside.all():
+        return training_set, None
+    return _part(training_set, inside), _part(training_set, ~inside)
+
+
+def _part(training_set: HeadTrainingSet, inside: NDArray[np.bool_]) -> HeadTrainingSet:
+    number = (np.cumsum(inside) - 1).astype(np.int32)
+    renderings = []
+    for rendering in training_set.renderings:
+        rows = np.flatnonzero(inside[rendering.clip])
+        renderings.append(
+            WindowStatistics(
+                rendering.x[rows], number[rendering.clip[rows]], rendering.speech[rows]
+            )
+        )
+    clips = [c for c, i in zip(training_set.clips, inside, strict=True) if i]
+    return dataclasses.replace(training_set, clips=clips, renderings=renderings)
 
 
 def labelled(clips: Sequence[Clip]) -> list[Clip]:
