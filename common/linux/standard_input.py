@@ -29,4 +29,4 @@ def check_standard_input(descriptor: int = 0) -> None:
     if stat.S_ISDIR(mode):
         raise UserError(f"standard input is a folder; {EXAMPLE}")
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-        raise UserError(f"standard input is a device, such as /dev/null; {EXAMPLE}")
+        raise UserError(f"standard input is closed or a device, such as /dev/null; {EXAMPLE}")

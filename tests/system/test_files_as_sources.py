@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from speech_emotion.common.wire import public
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, comparable, offline
+from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, comparable, offline
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -20,7 +20,7 @@ Clip = Callable[..., Path]
 
 def infer(path: str, *, stdin: bytes | None = None) -> tuple[int, list[str], str]:
     ended = subprocess.run(
-        [sys.executable, "-m", "infer", path, "--json"],
+        [sys.executable, "-m", "infer", path, "--json", "--bundle", str(BUNDLE)],
         input=stdin,
         capture_output=True,
         cwd=ROOT,
@@ -64,7 +64,7 @@ def test_pipes_as_files(supervise: Supervise, clip: Clip, tmp_path: Path) -> Non
     writer.join()
     assert len(infer("/dev/stdin", stdin=content)[1]) == len(expected)
     ended = subprocess.run(
-        ["bash", "-c", f'{sys.executable} -m infer --json <(cat "{plain}")'],
+        ["bash", "-c", f'{sys.executable} -m infer --bundle {BUNDLE} --json <(cat "{plain}")'],
         capture_output=True,
         cwd=ROOT,
         timeout=PATIENCE_S,

@@ -20,6 +20,7 @@ import soxr
 
 from speech_emotion.common.wire import public
 from tests.support.pipelines import (
+    BUNDLE,
     PATIENCE_S,
     ROOT,
     Running,
@@ -44,6 +45,7 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
+        env={**os.environ, "SEP_BUNDLE": str(BUNDLE)},
     )
     assert process.stdin is not None
     chance, sent = random.Random(seed), 0

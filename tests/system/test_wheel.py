@@ -36,7 +36,7 @@ NEEDED = [
     "models/small/model.tflite",
     "py.typed",
     "supervisor.py",
-    "train/recipes/default.toml",
+    "train/recipes/small.toml",
 ]
 pytestmark = pytest.mark.timeout(900 if EMPTY else 240)
 
