@@ -30,6 +30,10 @@ def main() -> None:
     flags.add_argument("--secret", type=Path, help="own .key_secret file, if boxes require keys")
     flags.add_argument("boxes", nargs="+", metavar="ENDPOINT[=KEY]")
     arguments = flags.parse_args()
+    path = Path(arguments.listen.removeprefix("ipc://"))
+    if arguments.listen.startswith("ipc://") and path.exists() and not path.is_socket():
+        # ZeroMQ would delete the file.
+        flags.error(f"{path} exists and is no socket; choose another path")
 
     context = zmq.Context()
     boxes = context.socket(zmq.XSUB)

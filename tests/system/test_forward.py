@@ -56,3 +56,18 @@ def test_one_subscriber_to_two_boxes_through_a_forwarder(
         box.process.terminate()
         code, stderr, _ = box.ended()
         assert code == 0, stderr
+
+
+def test_a_file_at_the_listening_path_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("keep")
+    done = subprocess.run(
+        [sys.executable, "examples/forward.py", "--listen", f"ipc://{path}", "tcp://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert "is no socket" in done.stderr
+    assert path.read_text() == "keep"
