@@ -116,7 +116,10 @@ def test_no_file_is_loaded_under_two_names(words: list[str]) -> None:
 SOURCES = [
     path
     for path in sorted(ROOT.rglob("*.py"))
-    if not {".venv", "node_modules"} & set(path.relative_to(ROOT).parts)
+    if not any(
+        part.startswith(".") or part in ("build", "node_modules")
+        for part in path.relative_to(ROOT).parts
+    )
 ]
 EXTENSIBLE = {"abc", "enum", "typing", "logging", "string"}
 """Modules of the standard library whose classes are made to be subclassed."""
