@@ -165,7 +165,7 @@ class Running:
 
 
 def fresh_endpoint() -> str:
-    """An ipc endpoint nobody uses; the socket file is gone when its binder closes it."""
+    """A new ipc endpoint; its socket file is removed when the socket is closed."""
     return f"ipc://{os.environ['XDG_RUNTIME_DIR']}/test-{secrets.token_hex(6)}"
 
 
