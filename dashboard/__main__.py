@@ -73,9 +73,14 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         UserError: the address is in use, or an endpoint is malformed.
     """
     live_state = LiveState(
-        {"endpoint": options.results, "history": options.history is not None, "recent_s": RECENT_S}
+        {
+            "endpoint": options.results,
+            "history": options.history is not None,
+            "recent_s": RECENT_S,
+            "can_mute": options.control is not None,
+        }
     )
-    page_server = PageServer(live_state, options.history, options.bundle)
+    page_server = PageServer(live_state, options.history, options.bundle, options.control)
 
     def on_event(event: Event) -> None:
         page_server.broadcast(live_state.update(event))

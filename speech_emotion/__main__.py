@@ -46,6 +46,8 @@ COMMANDS = {
     "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
     "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),
+    "mute": Command("commands.mute", "stop listening, also over a restart", words=("mute",)),
+    "unmute": Command("commands.mute", "listen again", words=("unmute",)),
     "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
     "train": Command("train", "train, evaluate and convert models (extra: train)", True),
 }

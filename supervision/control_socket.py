@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import zmq
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.linux.runtime_dir import runtime_base_dir
+from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.wire import codec, internal
-from speech_emotion.common.wire.sockets import bind, configure, connect, remove_file, send
+from speech_emotion.common.wire.sockets import bind, configure, remove_file
 
-CONTROL = "control"
+Request: TypeAlias = internal.Swap | internal.SetMute
 
 
-ANSWER_S = 90.0
-"""Longest time that a client waits for the answer."""
+Answer: TypeAlias = internal.Swapped | internal.MuteSet
 
 
 class ControlSocket:
@@ -33,7 +32,7 @@ class ControlSocket:
         bind(self._socket, self._endpoint, CONTROL)
         self.malformed = 0
 
-    def requests(self) -> Iterator[tuple[bytes, internal.Swap]]:
+    def requests(self) -> Iterator[tuple[bytes, Request]]:
         """The requests that have arrived, each with the identity of its client; does not wait."""
         for _ in range(100):
             try:
@@ -47,12 +46,12 @@ class ControlSocket:
             except codec.ProtocolError:
                 self.malformed += 1
                 continue
-            if isinstance(message, internal.Swap):
+            if isinstance(message, Request):
                 yield parts[0], message
             else:
                 self.malformed += 1
 
-    def answer(self, identity: bytes, outcome: internal.Swapped) -> None:
+    def answer(self, identity: bytes, outcome: Answer) -> None:
         """Answer a client; a client that is gone is ignored."""
         try:
             self._socket.send_multipart([identity, internal.encode(outcome)], zmq.DONTWAIT)
@@ -78,27 +77,21 @@ def running() -> dict[int, Path]:
     return sockets
 
 
-def ask(control: Path, bundle: Path) -> internal.Swapped:
-    """Ask a supervisor to swap its bundle, and wait for the outcome.
+def the_one(pid: int | None) -> Path:
+    """The control socket of the one running supervisor of this user, or of the one with `pid`.
 
     Raises:
-        UserError: it gives no answer.
+        UserError: none runs, or several do and `pid` is None.
     """
-    context: zmq.Context[Any] = zmq.Context()
-    try:
-        socket = connect(context, f"ipc://{control}", CONTROL)
-        send(socket, internal.Swap(str(bundle)))
-        deadline = time.monotonic() + ANSWER_S
-        while not socket.poll(200):
-            # kill -9 leaves the socket's file.
-            owner = ProcessIdentity.parse(control.parent.name)
-            if not control.exists() or (owner is not None and not owner.alive()):
-                raise UserError(f"{control}: the pipeline has ended")
-            if time.monotonic() > deadline:
-                raise UserError(f"{control}: no answer within {ANSWER_S:g} s")
-        answer = internal.decode(socket.recv())
-    finally:
-        context.destroy(linger=0)
-    if not isinstance(answer, internal.Swapped):
-        raise UserError(f"{control}: this socket is not of a supervisor")
-    return answer
+    sockets = running()
+    if pid is not None:
+        sockets = {one: path for one, path in sockets.items() if one == pid}
+    if not sockets:
+        which = f"with process id {pid}" if pid is not None else "of this user"
+        raise UserError(f"no pipeline {which} is running")
+    if len(sockets) > 1:
+        raise UserError(
+            f"several pipelines are running: choose one with --pid {' or '.join(map(str, sockets))}"
+        )
+    (control,) = sockets.values()
+    return control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +10,15 @@ from pathlib import Path
 
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
 from speech_emotion.common.linux.systemd import SystemdNotifier
+from speech_emotion.common.wire.internal import SetMute, Swap
 from speech_emotion.supervision.bundle_swap import BundleSwap
 from speech_emotion.supervision.console_view import BackgroundView, make_view
 from speech_emotion.supervision.log_lines import LogLines
-from speech_emotion.supervision.managed_process import ManagedProcess, status_line
+from speech_emotion.supervision.managed_process import (
+    ManagedProcess,
+    sound_is_taken,
+    status_line,
+)
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.restart_policy import ProcessState
 from speech_emotion.supervision.signals import SignalRequests
@@ -62,6 +68,7 @@ class Pipeline:
         self._resources = resources
         self._hub = resources.hub
         self._processes = resources.processes
+        self._mute = resources.mute
         self._captures = [p for p in self._processes if p.kind.capture]
         self._swap = BundleSwap(resources, configured, lines.write)
         self._lines = lines
@@ -162,8 +169,11 @@ class Pipeline:
             self._reloads = self._signals.reloads
             self._swap.reload()
         before = [process.lifecycle.state for process in self._processes]
+        self._take_requests(now)
         self._swap.turn(now, ending=self._over())
-        heartbeats = self._hub.snapshot().heartbeats
+        snapshot = self._hub.snapshot()
+        heartbeats = snapshot.heartbeats
+        self._mute.turn(now, taken=sound_is_taken(self._captures, snapshot))
         for process in self._processes:
             if not self._swap.holds(process):
                 may_start = not process.kind.capture or not self._too_early(now)
@@ -174,6 +184,16 @@ class Pipeline:
             self._hub.health_changed()
         self._show(view, now)
         self._notify(now)
+
+    def _take_requests(self, now: float) -> None:
+        """Take what has arrived at the control socket."""
+        control = self._resources.control
+        for client, request in control.requests():
+            match request:
+                case Swap():
+                    self._swap.request(client, request, ending=self._over())
+                case SetMute():
+                    self._mute.request(request, now, functools.partial(control.answer, client))
 
     def _account_for_absence(self) -> float:
         """Extend all deadlines by a time in which the loop did not run; the time now.

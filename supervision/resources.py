@@ -26,15 +26,21 @@ from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
 from speech_emotion.common.linux.spool import is_pipe, spool
 from speech_emotion.common.linux.standard_input import check_standard_input
+from speech_emotion.common.privacy.mute_register import MuteRegister
 from speech_emotion.common.ring.layout import FOLDER, HEADER_BYTES, SAMPLE_BYTES
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.security.exposure import listen_tcp
+from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.stage.jobs import CaptureJob, FeaturesJob
-from speech_emotion.supervision.control_socket import CONTROL, ControlSocket
+from speech_emotion.supervision.control_socket import ControlSocket
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.pipeline_state import PipelineState
+from speech_emotion.supervision.privacy.mute_control import MuteControl
 from speech_emotion.supervision.process_table import Plan, PlannedProcess, planned_processes
 from speech_emotion.supervision.restart_policy import ProcessState
+
+MUTE = "mute"
+"""Name of the file of the mute register in the runtime folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Resources:
         hub: the results hub; its thread is not started yet.
         control: socket for requests such as a bundle swap.
         processes: every process of the pipeline; none is started yet.
+        mute: decides whether sound is taken.
     """
 
     folder: Path
@@ -54,6 +61,7 @@ class Resources:
     hub: Hub
     control: ControlSocket
     processes: list[ManagedProcess]
+    mute: MuteControl
     _rings: list[RingOwner]
     _results: str
     _inode: int
@@ -153,6 +161,8 @@ def build(
         rings = _rings(config, bundle, runs, stack)
         names = {stream: ring.name for stream, ring in rings.items()}
         state = PipelineState(bundle, runs, remote_infer=config.infer_host.wanted is not None)
+        register = stack.enter_context(MuteRegister(folder / MUTE, create=True))
+        mute = MuteControl(config.mute, register, state.muted)
         hub = _hub(config, state, f"ipc://{folder}/hub", inner := f"ipc://{folder}/results")
         hub.stage_changed = wake
         stack.callback(hub.stop)
@@ -166,6 +176,7 @@ def build(
             folder,
             stdin=_user_stdin(config),
             stdin_format=_stdin_format(config, stack),
+            mute_register=folder / MUTE,
             spooled=_spooled(config, stack),
         )
         processes = [
@@ -187,7 +198,10 @@ def build(
         raise
     inode = folder.stat().st_ino
     owners = list(rings.values())
-    return Resources(folder, state, hub, control, processes, owners, config.results, inode, stack)
+    return Resources(
+        *(folder, state, hub, control, processes, mute),
+        *(owners, config.results, inode, stack),
+    )
 
 
 def _rings(

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "supervisor.py": "The command line of the pipeline, and its main function.",
     "supervision": "What only the supervisor does: start, watch, restart and stop the processes.",
+    "supervision/privacy": "Whether sound may be taken, and the light that shows it.",
     "capture": "Stage 1: read a source, resample it and write it into its ring.",
     "capture/sources": "One adapter per kind of source, and the state machine of a live source.",
     "capture/recording": "Write sound and messages to disk (`--record`), and read them again.",
@@ -28,6 +29,7 @@ ROOMS = {
     "common/config": "The configuration: its model, its checks, how it is loaded.",
     "common/hub": "The results hub: the ledger that accepts in order and once, and `health`.",
     "common/linux": "What Linux offers: process identity, scheduling, runtime folder, eventfd.",
+    "common/privacy": "Mute: quiet hours, the state kept over a restart, the register; the audit log.",
     "common/ring": "The ring in shared memory: layout, segment, reading and writing.",
     "common/security": "CURVE keys, the ZAP authenticator, and the check for exposed addresses.",
     "common/stage": "What every stage process does: main function, heartbeat, jobs, signals.",
