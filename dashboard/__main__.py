@@ -47,6 +47,7 @@ from speech_emotion.dashboard.access import AccessMiddleware
 from speech_emotion.dashboard.connections import CONNECTIONS, DeadlineProtocol
 from speech_emotion.dashboard.feed import Feed
 from speech_emotion.dashboard.live_state import RECENT_S, LiveState
+from speech_emotion.dashboard.log_ins import LogIns
 from speech_emotion.dashboard.server import PageServer
 
 log = logging.getLogger("dashboard")
@@ -90,6 +91,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
     def on_statuses(statuses: dict[str, Status]) -> None:
         page_server.broadcast(live_state.update_statuses(statuses))
 
+    log_ins = LogIns(options.control)
     host, _ = split_listen(options.listen)
     listener = listen_tcp(options.listen)
     server = Server(
@@ -100,6 +102,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
                 options.token,
                 base_url=options.base_url,
                 trusted_hosts=options.trusted_hosts,
+                noted=log_ins.note,
             ),
             http=DeadlineProtocol,
             log_config=None,
@@ -145,6 +148,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         server.should_exit = True
         await serving
         feed.stop()
+        log_ins.close()
 
 
 def main(options: PageOptions, job: Job | None = None) -> int:

@@ -48,6 +48,7 @@ COMMANDS = {
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),
     "mute": Command("commands.mute", "stop listening, also over a restart", words=("mute",)),
     "unmute": Command("commands.mute", "listen again", words=("unmute",)),
+    "audit": Command("commands.audit", "check the audit log"),
     "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
     "train": Command("train", "train, evaluate and convert models (extra: train)", True),
 }

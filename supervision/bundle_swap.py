@@ -12,6 +12,7 @@ from speech_emotion.common.bundle.manifest import Bundle, copy_bundle, load_bund
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.wire.internal import Swap, Swapped
 from speech_emotion.supervision.managed_process import ManagedProcess
+from speech_emotion.supervision.privacy.audit_events import note_swap
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.swap_attempt import SwapAttempt, check_grid
 
@@ -133,6 +134,7 @@ class BundleSwap:
     def _finish(self, attempt: SwapAttempt, outcome: Swapped) -> None:
         self._attempt = None
         _log(outcome)
+        note_swap(self._resources.audit, outcome)
         if outcome.code == EXIT_OK:
             # The old bundle stays: an utterance that began under it may not have ended yet.
             if self._previous is not attempt.old:

@@ -15,7 +15,7 @@ from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import bind, configure, remove_file
 
-Request: TypeAlias = internal.Swap | internal.SetMute
+Request: TypeAlias = internal.Swap | internal.SetMute | internal.LogIn
 
 
 Answer: TypeAlias = internal.Swapped | internal.MuteSet

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
+from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
-from speech_emotion.common.wire.internal import SetMute, Swap
+from speech_emotion.common.wire.internal import LogIn, SetMute, Swap
 from speech_emotion.supervision.bundle_swap import BundleSwap
 from speech_emotion.supervision.console_view import BackgroundView, make_view
 from speech_emotion.supervision.log_lines import LogLines
@@ -19,6 +20,7 @@ from speech_emotion.supervision.managed_process import (
     sound_is_taken,
     status_line,
 )
+from speech_emotion.supervision.privacy.audit_events import note_log_in, note_request
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.restart_policy import ProcessState
 from speech_emotion.supervision.signals import SignalRequests
@@ -98,7 +100,12 @@ class Pipeline:
                 self._swap.end()
                 self._end(view, self._captures, DRAIN_S)
                 self._end(view, [p for p in self._processes if not p.kind.capture], END_S)
-                return self._verdict(view)
+                code = self._verdict(view)
+                self._resources.audit.note("stop", code=code)
+                self._resources.audit.close()  # it logs the last hash
+                if not self._lines.held:
+                    self._release(view)
+                return code
         finally:
             self._swap.end()
             for process in self._processes:
@@ -173,7 +180,7 @@ class Pipeline:
         self._swap.turn(now, ending=self._over())
         snapshot = self._hub.snapshot()
         heartbeats = snapshot.heartbeats
-        self._mute.turn(now, taken=sound_is_taken(self._captures, snapshot))
+        self._guard_sound(now, snapshot)
         for process in self._processes:
             if not self._swap.holds(process):
                 may_start = not process.kind.capture or not self._too_early(now)
@@ -192,8 +199,20 @@ class Pipeline:
             match request:
                 case Swap():
                     self._swap.request(client, request, ending=self._over())
+                case LogIn():
+                    note_log_in(self._resources.audit, request)
                 case SetMute():
+                    note_request(self._resources.audit, request)
                     self._mute.request(request, now, functools.partial(control.answer, client))
+
+    def _guard_sound(self, now: float, snapshot: Snapshot) -> None:
+        """Decide whether sound may be taken, and show by the light whether it is."""
+        taken, light = sound_is_taken(self._captures, snapshot), self._resources.light
+        if light is not None:
+            light.turn(now, wanted=taken)
+        self._mute.turn(now, taken=taken, light=light.failure if light else None)
+        if dropped := self._resources.audit.dropped:
+            self._hub.set_counter("audit_unwritten", dropped)
 
     def _account_for_absence(self) -> float:
         """Extend all deadlines by a time in which the loop did not run; the time now.

@@ -29,7 +29,7 @@ ROOMS = {
     "common/config": "The configuration: its model, its checks, how it is loaded.",
     "common/hub": "The results hub: the ledger that accepts in order and once, and `health`.",
     "common/linux": "What Linux offers: process identity, scheduling, runtime folder, eventfd.",
-    "common/privacy": "Mute: quiet hours, the state kept over a restart, the register; the audit log.",
+    "common/privacy": "Mute (quiet hours, state file, register) and the audit log.",
     "common/ring": "The ring in shared memory: layout, segment, reading and writing.",
     "common/security": "CURVE keys, the ZAP authenticator, and the check for exposed addresses.",
     "common/stage": "What every stage process does: main function, heartbeat, jobs, signals.",

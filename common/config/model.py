@@ -18,7 +18,12 @@ from speech_emotion.common.config.checks import (
     check_stream,
     expand_source,
 )
-from speech_emotion.common.config.privacy import MuteConfig
+from speech_emotion.common.config.privacy import (
+    AuditConfig,
+    LightConfig,
+    MuteConfig,
+    NoticeConfig,
+)
 from speech_emotion.common.config.table import Table as _Table
 from speech_emotion.common.config.table import checked as _checked
 from speech_emotion.common.config.user_path import UserPath
@@ -270,6 +275,9 @@ class Config(pydantic_settings.BaseSettings):
     dashboard: DashboardConfig = DashboardConfig()
     history: HistoryConfig = HistoryConfig()
     mute: MuteConfig = MuteConfig()
+    light: LightConfig = LightConfig()
+    audit: AuditConfig = AuditConfig()
+    notice: NoticeConfig = NoticeConfig()
     stream: tuple[StreamConfig, ...] = Field(
         (), max_length=MAX_STREAMS, description="one row per stream"
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
 from speech_emotion.common.config.table import Table, checked
 from speech_emotion.common.config.user_path import UserPath
 from speech_emotion.common.privacy.quiet_hours import DAYS, Day, QuietHours, find_zone, parse_clock
+
+LEDS = Path("/sys/class/leds")
 
 
 class QuietHoursConfig(Table):
@@ -75,3 +78,51 @@ class MuteConfig(Table):
     def zone(self) -> datetime.tzinfo | None:
         """The zone of the quiet hours; None: of the machine."""
         return find_zone(self.time_zone) if self.time_zone is not None else None
+
+
+class LightConfig(Table):
+    """[light]"""
+
+    led: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name of a LED in /sys/class/leds, or its folder; on exactly while sound is "
+        "analysed; without light no sound is analysed",
+    )
+    command: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the same by a command, called with the further argument `on` or `off`",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> LightConfig:
+        if self.led is not None and self.command is not None:
+            raise ValueError("led and command exclude each other")
+        return self
+
+
+class AuditConfig(Table):
+    """[audit]"""
+
+    file: UserPath | None = Field(
+        default=None,
+        description="audit log (JSON lines): starts, mutes, recordings, keys, log-ins; unset: none",
+    )
+    max_mb: float = Field(
+        default=10.0, ge=0.01, le=1000.0, description="size in MB at which a new file begins"
+    )
+    keep: int = Field(default=10, ge=1, le=1000, description="full files that are kept")
+
+
+class NoticeConfig(Table):
+    """[notice]"""
+
+    controller: str | None = Field(
+        default=None, max_length=200, description="who runs this, for `speech-emotion notice`"
+    )
+    contact: str | None = Field(
+        default=None, max_length=200, description="where to ask, object, or have data deleted"
+    )
+    purpose: str | None = Field(default=None, max_length=300, description="what it is used for")
+    place: str | None = Field(default=None, max_length=100, description="name of the room")

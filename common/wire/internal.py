@@ -268,11 +268,19 @@ class MuteSet(Message):
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class LogIn(Message):
+    """page → supervisor, for the audit log: somebody gave a token at `address`."""
+
+    accepted: bool
+    address: str
+
+
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
-        *(Resume, Hello, Open, Heartbeat, Swap, Swapped, SetMute, MuteSet),
+        *(Resume, Hello, Open, Heartbeat, Swap, Swapped, SetMute, MuteSet, LogIn),
     )
 }
 

@@ -105,6 +105,8 @@ def hear(name: str, source: str, levels: list[float], state: str) -> Finding:
         state = state or "not opened"
         advice = "see the log of `supervisor.py` with the same configuration"
         return bad(topic, f"{source}: nothing, the stream is {state}", advice)
+    if state == "muted":
+        return look(topic, f"{source}: muted", "unmute, or try again after the quiet hours")
     loudest, median = max(levels), statistics.median(levels)
     text = f"{source}: {median:.0f} dBFS, loudest {loudest:.0f}"
     if loudest <= -100.0:

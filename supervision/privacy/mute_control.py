@@ -1,4 +1,4 @@
-"""Decides whether the pipeline is muted: by hand, by quiet hours, by the switch."""
+"""Decides whether the pipeline is muted: by hand, by quiet hours, by the switch, by the light."""
 
 from __future__ import annotations
 
@@ -63,15 +63,18 @@ class MuteControl:
         self._zone, self._periods = config.zone, config.periods
         self._hand = self._load()
         self._fault: str | None = None
+        self._light: str | None = None
         self._waiting: list[tuple[Callable[[MuteSet], None], float]] = []
 
-    def turn(self, now: float, *, taken: bool) -> None:
+    def turn(self, now: float, *, taken: bool, light: str | None = None) -> None:
         """Decide anew, and answer the requests that capture has obeyed.
 
         Args:
             now: CLOCK_MONOTONIC.
             taken: whether capture still takes sound.
+            light: why the light cannot be switched on; None where it can.
         """
+        self._light = light
         mute = self._decide(self._clocks())
         self._register.set(muted=mute is not None)
         if not _same(mute, self.mute):
@@ -94,7 +97,7 @@ class MuteControl:
         log.info("%s by %s", "muted" if request.muted else "unmuted", request.by)
         self._hand = HandMute.starting(self._clocks(), seconds) if request.muted else None
         lasting = self._keep()
-        self.turn(now, taken=True)
+        self.turn(now, taken=True, light=self._light)
         if not request.muted:
             still = self.mute is not None
             text = f"still muted: {self.mute.text}" if self.mute else "unmuted: sound is taken"
@@ -133,6 +136,8 @@ class MuteControl:
             else:
                 self._hand = None
                 self._keep()
+        if self._light is not None:
+            causes["light"] = f"because the light cannot be switched on ({self._light})", None
         quiet = quiet_until(self._periods, clocks.unix, self._zone)
         if quiet is not None:
             causes["quiet_hours"] = "by quiet hours", quiet
