@@ -49,6 +49,7 @@ COMMANDS = {
     "mute": Command("commands.mute", "stop listening, also over a restart", words=("mute",)),
     "unmute": Command("commands.mute", "listen again", words=("unmute",)),
     "audit": Command("commands.audit", "check the audit log"),
+    "notice": Command("commands.notice", "print a sign for the door, from the configuration"),
     "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
     "train": Command("train", "train, evaluate and convert models (extra: train)", True),
 }
