@@ -155,12 +155,12 @@ class Running:
         return self.process.returncode, stderr, self.subscriber.finish()
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+        with self.process:  # closes its pipes and waits for it
+            if self.process.poll() is None:
+                self.process.kill()
         if self.subscriber.alive:
             self.subscriber.finish()
-        if self.process.returncode < 0:  # killed, it could not clear up behind it
+        if self.process.returncode < 0:  # killed, its socket file is left
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 

@@ -253,7 +253,7 @@ def test_capture_waits_for_an_absent_device(supervise: Supervise) -> None:
         code, stderr, _ = running.ended()
         assert code == 0, stderr
     finally:
-        mic.__exit__(None, None, None)
+        mic.close()
 
 
 def test_a_lost_device_is_reported_and_opened_again(supervise: Supervise) -> None:
@@ -276,7 +276,7 @@ def test_a_lost_device_is_reported_and_opened_again(supervise: Supervise) -> Non
         assert code == 0, stderr
         assert any(result.state == "gap" for result in received.fresh(public.Result))
     finally:
-        mic.__exit__(None, None, None)
+        mic.close()
 
 
 def test_a_missing_portaudio_names_its_package(tmp_path: Path) -> None:
