@@ -42,20 +42,18 @@ log = logging.getLogger("supervisor")
 
 COMMANDS = ("doctor", "keygen", "swap")
 """`supervisor.py COMMAND …` runs the module of this name in `speech_emotion.commands`."""
-EXAMPLES = f"""\
+EXAMPLES = """\
 examples:
-  python supervisor.py --dashboard                  the default microphone, with the live page
-  python supervisor.py --source file:talk.flac      a sound file in real time
-  python supervisor.py --config box.toml            a configuration file
-
-commands, each with --help: {", ".join(COMMANDS)}"""
+  {0} --dashboard                  the default microphone, with the live page
+  {0} --source file:talk.flac      a sound file in real time
+  {0} --config box.toml            a configuration file"""
 
 
 def parser() -> argparse.ArgumentParser:
     flags = Parser(
-        prog=program("run", "python supervisor.py"),
+        prog=(name := program("run", "python supervisor.py")),
         description=__doc__,
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.format(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = flags.add_argument
@@ -67,11 +65,11 @@ def parser() -> argparse.ArgumentParser:
     add("--history", metavar="FILE", help="write results to this SQLite file")
     add("--record", metavar="FOLDER", help="record sound and messages to this folder")
     add("--bundle", metavar="DIR", help="model bundle; default: models/default")
-    add("--results", metavar="ENDPOINT", help="bound here; default: tcp://127.0.0.1:5555")
+    add("--results", metavar="ENDPOINT", help="publish here; default: tcp://127.0.0.1:5555")
     add("--speed", choices=("realtime", "max"), help="pace of file sources; default: realtime")
     add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
-    add("--streams", type=int, metavar="N", help="number of streams of the one source, as a load")
-    add("--profile", action="append", default=[], metavar="STAGE=OUT", help="cProfile of a stage")
+    add("--streams", type=int, metavar="N", help="read the one source as N streams")
+    add("--profile", action="append", default=[], metavar="STAGE=OUT", help="write a cProfile file")
     add("--print-config", action="store_true", help="print the effective configuration and exit")
     return flags
 

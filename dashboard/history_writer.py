@@ -243,11 +243,16 @@ def _supervised() -> int:
 
 
 if __name__ == "__main__":
-    parser = base_parser("dashboard.history_writer", __doc__ or "")
+    parser = base_parser("history", __doc__ or "", "dashboard.history_writer")
     add_results_flags(parser)
-    parser.add_argument("--file", type=Path, metavar="FILE", help="SQLite file to write")
-    default_days = HistoryConfig().days
-    parser.add_argument("--days", type=float, default=default_days, help="default: %(default)s")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="SQLite file to write; required")
+    parser.add_argument(
+        "--days",
+        type=float,
+        metavar="N",
+        default=HistoryConfig().days,
+        help="keep rows for N days; default: %(default)g",
+    )
     arguments = parser.parse_args()
     run(
         "history",

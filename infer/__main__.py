@@ -24,12 +24,16 @@ Without: the infer stage of a pipeline; started by hand it also serves the resul
 def parser() -> argparse.ArgumentParser:
     flags = base_parser("infer", DESCRIPTION)
     flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
-    flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    flags.add_argument(
+        "--bundle", type=Path, metavar="DIR", default=DEFAULT_BUNDLE, help="default: models/default"
+    )
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
     flags.add_argument(
         "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
-    flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
+    flags.add_argument(
+        "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="default: auto"
+    )
     flags.add_argument(
         "--boxes", type=Path, metavar="FILE", help="serve other machines' boxes: docs/SCALING.md"
     )
