@@ -117,9 +117,10 @@ class SourceFollower:
         assert self._process.stdout is not None
         self._update()
         # The output ends with the server. The source monitor detects that the device has stopped.
-        for line in self._process.stdout:
-            if "source" in line or "server" in line:
-                self._update()
+        with self._process.stdout as lines:
+            for line in lines:
+                if "source" in line or "server" in line:
+                    self._update()
 
     def _update(self) -> None:
         source = own_source()

@@ -46,7 +46,7 @@ def microphone() -> Iterator[VirtualMicrophone]:
 def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
     """Play a file into a microphone while capture records it: (frames, channels)."""
     seconds = soundfile.info(played).duration + 3.0
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [
             *(sys.executable, "-m", "capture", "--source", "mic"),
             *("--seconds", str(seconds), "--record", str(out)),
@@ -55,11 +55,11 @@ def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
         env={**os.environ, **mic.env},
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stderr is not None
-    assert "recording from" in process.stderr.readline()
-    assert mic.play(played).wait(PATIENCE_S) == 0
-    assert process.wait(PATIENCE_S) == 0, process.stderr.read()
+    ) as process:
+        assert process.stderr is not None
+        assert "recording from" in process.stderr.readline()
+        assert mic.play(played).wait(PATIENCE_S) == 0
+        assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     recorded, rate = soundfile.read(out, dtype="int16", always_2d=True)
     assert rate == mic.rate
     return recorded
@@ -116,7 +116,7 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
         )
     ]
     recorded = tmp_path / "recorded.wav"
-    capture = subprocess.Popen(
+    with subprocess.Popen(
         [
             *(sys.executable, "-m", "capture", "--source", "mic", "--seconds", "9"),
             *("--record", str(recorded), "--hub", hub, "--features", features),
@@ -126,11 +126,11 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
         env={**os.environ, **microphone.env},
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert capture.stderr is not None
-    assert "recording from" in capture.stderr.readline()
-    microphone.play(clip(6.0)).wait(PATIENCE_S)
-    assert capture.wait(PATIENCE_S) == 0
+    ) as capture:
+        assert capture.stderr is not None
+        assert "recording from" in capture.stderr.readline()
+        microphone.play(clip(6.0)).wait(PATIENCE_S)
+        assert capture.wait(PATIENCE_S) == 0
     expected = offline(recorded)
     subscriber.wait_for(lambda received: len(received.stream()) >= len(expected))
     for stage in stages:
