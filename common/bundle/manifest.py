@@ -42,6 +42,12 @@ OUTPUT_TOLERANCE = 0.02
 differ by up to 0.007 in a probability.
 """
 
+MAX_BIAS = 20.0
+"""Largest constant that a decision adds to a label's log-probability."""
+OPERATING_POINTS = ("low", "medium", "high")
+"""Values of `sensitivity`; `medium` is the table [decision], the others are optional tables."""
+OPERATING_POINT_KEYS = ("bias", "min_confidence", "min_utterance_confidence")
+
 T = TypeVar("T", bound="Calibration | Decision")
 
 
@@ -73,6 +79,8 @@ class Decision:
         min_windows: speech windows an utterance needs before a label is given (`too_short`).
         too_quiet_dbfs: speech windows below it are `uncertain` (`too_quiet`).
         clipped_fraction: share of clipped samples from which a window is `clipped`.
+        bias: constants added to the labels' log-probabilities for the choice of the label only,
+            in label order; empty for none.
     """
 
     smoothing: float = 0.5
@@ -84,6 +92,7 @@ class Decision:
     min_windows: int = 1
     too_quiet_dbfs: float = -80.0
     clipped_fraction: float = 0.05
+    bias: tuple[float, ...] = ()
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -107,7 +116,8 @@ class Bundle:
     """A bundle with a valid manifest, whose files have the hashes listed in it.
 
     `speech_output`: behind the labels, the model's output has a last value that tells speech
-    from other sounds, a probability or a logit as the labels' are.
+    from other sounds, a probability or a logit as the labels' are. `sensitivity`: the decisions
+    of the operating points other than `medium`, by name.
     """
 
     path: Path
@@ -120,12 +130,22 @@ class Bundle:
     calibration: Calibration
     decision: Decision
     speech_output: bool = False
+    sensitivity: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     display_path: Path | None = None
     """The folder that the user named, where this bundle is a copy of it."""
 
     def display(self, file: str = "") -> Path:
         """Path of a file of the bundle for messages, below the folder that the user named."""
         return (self.display_path or self.path) / file
+
+    def has(self, sensitivity: str) -> bool:
+        """Whether the bundle holds this operating point; every bundle has `medium`."""
+        return sensitivity == "medium" or sensitivity in self.sensitivity
+
+    def at(self, sensitivity: str) -> Bundle:
+        """The bundle at an operating point; unchanged if it does not hold that one."""
+        decision = self.sensitivity.get(sensitivity, self.decision)
+        return dataclasses.replace(self, decision=decision)
 
     @property
     def outputs(self) -> int:
@@ -186,6 +206,7 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
     known = {
         *("format", "name", "labels", "licence", "features"),
         *("input", "output", "speech_output", "calibration", "decision", "files", "provenance"),
+        "sensitivity",
     }
     if unknown := sorted(set(table) - known):
         raise UserError(f"{where}: {unknown[0][:60]} is not a key of a bundle")
@@ -205,17 +226,21 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         raise UserError(
             f"{where}: speech_output = {reprlib.repr(speech_output)} must be true or false"
         )
+    labels = _labels(table.get("labels"), where)
+    decision_table = table.get("decision", {})
+    decision = _decision(decision_table, "decision", labels, where)
     return Bundle(
         path=path,
         name=_name(table.get("name"), where),
         digest=_sha256(manifest),
-        labels=_labels(table.get("labels"), where),
+        labels=labels,
         spec=FeatureSpec.from_table(_table(table, "features", where), where),
         layout=layout,
         output=output,
         calibration=_numbers(Calibration, table.get("calibration", {}), "calibration", where),
-        decision=_numbers(Decision, table.get("decision", {}), "decision", where),
+        decision=decision,
         speech_output=speech_output,
+        sensitivity=_operating_points(table.get("sensitivity", {}), decision_table, labels, where),
         display_path=display_path,
     )
 
@@ -269,10 +294,52 @@ def _labels(labels: object, where: str) -> tuple[str, ...]:
     return tuple(labels)
 
 
+def _decision(table: object, name: str, labels: tuple[str, ...], where: str) -> Decision:
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: {name} must be a table")
+    bias = table.get("bias", [])
+    if (
+        not isinstance(bias, list)
+        or len(bias) not in (0, len(labels))
+        or not all(type(b) in (int, float) and abs(b) <= MAX_BIAS for b in bias)
+    ):
+        raise UserError(
+            f"{where}: {name}.bias = {reprlib.repr(bias)} must be {len(labels)} numbers, one per "
+            f"label, of -{MAX_BIAS:g} to {MAX_BIAS:g}"
+        )
+    others = {key: value for key, value in table.items() if key != "bias"}
+    decision = _numbers(Decision, others, name, where)
+    return dataclasses.replace(decision, bias=tuple(float(b) for b in bias))
+
+
+def _operating_points(
+    table: object, decision: Mapping[str, Any], labels: tuple[str, ...], where: str
+) -> dict[str, Decision]:
+    """Operating point → its decision: the table [decision] with the point's keys."""
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: sensitivity must be a table")
+    points = {}
+    for name, values in table.items():
+        if name not in OPERATING_POINTS or name == "medium":
+            raise UserError(
+                f"{where}: sensitivity.{name[:60]} is not a key; allowed: low, high "
+                "(medium is the table decision)"
+            )
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: sensitivity.{name} must be a table")
+        if unknown := sorted(set(values) - set(OPERATING_POINT_KEYS)):
+            raise UserError(
+                f"{where}: sensitivity.{name}.{unknown[0][:60]} is not a key; "
+                f"allowed: {', '.join(OPERATING_POINT_KEYS)}"
+            )
+        points[name] = _decision({**decision, **values}, f"sensitivity.{name}", labels, where)
+    return points
+
+
 def _numbers(cls: type[T], table: object, name: str, where: str) -> T:
     if not isinstance(table, dict):
         raise UserError(f"{where}: {name} must be a table")
-    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in _RANGES}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in defaults:
