@@ -19,7 +19,7 @@ import logging
 import sys
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.manifest import load_bundle, warn_without_baseline
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, UserError
@@ -40,7 +40,7 @@ from speech_emotion.supervision.signals import SignalRequests
 
 log = logging.getLogger("supervisor")
 
-COMMANDS = ("doctor", "keygen", "swap")
+COMMANDS = ("baseline", "doctor", "keygen", "swap")
 """`supervisor.py COMMAND …` runs the module of this name in `speech_emotion.commands`."""
 EXAMPLES = f"""\
 examples:
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     sources = "mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
     add("--source", action="append", metavar="SOURCE", help=f"{sources}; may be repeated")
+    usual = "compare with the stream's usual sound; default: stream, if the bundle can"
     page = f"serve the live page; default: {DEFAULT_LISTEN}"
     add("--dashboard", nargs="?", const=DEFAULT_LISTEN, metavar="HOST:PORT", help=page)
     add("--config", type=Path, metavar="FILE", help="TOML file, see docs/CONFIGURATION.md")
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--results", metavar="ENDPOINT", help="bound here; default: tcp://127.0.0.1:5555")
     add("--speed", choices=("realtime", "max"), help="pace of file sources; default: realtime")
     add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
+    add("--baseline", metavar="off|stream", help=usual)
     add("--streams", type=int, metavar="N", help="number of streams of the one source, as a load")
     add("--profile", action="append", default=[], metavar="STAGE=OUT", help="cProfile of a stage")
     add("--print-config", action="store_true", help="print the effective configuration and exit")
@@ -82,7 +84,7 @@ def configure(arguments: argparse.Namespace) -> Config:
     Raises:
         UserError: one of them has a mistake.
     """
-    names = ("bundle", "results", "speed", "runtime", "record")
+    names = ("bundle", "results", "speed", "runtime", "baseline", "record")
     flags = {key: value for key in names if (value := getattr(arguments, key)) is not None}
     if arguments.dashboard is not None:
         flags["dashboard"] = {"listen": arguments.dashboard}
@@ -133,6 +135,8 @@ def main() -> int:
         return EXIT_OK
     bundle = load_bundle(config.bundle)
     check(config, bundle)
+    if "baseline" in config.model_fields_set and config.baseline != "off":
+        warn_without_baseline(bundle)
     signals = SignalRequests()
     lines = LogLines(wake := signals.wakeup.set)
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):

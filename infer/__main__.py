@@ -25,6 +25,10 @@ def parser() -> argparse.ArgumentParser:
     flags = base_parser("infer", DESCRIPTION)
     flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
     flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    usual = "off or stream: compare with the stream's usual sound; default: stream, if possible"
+    flags.add_argument("--baseline", metavar="off|stream", help=usual)
+    forget = "forget the baseline before this window, as a result with baseline_forgotten says it"
+    flags.add_argument("--forget-at", type=int, action="append", metavar="SEQ", help=forget)
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
     flags.add_argument(
         "--self-test", action="store_true", help="check the bundle against its golden vectors"
@@ -45,16 +49,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from speech_emotion.common.config.checks import check_baseline
     from speech_emotion.common.errors import UserError
 
+    if arguments.baseline is not None:
+        check_baseline(arguments.baseline)
     if arguments.file is not None:
-        from speech_emotion.infer.offline import report
+        from speech_emotion.infer.offline import BaselineUse, report
 
-        return report(arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json)
+        use = BaselineUse(arguments.baseline, frozenset(arguments.forget_at or ()))
+        return report(
+            arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json, use=use
+        )
     if arguments.self_test:
         return self_test(arguments.bundle, arguments.runtime)
-    if arguments.json:
-        raise UserError("--json needs a FILE")
+    for flag in ("json", "forget_at"):
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')} needs a FILE")
     if arguments.supervised:
         return supervised(read_job(InferJob))
     if arguments.boxes is not None:
@@ -104,7 +115,7 @@ def serve(path: Path, runtime: str, hub: str, features: str) -> int:
 
 def alone(arguments: argparse.Namespace) -> int:
     """Run the stage without a supervisor, with a results endpoint of its own."""
-    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.common.bundle.manifest import load_bundle, warn_without_baseline
     from speech_emotion.common.hub.health import observe, stream_info
     from speech_emotion.common.hub.hub import Hub
     from speech_emotion.common.linux.descriptors import raise_descriptor_limit
@@ -112,6 +123,8 @@ def alone(arguments: argparse.Namespace) -> int:
 
     raise_descriptor_limit()
     bundle = load_bundle(arguments.bundle)
+    if arguments.baseline == "stream":
+        warn_without_baseline(bundle)
     endpoint = arguments.hub or standalone_endpoint("hub")
     hub = Hub(
         arguments.results,
@@ -119,6 +132,7 @@ def alone(arguments: argparse.Namespace) -> int:
         info=lambda opened: stream_info(opened, bundle),
         health=observe,
         bundle=bundle.id,
+        baseline=arguments.baseline != "off",
     )
     hub.start()
     try:

@@ -38,6 +38,9 @@ class Result(Message):
         skipped: windows that one `gap` message stands for; else 0.
         timing_ms: milliseconds per step, and `total` since capture; None offline.
         bundle: id of the model bundle.
+        baseline: seconds of past speech that the stream is compared with; 0 before any, None
+            where the stream has no baseline.
+        baseline_forgotten: `speech-emotion baseline forget` took effect before this window.
     """
 
     stream: str
@@ -58,6 +61,8 @@ class Result(Message):
     skipped: int
     timing_ms: dict[str, float] | None
     bundle: str
+    baseline: float | None = None
+    baseline_forgotten: bool = False
 
     topic: ClassVar[str] = "result"
 

@@ -215,12 +215,12 @@ def stage_processes() -> set[int]:
     return found
 
 
-def offline(path: Path, bundle: Path = BUNDLE) -> list[dict[str, Any]]:
+def offline(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict[str, Any]]:
     """What `python -m infer FILE --json` prints, as comparable maps."""
     import json
 
     done = subprocess.run(
-        [sys.executable, "-m", "infer", str(path), "--json", "--bundle", str(bundle)],
+        [sys.executable, "-m", "infer", str(path), "--json", "--bundle", str(bundle), *flags],
         capture_output=True,
         text=True,
         cwd=ROOT,

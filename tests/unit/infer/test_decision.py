@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_emotion.common.bundle.manifest import Bundle, Calibration, Decision
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Result, Utterance
