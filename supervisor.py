@@ -19,7 +19,12 @@ import logging
 import sys
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import load_bundle, warn_without_baseline
+from speech_emotion.common.bundle.manifest import (
+    load_bundle,
+    warn_without_baseline,
+    warn_without_operating_point,
+)
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, UserError
@@ -71,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("--results", metavar="ENDPOINT", help="bound here; default: tcp://127.0.0.1:5555")
     add("--speed", choices=("realtime", "max"), help="pace of file sources; default: realtime")
     add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
+    add("--sensitivity", choices=OPERATING_POINTS, help="fewer labels or more; default: medium")
     add("--baseline", metavar="off|stream", help=usual)
     add("--streams", type=int, metavar="N", help="number of streams of the one source, as a load")
     add("--profile", action="append", default=[], metavar="STAGE=OUT", help="cProfile of a stage")
@@ -84,7 +90,7 @@ def configure(arguments: argparse.Namespace) -> Config:
     Raises:
         UserError: one of them has a mistake.
     """
-    names = ("bundle", "results", "speed", "runtime", "baseline", "record")
+    names = ("bundle", "results", "speed", "runtime", "sensitivity", "baseline", "record")
     flags = {key: value for key in names if (value := getattr(arguments, key)) is not None}
     if arguments.dashboard is not None:
         flags["dashboard"] = {"listen": arguments.dashboard}
@@ -137,6 +143,7 @@ def main() -> int:
     check(config, bundle)
     if "baseline" in config.model_fields_set and config.baseline != "off":
         warn_without_baseline(bundle)
+    warn_without_operating_point(bundle, config.sensitivity)
     signals = SignalRequests()
     lines = LogLines(wake := signals.wakeup.set)
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):

@@ -141,6 +141,7 @@ def infer_jobs(plan: Plan, nice: int) -> dict[str, Job]:
             bundle=bundle_folder(plan.bundle),
             features={stream: plan.features[stream] for stream in streams},
             runtime=plan.config.runtime,
+            sensitivity=plan.config.sensitivity,
         )
         for process, streams in workers("infer", plan.config.workers.infer, plan.rings).items()
     }

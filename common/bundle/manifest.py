@@ -201,6 +201,14 @@ def warn_without_baseline(bundle: Bundle) -> None:
         )
 
 
+def warn_without_operating_point(bundle: Bundle, sensitivity: str) -> None:
+    """Write a line where a user asked for an operating point that the bundle does not hold."""
+    if not bundle.has(sensitivity):
+        log.warning(
+            "sensitivity: medium, because %s has no operating point %s", bundle.id, sensitivity
+        )
+
+
 def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
     """Copy the bundle to `folder`, which must not exist yet, and verify the copy.
 
