@@ -1,0 +1,206 @@
+"""Numbers of a bundle's manifest: calibration, decision and its operating points, baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from speech_emotion.common.errors import UserError
+
+MAX_SCORE = 1000.0
+"""Largest magnitude of a relative score in a manifest."""
+MAX_BIAS = 20.0
+"""Largest constant that a decision adds to a label's log-probability."""
+OPERATING_POINTS = ("low", "medium", "high")
+"""Values of `sensitivity`; `medium` is the table [decision], the others are optional tables."""
+OPERATING_POINT_KEYS = ("bias", "min_confidence", "min_utterance_confidence")
+
+T = TypeVar("T", bound="Calibration | Decision | Baseline")
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Temperatures (Guo et al., 2017) that calibrate probabilities.
+
+    Applied to the model's output per window, to the smoothed probabilities, and to the
+    average over an utterance.
+    """
+
+    temperature: float = 1.0
+    smoothed_temperature: float = 1.0
+    utterance_temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Parameters of the decision from probabilities to a label.
+
+    Attributes:
+        smoothing: weight of the newest speech window in the exponential average.
+        hysteresis: how far another label must lead before the published one changes.
+        min_confidence: below it a window is `uncertain` (`low_margin`).
+        min_utterance_confidence: the same for an utterance.
+        min_speech: a window whose smoothed probability of speech is below it is `uncertain`
+            (`not_speech`); only for models with `speech_output`.
+        min_utterance_speech: the same for the average over an utterance.
+        min_windows: speech windows an utterance needs before a label is given (`too_short`).
+        too_quiet_dbfs: speech windows below it are `uncertain` (`too_quiet`).
+        clipped_fraction: share of clipped samples from which a window is `clipped`.
+        bias: constants added to the labels' log-probabilities for the choice of the label only,
+            in label order; empty for none.
+    """
+
+    smoothing: float = 0.5
+    hysteresis: float = 0.05
+    min_confidence: float = 0.0
+    min_utterance_confidence: float = 0.0
+    min_speech: float = 0.0
+    min_utterance_speech: float = 0.0
+    min_windows: int = 1
+    too_quiet_dbfs: float = -80.0
+    clipped_fraction: float = 0.05
+    bias: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """Parameters of a stream's baseline, for models with `relative_output`: `infer/baseline.py`.
+
+    Attributes:
+        prior: mean of the relative scores over the training corpora, one per label.
+        bias: added to the scores after the baseline was subtracted, one per label.
+        prior_s: seconds of speech at which the stream's mean has half the weight against `prior`.
+        trust: largest weight of the relative scores against the others.
+        evidence_s: seconds of speech at which half of `trust` is reached.
+        memory_s: speech loses its weight with this time constant, in seconds of later speech.
+        temperature: of the blended scores at full evidence; `calibration.temperature` without any.
+    """
+
+    prior: tuple[float, ...]
+    bias: tuple[float, ...]
+    prior_s: float = 10.0
+    trust: float = 0.4
+    evidence_s: float = 20.0
+    memory_s: float = 600.0
+    temperature: float = 1.0
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "prior_s": (0.0, 3600.0),
+    "trust": (0.0, 1.0),
+    "evidence_s": (0.5, 3600.0),
+    "memory_s": (10.0, 36000.0),
+    "temperature": (0.05, 100.0),
+    "smoothed_temperature": (0.05, 100.0),
+    "utterance_temperature": (0.05, 100.0),
+    "smoothing": (0.01, 1.0),
+    "hysteresis": (0.0, 1.0),
+    "min_confidence": (0.0, 1.0),
+    "min_utterance_confidence": (0.0, 1.0),
+    "min_speech": (0.0, 1.0),
+    "min_utterance_speech": (0.0, 1.0),
+    "min_windows": (1, 100),
+    "too_quiet_dbfs": (-100.0, 0.0),
+    "clipped_fraction": (0.0, 1.0),
+}
+
+
+def read_decision(table: object, name: str, labels: tuple[str, ...], where: str) -> Decision:
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: {name} must be a table")
+    bias = table.get("bias", [])
+    if (
+        not isinstance(bias, list)
+        or len(bias) not in (0, len(labels))
+        or not all(type(b) in (int, float) and abs(b) <= MAX_BIAS for b in bias)
+    ):
+        raise UserError(
+            f"{where}: {name}.bias = {reprlib.repr(bias)} must be {len(labels)} numbers, one per "
+            f"label, of -{MAX_BIAS:g} to {MAX_BIAS:g}"
+        )
+    others = {key: value for key, value in table.items() if key != "bias"}
+    decision = read_numbers(Decision, others, name, where)
+    return dataclasses.replace(decision, bias=tuple(float(b) for b in bias))
+
+
+def read_operating_points(
+    table: object, decision: Mapping[str, Any], labels: tuple[str, ...], where: str
+) -> dict[str, Decision]:
+    """Operating point → its decision: the table [decision] with the point's keys."""
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: sensitivity must be a table")
+    points = {}
+    for name, values in table.items():
+        if name not in OPERATING_POINTS or name == "medium":
+            raise UserError(
+                f"{where}: sensitivity.{name[:60]} is not a key; allowed: low, high "
+                "(medium is the table decision)"
+            )
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: sensitivity.{name} must be a table")
+        if unknown := sorted(set(values) - set(OPERATING_POINT_KEYS)):
+            raise UserError(
+                f"{where}: sensitivity.{name}.{unknown[0][:60]} is not a key; "
+                f"allowed: {', '.join(OPERATING_POINT_KEYS)}"
+            )
+        points[name] = read_decision({**decision, **values}, f"sensitivity.{name}", labels, where)
+    return points
+
+
+def read_flag(table: Mapping[str, Any], key: str, where: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: {key} = {reprlib.repr(value)} must be true or false")
+    return value
+
+
+def read_baseline(table: Mapping[str, Any], labels: int, where: str) -> Baseline | None:
+    relative, values = read_flag(table, "relative_output", where), table.get("baseline")
+    if relative != (values is not None):
+        raise UserError(
+            f"{where}: relative_output = true and a [baseline] table belong together, "
+            f"{'the table' if relative else 'relative_output'} is missing"
+        )
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: baseline must be a table")
+    values = dict(values)
+    vectors = {key: _vector(values.pop(key, None), labels, key, where) for key in ("prior", "bias")}
+    return read_numbers(Baseline, values, "baseline", where, **vectors)
+
+
+def _vector(value: object, labels: int, key: str, where: str) -> tuple[float, ...]:
+    if (
+        not isinstance(value, list)
+        or len(value) != labels
+        or not all(type(x) in (int, float) and abs(x) <= MAX_SCORE for x in value)
+    ):
+        raise UserError(
+            f"{where}: baseline.{key} = {reprlib.repr(value)} must be one number for each of the "
+            f"{labels} labels, between {-MAX_SCORE:g} and {MAX_SCORE:g}"
+        )
+    return tuple(float(x) for x in value)
+
+
+def read_numbers(cls: type[T], table: object, name: str, where: str, **fixed: Any) -> T:
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: {name} must be a table")
+    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in _RANGES}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in defaults:
+            raise UserError(
+                f"{where}: {name}.{key[:60]} is not a key; allowed: {', '.join(defaults)}"
+            )
+        low, high = _RANGES[key]
+        whole = isinstance(defaults[key], int)
+        ok = type(value) is int or (type(value) is float and not whole)
+        if not ok or not low <= value <= high:
+            raise UserError(
+                f"{where}: {name}.{key} = {reprlib.repr(value)} must be {low} to {high}"
+            )
+        values[key] = value if whole else float(value)
+    return cls(**values, **fixed)
