@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from speech_emotion.common.bundle.arrays import read_npz
+from speech_emotion.common.bundle.baseline import Baseline, read_baseline
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.common.errors import UserError
 
@@ -35,8 +36,6 @@ LAYOUTS = ("frames,dims,1", "frames,dims", "dims,frames", "dims,frames,1", "dims
 OUTPUTS = ("probabilities", "logits")
 REQUIRED_FILES = ("model.tflite", "stats.npz", "banks.npz", "golden.npz")
 MAX_FILE_NAME = 100
-MAX_SCORE = 1000.0
-"""Largest magnitude of a relative score in a manifest."""
 RESERVED_LABELS = ("speech", "silence", "gap", "uncertain")
 """States of a window, and the result without a label; a label must not look like one."""
 GOLDEN_TOLERANCE = 1e-3
@@ -51,7 +50,7 @@ differ by up to 0.007 in a probability.
 RELATIVE_TOLERANCE = 0.25
 """The same for the relative scores. They are no probabilities: their spread is some units."""
 
-T = TypeVar("T", bound="Calibration | Decision | Baseline")
+T = TypeVar("T", bound="Calibration | Decision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,34 +94,7 @@ class Decision:
     clipped_fraction: float = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class Baseline:
-    """Parameters of a stream's baseline, for models with `relative_output`: `infer/baseline.py`.
-
-    Attributes:
-        prior: mean of the relative scores over the training corpora, one per label.
-        bias: added to the scores after the baseline was subtracted, one per label.
-        prior_s: seconds of speech at which the stream's mean has half the weight against `prior`.
-        trust: largest weight of the relative scores against the others.
-        evidence_s: seconds of speech at which half of `trust` is reached.
-        memory_s: speech loses its weight with this time constant, in seconds of later speech.
-        temperature: of the blended scores at full evidence; `calibration.temperature` without any.
-    """
-
-    prior: tuple[float, ...]
-    bias: tuple[float, ...]
-    prior_s: float = 10.0
-    trust: float = 0.4
-    evidence_s: float = 20.0
-    memory_s: float = 600.0
-    temperature: float = 1.0
-
-
 _RANGES: dict[str, tuple[float, float]] = {
-    "prior_s": (0.0, 3600.0),
-    "trust": (0.0, 1.0),
-    "evidence_s": (0.5, 3600.0),
-    "memory_s": (10.0, 36000.0),
     "temperature": (0.05, 100.0),
     "smoothed_temperature": (0.05, 100.0),
     "utterance_temperature": (0.05, 100.0),
@@ -144,8 +116,7 @@ class Bundle:
 
     `speech_output`: behind the labels, the model's output has a value that tells speech from
     other sounds, a probability or a logit as the labels' are.
-    `baseline`: behind that, the output has a relative score for each label, see `Baseline`; None
-    where it has none.
+    `baseline`: behind that, the output has a relative score for each label; None: it has none.
     """
 
     path: Path
@@ -171,6 +142,11 @@ class Bundle:
         """Number of values that the model outputs for a window."""
         relative = 0 if self.baseline is None else len(self.labels)
         return len(self.labels) + self.speech_output + relative
+
+    @property
+    def neutral(self) -> int | None:
+        """Index of the label `neutral`; None without one."""
+        return self.labels.index("neutral") if "neutral" in self.labels else None
 
     @property
     def id(self) -> str:
@@ -225,8 +201,8 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         )
     known = {
         *("format", "name", "labels", "licence", "features"),
-        *("input", "output", "speech_output", "relative_output"),
-        *("calibration", "decision", "baseline", "files", "provenance"),
+        *("input", "output", "speech_output", "calibration", "decision", "files", "provenance"),
+        *("relative_output", "baseline"),
     }
     if unknown := sorted(set(table) - known):
         raise UserError(f"{where}: {unknown[0][:60]} is not a key of a bundle")
@@ -241,6 +217,11 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         raise UserError(
             f"{where}: output = {reprlib.repr(output)} must be one of {', '.join(OUTPUTS)}"
         )
+    speech_output = table.get("speech_output", False)
+    if not isinstance(speech_output, bool):
+        raise UserError(
+            f"{where}: speech_output = {reprlib.repr(speech_output)} must be true or false"
+        )
     labels = _labels(table.get("labels"), where)
     return Bundle(
         path=path,
@@ -252,8 +233,8 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         output=output,
         calibration=_numbers(Calibration, table.get("calibration", {}), "calibration", where),
         decision=_numbers(Decision, table.get("decision", {}), "decision", where),
-        speech_output=_flag(table, "speech_output", where),
-        baseline=_baseline(table, len(labels), where),
+        speech_output=speech_output,
+        baseline=read_baseline(table, len(labels), where),
         display_path=display_path,
     )
 
@@ -315,46 +296,10 @@ def _labels(labels: object, where: str) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _flag(table: Mapping[str, Any], key: str, where: str) -> bool:
-    value = table.get(key, False)
-    if not isinstance(value, bool):
-        raise UserError(f"{where}: {key} = {reprlib.repr(value)} must be true or false")
-    return value
-
-
-def _baseline(table: Mapping[str, Any], labels: int, where: str) -> Baseline | None:
-    relative, values = _flag(table, "relative_output", where), table.get("baseline")
-    if relative != (values is not None):
-        raise UserError(
-            f"{where}: relative_output = true and a [baseline] table belong together, "
-            f"{'the table' if relative else 'relative_output'} is missing"
-        )
-    if values is None:
-        return None
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: baseline must be a table")
-    values = dict(values)
-    vectors = {key: _vector(values.pop(key, None), labels, key, where) for key in ("prior", "bias")}
-    return _numbers(Baseline, values, "baseline", where, **vectors)
-
-
-def _vector(value: object, labels: int, key: str, where: str) -> tuple[float, ...]:
-    if (
-        not isinstance(value, list)
-        or len(value) != labels
-        or not all(type(x) in (int, float) and abs(x) <= MAX_SCORE for x in value)
-    ):
-        raise UserError(
-            f"{where}: baseline.{key} = {reprlib.repr(value)} must be one number for each of the "
-            f"{labels} labels, between {-MAX_SCORE:g} and {MAX_SCORE:g}"
-        )
-    return tuple(float(x) for x in value)
-
-
-def _numbers(cls: type[T], table: object, name: str, where: str, **fixed: Any) -> T:
+def _numbers(cls: type[T], table: object, name: str, where: str) -> T:
     if not isinstance(table, dict):
         raise UserError(f"{where}: {name} must be a table")
-    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in fixed}
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in defaults:
@@ -369,7 +314,7 @@ def _numbers(cls: type[T], table: object, name: str, where: str, **fixed: Any) -
                 f"{where}: {name}.{key} = {reprlib.repr(value)} must be {low} to {high}"
             )
         values[key] = value if whole else float(value)
-    return cls(**values, **fixed)
+    return cls(**values)
 
 
 def _verify_files(path: Path, shown: Path, files: Mapping[str, Any], where: str) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from speech_emotion.common.bundle.baseline import Baseline
 from speech_emotion.common.bundle.manifest import (
     FORMAT,
     MANIFEST,
-    Baseline,
     Bundle,
     Calibration,
     Decision,
