@@ -9,7 +9,7 @@ import numpy as np
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.wire import codec, internal, public
-from speech_emotion.infer.baseline import observe
+from speech_emotion.infer.baseline import Evidence, observe
 from speech_emotion.infer.decision import (
     State,
     calibrate,
@@ -62,18 +62,17 @@ def _decided(
     window: internal.Window, state: State, model: Model, bundle: Bundle
 ) -> tuple[public.Result, list[public.Utterance], State]:
     """`decide` for the model's output, with the stream's baseline before and after the window."""
-    before, probabilities, speech, relative = state.baseline, None, 1.0, None
+    before, probabilities, speech, heard = state.baseline, None, 1.0, None
+    hop_s = bundle.spec.hop / bundle.spec.sample_rate
     if window.kind == "speech":
         output = model.predict(_features_of(window, bundle))
         probabilities, speech = calibrate(output, bundle, before), speech_of(output, bundle)
-        evidence = probabilities is not None and sound_flaw(window, speech, bundle) is None
-        if evidence and before is not None:
-            relative = relative_of(output, bundle)
+        cold = None if before is None else calibrate(output, bundle)
+        if cold is not None and sound_flaw(window, speech, bundle) is None:
+            heard = Evidence(relative_of(output, bundle), cold, hop_s)
     result, utterances, after = decide(state, window, probabilities, bundle, speech)
     if before is not None and bundle.baseline is not None:
-        hop_s = bundle.spec.hop / bundle.spec.sample_rate
-        ended = after.speaking is None
-        baseline = observe(before, relative, hop_s, ended, bundle.baseline)
+        baseline = observe(before, heard, bundle.baseline, ended=after.speaking is None)
         after = dataclasses.replace(after, baseline=baseline)
         result = dataclasses.replace(
             result, baseline=before.seconds, baseline_forgotten=state.forgotten

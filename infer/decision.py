@@ -113,8 +113,8 @@ def calibrate(
         scores = np.log(np.maximum(scores, 1e-12))
     temperature = bundle.calibration.temperature
     if baseline is not None and bundle.baseline is not None:
-        relative = relative_of(output, bundle)
-        scores, temperature = blend(scores, relative, temperature, baseline, bundle.baseline)
+        relative, to = relative_of(output, bundle), bundle.baseline
+        scores, temperature = blend(scores, relative, temperature, baseline, to, bundle.neutral)
     return _softmax(scores / temperature)
 
 

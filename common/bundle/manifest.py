@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speech_emotion.common.bundle.arrays import read_npz
+from speech_emotion.common.bundle.baseline import Baseline, read_baseline
 from speech_emotion.common.bundle.parameters import (
-    Baseline,
     Calibration,
     Decision,
-    read_baseline,
     read_decision,
     read_flag,
     read_numbers,
@@ -66,8 +65,7 @@ class Bundle:
 
     `speech_output`: behind the labels, the model's output has a value that tells speech from
     other sounds, a probability or a logit as the labels' are.
-    `baseline`: behind that, the output has a relative score for each label, see `Baseline`; None
-    where it has none.
+    `baseline`: behind that, the output has a relative score for each label; None: it has none.
     `sensitivity`: the decisions of the operating points other than `medium`, by name.
     """
 

@@ -1,4 +1,4 @@
-"""Numbers of a bundle's manifest: calibration, decision and its operating points, baseline."""
+"""Numbers of a bundle's manifest: calibration, decision and its operating points."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any, TypeVar
 
 from speech_emotion.common.errors import UserError
 
-MAX_SCORE = 1000.0
-"""Largest magnitude of a relative score in a manifest."""
 MAX_BIAS = 20.0
 """Largest constant that a decision adds to a label's log-probability."""
 OPERATING_POINTS = ("low", "medium", "high")
 """Values of `sensitivity`; `medium` is the table [decision], the others are optional tables."""
 OPERATING_POINT_KEYS = ("bias", "min_confidence", "min_utterance_confidence")
 
-T = TypeVar("T", bound="Calibration | Decision | Baseline")
+T = TypeVar("T", bound="Calibration | Decision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,34 +62,7 @@ class Decision:
     bias: tuple[float, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Baseline:
-    """Parameters of a stream's baseline, for models with `relative_output`: `infer/baseline.py`.
-
-    Attributes:
-        prior: mean of the relative scores over the training corpora, one per label.
-        bias: added to the scores after the baseline was subtracted, one per label.
-        prior_s: seconds of speech at which the stream's mean has half the weight against `prior`.
-        trust: largest weight of the relative scores against the others.
-        evidence_s: seconds of speech at which half of `trust` is reached.
-        memory_s: speech loses its weight with this time constant, in seconds of later speech.
-        temperature: of the blended scores at full evidence; `calibration.temperature` without any.
-    """
-
-    prior: tuple[float, ...]
-    bias: tuple[float, ...]
-    prior_s: float = 10.0
-    trust: float = 0.4
-    evidence_s: float = 20.0
-    memory_s: float = 600.0
-    temperature: float = 1.0
-
-
 _RANGES: dict[str, tuple[float, float]] = {
-    "prior_s": (0.0, 3600.0),
-    "trust": (0.0, 1.0),
-    "evidence_s": (0.5, 3600.0),
-    "memory_s": (10.0, 36000.0),
     "temperature": (0.05, 100.0),
     "smoothed_temperature": (0.05, 100.0),
     "utterance_temperature": (0.05, 100.0),
@@ -156,36 +127,12 @@ def read_flag(table: Mapping[str, Any], key: str, where: str) -> bool:
     return value
 
 
-def read_baseline(table: Mapping[str, Any], labels: int, where: str) -> Baseline | None:
-    relative, values = read_flag(table, "relative_output", where), table.get("baseline")
-    if relative != (values is not None):
-        raise UserError(
-            f"{where}: relative_output = true and a [baseline] table belong together, "
-            f"{'the table' if relative else 'relative_output'} is missing"
-        )
-    if values is None:
-        return None
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: baseline must be a table")
-    values = dict(values)
-    vectors = {key: _vector(values.pop(key, None), labels, key, where) for key in ("prior", "bias")}
-    return read_numbers(Baseline, values, "baseline", where, **vectors)
+def read_numbers(cls: type[T], table: object, name: str, where: str) -> T:
+    """A table of numbers as a dataclass.
 
-
-def _vector(value: object, labels: int, key: str, where: str) -> tuple[float, ...]:
-    if (
-        not isinstance(value, list)
-        or len(value) != labels
-        or not all(type(x) in (int, float) and abs(x) <= MAX_SCORE for x in value)
-    ):
-        raise UserError(
-            f"{where}: baseline.{key} = {reprlib.repr(value)} must be one number for each of the "
-            f"{labels} labels, between {-MAX_SCORE:g} and {MAX_SCORE:g}"
-        )
-    return tuple(float(x) for x in value)
-
-
-def read_numbers(cls: type[T], table: object, name: str, where: str, **fixed: Any) -> T:
+    Raises:
+        UserError: a key is unknown or out of range.
+    """
     if not isinstance(table, dict):
         raise UserError(f"{where}: {name} must be a table")
     defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in _RANGES}
@@ -203,4 +150,4 @@ def read_numbers(cls: type[T], table: object, name: str, where: str, **fixed: An
                 f"{where}: {name}.{key} = {reprlib.repr(value)} must be {low} to {high}"
             )
         values[key] = value if whole else float(value)
-    return cls(**values, **fixed)
+    return cls(**values)

@@ -198,6 +198,10 @@ def too_trusting(table: Table) -> None:
     table["baseline"]["trust"] = 1.5
 
 
+def no_range(table: Table) -> None:
+    table["baseline"]["mixed"] = 0.7
+
+
 def unknown_key(table: Table) -> None:
     table["baseline"]["voice"] = 1
 
@@ -212,7 +216,8 @@ def no_numbers(table: Table) -> None:
         (no_table, "the table is missing"),
         (no_output, "relative_output is missing"),
         (short_prior, "baseline.prior = [0.0, 1.0] must be one number for each of the 4 labels"),
-        (too_trusting, "baseline.trust = 1.5 must be 0.0 to 1.0"),
+        (too_trusting, "baseline.trust = 1.5 must be 0 to 1"),
+        (no_range, "baseline.one_sided = 0.6 must be more than baseline.mixed = 0.7"),
         (unknown_key, "baseline.voice is not a key"),
         (no_numbers, "baseline.bias = [nan, nan, nan, nan] must be one number"),
     ],

@@ -19,8 +19,9 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 
+from speech_emotion.common.bundle.baseline import Baseline  # noqa: E402
 from speech_emotion.common.bundle.manifest import LAYOUTS  # noqa: E402
-from speech_emotion.common.bundle.parameters import Baseline, Decision  # noqa: E402
+from speech_emotion.common.bundle.parameters import Decision  # noqa: E402
 from speech_emotion.common.bundle.spec import FeatureSpec  # noqa: E402
 from speech_emotion.train.bundle.writer import write_bundle  # noqa: E402
 from speech_emotion.train.model.export import to_tflite  # noqa: E402
@@ -75,9 +76,23 @@ LIVE = dataclasses.replace(SPEC, window_s=1.0, hop_s=0.5)
 """The grid of models/small, so that pipelines of the tests can change between the two."""
 BASELINES = {
     "relative": Baseline(
-        prior=(0.0, 0.5, -0.5, 0.25), bias=(0.0, 0.0, 0.5, 0.0), prior_s=2.0, evidence_s=3.0
+        prior=(0.0, 0.5, -0.5, 0.25),
+        bias=(0.0, 0.0, 0.5, 0.0),
+        prior_s=2.0,
+        evidence_s=3.0,
+        variety=0.05,
+        mixed=0.3,
+        one_sided=0.6,
     ),
-    "relative-2": Baseline(prior=(0.0,) * 4, bias=(0.0,) * 4, evidence_s=1.0, temperature=2.0),
+    "relative-2": Baseline(
+        prior=(0.0,) * 4,
+        bias=(0.0,) * 4,
+        evidence_s=1.0,
+        variety=0.0,
+        mixed=0.3,
+        one_sided=0.6,
+        temperature=2.0,
+    ),
 }
 """Bundles with a baseline. It gains trust within seconds, so that short recordings show it."""
 
