@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
     from speech_emotion.common.errors import UserError
 
     if arguments.file is not None:
-        from speech_emotion.infer.offline import report
+        from speech_emotion.infer.offline.command import report
 
         return report(arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json)
     if arguments.self_test:

@@ -47,11 +47,11 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
         analysis = analyzer.analyze(window)
         gate = analysis.gate
         analysed = builder.analysed(k, analysis)
-        done, state = submission(analysed, state, models[bundle.id], bundle, timed=False)
+        done, state = submission(analysed, state, models[bundle.id], bundle)
         messages += [*([done.result] if done.result else []), *pending_utterances, *done.utterances]
         pending_utterances = []
     end = builder.end(grid.total(len(samples)), len(samples))
-    messages += submission(end, state, models[bundle.id], bundle, timed=False)[0].messages
+    messages += submission(end, state, models[bundle.id], bundle)[0].messages
     return [comparable(message) for message in messages]
 
 
