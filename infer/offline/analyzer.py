@@ -7,7 +7,7 @@ live pipeline publishes. Memory is constant: one window and one block.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -45,6 +45,7 @@ class Analyzer:
         gaps: spans [a, b) of missing samples at the bundle's rate, in order and disjoint; the
             blocks have zeros there.
         stream, run: names that the messages carry.
+        observe: takes all samples at the bundle's rate, as they are analysed.
 
     Attributes:
         position: samples taken so far, at the bundle's rate.
@@ -62,6 +63,7 @@ class Analyzer:
         gaps: Iterable[list[int]] = (),
         stream: str = STREAM,
         run: str = RUN,
+        observe: Callable[[Samples], None] | None = None,
     ) -> None:
         self.position = 0
         self.windows = 0
@@ -73,6 +75,7 @@ class Analyzer:
         self._grid = bundle.spec.grid
         self._builder = WindowBuilder(stream, run, run, self._grid)
         self._state = State()
+        self._observe = observe
         self._held = NO_SAMPLES  # samples from the start of the next window on
         self._resampler = None
         if source_rate != bundle.spec.sample_rate:
@@ -105,6 +108,8 @@ class Analyzer:
 
     def _take(self, samples: Samples) -> list[Message]:
         self.position += len(samples)
+        if self._observe is not None:
+            self._observe(samples)
         held = np.concatenate([self._held, samples]) if len(self._held) else samples
         messages: list[Message] = []
         start, (window, hop) = 0, (self._grid.window, self._grid.hop)

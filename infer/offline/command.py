@@ -16,7 +16,9 @@ from speech_emotion.infer.offline.sound import open_sound
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
-def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
+def report(
+    file: str, path: Path, runtime: str, *, as_json: bool, channel: int | None = None
+) -> int:
     """Print the messages, each as soon as it is known. Returns the exit code.
 
     Raises:
@@ -26,8 +28,10 @@ def report(file: str, path: Path, runtime: str, *, as_json: bool) -> int:
     bundle = load_bundle(path)
     extractors = load_extractors(bundle)
     model = Model(bundle, runtime)
-    sound = open_sound(file, bundle.spec.sample_rate)
-    analyzer = Analyzer(bundle, extractors(), model, sound.blocks.rate, gaps=sound.gaps)
+    sound = open_sound(file, bundle.spec.sample_rate, channel)
+    analyzer = Analyzer(
+        bundle, extractors(), model, sound.blocks.rate, channel=channel, gaps=sound.gaps
+    )
     text_of = _json if as_json else _line
     try:
         for messages in analyse(sound, analyzer):

@@ -34,6 +34,8 @@ class Blocks(Protocol):
 
     @property
     def rate(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
 
     def read(self, frames: int) -> Samples:
         """The next block, (up to `frames`, channels); empty at the end.
