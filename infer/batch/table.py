@@ -22,6 +22,7 @@ ROWS = 8192
 GROUP_ROWS = 1 << 16
 """Rows of one row group of a table of many files."""
 COMPRESSION = "zstd"
+"""Of a table of many files."""
 
 BEFORE = (
     ("file", "string"),
@@ -105,7 +106,11 @@ class TableWriter:
         self._name = name
         self._bundle, self._labels = about(schema)
         self._columns: dict[str, list[Any]] = {column: [] for column in schema.names}
-        self._writer = pq.ParquetWriter(file, schema, compression=COMPRESSION)
+        # Dictionaries, statistics and better compression cost more than the analysis of a short
+        # clip; the table of many files has them.
+        self._writer = pq.ParquetWriter(
+            file, schema, compression="snappy", use_dictionary=False, write_statistics=False
+        )
 
     def add(self, message: Message) -> None:
         """Add a result or an utterance."""
