@@ -9,7 +9,16 @@ import numpy as np
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.wire import codec, internal, public
-from speech_emotion.infer.decision import State, calibrate, decide, finish, speech_of
+from speech_emotion.infer.baseline import Evidence, observe
+from speech_emotion.infer.decision import (
+    State,
+    calibrate,
+    decide,
+    finish,
+    relative_of,
+    sound_flaw,
+    speech_of,
+)
 from speech_emotion.infer.model import Array, Model
 
 
@@ -22,15 +31,28 @@ def classify(
 ) -> tuple[public.Result, list[public.Utterance], State]:
     """The result of one window, the utterances that end with it, and the state after it.
 
+    `decide` for the model's output, with the stream's baseline before and after the window.
+
     Args:
         features: normalized, float32, (frames, dims); None for a window without speech.
         state: decision state after the previous window.
     """
-    probabilities, speech = None, 1.0
+    before, probabilities, speech, heard = state.baseline, None, 1.0, None
+    hop_s = bundle.spec.hop / bundle.spec.sample_rate
     if features is not None:
         output = model.predict(features)
-        probabilities, speech = calibrate(output, bundle), speech_of(output, bundle)
-    return decide(state, window, probabilities, bundle, speech)
+        probabilities, speech = calibrate(output, bundle, before), speech_of(output, bundle)
+        cold = None if before is None else calibrate(output, bundle)
+        if cold is not None and sound_flaw(window, speech, bundle) is None:
+            heard = Evidence(relative_of(output, bundle), cold, hop_s)
+    result, utterances, after = decide(state, window, probabilities, bundle, speech)
+    if before is not None and bundle.baseline is not None:
+        baseline = observe(before, heard, bundle.baseline, ended=after.speaking is None)
+        after = dataclasses.replace(after, baseline=baseline)
+        result = dataclasses.replace(
+            result, baseline=before.seconds, baseline_forgotten=state.forgotten
+        )
+    return result, utterances, dataclasses.replace(after, forgotten=False)
 
 
 def submission(

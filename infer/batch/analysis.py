@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.errors import UserError, printable
 from speech_emotion.features.extractor import load_extractors
 from speech_emotion.infer.batch.parts import (
@@ -23,9 +22,10 @@ from speech_emotion.infer.batch.parts import (
     part_path,
 )
 from speech_emotion.infer.batch.quality import Quality
+from speech_emotion.infer.batch.setting import Setting
 from speech_emotion.infer.batch.table import VERSION, TableWriter, schema_of
 from speech_emotion.infer.model import Model
-from speech_emotion.infer.offline.analyzer import Analyzer, analyse
+from speech_emotion.infer.offline.analyzer import Analyzer, BaselineUse, analyse
 from speech_emotion.infer.offline.sound import Sound, open_sound
 
 REPORT_S = 0.5
@@ -55,20 +55,21 @@ class Outcome:
 
 
 class PartWriter:
-    """Analyses inputs with one bundle, one after the other.
+    """Analyses inputs, one after the other.
 
     Raises:
         UserError: the bundle or the model cannot be used, or pyarrow is not installed.
     """
 
-    def __init__(self, bundle: Bundle, runtime: str, folder: Path, channel: int | None) -> None:
-        self._bundle = bundle
+    def __init__(self, setting: Setting) -> None:
+        self._bundle = bundle = setting.load()
         self._extractors = load_extractors(bundle)
-        self._model = Model(bundle, runtime)
-        self._folder = folder
-        self._channel = channel
+        self._model = Model(bundle, setting.runtime)
+        self._folder = Path(setting.folder)
+        self._channel = setting.channel
+        self._use = BaselineUse(setting.baseline)
         self._schema = schema_of(bundle.labels, bundle.id)
-        self._salt = f"{VERSION} {bundle.digest} {channel} "
+        self._salt = setting.salt(bundle, VERSION)
 
     def process(self, name: str, known: Iterable[str], progress: Progress) -> Outcome:
         """Write the part of an input, unless it is there.
@@ -129,6 +130,7 @@ class PartWriter:
                 sound.blocks.rate,
                 channel=self._channel,
                 gaps=sound.gaps,
+                use=self._use,
                 observe=quality.add,
             )
             report = _Reporter(sound, spec.sample_rate, progress)

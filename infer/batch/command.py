@@ -7,7 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.manifest import (
+    warn_without_baseline,
+    warn_without_operating_point,
+)
 from speech_emotion.common.errors import (
     EXIT_FAULT,
     EXIT_INPUTS,
@@ -28,8 +31,8 @@ from speech_emotion.infer.batch.parts import (
 )
 from speech_emotion.infer.batch.pool import Job, Pool
 from speech_emotion.infer.batch.progress import Progress
+from speech_emotion.infer.batch.setting import Setting
 from speech_emotion.infer.batch.table import schema_of
-from speech_emotion.infer.batch.worker import Setting
 
 PARQUET = ".parquet"
 
@@ -42,7 +45,7 @@ class Batch:
         paths, manifest, shard: the inputs, see `inputs.collect` and `inputs.shard_of`.
         out: a folder, or a file whose name ends with `.parquet`.
         bundle: folder of the bundle.
-        channel: channel to take, from 0; None mixes all.
+        baseline, sensitivity, channel: as for one recording.
         jobs: number of processes; None: one per processor.
         resume: continue in the output of an earlier run.
     """
@@ -53,6 +56,8 @@ class Batch:
     out: str
     bundle: Path
     runtime: str
+    baseline: str | None
+    sensitivity: str
     channel: int | None
     jobs: int | None
     resume: bool
@@ -67,6 +72,19 @@ class Batch:
         """The folder of the parts."""
         return Path(self.out + PARTS_SUFFIX if self.single_file else self.out)
 
+    @property
+    def setting(self) -> Setting:
+        """What the worker processes need."""
+        return Setting(
+            bundle=str(self.bundle),
+            folder=str(self.folder),
+            runtime=self.runtime,
+            baseline=self.baseline,
+            sensitivity=self.sensitivity,
+            channel=self.channel,
+            parent=os.getpid(),
+        )
+
 
 def run(batch: Batch) -> int:
     """Analyse all inputs. Returns the exit code.
@@ -74,12 +92,15 @@ def run(batch: Batch) -> int:
     Raises:
         UserError: the inputs, the output or the bundle cannot be used.
     """
-    bundle = load_bundle(batch.bundle)
+    bundle = batch.setting.load()
+    if batch.baseline == "stream":
+        warn_without_baseline(bundle)
+    warn_without_operating_point(bundle, batch.sensitivity)
     schema = schema_of(bundle.labels, bundle.id)
     inputs = collect(batch.paths, batch.manifest)
     names = shard_of(inputs.names, batch.shard)
     _check(batch)
-    open_folder(batch.folder, bundle.id, batch.channel, resume=batch.resume)
+    open_folder(batch.folder, batch.setting.index(bundle), resume=batch.resume)
     try:
         parts, progress = _analyse(batch, names)
         if batch.single_file and batch.shard is None:
@@ -111,14 +132,11 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
     known = existing_parts(batch.folder)
     jobs = [Job(k, name, known.get(name_hash(name), [])) for k, name in enumerate(names)]
     sizes = [_size(name) for name in names]
-    setting = Setting(
-        str(batch.bundle), batch.runtime, str(batch.folder), batch.channel, os.getpid()
-    )
     parts = [""] * len(names)
     processors = len(os.sched_getaffinity(0))
     with (
         Progress(len(names), sum(sizes)) as progress,
-        Pool(setting, batch.jobs or processors) as pool,
+        Pool(batch.setting, batch.jobs or processors) as pool,
     ):
         for event in pool.run(jobs):
             number = event.job.number
@@ -138,8 +156,7 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
 
 def _mourn(batch: Batch, job: Job, reason: str) -> Outcome:
     """The row of an input that no worker survives."""
-    writer = PartWriter(load_bundle(batch.bundle), batch.runtime, batch.folder, batch.channel)
-    return writer.fail(job.name, job.known, reason)
+    return PartWriter(batch.setting).fail(job.name, job.known, reason)
 
 
 def _size(name: str) -> int:

@@ -38,24 +38,27 @@ class OutputError(Exception):
     """The output cannot be written. The text says why."""
 
 
-def open_folder(folder: Path, bundle: str, channel: int | None, *, resume: bool) -> None:
+def open_folder(folder: Path, about: dict[str, str | int | None], *, resume: bool) -> None:
     """Create the folder of a batch, or continue in it; remove what killed runs began.
+
+    Args:
+        about: what its parts have in common.
 
     Raises:
         UserError: it holds something else, or results that this run is not to continue.
     """
     index = folder / INDEX
-    wanted = {"format": FORMAT, "bundle": bundle, "channel": channel}
+    wanted = {"format": FORMAT, **about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if index.exists():
             found = json.loads(index.read_text())
-            if found != wanted:
-                raise UserError(
-                    f"{folder}: holds results of bundle {found.get('bundle')}, channel "
-                    f"{found.get('channel')}, not {bundle}, channel {channel}; "
-                    "name another --out"
-                )
+            for key, value in wanted.items():
+                if found.get(key) != value:
+                    raise UserError(
+                        f"{folder}: holds results of {key} {found.get(key)}, not {value}; "
+                        "name another --out"
+                    )
             if not resume and any(folder.glob("??/*.parquet")):
                 raise UserError(
                     f"{folder}: holds results; --resume continues, or name another --out"

@@ -19,7 +19,7 @@ from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 from speech_emotion.common.paths import IMPORT_ROOT
 from speech_emotion.infer.batch.analysis import Outcome
 from speech_emotion.infer.batch.parts import OutputError
-from speech_emotion.infer.batch.worker import Setting
+from speech_emotion.infer.batch.setting import Setting
 
 ATTEMPTS = 2
 """Workers that may die with the same input before it counts as its fault."""

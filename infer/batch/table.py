@@ -38,6 +38,8 @@ BEFORE = (
     ("lost", "int64"),
     ("skipped", "int64"),
     ("windows", "int64"),
+    ("baseline", "double"),
+    ("baseline_forgotten", "bool"),
 )
 """Columns before those of the labels; `start` and `end` are in seconds."""
 AFTER = (
@@ -131,6 +133,8 @@ class TableWriter:
                 "rms_db": message.rms_db,
                 "lost": message.lost,
                 "skipped": message.skipped,
+                "baseline": message.baseline,
+                "baseline_forgotten": message.baseline_forgotten,
             }
             if message.probabilities is not None:
                 row |= {f"raw_{label}": p for label, p in message.probabilities.items()}
@@ -202,4 +206,6 @@ def _message(row: dict[str, Any], labels: tuple[str, ...]) -> Message:
         lost=row["lost"],
         skipped=row["skipped"],
         timing_ms=None,
+        baseline=row["baseline"],
+        baseline_forgotten=row["baseline_forgotten"],
     )

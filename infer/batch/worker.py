@@ -17,28 +17,11 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from speech_emotion.common.linux.parent_death import die_with_parent
 from speech_emotion.common.linux.process_identity import restrict_file_access
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What all inputs of a run have in common.
-
-    Attributes:
-        bundle: folder of the bundle.
-        folder: folder of the parts.
-        parent: process id of the program.
-    """
-
-    bundle: str
-    runtime: str
-    folder: str
-    channel: int | None
-    parent: int
+from speech_emotion.infer.batch.setting import Setting
 
 
 def main() -> int:
@@ -54,14 +37,12 @@ def main() -> int:
     if os.getppid() != setting.parent:
         return 1  # it ended before the kernel could tell
 
-    from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.common.errors import UserError
     from speech_emotion.infer.batch.analysis import PartWriter
     from speech_emotion.infer.batch.parts import OutputError
 
     try:
-        bundle = load_bundle(Path(setting.bundle))
-        writer = PartWriter(bundle, setting.runtime, Path(setting.folder), setting.channel)
+        writer = PartWriter(setting)
         _answer(answers, ready=True)
         for line in lines:
             job = json.loads(line)

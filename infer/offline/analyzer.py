@@ -6,6 +6,7 @@ live pipeline publishes. Memory is constant: one window and one block.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
@@ -19,6 +20,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.features.extractor import FeatureExtractor
 from speech_emotion.features.messages import WindowBuilder
+from speech_emotion.infer.baseline import BaselineState
 from speech_emotion.infer.classify import classify
 from speech_emotion.infer.decision import State, finish
 from speech_emotion.infer.model import Model
@@ -29,6 +31,27 @@ RUN = "offline"
 
 Message: TypeAlias = public.Result | public.Utterance
 
+
+@dataclasses.dataclass(frozen=True)
+class BaselineUse:
+    """How a recording is compared with itself.
+
+    Attributes:
+        mode: `off`, `stream`, or None: `stream` if the bundle can.
+        forget_at: windows before which the baseline is forgotten.
+    """
+
+    mode: str | None = None
+    forget_at: frozenset[int] = frozenset()
+
+    def empty(self, bundle: Bundle) -> BaselineState | None:
+        """The baseline before any speech; None where there is none."""
+        if self.mode == "off" or bundle.baseline is None:
+            return None
+        return BaselineState.empty(len(bundle.labels))
+
+
+DEFAULT_USE = BaselineUse()
 NO_SAMPLES: Samples = np.zeros(0, np.float32)
 
 
@@ -45,6 +68,7 @@ class Analyzer:
         gaps: spans [a, b) of missing samples at the bundle's rate, in order and disjoint; the
             blocks have zeros there.
         stream, run: names that the messages carry.
+        use: how it is compared with itself.
         observe: takes all samples at the bundle's rate, as they are analysed.
 
     Attributes:
@@ -63,6 +87,7 @@ class Analyzer:
         gaps: Iterable[list[int]] = (),
         stream: str = STREAM,
         run: str = RUN,
+        use: BaselineUse = DEFAULT_USE,
         observe: Callable[[Samples], None] | None = None,
     ) -> None:
         self.position = 0
@@ -74,7 +99,8 @@ class Analyzer:
         self._gaps = deque(gaps)
         self._grid = bundle.spec.grid
         self._builder = WindowBuilder(stream, run, run, self._grid)
-        self._state = State()
+        self._use = use
+        self._state = State(baseline=use.empty(bundle))
         self._observe = observe
         self._held = NO_SAMPLES  # samples from the start of the next window on
         self._resampler = None
@@ -106,6 +132,12 @@ class Analyzer:
         self._state = State()
         return messages
 
+    def forget_baseline(self) -> None:
+        """Forget what the stream usually sounds like, before the next window."""
+        baseline = self._use.empty(self._bundle)
+        if baseline is not None:
+            self._state = dataclasses.replace(self._state, baseline=baseline, forgotten=True)
+
     def _take(self, samples: Samples) -> list[Message]:
         self.position += len(samples)
         if self._observe is not None:
@@ -122,6 +154,8 @@ class Analyzer:
     def _window(self, samples: Samples) -> list[Message]:
         k = self.windows
         self.windows += 1
+        if k in self._use.forget_at:
+            self.forget_baseline()
         missing = self._missing(self._grid.start(k), self._grid.end(k))
         analysis = self._extractor.analyze(samples, missing=missing)
         window = self._builder.analysed(k, analysis, lost=missing, packed=False)

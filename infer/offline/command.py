@@ -6,18 +6,35 @@ import json
 import sys
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.manifest import (
+    load_bundle,
+    warn_without_baseline,
+    warn_without_operating_point,
+)
 from speech_emotion.common.wire import public
 from speech_emotion.features.extractor import load_extractors
 from speech_emotion.infer.model import Model
-from speech_emotion.infer.offline.analyzer import Analyzer, Message, analyse
+from speech_emotion.infer.offline.analyzer import (
+    DEFAULT_USE,
+    Analyzer,
+    BaselineUse,
+    Message,
+    analyse,
+)
 from speech_emotion.infer.offline.sound import open_sound
 
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def report(
-    file: str, path: Path, runtime: str, *, as_json: bool, channel: int | None = None
+    file: str,
+    path: Path,
+    runtime: str,
+    *,
+    as_json: bool,
+    use: BaselineUse = DEFAULT_USE,
+    sensitivity: str = "medium",
+    channel: int | None = None,
 ) -> int:
     """Print the messages, each as soon as it is known. Returns the exit code.
 
@@ -25,12 +42,15 @@ def report(
         UserError: the file or the bundle is missing or invalid; after all output: the file is
             damaged from some sample on.
     """
-    bundle = load_bundle(path)
+    bundle = load_bundle(path).at(sensitivity)
+    if use.mode == "stream":
+        warn_without_baseline(bundle)
+    warn_without_operating_point(bundle, sensitivity)
     extractors = load_extractors(bundle)
     model = Model(bundle, runtime)
     sound = open_sound(file, bundle.spec.sample_rate, channel)
     analyzer = Analyzer(
-        bundle, extractors(), model, sound.blocks.rate, channel=channel, gaps=sound.gaps
+        bundle, extractors(), model, sound.blocks.rate, channel=channel, gaps=sound.gaps, use=use
     )
     text_of = _json if as_json else _line
     try:

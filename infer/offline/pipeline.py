@@ -12,11 +12,13 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS
+from speech_emotion.common.config.checks import check_baseline
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.features.extractor import load_extractors
 from speech_emotion.infer.model import Model
-from speech_emotion.infer.offline.analyzer import STREAM, Analyzer, Message, analyse
+from speech_emotion.infer.offline.analyzer import STREAM, Analyzer, BaselineUse, Message, analyse
 from speech_emotion.infer.offline.sound import (
     BLOCK_FRAMES,
     Sound,
@@ -48,6 +50,9 @@ class Pipeline:
 
     Args:
         bundle: folder of a model bundle; None: the one that comes with the package.
+        baseline: `off`, or `stream`: compare with the stream's usual sound; None: `stream` if
+            the bundle can.
+        sensitivity: operating point of the bundle: `low`, `medium` or `high`.
         runtime: `auto`, `litert` or `tflite`.
 
     Attributes:
@@ -60,9 +65,19 @@ class Pipeline:
     """
 
     def __init__(
-        self, bundle: str | os.PathLike[str] | None = None, *, runtime: str = "auto"
+        self,
+        bundle: str | os.PathLike[str] | None = None,
+        *,
+        baseline: str | None = None,
+        sensitivity: str = "medium",
+        runtime: str = "auto",
     ) -> None:
-        self._bundle = load_bundle(DEFAULT_BUNDLE if bundle is None else Path(bundle))
+        if sensitivity not in OPERATING_POINTS:
+            allowed = ", ".join(OPERATING_POINTS)
+            raise UserError(f"sensitivity {sensitivity!r} is not known; allowed: {allowed}")
+        self._use = BaselineUse(None if baseline is None else check_baseline(baseline))
+        loaded = load_bundle(DEFAULT_BUNDLE if bundle is None else Path(bundle))
+        self._bundle = loaded.at(sensitivity)
         self._extractors = load_extractors(self._bundle)
         self._model = Model(self._bundle, runtime)
         self.bundle = self._bundle.id
@@ -169,6 +184,7 @@ class Pipeline:
             channel=channel,
             gaps=gaps or (),
             stream=name,
+            use=self._use,
         )
 
     def _of_samples(
@@ -236,6 +252,10 @@ class Stream:
         check_channel(block.shape[1], self._channel)
         with self._threads.limit(limits=1):
             return self._open().feed(block) if len(block) else []
+
+    def forget_baseline(self) -> None:
+        """Forget what the stream usually sounds like, before the next window."""
+        self._open().forget_baseline()
 
     def finish(self) -> list[Message]:
         """The last messages: the end of the utterance in progress. The stream is closed then."""

@@ -195,15 +195,12 @@ def test_files_and_folders_without_permission_are_rows(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.infer.batch import analysis
-    from speech_emotion.infer.batch.parts import open_folder
+    from speech_emotion.infer.batch.setting import Setting
 
     path = tmp_path / "growing.wav"
     path.write_bytes(WAV)
-    bundle = load_bundle(BUNDLE)
-    open_folder(tmp_path / "out", bundle.id, None, resume=False)
-    writer = analysis.PartWriter(bundle, "auto", tmp_path / "out", None)
+    writer = analysis.PartWriter(Setting(str(BUNDLE), str(tmp_path / "out")))
     real: Callable[..., object] = analysis.open_sound
 
     def opened(*words: object) -> object:
@@ -224,15 +221,12 @@ def test_a_file_that_changes_while_it_is_read_is_a_row(
 def test_a_fault_of_ours_is_a_row_and_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.infer.batch import analysis
-    from speech_emotion.infer.batch.parts import open_folder
+    from speech_emotion.infer.batch.setting import Setting
 
     path = tmp_path / "talk.wav"
     path.write_bytes(WAV)
-    bundle = load_bundle(BUNDLE)
-    open_folder(tmp_path / "out", bundle.id, None, resume=False)
-    writer = analysis.PartWriter(bundle, "auto", tmp_path / "out", None)
+    writer = analysis.PartWriter(Setting(str(BUNDLE), str(tmp_path / "out")))
 
     def broken(*_: object) -> object:
         raise ZeroDivisionError("a\nfault")

@@ -301,15 +301,10 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
                 file.write(np.zeros(192_000, np.int16))
         code = (
             "import resource, sys\n"
-            "from pathlib import Path\n"
-            "from speech_emotion.common.bundle.manifest import load_bundle\n"
             "from speech_emotion.infer.batch.analysis import PartWriter\n"
-            "from speech_emotion.infer.batch.parts import open_folder\n"
-            f"folder = Path({str(tmp_path / f'out{minutes}')!r})\n"
-            f"bundle = load_bundle(Path({str(BUNDLE)!r}))\n"
-            "open_folder(folder, bundle.id, None, resume=False)\n"
-            "writer = PartWriter(bundle, 'auto', folder, None)\n"
-            f"writer.process({str(path)!r}, [], lambda *_: None)\n"
+            "from speech_emotion.infer.batch.setting import Setting\n"
+            f"setting = Setting({str(BUNDLE)!r}, {str(tmp_path / f'out{minutes}')!r})\n"
+            f"PartWriter(setting).process({str(path)!r}, [], lambda *_: None)\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
         )
         done = subprocess.run(

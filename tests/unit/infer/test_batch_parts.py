@@ -189,7 +189,7 @@ def test_unfinished_files_of_ended_processes_are_removed(tmp_path: Path) -> None
 
 def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     def opened(folder: Path, bundle: str = "b@1", resume: bool = False) -> None:
-        parts.open_folder(folder, bundle, None, resume=resume)
+        parts.open_folder(folder, {"bundle": bundle}, resume=resume)
 
     opened(tmp_path / "new")
     opened(tmp_path / "new")  # no part yet
@@ -197,7 +197,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "new" / "ab" / "x.parquet").touch()
     assert "--resume" in refusal(lambda: opened(tmp_path / "new"))
     opened(tmp_path / "new", resume=True)
-    assert "of bundle b@1" in refusal(lambda: opened(tmp_path / "new", "c@1", True))
+    assert "of bundle b@1, not c@1" in refusal(lambda: opened(tmp_path / "new", "c@1", True))
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "song.mp3").touch()
     assert "not empty" in refusal(lambda: opened(tmp_path / "music"))

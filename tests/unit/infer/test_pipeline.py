@@ -21,10 +21,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from speech_emotion import Pipeline, Result, UserError, Utterance
+from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 from speech_emotion.infer.offline import pipeline as module
-from tests.support.pipelines import BUNDLE, DEMO, ROOT, comparable, offline
+from tests.support.pipelines import BUNDLE, DEMO, ROOT, comparable, offline, offline_command
 
+RELATIVE = ROOT / "tests" / "data" / "models" / "relative"
+"""A bundle with a baseline."""
 Clip = Callable[..., Path]
 Demo = tuple[NDArray[np.float32], int]
 
@@ -124,7 +127,7 @@ def test_streams_by_turns_do_not_disturb_each_other(pipeline: Pipeline, demo: De
 def test_results_come_with_the_sound_and_not_at_its_end(pipeline: Pipeline, demo: Demo) -> None:
     samples, rate = demo
     stream = pipeline.stream(rate)
-    spec = module.load_bundle(BUNDLE).spec
+    spec = load_bundle(BUNDLE).spec
     assert stream.feed(samples[: spec.window - 1]) == []
     (first,) = stream.feed(samples[spec.window - 1 : spec.window])
     assert isinstance(first, Result)
@@ -176,10 +179,36 @@ def test_a_file_that_breaks_off_gives_its_messages_before_the_error(
     assert isinstance(got[-1], Utterance)
 
 
+@pytest.mark.parametrize(
+    "flags", [{}, {"baseline": "off"}, {"baseline": "stream", "sensitivity": "high"}]
+)
+def test_baseline_and_sensitivity_are_those_of_the_command(flags: dict[str, str]) -> None:
+    clip = ROOT / "tests" / "data" / "speech_03a01Wa.flac"
+    words = [word for key, value in flags.items() for word in (f"--{key}", value)]
+    pipeline = Pipeline(RELATIVE, **flags)  # type: ignore[arg-type]
+    assert maps(pipeline(clip)) == offline_command(clip, RELATIVE, *words)
+
+
+def test_a_stream_forgets_its_baseline_as_the_command_does() -> None:
+    samples, rate = soundfile.read(DEMO, dtype="float32", frames=8 * 16000, start=3 * 16000)
+    spec = load_bundle(RELATIVE).spec
+    stream = Pipeline(RELATIVE).stream(rate)
+    at = spec.grid.end(5)
+    got = stream.feed(samples[:at])
+    stream.forget_baseline()
+    got += stream.feed(samples[at:]) + stream.finish()
+    forgotten = [m.seq for m in got if isinstance(m, Result) and m.baseline_forgotten]
+    assert forgotten == [6]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "part.wav"
+        soundfile.write(path, samples, rate, subtype="FLOAT")
+        assert maps(got) == offline_command(path, RELATIVE, "--forget-at", "6")
+
+
 def test_a_source_shorter_than_a_window_gives_one(pipeline: Pipeline) -> None:
     (only,) = pipeline(np.zeros(10, np.float32), rate=16000)
     assert only.state == "silence"
-    assert only.end == module.load_bundle(BUNDLE).spec.window
+    assert only.end == load_bundle(BUNDLE).spec.window
 
 
 def refusal(call: Callable[[], Any]) -> str:
@@ -205,6 +234,8 @@ def test_mistakes_are_one_line_and_at_once(pipeline: Pipeline, tmp_path: Path) -
     assert "no samples" in refusal(lambda: pipeline(silence[:0], rate=16000))
     assert "cannot be read" in refusal(lambda: pipeline(io.BytesIO(b"no sound at all")))
     assert "is empty" in refusal(lambda: pipeline(io.BytesIO(b"")))
+    assert "sensitivity 'max'" in refusal(lambda: Pipeline(BUNDLE, sensitivity="max"))
+    assert "'always' is not known" in refusal(lambda: Pipeline(BUNDLE, baseline="always"))
     stream = pipeline.stream(16000)
     stream.finish()
     assert "is finished" in refusal(lambda: stream.feed(silence))
