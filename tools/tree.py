@@ -19,6 +19,8 @@ ROOMS = {
     "capture/recording": "Write sound and messages to disk (`--record`), and read them again.",
     "features": "Stage 2: read windows from the ring, gate them and compute their features.",
     "infer": "Stage 3: run the model, calibrate, smooth, decide, and find utterances.",
+    "infer/offline": "The library: recordings and streams of samples in one process.",
+    "infer/batch": "Many recordings to one table: inputs, worker processes, parts that can resume.",
     "features/core": "Feature cores: exact, fast, and librosa itself; filter banks, FFT.",
     "dashboard/history": "The SQLite file of results: schema, writer, reader.",
     "dashboard": "The live page and the history: two optional subscribers.",

@@ -15,7 +15,7 @@ from speech_emotion.features.messages import WindowBuilder
 from speech_emotion.infer.classify import submission
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.model import Model
-from speech_emotion.infer.offline import BaselineUse
+from speech_emotion.infer.offline.analyzer import BaselineUse
 from speech_emotion.infer.session import Session
 from tests.support.pipelines import PATIENCE_S, ROOT, comparable
 
@@ -49,11 +49,11 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
         analysis = analyzer.analyze(window)
         gate = analysis.gate
         analysed = builder.analysed(k, analysis)
-        done, state = submission(analysed, state, models[bundle.id], bundle, timed=False)
+        done, state = submission(analysed, state, models[bundle.id], bundle)
         messages += [*([done.result] if done.result else []), *pending_utterances, *done.utterances]
         pending_utterances = []
     end = builder.end(grid.total(len(samples)), len(samples))
-    messages += submission(end, state, models[bundle.id], bundle, timed=False)[0].messages
+    messages += submission(end, state, models[bundle.id], bundle)[0].messages
     return [comparable(message) for message in messages]
 
 
