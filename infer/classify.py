@@ -8,8 +8,17 @@ import time
 import numpy as np
 
 from speech_emotion.common.bundle.manifest import Bundle
-from speech_emotion.common.wire import codec, internal
-from speech_emotion.infer.decision import State, calibrate, decide, finish, speech_of
+from speech_emotion.common.wire import codec, internal, public
+from speech_emotion.infer.baseline import Evidence, observe
+from speech_emotion.infer.decision import (
+    State,
+    calibrate,
+    decide,
+    finish,
+    relative_of,
+    sound_flaw,
+    speech_of,
+)
 from speech_emotion.infer.model import Array, Model
 
 
@@ -29,11 +38,7 @@ def submission(
     if window.kind == "end":
         result, utterances, state = None, finish(state, window, bundle), State()
     else:
-        probabilities, speech = None, 1.0
-        if window.kind == "speech":
-            output = model.predict(_features_of(window, bundle))
-            probabilities, speech = calibrate(output, bundle), speech_of(output, bundle)
-        result, utterances, state = decide(state, window, probabilities, bundle, speech)
+        result, utterances, state = _decided(window, state, model, bundle)
         if timed:
             milliseconds = (time.perf_counter() - began) * 1000.0
             timing = {"features": window.features_ms, "infer": milliseconds}
@@ -51,6 +56,28 @@ def submission(
         bundle=bundle.id,
     )
     return submit, state
+
+
+def _decided(
+    window: internal.Window, state: State, model: Model, bundle: Bundle
+) -> tuple[public.Result, list[public.Utterance], State]:
+    """`decide` for the model's output, with the stream's baseline before and after the window."""
+    before, probabilities, speech, heard = state.baseline, None, 1.0, None
+    hop_s = bundle.spec.hop / bundle.spec.sample_rate
+    if window.kind == "speech":
+        output = model.predict(_features_of(window, bundle))
+        probabilities, speech = calibrate(output, bundle, before), speech_of(output, bundle)
+        cold = None if before is None else calibrate(output, bundle)
+        if cold is not None and sound_flaw(window, speech, bundle) is None:
+            heard = Evidence(relative_of(output, bundle), cold, hop_s)
+    result, utterances, after = decide(state, window, probabilities, bundle, speech)
+    if before is not None and bundle.baseline is not None:
+        baseline = observe(before, heard, bundle.baseline, ended=after.speaking is None)
+        after = dataclasses.replace(after, baseline=baseline)
+        result = dataclasses.replace(
+            result, baseline=before.seconds, baseline_forgotten=state.forgotten
+        )
+    return result, utterances, dataclasses.replace(after, forgotten=False)
 
 
 def _features_of(window: internal.Window, bundle: Bundle) -> Array:

@@ -44,6 +44,7 @@ COMMANDS = {
     "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
     "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),
+    "baseline": Command("commands.baseline", "forget what a running pipeline learnt of voices"),
     "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
     "train": Command("train", "train, evaluate and convert models (extra: train)", True),
 }

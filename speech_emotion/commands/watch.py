@@ -120,6 +120,7 @@ class Screen:
             confidence = result.confidence if result and not old else None
             level = result.rms_db if result and not old else FLOOR_DB
             problem = _problem(rows.get(name), status, result)
+            adapted = "" if old or result is None else adaptation(result.baseline)
             shade = "bright_black" if confidence is None else "cyan"
             table.add_row(
                 SafeText(mark, colour),
@@ -132,7 +133,9 @@ class Screen:
                 else "",
                 SafeText(f"{level:4.0f} dB" if result and not old else "", no_wrap=True),
                 SafeText(_lag(result) if wide and not old else "", "bright_black", no_wrap=True),
-                SafeText(problem, colour if status.reason else "yellow", no_wrap=True),
+                SafeText(problem, colour if status.reason else "yellow", no_wrap=True)
+                if problem
+                else SafeText(adapted, "bright_black", no_wrap=True),
             )
         return table if names else SafeText("  no stream yet", "bright_black")
 
@@ -160,6 +163,16 @@ def _problem(row: public.StreamHealth | None, status: Status, result: public.Res
     if status.reason is not None:
         return status.reason
     return (result.reason or "").replace("_", " ") if result is not None else ""
+
+
+def adaptation(seconds: float | None) -> str:
+    """How far a stream is adapted to its room; empty where it has no baseline."""
+    if seconds is None:
+        return ""
+    if seconds == 0.0:
+        return "Not adapted yet"
+    length = f"{seconds:.0f} s" if seconds < 90.0 else f"{seconds / 60.0:.0f} min"
+    return f"Adapted to this room: {length} of speech"
 
 
 def _lag(result: public.Result | None) -> str:

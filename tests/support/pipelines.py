@@ -218,8 +218,13 @@ def stage_processes() -> set[int]:
     return found
 
 
-def offline(path: Path, bundle: Path = BUNDLE) -> list[dict[str, Any]]:
-    """The messages of a recording as comparable maps, computed by the code of `python -m infer`."""
+def offline(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict[str, Any]]:
+    """The messages of a recording as comparable maps, computed by the code of `python -m infer`.
+
+    With flags: by the command itself.
+    """
+    if flags:
+        return offline_command(path, bundle, *flags)
     from speech_emotion.capture.offline import read_recording
     from speech_emotion.infer.offline import results_of
 
@@ -239,6 +244,26 @@ def _loaded(bundle: Path) -> tuple[Any, Any, Any]:
 
     loaded = load_bundle(bundle)
     return loaded, load_extractors(loaded), Model(loaded)
+
+
+def offline_command(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict[str, Any]]:
+    """What `python -m infer FILE --json` prints, as comparable maps."""
+    import json
+
+    done = subprocess.run(
+        [sys.executable, "-m", "infer", str(path), "--json", "--bundle", str(bundle), *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    rows = []
+    for line in done.stdout.splitlines():
+        table = json.loads(line)
+        kind = "utterance" if table.pop("utterance", False) else "result"
+        rows.append({"kind": kind, **{k: v for k, v in table.items() if k not in LIVE_ONLY}})
+    return rows
 
 
 def kill(process: psutil.Process) -> None:

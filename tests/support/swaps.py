@@ -15,6 +15,7 @@ from speech_emotion.features.messages import WindowBuilder
 from speech_emotion.infer.classify import submission
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.model import Model
+from speech_emotion.infer.offline import BaselineUse
 from speech_emotion.infer.session import Session
 from tests.support.pipelines import PATIENCE_S, ROOT, comparable
 
@@ -29,7 +30,8 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
     analyzers = {bundle.id: load_extractors(bundle) for _, bundle in (first, *others)}
     bundle = first[1]
     samples = read_recording(str(path), bundle.spec.sample_rate).samples
-    analyzer, state, gate = analyzers[bundle.id](), State(), list[float]()
+    analyzer, gate = analyzers[bundle.id](), list[float]()
+    state = State(baseline=BaselineUse().empty(bundle))
     messages: list[public.Result | public.Utterance] = []
     pending_utterances: list[public.Utterance] = []
     grid = bundle.spec.grid
@@ -38,7 +40,7 @@ def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str
         for at, other in others:
             if at == k:
                 resume = internal.Resume(
-                    "main", "", k, False, gate, state.to_map(), other.id, bundle.id
+                    *("main", "", k, False, gate, state.to_map(), other.id, bundle.id, True)
                 )
                 session = Session.resume(resume, other, bundle)
                 state, pending_utterances, bundle = session.state, session.pending_utterances, other

@@ -13,14 +13,9 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.manifest import (
-    FORMAT,
-    MANIFEST,
-    Bundle,
-    Calibration,
-    Decision,
-    load_bundle,
-)
+from speech_emotion.common.bundle.baseline import Baseline
+from speech_emotion.common.bundle.manifest import FORMAT, MANIFEST, Bundle, load_bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import load_extractors
@@ -46,6 +41,7 @@ def write_bundle(
     decision: Decision | None = None,
     licence_id: str = "",
     speech_output: bool = False,
+    baseline: Baseline | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write the folder `path`, and load it with the checks of the features and infer stages.
@@ -58,7 +54,8 @@ def write_bundle(
         card: text of MODEL_CARD.md.
         licence: text of LICENSE.
         licence_id: SPDX identifier of the licence.
-        speech_output: the model's last output is the probability of speech.
+        speech_output: behind the labels, the model's output has the probability of speech.
+        baseline: the model's last outputs are relative scores, used with these parameters.
         provenance: origin of the model: corpora, seed, command, ….
 
     Raises:
@@ -96,6 +93,8 @@ def write_bundle(
         "decision": dataclasses.asdict(decision or Decision()),
         "provenance": dict(provenance or {}),
     }
+    if baseline is not None:
+        table |= {"relative_output": True, "baseline": dataclasses.asdict(baseline)}
     _seal(partial, table)
     _check(partial)
     shutil.rmtree(path, ignore_errors=True)
