@@ -21,7 +21,7 @@ from speech_emotion.infer.baseline import (
     blend,
     observe,
     one_sidedness,
-    weight_of,
+    trust_in,
 )
 from speech_emotion.infer.decision import State, calibrate, speech_of
 
@@ -85,11 +85,11 @@ def test_a_stream_of_mostly_one_emotion_is_not_compared_with_itself(
     cold: list[float], share: float
 ) -> None:
     state = spoken(([2.0, 0.0, 1.0], 40), cold=cold)  # 20 s: half of the trust
-    weight, found = weight_of(state, PARAMETERS, 2)
-    assert (weight, found) == pytest.approx((0.25 * share, 0.5 * share), abs=1e-9)
+    trust = trust_in(state, PARAMETERS, 2)
+    assert (trust.weight, trust.share) == pytest.approx((0.25 * share, 0.5 * share), abs=1e-9)
     scores, relative = np.log(cold), np.array([3.0, 0.5, 0.0])
     if share == 0.0:
-        blended, temperature = blend(scores, relative, 1.5, state, PARAMETERS, 2)
+        blended, temperature = blend(scores, relative, 1.5, trust, PARAMETERS)
         assert (blended.tolist(), temperature) == (scores.tolist(), 1.5)
 
 
@@ -101,7 +101,7 @@ def test_a_spread_between_utterances_speaks_against_one_emotion() -> None:
         ([3.0, 0.0, 0.0], 10), ([-1.0, 0.0, 0.0], 10), cold=[0.1, 0.4, 0.5]
     )  # deviations of 2: a variance of 4
     assert one_sidedness(varied, to, 2) == pytest.approx(0.4 - 0.1 * math.log(4.1), abs=0.001)
-    assert weight_of(alike, to, 2)[0] == 0.0 < weight_of(varied, to, 2)[0]
+    assert trust_in(alike, to, 2).weight == 0.0 < trust_in(varied, to, 2).weight
     assert one_sidedness(alike, to, None) > one_sidedness(alike, to, 2)  # neutral counts as well
 
 
@@ -131,7 +131,7 @@ def test_the_blend_is_the_documented_formula() -> None:
     cold, relative = np.log([0.2, 0.5, 0.3]), np.array([3.0, 0.5, 0.0])
     mean = (20.0 * np.array([2.0, 0.0, 1.0]) + 10.0 * np.array([1.0, 0.0, -1.0])) / 30.0
     expected = 0.75 * cold + 0.25 * (relative - mean + np.array([0.0, 0.0, 0.5]))
-    scores, temperature = blend(cold, relative, 1.5, state, PARAMETERS, 2)
+    scores, temperature = blend(cold, relative, 1.5, trust_in(state, PARAMETERS, 2), PARAMETERS)
     assert scores == pytest.approx(expected)
     assert temperature == pytest.approx(1.25)
 
@@ -140,11 +140,12 @@ def test_the_same_voice_is_judged_alike_wherever_its_scores_lie() -> None:
     """A constant in all relative scores, as a room adds it, has no effect with much evidence."""
     cold, relative = np.log([0.2, 0.5, 0.3]), np.array([3.0, 0.5, 0.0])
     unshrunk = dataclasses.replace(PARAMETERS, prior_s=0.0)
+    found = []
     for room in ([0.0, 0.0, 0.0], [5.0, -3.0, 1.0]):
         state = spoken(((np.array([1.0, 0.5, 0.0]) + room).tolist(), 60))
-        scores, _ = blend(cold, relative + room, 1.5, state, unshrunk, 2)
-        again = scores if room[0] == 0.0 else again  # noqa: F821
-        assert scores == pytest.approx(again)
+        trust = trust_in(state, unshrunk, 2)
+        found.append(blend(cold, relative + room, 1.5, trust, unshrunk)[0])
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_an_output_that_is_not_finite_has_no_probabilities() -> None:
