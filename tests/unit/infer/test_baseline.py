@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from speech_emotion.common.bundle.baseline import Baseline
 from speech_emotion.common.bundle.manifest import Bundle, Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.wire import internal
 from speech_emotion.infer.baseline import (
     BaselineState,
     Evidence,
@@ -23,6 +24,7 @@ from speech_emotion.infer.baseline import (
     one_sidedness,
     trust_in,
 )
+from speech_emotion.infer.classify import submission
 from speech_emotion.infer.decision import State, calibrate, speech_of
 
 LABELS = ("angry", "happy", "neutral")
@@ -177,3 +179,53 @@ def test_a_checkpoint_anywhere_changes_no_bit_and_stays_small(
         state = observe(state, heard, PARAMETERS, ended=ended)
         resumed = observe(resumed, heard, PARAMETERS, ended=ended)
     assert resumed == state
+
+
+class Fixed:
+    """A model with the same output for every window."""
+
+    def predict(self, _: object) -> np.ndarray:
+        return np.array([0.2, 0.2, 0.6, 0.9, 1.0, 0.0, 2.0], np.float32)
+
+
+def heard(kinds: list[str], **window: float) -> list[BaselineState | None]:
+    """The baseline after each window of a stream."""
+    using = dataclasses.replace(
+        bundle(), decision=Decision(min_speech=0.5, clipped_fraction=0.1, too_quiet_dbfs=-60.0)
+    )
+    spec = using.spec
+    state, found = State(baseline=EMPTY), []
+    for seq, kind in enumerate(kinds):
+        one = internal.Window(
+            *("main", "r", "s", seq, seq * spec.hop, seq * spec.hop + spec.window, kind),
+            **{"rms_db": -30.0, "clipped": 0.0, "lost": 0, "skipped": 0, "captured": 0.0} | window,
+            time=None,
+            features_ms=0.0,
+            gate=[],
+            features=bytes(4 * spec.n_frames * spec.dims) if kind == "speech" else None,
+        )
+        submit, state = submission(one, state, Fixed(), using)  # type: ignore[arg-type]
+        assert State.from_map(submit.decision) == state
+        found.append(state.baseline)
+    return found
+
+
+@pytest.mark.parametrize("ending", [["silence", "silence"], ["gap"]])
+def test_silence_and_gaps_end_the_utterance_and_keep_the_baseline(ending: list[str]) -> None:
+    *_, before, after = heard(["speech"] * 4 + ending)
+    assert after is not None
+    assert after.seconds == 2.0
+    assert after.total == pytest.approx([2.0, 0.0, 4.0])
+    assert before is not None
+    assert before.seconds == 0.0
+    later = heard(["speech"] * 4 + ending + ["gap"] * 50 + ["silence"] * 50)[-1]
+    assert later == after
+
+
+@pytest.mark.parametrize("flaw", [{"clipped": 0.5}, {"rms_db": -70.0}])
+def test_flawed_sound_is_no_evidence(flaw: dict[str, float]) -> None:
+    assert heard(["speech"] * 4 + ["gap"], **flaw)[-1] == EMPTY
+
+
+def test_the_end_of_a_stream_forgets_it() -> None:
+    assert heard(["speech", "end"])[-1] is None
