@@ -3,10 +3,11 @@
 PYTHON_IN_VENV = .venv/bin/python
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup demo run test test-unit test-wheel test-newest test-all test-tflite-runtime test-train \
+.PHONY: setup setup-train demo run test test-unit test-wheel test-newest test-all test-tflite-runtime test-train \
 	chaos bench docs lint clean
 
 setup: .venv/.run
+setup-train: .venv-train/.done
 
 .venv/.run: $(INPUTS)
 	@deploy/setup.sh run

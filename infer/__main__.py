@@ -10,6 +10,7 @@ if __name__ == "__main__":
 import argparse
 from pathlib import Path
 
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import InferJob
 from speech_emotion.common.stage.main import base_parser, run
@@ -24,16 +25,26 @@ Without: the infer stage of a pipeline; started by hand it also serves the resul
 def parser() -> argparse.ArgumentParser:
     flags = base_parser("infer", DESCRIPTION)
     flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
-    flags.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    flags.add_argument(
+        "--bundle", type=Path, metavar="DIR", default=DEFAULT_BUNDLE, help="default: models/default"
+    )
     usual = "off or stream: compare with the stream's usual sound; default: stream, if possible"
     flags.add_argument("--baseline", metavar="off|stream", help=usual)
     forget = "forget the baseline before this window, as a result with baseline_forgotten says it"
     flags.add_argument("--forget-at", type=int, action="append", metavar="SEQ", help=forget)
+    flags.add_argument(
+        "--sensitivity",
+        choices=OPERATING_POINTS,
+        default="medium",
+        help="operating point of the bundle; default: medium",
+    )
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
     flags.add_argument(
         "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
-    flags.add_argument("--runtime", choices=("auto", "litert", "tflite"), default="auto")
+    flags.add_argument(
+        "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="default: auto"
+    )
     flags.add_argument(
         "--boxes", type=Path, metavar="FILE", help="serve other machines' boxes: docs/SCALING.md"
     )
@@ -59,7 +70,12 @@ def main(arguments: argparse.Namespace) -> int:
 
         use = BaselineUse(arguments.baseline, frozenset(arguments.forget_at or ()))
         return report(
-            arguments.file, arguments.bundle, arguments.runtime, as_json=arguments.json, use=use
+            arguments.file,
+            arguments.bundle,
+            arguments.runtime,
+            as_json=arguments.json,
+            use=use,
+            sensitivity=arguments.sensitivity,
         )
     if arguments.self_test:
         return self_test(arguments.bundle, arguments.runtime)
@@ -94,28 +110,34 @@ def supervised(job: InferJob) -> int:
     from speech_emotion.infer.service import InferService
 
     stop = StopRequest()
-    bundle = load_bundle(job.bundle.path, job.bundle.display_path)
-    known = [load_bundle(folder.path, folder.display_path) for folder in job.known]
+    bundle, *known = (
+        load_bundle(folder.path, folder.display_path).at(job.sensitivity)
+        for folder in (job.bundle, *job.known)
+    )
     models = {bundle.id: (bundle, Model(bundle, job.runtime))}
     if job.standby and not stand_by(job.standby, job.hub, stop):
         return 0
     return InferService(models, job.hub, job.features, job.stage, known=known).run(stop)
 
 
-def serve(path: Path, runtime: str, hub: str, features: str) -> int:
+def serve(path: Path, runtime: str, sensitivity: str, hub: str, features: str) -> int:
     """Run the stage without a supervisor."""
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.infer.model import Model
     from speech_emotion.infer.service import InferService
 
     stop = StopRequest()
-    bundle = load_bundle(path)
+    bundle = load_bundle(path).at(sensitivity)
     return InferService({bundle.id: (bundle, Model(bundle, runtime))}, hub, features).run(stop)
 
 
 def alone(arguments: argparse.Namespace) -> int:
     """Run the stage without a supervisor, with a results endpoint of its own."""
-    from speech_emotion.common.bundle.manifest import load_bundle, warn_without_baseline
+    from speech_emotion.common.bundle.manifest import (
+        load_bundle,
+        warn_without_baseline,
+        warn_without_operating_point,
+    )
     from speech_emotion.common.hub.health import observe, stream_info
     from speech_emotion.common.hub.hub import Hub
     from speech_emotion.common.linux.descriptors import raise_descriptor_limit
@@ -125,6 +147,7 @@ def alone(arguments: argparse.Namespace) -> int:
     bundle = load_bundle(arguments.bundle)
     if arguments.baseline == "stream":
         warn_without_baseline(bundle)
+    warn_without_operating_point(bundle, arguments.sensitivity)
     endpoint = arguments.hub or standalone_endpoint("hub")
     hub = Hub(
         arguments.results,
@@ -139,6 +162,7 @@ def alone(arguments: argparse.Namespace) -> int:
         return serve(
             arguments.bundle,
             arguments.runtime,
+            arguments.sensitivity,
             endpoint,
             arguments.features or standalone_endpoint("features"),
         )

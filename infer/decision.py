@@ -146,6 +146,18 @@ def _sharpen(probabilities: Vector, temperature: float) -> Vector:
     return _softmax(np.log(np.maximum(probabilities, 1e-12)) / temperature)
 
 
+def _weighted(probabilities: Vector, bundle: Bundle) -> Vector:
+    """The probabilities by which the label is chosen: with the decision's bias per label.
+
+    The published probabilities are without it: it says how costly a wrong label is, not how
+    likely a label is.
+    """
+    bias = bundle.decision.bias
+    if not any(bias):
+        return probabilities
+    return _softmax(np.log(np.maximum(probabilities, 1e-12)) + np.array(bias))
+
+
 def decide(
     state: State,
     window: Window,
@@ -174,15 +186,16 @@ def decide(
         average = weight * probabilities + (1.0 - weight) * np.array(state.average)
         voiced = weight * speech + (1.0 - weight) * state.speech
     smoothed = _sharpen(average, bundle.calibration.smoothed_temperature)
-    top = int(smoothed.argmax())
+    weighted = _weighted(smoothed, bundle)
+    top = int(weighted.argmax())
     label = bundle.labels[top]
     if state.label is not None and label != state.label:
         published = bundle.labels.index(state.label)
-        if smoothed[top] - smoothed[published] < decision.hysteresis:
+        if weighted[top] - weighted[published] < decision.hysteresis:
             top, label = published, state.label
     speaking = _extend(state.speaking, window, probabilities, speech)
     reason = _uncertain_reason(window, float(smoothed[top]), voiced, speaking, bundle)
-    shown = int(smoothed.argmax()) if reason else top
+    shown = int(weighted.argmax()) if reason else top
     result = _result(
         window,
         bundle,
@@ -279,7 +292,7 @@ def sound_flaw(window: Window, speech: float, bundle: Bundle) -> str | None:
 def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Utterance:
     mean = np.array(speaking.total) / speaking.windows
     probabilities = _sharpen(mean, bundle.calibration.utterance_temperature)
-    top = int(probabilities.argmax())
+    top = int(_weighted(probabilities, bundle).argmax())
     confidence = float(probabilities[top])
     reason = None
     if speaking.speech / speaking.windows < bundle.decision.min_utterance_speech:

@@ -10,7 +10,12 @@ from pathlib import Path
 
 from speech_emotion.capture.offline import Recording, read_recording
 from speech_emotion.common.bundle.grid import missing_samples
-from speech_emotion.common.bundle.manifest import Bundle, load_bundle, warn_without_baseline
+from speech_emotion.common.bundle.manifest import (
+    Bundle,
+    load_bundle,
+    warn_without_baseline,
+    warn_without_operating_point,
+)
 from speech_emotion.common.wire import public
 from speech_emotion.features.extractor import ExtractorFactory, load_extractors, windows_of
 from speech_emotion.features.messages import WindowBuilder
@@ -75,16 +80,25 @@ def results_of(
     yield from submit.messages
 
 
-def report(file: str, path: Path, runtime: str, *, as_json: bool, use: BaselineUse) -> int:
+def report(
+    file: str,
+    path: Path,
+    runtime: str,
+    *,
+    as_json: bool,
+    use: BaselineUse,
+    sensitivity: str = "medium",
+) -> int:
     """`python -m infer FILE`: print one line per result and utterance. Returns the exit code.
 
     Raises:
         UserError: the file or the bundle is missing or invalid; after all output: the file is
             damaged from some sample on.
     """
-    bundle = load_bundle(path)
+    bundle = load_bundle(path).at(sensitivity)
     if use.mode == "stream":
         warn_without_baseline(bundle)
+    warn_without_operating_point(bundle, sensitivity)
     extractors = load_extractors(bundle)
     model = Model(bundle, runtime)
     recording = read_recording(file, bundle.spec.sample_rate)

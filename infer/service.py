@@ -33,7 +33,7 @@ POLL_MS = 100
 REPEAT_S = 0.2
 """Interval at which a `Credit` is repeated."""
 STALLED_S = 2.0
-"""Time without an acknowledgement after which submitted results count as lost."""
+"""Time without an acknowledgement after which the checkpoint is requested from the hub."""
 
 
 class InferService:

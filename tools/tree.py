@@ -36,7 +36,7 @@ ROOMS = {
     "speech_emotion/commands": "Subcommands of `speech-emotion` that have no folder of their own.",
     "train": "The command `train`: fit, evaluate and convert models; not needed on the box.",
     "train/data": "Corpora, augmentation, splits, and the training set.",
-    "train/evaluation/streams": "The baseline measured: streams, scenarios, choice.",
+    "train/evaluation/streams": "Figures of the baseline: streams of outputs, scenarios, choice.",
     "train/model": "Network, fit, ensemble, teacher, export.",
     "train/model/whisper": "Lower layers of Whisper's encoder as a Keras graph, with linear heads.",
     "train/evaluation": "Metrics, cross-validation, calibration, events, reports.",

@@ -261,6 +261,11 @@ class Config(pydantic_settings.BaseSettings):
     speed: Literal["realtime", "max"] = Field(
         "realtime", description="pace of file sources; max: as fast as results are accepted"
     )
+    sensitivity: Literal["low", "medium", "high"] = Field(
+        "medium",
+        description="operating point of the bundle: low gives fewer false emotional labels, "
+        "high finds more emotions",
+    )
     baseline: str = Field(
         "stream",
         description="compare each stream with what it usually sounds like, if the bundle can: "

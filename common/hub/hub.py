@@ -278,7 +278,7 @@ class Hub:
         return [
             *(self._public, *inner, self._stages),
             *(authenticator.socket for authenticator in self._authenticators),
-            *(connections.monitor for connections in self._connections),
+            *(connections.events for connections in self._connections),
         ]
 
     def _close_all(self, linger_ms: int) -> None:

@@ -14,14 +14,8 @@ import tomli_w
 from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.baseline import Baseline
-from speech_emotion.common.bundle.manifest import (
-    FORMAT,
-    MANIFEST,
-    Bundle,
-    Calibration,
-    Decision,
-    load_bundle,
-)
+from speech_emotion.common.bundle.manifest import FORMAT, MANIFEST, Bundle, load_bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import load_extractors

@@ -20,7 +20,8 @@ import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 
 from speech_emotion.common.bundle.baseline import Baseline  # noqa: E402
-from speech_emotion.common.bundle.manifest import LAYOUTS, Decision  # noqa: E402
+from speech_emotion.common.bundle.manifest import LAYOUTS  # noqa: E402
+from speech_emotion.common.bundle.parameters import Decision  # noqa: E402
 from speech_emotion.common.bundle.spec import FeatureSpec  # noqa: E402
 from speech_emotion.train.bundle.writer import write_bundle  # noqa: E402
 from speech_emotion.train.model.export import to_tflite  # noqa: E402

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech_emotion.common.bundle.baseline import Baseline
-from speech_emotion.common.bundle.manifest import Bundle, Calibration, Decision
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.wire import internal
 from speech_emotion.infer.baseline import (

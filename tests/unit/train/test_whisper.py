@@ -135,11 +135,12 @@ def reference(
         q, k, v = np.split(qkv, 3, axis=1)
         mixed = (softmax(q @ k.T / 8.0) @ v).astype(np.float32)
         x = x + mixed @ w[f"{a}linear_1/weight"].T + w[f"{a}linear_1/bias"]
+        rest = x
         hidden = gelu(
             norm(x, f"{f}layer_norm/") @ w[f"{f}linear_0/weight"].T + w[f"{f}linear_0/bias"]
         )
         x = x + hidden @ w[f"{f}linear_1/weight"].T + w[f"{f}linear_1/bias"]
-        found.append({"mean": x, "mixed": mixed, "hidden": hidden})
+        found.append({"mean": x, "rest": rest, "mixed": mixed, "hidden": hidden})
     return found
 
 
@@ -158,7 +159,7 @@ def test_the_graph_equals_whisper_and_pools_over_speech() -> None:
     rng = np.random.default_rng(1)
     mel = rng.normal(0.5, 0.3, (FRAMES, BANDS)).astype(np.float32)
     mel[-4:] = -0.75
-    names = ("mean1", "mean2", "std2", "mixed2", "hidden1", "melmean")
+    names = ("mean1", "mean2", "std2", "mixed2", "hidden1", "rest2", "melmean")
     found = np.asarray(pooled_graph(weights, FRAMES, BANDS, names)(mel[np.newaxis]))[0]
     layers, share = reference(mel, weights, 2), speech_weights(mel)
     mean2 = share @ layers[1]["mean"]
@@ -169,6 +170,7 @@ def test_the_graph_equals_whisper_and_pools_over_speech() -> None:
             np.sqrt(share @ np.square(layers[1]["mean"] - mean2) + 1e-5),
             share @ layers[1]["mixed"],
             share @ layers[0]["hidden"],
+            share @ layers[1]["rest"],
             share @ ((mel[0::2] + mel[1::2]) / 2),
         ]
     )

@@ -15,7 +15,7 @@ from speech_emotion.train.model.whisper.weights import Weights
 
 WIDTH, BANDS = 512, 80
 STATISTICS = (
-    *("mean1", "mean2", "mean3", "std3", "mixed2", "mixed3", "hidden2", "hidden3"),
+    *("mean1", "mean2", "rest3", "mixed2", "mixed3", "hidden2", "hidden3", "std2"),
     *("melmean", "melstd"),
 )
 """Statistics of every window that are stored for the choice of a recipe, see `blocks`."""
@@ -52,7 +52,8 @@ def blocks(names: Sequence[str] = STATISTICS) -> dict[str, Block]:
 
     `meanN` and `stdN` are mean and deviation over time of the output of layer N, `mixedN` the
     mean of its attention output, `hiddenN` the mean of the hidden units of its feed-forward
-    part, `melmean` and `melstd` mean and deviation of the log-mel bands.
+    part, `restN` the mean of its output without the feed-forward part, `melmean` and `melstd`
+    mean and deviation of the log-mel bands.
     """
     found, at = {}, 0
     for name in names:
@@ -91,7 +92,7 @@ def _statistics(inputs: Any, weights: Weights, names: Sequence[str]) -> list[Any
     weight = loudness_weights(window)
     deepest = max((int(name[-1]) for name in names if name[-1].isdigit()), default=0)
     layers = layers_of(window, weights, deepest) if deepest else []
-    mel = (window[0::2, :] + window[1::2, :]) * 0.5
+    mel = ops.mean(ops.reshape(window, (-1, 2, window.shape[1])), axis=1)
     found = []
     for name in names:
         kind = name.rstrip("0123456789")
@@ -104,6 +105,8 @@ def _statistics(inputs: Any, weights: Weights, names: Sequence[str]) -> list[Any
                 found.append(moments(layer.mixed, weight)[0])
             case "hidden":
                 found.append(moments(layer.hidden, weight)[0])
+            case "rest":
+                found.append(moments(layer.rest, weight)[0])
             case _:
                 found.append(moments(layer.output, weight)[kind == "std"])
     return found

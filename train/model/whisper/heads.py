@@ -30,7 +30,7 @@ log = logging.getLogger("train")
 LABELS = LABEL_SETS["four"]
 NEUTRAL = LABELS.index("neutral")
 SPEECH_RIDGE = 1e-3
-SPEECH_STATISTIC = "mean3"
+SPEECH_STATISTIC = "rest3"
 """Statistic of the speech output if the recipe has it; otherwise all its statistics."""
 SPEECH_SHARE = 0.5
 """Weight of the windows without speech in the loss of the speech output."""
@@ -54,7 +54,7 @@ class HeadRecipe:
             for evaluation only.
     """
 
-    statistics: tuple[str, ...] = ("mean2", "mean3", "hidden3")
+    statistics: tuple[str, ...] = ("mean2", "rest3", "hidden3")
     smoothing: float = 0.0
     trust: float = 0.5
     spread: float = 1.0
