@@ -45,7 +45,9 @@ EMPTY = BaselineState.empty(3)
 def bundle(baseline: Baseline | None = PARAMETERS, output: str = "probabilities") -> Bundle:
     return Bundle(
         *(Path(), "test", "0" * 64, LABELS, FeatureSpec(), "dims", output),
-        *(Calibration(temperature=1.5), Decision(), True, baseline),
+        *(Calibration(temperature=1.5), Decision()),
+        speech_output=True,
+        baseline=baseline,
     )
 
 
