@@ -116,8 +116,10 @@ def test_scenarios_are_what_their_names_say(corpora: list[WindowOutputs]) -> Non
         people = outputs.speaker[stream.history]
         assert len(set(people)) == 3
         assert (people[3:] == people[:-3]).all()
-    for stream in make_streams(outputs, "another voice", seeds):
-        assert stream.speaker not in outputs.speaker[stream.history]
+    for stream in make_streams(outputs, "another voice in the middle", seeds):
+        assert len(stream.before) == HISTORY
+        assert stream.speaker not in outputs.speaker[stream.before]
+        assert set(outputs.speaker[stream.history]) == {stream.speaker}
 
 
 def test_all_windows_at_once_equal_the_live_blend(corpora: list[WindowOutputs]) -> None:
@@ -140,10 +142,11 @@ def test_figures_show_the_gain_and_nothing_before_the_first_utterance(
 ) -> None:
     heard = listen_to_all(corpora, TO, (0,))
     found = figures(heard, 1.0, {outputs.name: TO for outputs in corpora})
-    for rows in found["scenarios"].values():
+    for scenario, rows in found["scenarios"].items():
         for row in rows.values():
-            assert row["after"]["0"]["gain"] == 0.0
-            assert row["after"]["0"]["gain_ci"] == [0.0, 0.0]
+            change = scenario == "another voice in the middle"
+            assert (row["after"]["0"]["gain"] == 0.0) != change
+            assert row["after"]["0"]["uar"] == row["cold_uar"] + row["after"]["0"]["gain"]
     last = found["summary"]["70 % neutral"]["20"]
     assert last["gain"] > 0.05
     assert last["worst_gain"] <= last["gain"]

@@ -48,12 +48,11 @@ def gains(heard: Heard, temperature: float, tried: Sequence[Baseline]) -> dict[s
     found = {name: np.full((len(tried), len(heard), len(AFTER)), np.nan) for name in names}
     for s, rows in enumerate(heard.values()):
         for name, one in rows.items():
-            cold = uar_of(judge(one, 0, temperature, tried[0]).tables().sum(axis=0))
+            cold = uar_of(judge(one, None, temperature, tried[0]).tables().sum(axis=0))
             for c, to in enumerate(tried):
-                for k in range(1, len(AFTER)):
+                for k in range(len(AFTER)):
                     warm = judge(one, k, temperature, to).tables().sum(axis=0)
                     found[name][c, s, k] = uar_of(warm) - cold
-            found[name][:, s, 0] = 0.0
     return found
 
 

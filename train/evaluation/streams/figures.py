@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ def listen(outputs: WindowOutputs, streams: Sequence[Stream], to: Baseline) -> S
     states: list[list[BaselineState]] = [[] for _ in AFTER]
     for stream in streams:
         state = BaselineState.empty(len(outputs.labels))
+        for clip in stream.before:
+            state = observe(state, evidence[clip], to, ended=True)
         for number in range(max(AFTER) + 1):
             if number in AFTER:
                 states[AFTER.index(number)].append(state)
@@ -113,17 +115,20 @@ class Judged:
         return found
 
 
-def judge(heard: StreamStates, after: int, temperature: float, to: Baseline) -> Judged:
-    """The judged utterances of streams after `AFTER[after]` utterances.
+def judge(heard: StreamStates, after: int | None, temperature: float, to: Baseline) -> Judged:
+    """The judged utterances of streams.
 
     Args:
+        after: position in `AFTER` of the number of utterances heard; None: without a baseline.
         temperature: of the scores without a baseline.
         to: parameters; its `prior` and `bias` are replaced by those of the outputs.
     """
     outputs, rows = heard.outputs, heard.rows
     to = dataclasses.replace(to, prior=(0.0,) * len(outputs.labels), bias=tuple(outputs.bias))
     neutral = outputs.labels.index("neutral")
-    earned = [trust_in(state, to, neutral) for state in heard.states[after]]
+    empty = [BaselineState.empty(len(outputs.labels))] * len(heard.states[0])
+    states = empty if after is None else heard.states[after]
+    earned = [trust_in(state, to, neutral) for state in states]
     windows = np.diff(np.append(heard.first, len(rows)))
     stream = np.repeat(heard.stream, windows)
     weight = np.array([one.weight for one in earned])[stream, np.newaxis]
@@ -175,18 +180,19 @@ def figures(heard: Heard, temperature: float, to: Mapping[str, Baseline]) -> dic
 
 def _row(heard: StreamStates, temperature: float, to: Baseline) -> dict[str, Any]:
     judged = [judge(heard, k, temperature, to) for k in range(len(AFTER))]
-    tables = [one.tables() for one in judged]
+    tables, cold = [one.tables() for one in judged], judge(heard, None, temperature, to).tables()
     row: dict[str, Any] = {
         "speakers": len(np.unique(judged[0].speaker)),
         "judged": len(judged[0].truth),
+        "cold_uar": uar_of(cold.sum(axis=0)),
         "after": {},
     }
     for number, one, table in zip(AFTER, judged, tables, strict=True):
         right = one.probabilities.argmax(axis=1) == one.truth
         row["after"][str(number)] = {
             "uar": uar_of(table.sum(axis=0)),
-            "gain": uar_of(table.sum(axis=0)) - uar_of(tables[0].sum(axis=0)),
-            "gain_ci": gain_interval(tables[0], table),
+            "gain": uar_of(table.sum(axis=0)) - uar_of(cold.sum(axis=0)),
+            "gain_ci": gain_interval(cold, table),
             "ece": ece(right, one.probabilities.max(axis=1)),
         }
     return row
@@ -238,16 +244,22 @@ def summary(scenarios: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def colds(found: Mapping[str, Any], scenario: str) -> Iterator[float]:
+    """UAR of each corpus without a baseline."""
+    for row in found["scenarios"][scenario].values():
+        yield row["cold_uar"]
+
+
 def table(found: Mapping[str, Any]) -> str:
     """The summary as a Markdown table."""
-    heads = [f"after {number}" for number in AFTER]
+    heads = ["cold", *(f"after {number}" for number in AFTER)]
     lines = [
         f"| stream | {' | '.join(heads)} | worst corpus after {AFTER[-1]} |",
-        f"|---|{'---|' * (len(AFTER) + 1)}",
+        f"|---|{'---|' * (len(AFTER) + 2)}",
     ]
     for scenario, rows in found["summary"].items():
-        cells = [f"{100 * rows[str(AFTER[0])]['uar']:.1f}"]
-        for number in AFTER[1:]:
+        cells = [f"{100 * np.mean(list(colds(found, scenario))):.1f}"]
+        for number in AFTER:
             row = rows[str(number)]
             cells.append(f"{100 * row['uar']:.1f} ({100 * row['gain']:+.1f})")
         last = rows[str(AFTER[-1])]
