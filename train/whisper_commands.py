@@ -56,6 +56,8 @@ def add(
         part.add_argument("--workers", type=int, default=1)
         if name != "extract":
             part.add_argument("--json", type=Path, metavar="OUT")
+            outputs = "folder for the outputs of corpora and speakers left out, for `streams`"
+            part.add_argument("--outputs", type=Path, metavar="DIR", help=outputs)
         if name == "build":
             part.add_argument("--name", required=True)
             part.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -112,18 +114,24 @@ def _extract(parsed: argparse.Namespace) -> int:
 
 def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     from speech_emotion.train.bundle import whisper_bundle as build
+    from speech_emotion.train.bundle import whisper_card
     from speech_emotion.train.evaluation.evaluate import write_json
+    from speech_emotion.train.evaluation.output_files import write_outputs
     from speech_emotion.train.model.whisper import heads
 
     recipe, spec, everything, licence = _load(parsed)
     training_set, others = heads.split_corpora(everything, recipe.corpora)
     window_sums = heads.sum_windows(training_set, recipe, FOLDS, parsed.seed)
     figures = build.measure(window_sums, spec, others=others)
-    print("corpora left out", build.markdown(figures.left_out), sep="\n")
-    print("speakers left out", build.markdown(figures.new_speakers), sep="\n")
+    print("corpora left out", whisper_card.markdown(figures.left_out), sep="\n")
+    print("speakers left out", whisper_card.markdown(figures.new_speakers), sep="\n")
     if figures.others:
-        print("other corpora", build.markdown(figures.others), sep="\n")
-    print(build.curve_markdown(figures.curve))
+        print("other corpora", whisper_card.markdown(figures.others), sep="\n")
+    print(whisper_card.operating_points_text(training_set, figures))
+    print(whisper_card.frontier_markdown(figures.frontier))
+    if parsed.outputs:
+        for name, held_out in zip(("left_out", "new_speakers"), figures.outputs, strict=True):
+            write_outputs(parsed.outputs / f"{name}.npz", training_set, held_out)
     if parsed.json:
         found = {
             "command": _command(),
@@ -131,10 +139,14 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
             "corpora_left_out": figures.left_out,
             "speakers_left_out": figures.new_speakers,
             "other_corpora": figures.others,
-            "other_corpora_curve": figures.others_curve,
-            "curve": figures.curve,
+            "other_corpora_rates": figures.others_rates,
+            "frontier": figures.frontier,
+            "nested": figures.nested,
             "calibration": dataclasses.asdict(figures.parameters.calibration),
             "decision": dataclasses.asdict(figures.parameters.decision),
+            "sensitivity": {
+                k: dataclasses.asdict(d) for k, d in figures.parameters.sensitivity.items()
+            },
         }
         write_json(parsed.json, found)
     return window_sums, spec, licence, figures

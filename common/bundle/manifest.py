@@ -104,6 +104,11 @@ class Bundle:
         return len(self.labels) + self.speech_output + relative
 
     @property
+    def neutral(self) -> int | None:
+        """Index of the label `neutral`; None without one."""
+        return self.labels.index("neutral") if "neutral" in self.labels else None
+
+    @property
     def id(self) -> str:
         """`name@first 8 hex of the manifest's hash`; the manifest holds every file's hash."""
         return f"{self.name}@{self.digest[:8]}"
