@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from speech_emotion.common.bundle.parameters import read_flag, read_numbers
 from speech_emotion.common.errors import UserError
 
 MAX_SCORE = 1000.0
@@ -34,12 +35,12 @@ class Baseline:
     prior: tuple[float, ...]
     bias: tuple[float, ...]
     prior_s: float = 10.0
-    trust: float = 0.4
-    evidence_s: float = 20.0
+    trust: float = 0.8
+    evidence_s: float = 10.0
     memory_s: float = 600.0
-    variety: float = 0.1
-    mixed: float = 0.25
-    one_sided: float = 0.35
+    variety: float = 0.14
+    mixed: float = 0.2
+    one_sided: float = 0.4
     temperature: float = 1.0
 
 
@@ -65,11 +66,7 @@ def read_baseline(table: Mapping[str, Any], labels: int, where: str) -> Baseline
     Raises:
         UserError: a key is unknown, missing or out of range.
     """
-    relative, values = table.get("relative_output", False), table.get("baseline")
-    if not isinstance(relative, bool):
-        raise UserError(
-            f"{where}: relative_output = {reprlib.repr(relative)} must be true or false"
-        )
+    relative, values = read_flag(table, "relative_output", where), table.get("baseline")
     if relative != (values is not None):
         missing = "the table" if relative else "relative_output"
         raise UserError(
@@ -80,29 +77,15 @@ def read_baseline(table: Mapping[str, Any], labels: int, where: str) -> Baseline
         return None
     if not isinstance(values, dict):
         raise UserError(f"{where}: baseline must be a table")
-    vectors = {key: _vector(values.get(key), labels, key, where) for key in ("prior", "bias")}
-    numbers: dict[str, Any] = {
-        key: _number(key, value, where) for key, value in values.items() if key not in vectors
-    }
-    found = Baseline(prior=vectors["prior"], bias=vectors["bias"], **numbers)
+    values = dict(values)
+    vectors = {key: _vector(values.pop(key, None), labels, key, where) for key in ("prior", "bias")}
+    found = read_numbers(Baseline, values, "baseline", where, RANGES, **vectors)
     if found.mixed >= found.one_sided:
         raise UserError(
             f"{where}: baseline.one_sided = {found.one_sided:g} must be more than "
             f"baseline.mixed = {found.mixed:g}"
         )
     return found
-
-
-def _number(key: str, value: object, where: str) -> float:
-    if key not in RANGES:
-        allowed = ", ".join(field.name for field in dataclasses.fields(Baseline))
-        raise UserError(f"{where}: baseline.{key[:60]} is not a key; allowed: {allowed}")
-    low, high = RANGES[key]
-    if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
-        raise UserError(
-            f"{where}: baseline.{key} = {reprlib.repr(value)} must be {low:g} to {high:g}"
-        )
-    return float(value)  # type: ignore[arg-type]
 
 
 def _vector(value: object, labels: int, key: str, where: str) -> tuple[float, ...]:

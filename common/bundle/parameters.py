@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from speech_emotion.common.errors import UserError
 
@@ -15,7 +15,12 @@ OPERATING_POINTS = ("low", "medium", "high")
 """Values of `sensitivity`; `medium` is the table [decision], the others are optional tables."""
 OPERATING_POINT_KEYS = ("bias", "min_confidence", "min_utterance_confidence")
 
-T = TypeVar("T", bound="Calibration | Decision")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar("T", bound=_Dataclass)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Decision:
     bias: tuple[float, ...] = ()
 
 
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.05, 100.0),
     "smoothed_temperature": (0.05, 100.0),
     "utterance_temperature": (0.05, 100.0),
@@ -127,27 +132,38 @@ def read_flag(table: Mapping[str, Any], key: str, where: str) -> bool:
     return value
 
 
-def read_numbers(cls: type[T], table: object, name: str, where: str) -> T:
-    """A table of numbers as a dataclass.
+def read_numbers(
+    cls: type[T],
+    table: object,
+    name: str,
+    where: str,
+    ranges: Mapping[str, tuple[float, float]] = RANGES,
+    **fixed: Any,
+) -> T:
+    """A dataclass from a table of numbers.
+
+    Args:
+        ranges: the smallest and the largest value of each key; others of the class are no keys.
+        fixed: values of other fields.
 
     Raises:
         UserError: a key is unknown or out of range.
     """
     if not isinstance(table, dict):
         raise UserError(f"{where}: {name} must be a table")
-    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in _RANGES}
+    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in ranges}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in defaults:
             raise UserError(
                 f"{where}: {name}.{key[:60]} is not a key; allowed: {', '.join(defaults)}"
             )
-        low, high = _RANGES[key]
+        low, high = ranges[key]
         whole = isinstance(defaults[key], int)
         ok = type(value) is int or (type(value) is float and not whole)
         if not ok or not low <= value <= high:
             raise UserError(
-                f"{where}: {name}.{key} = {reprlib.repr(value)} must be {low} to {high}"
+                f"{where}: {name}.{key} = {reprlib.repr(value)} must be {low:g} to {high:g}"
             )
         values[key] = value if whole else float(value)
-    return cls(**values)
+    return cls(**values, **fixed)
