@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from speech_emotion.common.bundle.baseline import Baseline
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.errors import UserError
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import windows_of
 from speech_emotion.train.bundle.whisper_card import SAMPLE, Exported, Figures, card, complete
@@ -173,6 +174,7 @@ def build(
     *,
     name: str,
     licence: tuple[str, str],
+    baseline: Mapping[str, float],
     golden: Samples,
     command: str,
     seed: int,
@@ -181,6 +183,7 @@ def build(
 
     Args:
         licence: SPDX identifier and text.
+        baseline: numbers of the bundle's [baseline]; its defaults for the others.
         golden: one window of sound for the self-test, (spec.window,).
         command: command that makes the bundle.
     """
@@ -210,7 +213,7 @@ def build(
         calibration=figures.parameters.calibration,
         decision=figures.parameters.decision,
         sensitivity=figures.parameters.sensitivity,
-        baseline=baseline_of(head),
+        baseline=baseline_of(head, baseline),
         provenance={
             "command": command,
             "seed": seed,
@@ -227,11 +230,22 @@ def build(
     return bundle, exported
 
 
-def baseline_of(head: Head) -> Baseline | None:
-    """The bundle's parameters for the relative scores of a head; None without them."""
+def baseline_of(head: Head, numbers: Mapping[str, float]) -> Baseline | None:
+    """The bundle's parameters for the relative scores of a head; None without them.
+
+    Args:
+        numbers: values of `Baseline` other than prior and bias.
+
+    Raises:
+        UserError: one of them is unknown.
+    """
     if head.relative is None:
         return None
+    known = [f.name for f in dataclasses.fields(Baseline) if f.name not in ("prior", "bias")]
+    if unknown := sorted(set(numbers) - set(known)):
+        raise UserError(f"recipe: baseline.{unknown[0]} is not a key; allowed: {', '.join(known)}")
     return Baseline(
         prior=tuple(np.round(head.relative.prior.astype(float), 4).tolist()),
         bias=tuple(np.round(head.relative.bias.astype(float), 4).tolist()),
+        **numbers,
     )

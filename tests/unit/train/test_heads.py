@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from speech_emotion.common.errors import UserError
 from speech_emotion.train.bundle.whisper_bundle import baseline_of
 from speech_emotion.train.data.clips import Clip
 from speech_emotion.train.evaluation.held_out import corpora_left_out, speakers_left_out
@@ -124,8 +125,11 @@ def test_the_prior_is_the_mean_over_mostly_neutral_speech() -> None:
     share = np.where(known.truth == NEUTRAL, 0.65, 0.35 / 3)
     wanted = np.average(outputs, axis=0, weights=share)
     np.testing.assert_allclose(head.relative.prior, wanted, atol=0.05)
-    baseline = baseline_of(head)
+    baseline = baseline_of(head, {"trust": 0.3})
     assert baseline is not None
+    assert baseline.trust == 0.3
+    with pytest.raises(UserError, match=r"baseline\.most is not a key"):
+        baseline_of(head, {"most": 1.0})
     np.testing.assert_allclose(baseline.prior, head.relative.prior, atol=1e-4)
     np.testing.assert_allclose(baseline.bias, head.relative.bias, atol=1e-4)
 
