@@ -65,9 +65,9 @@ class Writer:
         self._thread.start()
 
     def put(self, message: Recorded) -> None:
-        """Hand over a message."""
+        """Hand over a message. Dropped results are counted by their `seq`, others in `dropped`."""
         if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
+            self.dropped += not isinstance(message, public.Result)
             return
         self._waiting.append(message)
         self._news.set()
