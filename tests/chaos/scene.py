@@ -63,6 +63,10 @@ class Scale:
         messages: random and mutated ones.
         soak_h: hours of audio at full speed.
         soak_restarts: of every stage meanwhile.
+        events: random ones, in real time and as many at full speed.
+        seed: of those events.
+        busy_s: seconds with 60 busy processes.
+        crowd_s: seconds under greedy subscribers.
     """
 
     kills: int = 20
@@ -71,9 +75,23 @@ class Scale:
     messages: int = 100_000
     soak_h: float = 24.0
     soak_restarts: int = 100
+    events: int = 500
+    seed: int = 14
+    busy_s: float = 60.0
+    crowd_s: float = 30.0
 
 
-QUICK = Scale(kills=2, load_s=10.0, away_s=8.0, messages=5_000, soak_h=2.0, soak_restarts=3)
+QUICK = Scale(
+    kills=2,
+    load_s=10.0,
+    away_s=8.0,
+    messages=5_000,
+    soak_h=2.0,
+    soak_restarts=3,
+    events=25,
+    busy_s=10.0,
+    crowd_s=5.0,
+)
 
 
 class Scene:
@@ -179,6 +197,33 @@ class Scene:
         if code != 0:
             raise RuntimeError(f"exit code {code}: {stderr}")
         return received
+
+
+def late_program(start: int) -> tuple[str, ...]:
+    """A supervisor whose streams begin at the sample `start`, as after a long run."""
+    return (
+        "-c",
+        "import functools, os, sys; sys.path.insert(0, os.getcwd()); "
+        "import speech_emotion.supervision.resources as resources; "
+        "resources.create_ring = functools.partial(resources.create_ring, "
+        f"start_index={start}); "
+        "import speech_emotion.supervisor; sys.exit(speech_emotion.supervisor.main())",
+    )
+
+
+def shifted(messages: list[dict[str, Any]], hops: int) -> list[dict[str, Any]]:
+    """The messages from window `hops` on, numbered from 0."""
+    start = hops * (RATE // 2)
+    return [
+        {
+            **row,
+            "seq": row["seq"] - hops,
+            "start": row["start"] - start,
+            "end": row["end"] - start,
+        }
+        for row in messages
+        if row["seq"] >= hops
+    ]
 
 
 def in_order(results: list[public.Result]) -> bool:
