@@ -97,7 +97,8 @@ class StreamRecorder:
         if isinstance(message, public.Result):
             self.lost_messages += max(0, message.seq - self._next_seq)
             self._next_seq = max(self._next_seq, message.next_seq)
-            self._announced = max(self._announced, message.end)
+            if not message.skipped:  # those windows may end later than the samples so far
+                self._announced = max(self._announced, message.end)
             self._seen = (time.monotonic(), self._ring.index)
         self._line(MESSAGES, {"topic": message.topic, **public.to_json_map(message)})
 

@@ -27,7 +27,7 @@ from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.supervision.control_socket import running
 from tests.chaos.events import Disturber, Event, schedule
-from tests.chaos.scene import RATE, Row, Scale, folder
+from tests.chaos.scene import RATE, Row, Scale, first_difference, folder
 from tests.support.key_files import free_port
 from tests.support.pipelines import (
     BUNDLE,
@@ -279,17 +279,6 @@ def same_sound(path: Path, heard: NDArray[np.float32]) -> bool:
     """Whether the samples are the first ones of a file."""
     expected = read_recording(str(path), RATE).samples[: len(heard)]
     return np.array_equal(expected, heard)
-
-
-def first_difference(got: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str | None:
-    """The first place at which two lists of messages differ."""
-    for number, (one, other) in enumerate(zip(got, expected, strict=False)):
-        if one != other:
-            keys = [key for key in one if one[key] != other.get(key)]
-            return f"message {number} (seq {one['seq']}, {other['seq']}) differs in {keys}"
-    if len(got) != len(expected):
-        return f"{len(got)} messages instead of {len(expected)}"
-    return None
 
 
 def check_missing(here: Path, names: list[str], inside: Received, found: Found) -> None:

@@ -226,6 +226,17 @@ def shifted(messages: list[dict[str, Any]], hops: int) -> list[dict[str, Any]]:
     ]
 
 
+def first_difference(got: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str | None:
+    """The first place at which two lists of messages differ."""
+    for number, (one, other) in enumerate(zip(got, expected, strict=False)):
+        if one != other:
+            keys = [key for key in one if one[key] != other.get(key)]
+            return f"message {number} (seq {one['seq']}, {other['seq']}) differs in {keys}"
+    if len(got) != len(expected):
+        return f"{len(got)} messages instead of {len(expected)}"
+    return None
+
+
 def in_order(results: list[public.Result]) -> bool:
     """Whether no result is missing and none is there twice."""
     expected = 0

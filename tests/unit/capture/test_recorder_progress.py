@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -9,8 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from speech_emotion.capture.offline import read_recording
 from speech_emotion.capture.recording import progress as recording_progress
 from speech_emotion.capture.recording.progress import Progress, read_progress, recorded_end, run_of
 from speech_emotion.capture.recording.reader import MESSAGES, TIMELINE, open_recording, segment_name
@@ -18,6 +21,7 @@ from speech_emotion.capture.recording.recorder import Writer
 from speech_emotion.capture.recording.stream_recorder import StreamRecorder
 from speech_emotion.common.ring.segment import create_ring
 from tests.unit.capture.test_stream_recorder import (
+    HOP,
     RATE,
     Run,
     in_a_process_that_is_killed,
@@ -116,6 +120,25 @@ def test_a_restart_reads_the_newest_segment_and_the_end_of_the_files(
     assert recording.position > 60 * RATE * (minutes - 1)
     assert (recording.lost, recording.lost_messages) == (11, 12 + 3)
     recording.finish()
+
+
+def test_a_gap_message_announces_no_sample(run: Run, tmp_path: Path) -> None:
+    """Its last windows overlap the sound after the gap, which is not there yet."""
+    recording = recorder(run, tmp_path / "main")
+    record(run, recording, 12.0)  # the ring is full: unwritten places hold old sound
+    gap = run.writer.index
+    run.writer.gap(20 * RATE)
+    windows = 20 * RATE // HOP
+    seq = gap // HOP - 1
+    first = dataclasses.replace(result(seq), skipped=windows, end=run.writer.index + HOP)
+    run.samples.append(np.zeros(20 * RATE, np.float32))
+    recording.message(first)
+    recording.turn(time.monotonic())
+    record(run, recording, 4.0)
+    recording.finish()
+    assert recording.lost == 0
+    stored = read_recording(str(tmp_path / "main"), RATE)
+    assert np.array_equal(stored.samples, run.written)
 
 
 def test_a_folder_that_is_no_recording_has_no_run(tmp_path: Path) -> None:
