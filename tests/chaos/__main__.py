@@ -51,6 +51,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "soak": soak.soak,
     "combined": combined.combined,
 }
+LOAD = "`load`: the load average (1 min) before the part began, made by other programs."
 BEGIN, END = "<!-- chaos: made by `make chaos` -->", "<!-- end -->"
 
 
@@ -96,7 +97,7 @@ def main() -> int:
 
 def run(part: str, scale: Scale) -> list[Row]:
     """The rows of one part; a part that breaks down is a row, too."""
-    began = time.monotonic()
+    began, load = time.monotonic(), round(os.getloadavg()[0], 1)
     try:
         rows = PARTS[part](scale)
     except KeyboardInterrupt:
@@ -104,6 +105,7 @@ def run(part: str, scale: Scale) -> list[Row]:
     except BaseException as error:  # pytest's `fail` is no Exception
         traceback.print_exc()
         rows = [Row(part, "to run", f"broke down: {str(error)[:200]}", False)]
+    rows = [dataclasses.replace(row, load=load) for row in rows]
     for row in rows:
         print(f"{'held  ' if row.held else 'MISSED'} {row.fault}: {row.measured}", flush=True)
     print(f"       ({part}: {time.monotonic() - began:.0f} s)", flush=True)
@@ -118,16 +120,17 @@ def machine() -> str:
 
 
 def write(path: Path, table: dict[str, list[Row]]) -> None:
-    lines = ["| fault | bound | measured | held |", "|---|---|---|---|"]
+    lines = ["| fault | bound | measured | load | held |", "|---|---|---|---|---|"]
     for part in PARTS:
         for row in table.get(part, []):
             held = "yes" if row.held else "**no**"
-            lines.append(f"| {row.fault} | {row.bound} | {row.measured} | {held} |")
+            load = "–" if row.load is None else f"{row.load:.0f}"
+            lines.append(f"| {row.fault} | {row.bound} | {row.measured} | {load} | {held} |")
     text = path.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     path.write_text(
-        "\n".join([head + BEGIN, "", f"Machine: {machine()}.", "", *lines, "", END]) + tail
+        "\n".join([head + BEGIN, "", f"Machine: {machine()}. {LOAD}", "", *lines, "", END]) + tail
     )
 
 

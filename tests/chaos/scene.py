@@ -44,12 +44,14 @@ class Row:
         bound: what is asked for.
         measured: what came out.
         held: whether the bound was kept.
+        load: load average of the machine (1 min) before the part began; None: not known.
     """
 
     fault: str
     bound: str
     measured: str
     held: bool
+    load: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
