@@ -240,8 +240,10 @@ def _receive(
         raise UserError(str(error)) from None
     if event is None:
         return False
-    # After a restart a replay may be new; without a time it cannot be placed.
-    if not event.replay or getattr(event.message, "time", None) is not None:
+    # After a restart a replay may be new. Without a time it is placed at its arrival, as all
+    # messages are at full speed; but to a writer started by hand it can be of any age.
+    placed = heartbeat is not None or getattr(event.message, "time", None) is not None
+    if not event.replay or placed:
         pending.add(event.message)
         if heartbeat is not None:
             heartbeat.count += isinstance(event.message, public.Result)

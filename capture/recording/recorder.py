@@ -168,7 +168,10 @@ def _take(
         except (codec.ProtocolError, TypeError):
             heartbeat.counters["record_malformed"] += 1
             continue
-        if not replay and isinstance(message, Recorded) and message.stream in writer.recorders:
+        if not isinstance(message, Recorded) or message.stream not in writer.recorders:
+            continue
+        # After a restart the replayed result may be new, and tells how many were missed.
+        if not replay or isinstance(message, public.Result):
             writer.put(message)
             heartbeat.count += 1
     return True

@@ -93,10 +93,15 @@ class StreamRecorder:
             self._fail(error)
 
     def message(self, message: public.Result | public.Utterance | public.Info) -> None:
-        """Take a published message; a result announces the samples up to its end."""
+        """Take a published message; a result announces the samples up to its end.
+
+        A result that is known is ignored.
+        """
         if isinstance(message, public.Result):
-            self.lost_messages += max(0, message.seq - self._next_seq)
-            self._next_seq = max(self._next_seq, message.next_seq)
+            if message.seq < self._next_seq:
+                return
+            self.lost_messages += message.seq - self._next_seq
+            self._next_seq = message.next_seq
             if not message.skipped:  # those windows may end later than the samples so far
                 self._announced = max(self._announced, message.end)
             self._seen = (time.monotonic(), self._ring.index)
