@@ -29,6 +29,9 @@ DRAIN_S = 6.0
 """Longest time that capture may wait for its last results to be accepted before it is killed."""
 END_S = 3.0
 """Longest time that the other processes may take to stop before they are killed."""
+KILLED_S = 3.0
+"""Longest time that a killed process may take to end. Longer takes one whose disk does not answer:
+the kernel ends it when the disk does."""
 RESTART_S = 6.0
 """Longest time at the end for a recorder or history writer that restarts or does not answer: it
 writes what the ring still holds, and counts what it has missed."""
@@ -127,6 +130,9 @@ class Pipeline:
             if never_ready or late or self._signals.stops > stops + 1:
                 for process in processes:
                     process.kill()
+            if time.monotonic() > self._end_due + KILLED_S:
+                for process in processes:
+                    process.abandon(time.monotonic())
             self._turn(view)
             self._wait(view)
 

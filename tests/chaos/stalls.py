@@ -24,6 +24,7 @@ BUSY = 60
 FROZEN_S = (20.0, 45.0)
 """Seconds that the disk stalls: less, and more, than the ring holds."""
 IMAGE_MB = 256
+STOPPED_S = 20.0
 
 
 def stopped_supervisor(scale: Scale) -> list[Row]:
@@ -147,7 +148,34 @@ def stalled_disk(scale: Scale) -> list[Row]:
     """The disk of recording and history does not answer for a while: `fsfreeze` of an ext4."""
     if not can_mount():
         return [Row("the disk stalls", "-", "not tried: no right to mount a disk here", True)]
-    return [_stalled(seconds) for seconds in (FROZEN_S if scale.kills >= 20 else FROZEN_S[:1])]
+    times = FROZEN_S if scale.kills >= 20 else FROZEN_S[:1]
+    return [*(_stalled(seconds) for seconds in times), _stopped_on_stalled()]
+
+
+def _stopped_on_stalled() -> Row:
+    with folder() as here, disk(here) as mounted:
+        path = speech(here, 60.0)
+        flags = [f"--source=file:{path}", f"--record={mounted / 'tape'}"]
+        with Scene(*flags, f"--history={mounted / 'history.sqlite'}") as scene:
+            scene.await_results(6)
+            subprocess.run(["fsfreeze", "-f", mounted], check=True)
+            time.sleep(2.0)
+            since = time.monotonic()
+            scene.running.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                scene.running.process.wait(STOPPED_S)
+            took = time.monotonic() - since
+            subprocess.run(["fsfreeze", "-u", mounted], check=True)
+            code, stderr, received = scene.running.ended()
+    results = received.fresh(public.Result)
+    told = "disk does not answer" in stderr and "Traceback" not in stderr
+    return Row(
+        "SIGTERM while the disk of recording and history does not answer",
+        f"exit 0 within {STOPPED_S:g} s, the cause is told, no message missing",
+        f"exit {code} after {took:.1f} s, cause {'told' if told else 'NOT TOLD'}, "
+        f"{'no message' if in_order(results) else 'MESSAGES'} missing",
+        code == 0 and took < STOPPED_S and told and in_order(results),
+    )
 
 
 def _stalled(seconds: float) -> Row:
