@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, UserError
@@ -59,8 +60,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = flags.add_argument
-    sources = "mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
-    add("--source", action="append", metavar="SOURCE", help=f"{sources}; may be repeated")
+    add("--source", action="append", metavar="SOURCE", help=f"{SOURCES}; may be repeated")
     page = f"serve the live page; default: {DEFAULT_LISTEN}"
     add("--dashboard", nargs="?", const=DEFAULT_LISTEN, metavar="HOST:PORT", help=page)
     add("--config", type=Path, metavar="FILE", help="TOML file, see docs/CONFIGURATION.md")
@@ -72,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
     add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
     add("--streams", type=int, metavar="N", help="number of streams of the one source, as a load")
     add("--profile", action="append", default=[], metavar="STAGE=OUT", help="cProfile of a stage")
-    add("--print-config", action="store_true", help="print the effective configuration and exit")
+    config = "print the effective configuration and exit; all: with the secrets"
+    add("--print-config", nargs="?", const="public", choices=("public", "all"), help=config)
     return flags
 
 
@@ -129,7 +130,8 @@ def main() -> int:
     config = configure(arguments)
     profiles = profiles_of(arguments.profile)
     if arguments.print_config:
-        print(to_toml(without_secrets(config)), end="")
+        whole = arguments.print_config == "all"
+        print(to_toml(config if whole else without_secrets(config)), end="")
         return EXIT_OK
     bundle = load_bundle(config.bundle)
     check(config, bundle)
