@@ -65,6 +65,8 @@ class SampleClock:
                 feeder.gap(max(0, round(first) - feeder.ring.index))
             self._base[number] = feeder.ring.index
         self._anchored = (0, began)
+        # Of a burst, the first packets are the most delayed ones: no anchor by them alone.
+        self._promptest = (began, 0, began)
         self.begun = True
 
     def advance(self, frames: int, arrived: float) -> None:

@@ -193,7 +193,12 @@ ICECAST = """\
 
 
 def icecast(sound: Sound, folder: Path, *, burst: int = 65536) -> Server:
-    """Icecast, and ffmpeg that sends it FLAC in Ogg."""
+    """Icecast, and ffmpeg that sends it FLAC in Ogg.
+
+    Args:
+        folder: for its files; other users must be able to enter it.
+        burst: bytes that a new client gets at once.
+    """
     port = free_port()
     config = folder / "icecast.xml"
     root = Path("/proc/self").stat().st_uid == 0
@@ -202,16 +207,23 @@ def icecast(sound: Sound, folder: Path, *, burst: int = 65536) -> Server:
         if root
         else ""
     )
-    if root:
+    if root:  # Icecast refuses to run as root, and becomes another user
         folder.chmod(0o777)
-        for parent in folder.parents[:2]:
-            with contextlib.suppress(OSError):
-                parent.chmod(parent.stat().st_mode | 0o011)
     config.write_text(
         ICECAST.format(port=port, folder=folder, burst=burst, password=PASSWORD, owner=owner)
     )
     target = f"icecast://source:source@127.0.0.1:{port}/sound.ogg"
-    send = _ffmpeg(sound, "-c:a", "flac", "-content_type", "application/ogg", "-f", "ogg")
+    send = _ffmpeg(
+        sound,
+        "-c:a",
+        "flac",
+        "-content_type",
+        "application/ogg",
+        "-f",
+        "ogg",
+        "-page_duration",
+        "20000",
+    )
     commands = [["icecast2", "-c", str(config)], [*send, "-flush_packets", "1", target]]
     return Server(f"http://127.0.0.1:{port}/sound.ogg", lambda: commands, port)
 
@@ -224,19 +236,19 @@ def rtmp(sound: Sound) -> Server:
 
 
 def srt(sound: Sound) -> Server:
-    """ffmpeg as an SRT server with SMPTE 302M in MPEG-TS, for one client at a time."""
+    """ffmpeg as an SRT server with TrueHD in MPEG-TS, for one client at a time."""
     url = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     words = _ffmpeg(sound, *LOSSLESS_TS, f"{url}?mode=listener&latency=50000")
     return Server(url, lambda: [_again(words)], None)
 
 
 def udp(sound: Sound) -> Server:
-    """ffmpeg that sends MPEG-TS with SMPTE 302M in UDP packets."""
+    """ffmpeg that sends MPEG-TS with TrueHD in UDP packets."""
     url = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     return Server(url, lambda: [_ffmpeg(sound, *LOSSLESS_TS, f"{url}?pkt_size=1316")], None)
 
 
-LOSSLESS_TS = ("-c:a", "s302m", "-strict", "-2", "-f", "mpegts", "-flush_packets", "1")
+LOSSLESS_TS = ("-c:a", "truehd", "-strict", "-2", "-f", "mpegts", "-flush_packets", "1")
 
 
 def _again(words: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
 from collections import deque
 
 import numpy as np
@@ -56,6 +57,8 @@ class FfmpegConnection:
         self.end: End | None = None
         self.doing = "connecting"
         self._secrets = secrets_of(source)
+        self._stamped = True
+        self._started = time.monotonic()
         self._lines = PacketLines()
         self._packets: deque[Packet] = deque()
         self._content = bytearray()
@@ -65,6 +68,7 @@ class FfmpegConnection:
         packets, packets_in = os.pipe2(os.O_CLOEXEC)
         try:
             command = command_for(source, packets_in)
+            self._stamped = command.stamped
             self._process = subprocess.Popen(
                 [program, *command.words],
                 stdin=subprocess.DEVNULL if command.listing is None else subprocess.PIPE,
@@ -145,7 +149,8 @@ class FfmpegConnection:
         self._packets.popleft()
         samples = np.frombuffer(bytes(self._content), np.float32, packet.size // SAMPLE_BYTES)
         self._content.clear()
-        return Chunk(samples.reshape(packet.frames, packet.channels), now, packet.index)
+        index = packet.index if self._stamped else None
+        return Chunk(samples.reshape(packet.frames, packet.channels), now, index)
 
     def _read_packets(self) -> None:
         if not self._packets and (content := _read(self._packets_fd, 4096)):
@@ -167,7 +172,8 @@ class FfmpegConnection:
             return
         self._read_errors()  # its last words are still in the pipe
         lines = [*self._errors, self._error_rest.decode("utf-8", "replace")]
-        self.end = end_of(lines, code, self._secrets)
+        silent_s = time.monotonic() - self._started if self.rate is None else 0.0
+        self.end = end_of(lines, code, self._secrets, silent_s)
 
 
 def _read(descriptor: int, size: int) -> bytes:

@@ -47,11 +47,14 @@ class Command:
         words: its command line without the program.
         listing: content of its standard input; None: nothing.
         stored: whether the server keeps sound in segments (HLS).
+        stamped: whether time stamps tell what is missing. HTTP loses nothing, and the first time
+            stamps of an Ogg stream that is joined in its middle are wrong.
     """
 
     words: tuple[str, ...]
     listing: str | None
     stored: bool
+    stamped: bool = True
 
 
 def command_for(source: str, packets: int) -> Command:
@@ -83,7 +86,8 @@ def command_for(source: str, packets: int) -> Command:
         *mapped,
         *("-vn", "-sn", "-dn", "-c:a", "pcm_f32le", "-f", "tee", tee),
     )
-    return Command(words, listing, stored=".m3u8" in source)
+    stored = ".m3u8" in source
+    return Command(words, listing, stored, stamped=stored or not scheme.startswith("http"))
 
 
 def _listing(source: str, scheme: str) -> str:

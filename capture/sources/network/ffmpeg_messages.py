@@ -12,6 +12,8 @@ from speech_emotion.common.source_address import without_secrets
 LONGEST = 200
 """Longest reason in characters."""
 _PREFIX = re.compile(r"^(\[[^\]]*\] )+")
+TIMED_OUT = End("the server does not answer (timed out)")
+NO_SOUND = "what it sends is no sound that ffmpeg knows"
 _KNOWN: tuple[tuple[str, str, Retry], ...] = (
     (
         r"unrecognized option|option .* not found|error splitting|no such filter|"
@@ -31,7 +33,7 @@ _KNOWN: tuple[tuple[str, str, Retry], ...] = (
         r"network is unreachable|no route to host",
         *("no way to the server: is the network up?", Retry.SOON),
     ),
-    (r"timed out|timeout", "the server does not answer (timed out)", Retry.SOON),
+    (r"timed out|timeout|cannot read rtmp handshake", TIMED_OUT.reason, Retry.SOON),
     (
         r"connection reset|broken pipe|input/output error|end of file",
         *("the server closed the connection", Retry.SOON),
@@ -43,24 +45,36 @@ _KNOWN: tuple[tuple[str, str, Retry], ...] = (
     (r"matches no streams|does not contain any stream", "the source has no sound", Retry.SOON),
     (
         r"invalid data found|could not find codec parameters|moov atom",
-        *("what it sends is no sound that ffmpeg knows", Retry.SOON),
+        *(NO_SOUND, Retry.SOON),
     ),
 )
 """Pattern → phrase and retry; an empty phrase stands for ffmpeg's own line."""
 
 
-def end_of(lines: Sequence[str], exit_code: int | None, secrets: tuple[str, ...]) -> End:
+HUNG_S = 2.4
+"""ffmpeg's RTSP client reports a server that sends nothing as invalid data, after its timeout."""
+
+
+def end_of(
+    lines: Sequence[str],
+    exit_code: int | None,
+    secrets: tuple[str, ...] = (),
+    without_sound_s: float = 0.0,
+) -> End:
     """Why ffmpeg ended.
 
     Args:
         lines: its last lines on stderr, the newest last.
         exit_code: its exit code; None: unknown.
         secrets: of the source, to be removed from the lines.
+        without_sound_s: seconds from its start, where it gave no sound; else 0.
     """
     plain = [_PREFIX.sub("", without_secrets(line, secrets)).strip() for line in lines]
     for pattern, phrase, retry in _KNOWN:
         for line in reversed(plain):
             if re.search(pattern, line, re.IGNORECASE):
+                if phrase == NO_SOUND and without_sound_s >= HUNG_S:
+                    return TIMED_OUT
                 return End(phrase or _short(f"ffmpeg says: {line}"), retry)
     if exit_code == 0 or not any(plain):
         if exit_code is not None and exit_code < 0:

@@ -214,8 +214,8 @@ class NetworkSource:
         feeders = self._new_feeders(rate)
         clock = SampleClock(feeders, rate, self._format.rate)
         arriving_s = now - self._queue[0].arrived
-        if clock.returned and not self.kind.stored and arriving_s < BEGIN_S:
-            return
+        if not self.kind.stored and arriving_s < BEGIN_S:
+            return  # of a burst, the end was captured now and the beginning earlier
         frames, starts = 0, []
         for chunk in self._queue:
             frames += len(chunk.samples)

@@ -166,7 +166,7 @@ def test_a_server_that_says_nothing_is_lost_within_three_seconds(scene: Scene) -
 def test_a_slow_start_is_live_at_the_first_sound(scene: Scene) -> None:
     scene.wait(5.0)
     assert scene.state is SourceState.LOST
-    scene.play(0.1)
+    scene.play(0.4)
     assert scene.state is SourceState.LIVE
     assert len(scene.wires) == 1
 
