@@ -15,6 +15,7 @@ from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import POLL_S, Stream
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
 from speech_emotion.common.ring.layout import FOLDER
+from speech_emotion.common.source_address import shown
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
@@ -107,7 +108,7 @@ class CaptureService:
         """
         self._heartbeat.state = "ready"
         self._send_heartbeat(now=True)
-        log.info("ready: %s", ", ".join(s.job.source for s in self._streams.values()))
+        log.info("ready: %s", ", ".join(shown(s.job.source) for s in self._streams.values()))
         self._began = time.monotonic()
         deadline = None
         try:
@@ -208,7 +209,7 @@ class CaptureService:
                     stream=stream.job.name,
                     run=feeder.ring.run,
                     # Messages are UTF-8; the name of a file need not be.
-                    source=os.fsencode(stream.job.source).decode("utf-8", "replace"),
+                    source=os.fsencode(shown(stream.job.source)).decode("utf-8", "replace"),
                     rate=self._format.rate,
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,

@@ -16,6 +16,7 @@ ROOMS = {
     "supervision": "What only the supervisor does: start, watch, restart and stop the processes.",
     "capture": "Stage 1: read a source, resample it and write it into its ring.",
     "capture/sources": "One adapter per kind of source, and the state machine of a live source.",
+    "capture/sources/network": "Sources on the network: connections, time stamps, reconnection.",
     "capture/recording": "Write sound and messages to disk (`--record`), and read them again.",
     "features": "Stage 2: read windows from the ring, gate them and compute their features.",
     "infer": "Stage 3: run the model, calibrate, smooth, decide, and find utterances.",
