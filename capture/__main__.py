@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.errors import EXIT_FAULT, printable
 from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.source_address import FFMPEG_KINDS
 from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
@@ -24,7 +26,8 @@ from speech_emotion.common.stage.supervised import read_job
 log = logging.getLogger("capture")
 
 DESCRIPTION = """\
-Reads a microphone, a sound file or a pipe into a shared-memory ring and shows the level.
+Reads a microphone, a sound file, a pipe or a network source into a shared-memory ring and shows
+the level.
 With `python -m features` and `python -m infer` in two other terminals it is a complete
 pipeline. The three find each other without flags."""
 
@@ -34,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--source",
         metavar="SOURCE",
-        help="mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS] or replay:FOLDER",
+        help=f"{SOURCES}; required",
     )
     flags.add_argument(
         "--list-devices", action="store_true", help="list the input devices and exit"
@@ -45,21 +48,37 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--record", metavar="OUT.wav", help="write the device's samples to a sound file"
     )
-    flags.add_argument("--speed", choices=("realtime", "max"), default="realtime")
+    flags.add_argument(
+        "--speed",
+        choices=("realtime", "max"),
+        default="realtime",
+        help="pace of a file; default: realtime",
+    )
     flags.add_argument("--stream", default="main", metavar="NAME", help="default: main")
     flags.add_argument(
         "--channel", type=int, metavar="N", help="channel to take, from 0; default: all, mixed"
     )
-    flags.add_argument("--block", type=int, metavar="FRAMES", help="default: 20 ms")
     flags.add_argument(
-        "--latency", type=latency, default="high", help="of the device: seconds, low or high"
+        "--block", type=int, metavar="FRAMES", help="frames that are read at once; default: 20 ms"
     )
     flags.add_argument(
-        "--bundle", type=Path, default=DEFAULT_BUNDLE, help="gives the sample rate and the window"
+        "--latency",
+        type=latency,
+        default="high",
+        help="of the device: seconds, low or high; default: high",
     )
-    flags.add_argument("--ring-seconds", type=float, default=30.0, metavar="S", help="default: 30")
-    flags.add_argument("--features", metavar="ENDPOINT", help="of the features stage")
-    flags.add_argument("--hub", metavar="ENDPOINT", help="of the infer stage")
+    flags.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        default=DEFAULT_BUNDLE,
+        help="gives sample rate, window and hop; default: models/default",
+    )
+    flags.add_argument(
+        "--ring-seconds", type=float, default=30.0, metavar="S", help="ring length; default: 30"
+    )
+    flags.add_argument("--features", metavar="ENDPOINT", help="where the features stage listens")
+    flags.add_argument("--hub", metavar="ENDPOINT", help="where the infer stage listens")
     return flags
 
 
@@ -141,8 +160,9 @@ def alone(arguments: argparse.Namespace) -> int:
         raise UserError(f"--channel {arguments.channel} must be 0 or more")
     if arguments.seconds is not None and not arguments.seconds > 0:
         raise UserError(f"--seconds {arguments.seconds:g} must be more than 0")
-    if not arguments.source.startswith("mic") and (arguments.seconds or arguments.record):
-        raise UserError("--seconds and --record need a device: --source mic or mic:NAME")
+    live = arguments.source.partition(":")[0] in ("mic", *FFMPEG_KINDS)
+    if not live and (arguments.seconds or arguments.record):
+        raise UserError("--seconds and --record need a live source: a microphone or a URL")
     spec = load_bundle(arguments.bundle).spec
     stream_format = StreamFormat(spec.sample_rate, WindowGrid(spec.window, spec.hop))
     if not 2.0 * spec.window_s + 2.0 <= arguments.ring_seconds <= 3600.0:

@@ -1,4 +1,4 @@
-"""Swap the bundle of a running pipeline: requests, copies of bundles, answers."""
+"""Requests to a running pipeline, and swaps of its bundle: copies of bundles, answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("swap")
 
 
 class BundleSwap:
-    """Takes requests for another bundle, one at a time. The supervisor's loop calls `turn`.
+    """Takes requests, those for another bundle one at a time. The supervisor's loop calls `turn`.
 
     Args:
         configured: returns the bundle that the configuration names now.

@@ -15,7 +15,7 @@ from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import bind, configure, remove_file
 
-Request: TypeAlias = internal.Swap | internal.SetMute | internal.LogIn
+Request: TypeAlias = internal.Swap | internal.ForgetBaseline | internal.SetMute | internal.LogIn
 
 
 Answer: TypeAlias = internal.Swapped | internal.MuteSet
@@ -77,11 +77,11 @@ def running() -> dict[int, Path]:
     return sockets
 
 
-def the_one(pid: int | None) -> Path:
-    """The control socket of the one running supervisor of this user, or of the one with `pid`.
+def find(pid: int | None) -> Path:
+    """The control socket of the one running supervisor of this user, or of the given one.
 
     Raises:
-        UserError: none runs, or several do and `pid` is None.
+        UserError: there is none, or there are several and `pid` is None.
     """
     sockets = running()
     if pid is not None:

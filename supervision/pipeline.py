@@ -11,9 +11,10 @@ from pathlib import Path
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
 from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
-from speech_emotion.common.wire.internal import LogIn, SetMute, Swap
+from speech_emotion.common.wire.internal import ForgetBaseline, LogIn, SetMute, Swap
 from speech_emotion.supervision.bundle_swap import BundleSwap
 from speech_emotion.supervision.console_view import BackgroundView, make_view
+from speech_emotion.supervision.forget_baseline import forget_baseline
 from speech_emotion.supervision.log_lines import LogLines
 from speech_emotion.supervision.managed_process import (
     ManagedProcess,
@@ -37,6 +38,12 @@ DRAIN_S = 6.0
 """Longest time that capture may wait for its last results to be accepted before it is killed."""
 END_S = 3.0
 """Longest time that the other processes may take to stop before they are killed."""
+KILLED_S = 3.0
+"""Longest time that a killed process may take to end. Longer takes one whose disk does not answer:
+the kernel ends it when the disk does."""
+RESTART_S = 6.0
+"""Longest time at the end for a recorder or history writer that restarts or does not answer: it
+writes what the ring still holds, and counts what it has missed."""
 QUIET_START_S = 10.0
 """Longest time that log lines wait for all processes to be ready. The line that explains a mistake
 of the user is then the only one."""
@@ -99,6 +106,7 @@ class Pipeline:
                 self._notifier.stopping()
                 self._swap.end()
                 self._end(view, self._captures, DRAIN_S)
+                self._await_restarts(view)
                 self._end(view, [p for p in self._processes if not p.kind.capture], END_S)
                 code = self._verdict(view)
                 self._resources.audit.note("stop", code=code)
@@ -111,6 +119,7 @@ class Pipeline:
             for process in self._processes:
                 process.kill()
             self._resources.close()
+            self._notifier.close()
 
     def _over(self) -> bool:
         if self._swap.between:
@@ -137,6 +146,26 @@ class Pipeline:
             if never_ready or late or self._signals.stops > stops + 1:
                 for process in processes:
                     process.kill()
+            if time.monotonic() > self._end_due + KILLED_S:
+                for process in processes:
+                    process.abandon(time.monotonic())
+            self._turn(view)
+            self._wait(view)
+
+    def _await_restarts(self, view: BackgroundView) -> None:
+        """Wait for a heartbeat of the recorder and of the history writer.
+
+        One that has just died or hangs is restarted meanwhile. A heartbeat is due every 0.5 s.
+        """
+        lifecycles = [p.lifecycle for p in self._processes if p.kind.before_capture]
+        began, stops = time.monotonic(), self._signals.stops
+        broken = self._failed or self._removed or self._hub.failure
+        while not broken and self._signals.stops <= stops:
+            passed = (now := time.monotonic()) - began
+            if passed > RESTART_S or not any(
+                one.restarting or one.silence_s(now) > passed for one in lifecycles
+            ):
+                return
             self._turn(view)
             self._wait(view)
 
@@ -199,6 +228,8 @@ class Pipeline:
             match request:
                 case Swap():
                     self._swap.request(client, request, ending=self._over())
+                case ForgetBaseline():
+                    control.answer(client, forget_baseline(self._resources, request))
                 case LogIn():
                     note_log_in(self._resources.audit, request)
                 case SetMute():

@@ -61,6 +61,7 @@ class Resources:
         mute: decides whether sound is taken.
         light: is on while sound is analysed; None: there is none.
         audit: writes the audit log.
+        baseline: infer keeps a baseline of each stream, if the bundle can.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Resources:
     mute: MuteControl
     light: Light | None
     audit: AuditWriter
+    baseline: bool
     _rings: list[RingOwner]
     _results: str
     _inode: int
@@ -220,6 +222,7 @@ def build(
     owners = list(rings.values())
     return Resources(
         *(folder, state, hub, control, processes, mute, light, audit),
+        config.baseline == "stream",
         *(owners, config.results, inode, stack),
     )
 
@@ -255,6 +258,7 @@ def _hub(config: Config, state: PipelineState, stages: str, inner: str) -> Hub:
         info=state.info,
         health=state.health,
         bundle=state.bundle.id,
+        baseline=config.baseline == "stream",
         inner=inner,
         remote=(host.hub, host.lock) if host else None,
         lock=config.curve.lock,

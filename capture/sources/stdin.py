@@ -153,7 +153,9 @@ class StdinStream:
         self._pending = self._probe.samples
         self._probe = None
         found.save(self._options.stdin_format)
+        muted_samples = self.feeder.muted_samples
         self._use(found)
+        self.feeder.muted_samples = muted_samples
 
     def _use(self, found: PipeFormat) -> None:
         self._format = found

@@ -32,6 +32,9 @@ export function drawPresent(stream, ended = false) {
   drawBars(stream.labels, row[ROW.smoothed]);
   drawLevel(stream, row);
   drawGate(stream, row);
+  const adapted = words.adaptation(stream.baseline);
+  $("baseline").hidden = !adapted;
+  setText($("baseline"), adapted);
   setTitle(`${ended ? "Ended" : words.readable(label)} · ${stream.name}`);
 }
 

@@ -48,6 +48,12 @@ export function duration(seconds) {
   return `${Math.round(s / 86400)} days`;
 }
 
+/** How far a stream is adapted to its room; `seconds` of speech, empty where it has no baseline. */
+export function adaptation(seconds) {
+  if (typeof seconds !== "number") return "";
+  return seconds ? `Adapted to this room: ${duration(seconds)} of speech` : "Not adapted yet";
+}
+
 /** The configured source as a text. */
 export function sourceName(source = "") {
   const [kind, ...rest] = source.split(":");
@@ -56,6 +62,8 @@ export function sourceName(source = "") {
   if (kind === "file") return `The recording ${name.split("/").pop()}`;
   if (kind === "replay") return `The replay of ${name.split("/").filter(Boolean).pop()}`;
   if (kind === "stdin") return "The sound on standard input";
+  if (kind === "ffmpeg") return "The sound from ffmpeg";
+  if (name.startsWith("//")) return `The network source ${source}`;
   return source ? `The source ${source}` : "The source";
 }
 

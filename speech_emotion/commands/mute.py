@@ -1,4 +1,4 @@
-"""`speech-emotion mute` and `unmute`: stop and start listening by hand."""
+"""`speech-emotion mute`: stop listening by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from speech_emotion.common.errors import UserError, printable
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.wire.internal import MuteSet, SetMute
-from speech_emotion.supervision.control_socket import the_one
+from speech_emotion.supervision.control_socket import find
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -28,16 +28,24 @@ def seconds_of(text: str) -> float:
 
 
 def main(words: list[str]) -> int:
-    """Run `speech-emotion mute|unmute`; returns the exit code, 1 where it is still muted.
+    """Run `speech-emotion mute`; returns the exit code.
+
+    Raises:
+        UserError: not exactly one pipeline runs, or the length is malformed.
+    """
+    return ask_for(words, muted=True)
+
+
+def ask_for(words: list[str], *, muted: bool) -> int:
+    """Run `speech-emotion mute`, or `unmute`; returns the exit code, 1 where it is still muted.
 
     Raises:
         UserError: not exactly one pipeline runs, or the length is malformed.
     """
     from speech_emotion.common.stage.main import Parser
 
-    muted = words[0] == "mute"
     flags = Parser(
-        prog=f"speech-emotion {words[0]}",
+        prog="speech-emotion mute" if muted else "speech-emotion unmute",
         description=(
             "Stop listening: no sound is taken until `speech-emotion unmute`, also after a restart."
             if muted
@@ -49,10 +57,10 @@ def main(words: list[str]) -> int:
             "--for", dest="length", metavar="LENGTH", help="such as 30m, 1h30m or 8h"
         )
     flags.add_argument("--pid", type=int, help="process id of the supervisor, where several run")
-    arguments = flags.parse_args(words[1:])
+    arguments = flags.parse_args(words)
     length = getattr(arguments, "length", None)
     seconds = seconds_of(length) if length is not None else None
-    control = the_one(arguments.pid)
+    control = find(arguments.pid)
     outcome = ask(control, SetMute(muted, seconds, f"command of {getpass.getuser()}"), MuteSet)
     print(printable(outcome.text))
     return outcome.code
