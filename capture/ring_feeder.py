@@ -96,7 +96,7 @@ class RingFeeder:
         self._source_rate = source_rate
         self._resampler = self._new_resampler()
         self.mix = MixMonitor(source_rate)
-        self._unix: float | None = None
+        self._unix: float | None = ring.anchor[2] or None  # for a gap before the first sample
         self._last_tick = 0.0
 
     def _new_resampler(self) -> soxr.ResampleStream | None:
