@@ -34,6 +34,9 @@ DRAIN_S = 5.0
 RING_CHECK_S = 1.0
 """Seconds between two checks that the rings still exist."""
 
+HUB_SILENT_S = 2.0
+"""Seconds without an answer of the hub after which `Open` is sent again: it may have restarted."""
+
 HUB_WAIT_S = 5.0
 """A capture without a supervisor logs after this many seconds that no hub answers."""
 
@@ -76,6 +79,7 @@ class CaptureService:
         self._alone = alone
         self._show = show
         self._repeat_due = self._ring_due = 0.0
+        self._answered: dict[str, float] = {}
         self._states: list[SourceState] = []
         self._began = time.monotonic()
         self._hub_wait_logged = False
@@ -181,6 +185,7 @@ class CaptureService:
                     continue
                 if isinstance(message, internal.Accepted):
                     stream.ahead.accepted = message
+                    self._answered[message.stream] = time.monotonic()
                 else:
                     stream.ahead.recorded = message
 
@@ -198,7 +203,8 @@ class CaptureService:
         self._repeat_due = now + REPEAT_S
         for stream in self._streams.values():
             feeder = stream.feeder
-            if stream.ahead.accepted is None:
+            accepted = stream.ahead.accepted
+            if now - self._answered.get(stream.job.name, -HUB_SILENT_S) > HUB_SILENT_S:
                 opened = internal.Open(
                     stream=stream.job.name,
                     run=feeder.ring.run,
@@ -207,6 +213,7 @@ class CaptureService:
                     rate=self._format.rate,
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,
+                    next=accepted.next if accepted is not None else 0,
                 )
                 send(self._hub, opened)
             # Repeated even without new samples: a restarted features process knows nothing else.

@@ -144,7 +144,7 @@ def _late(here: Path) -> Row:
     with Scene(f"--source={server.url}") as scene:
         since = time.monotonic()
         _, health = scene.await_health(
-            lambda h: h.streams[0].state in ("lost", "recovering"), "the absence", since
+            lambda h: h.streams[0].reason is not None, "the absence", since
         )
         reason = health.streams[0].reason
         time.sleep(5.0)

@@ -32,6 +32,7 @@ from tests.support.pipelines import (
     PATIENCE_S,
     ROOT,
     Subscriber,
+    comparable,
     fresh_endpoint,
     leftovers,
     nothing_left_but,
@@ -112,6 +113,37 @@ def test_three_stages_by_hand_equal_offline(
     expected = offline(path)
     subscriber.wait_for(lambda received: len(received.stream()) >= len(expected))
     assert subscriber.received.stream() == expected
+
+
+def test_a_killed_infer_that_is_started_again_continues_the_stream(clip: Clip) -> None:
+    before = leftovers()
+    hub, features, results = fresh_endpoint(), fresh_endpoint(), fresh_endpoint()
+    bundle = ("--bundle", str(BUNDLE))
+    infer = ("infer", "--hub", hub, "--features", features, "--results", results, *bundle)
+    subscriber = Subscriber(results)
+    path = clip(15.0)
+    stages = [
+        module("features", "--bind", features, "--hub", hub, *bundle),
+        module("capture", f"--source=file:{path}", "--hub", hub, "--features", features, *bundle),
+    ]
+    holds_hub = module(*infer)
+    subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
+    holds_hub.kill()
+    holds_hub.communicate()
+    again = module(*infer)
+    code, _, stderr = finished(stages.pop())
+    assert code == 0, stderr
+    received = subscriber.finish()
+    for stage in (*stages, again):
+        stage.terminate()
+        assert finished(stage)[0] == 0
+    # Smoothing restarts with the hub; no window is lost or published twice.
+    seen = received.fresh(public.Result)
+    expected = [row for row in offline(path) if row["kind"] == "result"]
+    assert [one.seq for one in seen] == [row["seq"] for row in expected]
+    assert [one.rms_db for one in seen] == [row["rms_db"] for row in expected]
+    assert len({one.run for one in seen}) == 1
+    nothing_left_but(before)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -213,9 +245,10 @@ def test_a_stage_on_a_file_is_profiled(clip: Clip, tmp_path: Path, stage: str) -
 
 
 def test_json_lines_are_the_messages_of_the_protocol(clip: Clip) -> None:
-    code, stdout, stderr = finished(module("infer", str(clip(9.0)), "--json"))
+    path = clip(9.0)
+    code, stdout, stderr = finished(module("infer", str(path), "--json", "--bundle", str(BUNDLE)))
     assert code == 0, stderr
-    kinds = set()
+    kinds, messages = set(), []
     for line in stdout.splitlines():
         table = json.loads(line)
         kind = public.Utterance if table.pop("utterance", False) else public.Result
@@ -224,4 +257,6 @@ def test_json_lines_are_the_messages_of_the_protocol(clip: Clip) -> None:
         message, replay = public.decode_public(topic, codec._pack(table))
         assert isinstance(message, kind)
         assert not replay
+        messages.append(comparable(message))
     assert kinds == {public.Result, public.Utterance}
+    assert messages == offline(path)  # what the other tests compare live results with
