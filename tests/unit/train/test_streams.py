@@ -270,10 +270,7 @@ def test_a_mistake_is_one_line(
 def test_a_bundle_gives_its_parameters() -> None:
     root = Path(__file__).resolve().parents[3]
     given = parameters(root / "tests" / "data" / "models" / "relative", ["trust=0.2"])
-    assert (given.decision.min_speech, given.baseline.trust, given.baseline.prior_s) == (
-        0.5,
-        0.2,
-        2.0,
-    )
+    assert given.decision.min_speech == 0.5
+    assert (given.baseline.trust, given.baseline.prior_s) == (0.2, 2.0)
     with pytest.raises(UserError, match="no such bundle folder"):
         parameters(root / "nowhere", [])

@@ -114,9 +114,8 @@ class Judged:
 
     def labelled(self, to: Parameters, neutral: int) -> dict[str, float]:
         """Of 100 neutral utterances, those with another label; of 100 others, those with theirs."""
-        scores = (
-            np.log(np.maximum(self.probabilities, 1e-12)) / to.calibration.utterance_temperature
-        )
+        scores = np.log(np.maximum(self.probabilities, 1e-12))
+        scores /= to.calibration.utterance_temperature
         raised = np.exp(scores - scores.max(axis=1, keepdims=True))
         raised /= raised.sum(axis=1, keepdims=True)
         label = (scores + np.array(to.decision.bias or 0.0)).argmax(axis=1)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.baseline import Baseline, read_baseline
-from speech_emotion.common.bundle.manifest import Calibration, Decision, load_bundle
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.errors import UserError
 
 Matrix = NDArray[np.float64]
@@ -69,8 +70,8 @@ class Parameters:
     """
 
     baseline: Baseline
-    calibration: Calibration = Calibration()
-    decision: Decision = Decision(min_speech=0.7)
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    decision: Decision = dataclasses.field(default_factory=lambda: Decision(min_speech=0.7))
 
 
 def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
