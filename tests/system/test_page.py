@@ -26,9 +26,10 @@ from tools.browser import CHROMIUM, browser
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"
-)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"),
+    pytest.mark.xdist_group("chromium"),
+]
 PHONE = {
     "viewport": {"width": 360, "height": 740},
     "device_scale_factor": 2,

@@ -55,7 +55,7 @@ def results_of(running: Running) -> list[public.Result]:
 def test_no_window_is_lost_and_each_is_its_bundles_own(
     supervise: Supervise, clip: Clip, speed: str
 ) -> None:
-    path = clip(25.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=60)
+    path = clip(25.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=40)
     pipeline = supervise(f"--source=file:{path}", f"--speed={speed}")
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 5)
     there = swap(OTHER)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from speech_emotion.common.bundle.baseline import Baseline
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.errors import UserError
 from speech_emotion.infer.baseline import blend, trust_in
 from speech_emotion.train.__main__ import main
 from speech_emotion.train.evaluation.streams import choice
 from speech_emotion.train.evaluation.streams.figures import (
     AFTER,
+    Judged,
     figures,
     judge,
     listen,
@@ -25,6 +27,7 @@ from speech_emotion.train.evaluation.streams.figures import (
 )
 from speech_emotion.train.evaluation.streams.scenarios import HISTORY, SCENARIOS
 from speech_emotion.train.evaluation.streams.window_outputs import (
+    Parameters,
     WindowOutputs,
     parameters,
     read_outputs,
@@ -32,6 +35,7 @@ from speech_emotion.train.evaluation.streams.window_outputs import (
 
 LABELS = ("angry", "happy", "neutral", "sad")
 TO = Baseline((0.0,) * 4, (0.0,) * 4, prior_s=5.0, trust=0.8, evidence_s=5.0)
+GIVEN = Parameters(TO)
 CLIPS = 10
 """Per speaker and label."""
 
@@ -116,8 +120,10 @@ def test_scenarios_are_what_their_names_say(corpora: list[WindowOutputs]) -> Non
         people = outputs.speaker[stream.history]
         assert len(set(people)) == 3
         assert (people[3:] == people[:-3]).all()
-    for stream in make_streams(outputs, "another voice", seeds):
-        assert stream.speaker not in outputs.speaker[stream.history]
+    for stream in make_streams(outputs, "another voice in the middle", seeds):
+        assert len(stream.before) == HISTORY
+        assert stream.speaker not in outputs.speaker[stream.before]
+        assert set(outputs.speaker[stream.history]) == {stream.speaker}
 
 
 def test_all_windows_at_once_equal_the_live_blend(corpora: list[WindowOutputs]) -> None:
@@ -139,20 +145,42 @@ def test_figures_show_the_gain_and_nothing_before_the_first_utterance(
     corpora: list[WindowOutputs],
 ) -> None:
     heard = listen_to_all(corpora, TO, (0,))
-    found = figures(heard, 1.0, {outputs.name: TO for outputs in corpora})
-    for rows in found["scenarios"].values():
+    found = figures(heard, GIVEN, {outputs.name: TO for outputs in corpora})
+    for scenario, rows in found["scenarios"].items():
         for row in rows.values():
-            assert row["after"]["0"]["gain"] == 0.0
-            assert row["after"]["0"]["gain_ci"] == [0.0, 0.0]
+            change = scenario == "another voice in the middle"
+            assert (row["after"]["0"]["gain"] == 0.0) != change
+            assert row["after"]["0"]["uar"] == row["cold"]["uar"] + row["after"]["0"]["gain"]
     last = found["summary"]["70 % neutral"]["20"]
     assert last["gain"] > 0.05
     assert last["worst_gain"] <= last["gain"]
     assert last["worst_ci"][0] < last["worst_gain"] < last["worst_ci"][1]
     # Without the guard against one-sided streams the emotion would be subtracted away.
     careless = dataclasses.replace(TO, mixed=4.0, one_sided=5.0)
-    lost = figures(heard, 1.0, {outputs.name: careless for outputs in corpora})
+    lost = figures(heard, GIVEN, {outputs.name: careless for outputs in corpora})
     alone = [table["summary"]["one emotion only"]["20"]["gain"] for table in (lost, found)]
     assert alone[0] < alone[1] - 0.05
+
+
+def test_labels_follow_the_bundles_decision() -> None:
+    """Four utterances, two of them neutral; the label needs a lead over neutral of its bias."""
+    probabilities = np.array(
+        [
+            [0.7, 0.1, 0.1, 0.1],
+            [0.3, 0.1, 0.5, 0.1],
+            [0.9, 0.05, 0.025, 0.025],
+            [0.4, 0.1, 0.3, 0.2],
+        ]
+    )
+    judged = Judged(np.zeros(4, np.int64), np.array([2, 2, 0, 0]), probabilities)
+
+    def rates(**decision: Any) -> tuple[float, float]:
+        found = judged.labelled(Parameters(TO, Calibration(), Decision(**decision)), 2)
+        return found["false_per_100"], found["found_per_100"]
+
+    assert rates() == (50.0, 100.0)
+    assert rates(bias=(0.0, 0.0, 0.5, 0.0)) == (50.0, 50.0)
+    assert rates(min_utterance_confidence=0.8) == (0.0, 50.0)
 
 
 def test_a_choice_gains_within_the_allowed_loss() -> None:
@@ -242,6 +270,7 @@ def test_a_mistake_is_one_line(
 def test_a_bundle_gives_its_parameters() -> None:
     root = Path(__file__).resolve().parents[3]
     given = parameters(root / "tests" / "data" / "models" / "relative", ["trust=0.2"])
-    assert (given.min_speech, given.baseline.trust, given.baseline.prior_s) == (0.5, 0.2, 2.0)
+    assert given.decision.min_speech == 0.5
+    assert (given.baseline.trust, given.baseline.prior_s) == (0.2, 2.0)
     with pytest.raises(UserError, match="no such bundle folder"):
         parameters(root / "nowhere", [])

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.baseline import Baseline, read_baseline
 from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.errors import UserError
 
 Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-MIN_SPEECH = 0.7
-"""Without a bundle: probability of speech from which a window counts for a baseline."""
 KEYS = ("labels", "corpus", "speaker", "clip", "label", "cold", "speech", "relative")
 
 
@@ -65,13 +64,14 @@ class Parameters:
 
     Attributes:
         baseline: its `prior` and `bias` are not used: the outputs have their own.
-        temperature: of the scores without a baseline.
-        min_speech: probability of speech from which a window counts for a baseline.
+        calibration: its temperatures; that of an utterance is applied to its mean probabilities.
+        decision: from `min_speech` on a window counts for a baseline; its bias and
+            `min_utterance_confidence` give an utterance its label.
     """
 
     baseline: Baseline
-    temperature: float
-    min_speech: float
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    decision: Decision = dataclasses.field(default_factory=lambda: Decision(min_speech=0.7))
 
 
 def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
@@ -81,11 +81,11 @@ def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
         UserError: the bundle is not valid, or a setting is no number of [baseline].
     """
     nothing: tuple[float, ...] = (0.0,) * 4
-    found = Parameters(Baseline(nothing, nothing), 1.0, MIN_SPEECH)
+    found = Parameters(Baseline(nothing, nothing))
     if folder is not None:
         bundle = load_bundle(folder)
-        temperature, min_speech = bundle.calibration.temperature, bundle.decision.min_speech
-        found = Parameters(bundle.baseline or found.baseline, temperature, min_speech)
+        usual = bundle.baseline or found.baseline
+        found = Parameters(usual, bundle.calibration, bundle.decision)
     values: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
