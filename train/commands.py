@@ -160,6 +160,22 @@ def events(parsed: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def outputs(parsed: argparse.Namespace) -> int:
+    """Write the outputs of a bundle for the windows of clips."""
+    from speech_emotion.train.evaluation.streams.bundle_outputs import Selection, write_outputs
+
+    windows = write_outputs(
+        parsed.out,
+        parsed.bundle,
+        selected_clips(parsed),
+        Selection(parsed.speakers, parsed.clips),
+        microphones=parsed.microphone,
+        runtime=parsed.runtime,
+    )
+    print(f"wrote {parsed.out}: {windows} windows")
+    return EXIT_OK
+
+
 def streams(parsed: argparse.Namespace) -> int:
     """Figures of a baseline on streams of utterances; with --choose also its parameters."""
     from speech_emotion.train.evaluation.evaluate import write_json

@@ -40,7 +40,7 @@ CLIPS = 10
 """Per speaker and label."""
 
 
-def write(folder: Path, name: str, seed: int, speakers: int = 6) -> Path:
+def write(folder: Path, name: str, seed: int, speakers: int = 6, twins: bool = True) -> Path:
     """Window outputs of a corpus in which voices differ more than emotions.
 
     The usual scores see the voice as well as the emotion; the relative ones see both, too, so that
@@ -62,15 +62,24 @@ def write(folder: Path, name: str, seed: int, speakers: int = 6) -> Path:
                 rows["r"].append(2.0 * emotion + 2.0 * voice)
     n = len(rows["clip"])
     path = folder / f"{name}.npz"
+    if twins:  # through another microphone: everything is shifted
+        device = chance.normal(0.0, 1.0, 4)
+        shifted = np.array(rows["cold"]) * np.exp(0.7 * device)
+        rows["cold"] += list(shifted / shifted.sum(axis=1, keepdims=True))
+        rows["r"] += [r + 2.0 * device for r in rows["r"]]
+        for key in ("speaker", "clip", "label"):
+            rows[key] *= 2
+    total = len(rows["clip"])
     np.savez(
         path,
         labels=np.array(LABELS),
-        corpus=np.array([name] * n),
+        corpus=np.array([name] * total),
+        rendering=np.array([0] * n + [1] * (total - n), np.int8),
         speaker=np.array(rows["speaker"]),
         clip=np.array(rows["clip"], np.int32),
         label=np.array(rows["label"], np.int8),
         cold=np.array(rows["cold"], np.float32),
-        speech=np.where(chance.uniform(size=n) < 0.95, 0.9, 0.1).astype(np.float32),
+        speech=np.where(chance.uniform(size=total) < 0.95, 0.9, 0.1).astype(np.float32),
         relative=np.array(rows["r"], np.float32),
         prior=np.zeros(4, np.float32),
         bias=np.array([0.0, 0.0, 1.0, 0.0], np.float32),
@@ -126,6 +135,24 @@ def test_scenarios_are_what_their_names_say(corpora: list[WindowOutputs]) -> Non
         assert set(outputs.speaker[stream.history]) == {stream.speaker}
 
 
+def test_another_microphone_is_heard_and_judged_after_the_first_one(
+    corpora: list[WindowOutputs], tmp_path: Path
+) -> None:
+    outputs = corpora[0]
+    streams = make_streams(outputs, "another microphone in the middle", (0,))
+    assert len(streams) == 6
+    for stream in streams:
+        assert outputs.plain[stream.before].all()
+        assert not outputs.plain[[*stream.history, *stream.tests]].any()
+        originals = np.flatnonzero(np.isin(outputs.twin, stream.tests))
+        assert not set(originals) & set(stream.before)
+        assert sorted(outputs.truth[originals]) == sorted(outputs.truth[stream.tests])
+    (without,) = read_outputs([write(tmp_path, "D", 3, twins=False)], 0.7)
+    assert (without.twin == -1).all()
+    assert make_streams(without, "another microphone in the middle", (0,)) == []
+    assert "another microphone in the middle" not in listen_to_all([without], TO, (0,))
+
+
 def test_all_windows_at_once_equal_the_live_blend(corpora: list[WindowOutputs]) -> None:
     outputs, to = corpora[0], dataclasses.replace(TO, temperature=1.4)
     heard = listen(outputs, make_streams(outputs, "70 % neutral", (0,)), to)
@@ -148,7 +175,7 @@ def test_figures_show_the_gain_and_nothing_before_the_first_utterance(
     found = figures(heard, GIVEN, {outputs.name: TO for outputs in corpora})
     for scenario, rows in found["scenarios"].items():
         for row in rows.values():
-            change = scenario == "another voice in the middle"
+            change = scenario.endswith("in the middle")
             assert (row["after"]["0"]["gain"] == 0.0) != change
             assert row["after"]["0"]["uar"] == row["cold"]["uar"] + row["after"]["0"]["gain"]
     last = found["summary"]["70 % neutral"]["20"]

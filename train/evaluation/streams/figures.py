@@ -173,15 +173,17 @@ Heard = dict[str, dict[str, StreamStates]]
 
 
 def listen_to_all(corpora: Sequence[WindowOutputs], to: Baseline, seeds: Sequence[int]) -> Heard:
-    """Scenario → corpus → its streams. A corpus without streams of a scenario is left out."""
+    """Scenario → corpus → its streams, without corpora and scenarios that have none."""
     found: Heard = {}
     for scenario in SCENARIOS:
         streams = {outputs.name: make_streams(outputs, scenario, seeds) for outputs in corpora}
-        found[scenario] = {
+        rows = {
             outputs.name: listen(outputs, streams[outputs.name], to)
             for outputs in corpora
             if streams[outputs.name]
         }
+        if rows:
+            found[scenario] = rows
     return found
 
 

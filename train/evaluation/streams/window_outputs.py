@@ -34,6 +34,8 @@ class WindowOutputs:
         clip: number of the window's clip, 0 to clips - 1, (windows,).
         truth: label of each clip, (clips,).
         speaker: number of each clip's speaker, 0 to speakers - 1, (clips,).
+        twin: the same clip through another microphone, (clips,); -1 without one.
+        plain: the clip is no such twin, (clips,).
         bias: of the relative scores, (labels,).
     """
 
@@ -45,6 +47,8 @@ class WindowOutputs:
     clip: Index
     truth: Index
     speaker: Index
+    twin: Index
+    plain: NDArray[np.bool_]
     bias: Matrix
 
     @property
@@ -134,8 +138,11 @@ def _read(file: Path, min_speech: float) -> list[WindowOutputs]:
 
 def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> WindowOutputs:
     rows = np.flatnonzero(table["corpus"] == name)
-    rows = rows[np.argsort(table["clip"][rows], kind="stable")]
-    clips, first, clip = np.unique(table["clip"][rows], return_index=True, return_inverse=True)
+    rendering = table.get("rendering", np.zeros(len(table["clip"]), np.int8)).astype(np.int64)
+    number = 2 * table["clip"].astype(np.int64) + (rendering > 0)
+    rows = rows[np.argsort(number[rows], kind="stable")]
+    clips, first, clip = np.unique(number[rows], return_index=True, return_inverse=True)
+    place = {int(clip): k for k, clip in enumerate(clips)}
     # A prior per window belongs to the model of the window's fold.
     prior = table["prior"] if table["prior"].ndim == 1 else table["prior"][rows]
     bias = table["bias"] if table["bias"].ndim == 1 else table["bias"][rows].mean(axis=0)
@@ -150,5 +157,7 @@ def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> Win
         speaker=np.unique(table["speaker"][rows][first], return_inverse=True)[1].reshape(
             len(clips)
         ),
+        twin=np.array([-1 if clip % 2 else place.get(int(clip) + 1, -1) for clip in clips]),
+        plain=clips % 2 == 0,
         bias=bias.astype(np.float64),
     )
