@@ -25,6 +25,7 @@ from speech_emotion.common.bundle.manifest import (
     warn_without_operating_point,
 )
 from speech_emotion.common.bundle.parameters import OPERATING_POINTS
+from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, UserError
@@ -62,8 +63,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = flags.add_argument
-    sources = "mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
-    add("--source", action="append", metavar="SOURCE", help=f"{sources}; may be repeated")
+    add("--source", action="append", metavar="SOURCE", help=f"{SOURCES}; may be repeated")
     usual = "compare with the stream's usual sound; default: stream, if the bundle can"
     page = f"serve the live page; default: {DEFAULT_LISTEN}"
     add("--dashboard", nargs="?", const=DEFAULT_LISTEN, metavar="HOST:PORT", help=page)
@@ -78,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="off|stream", help=usual)
     add("--streams", type=int, metavar="N", help="read the one source as N streams")
     add("--profile", action="append", default=[], metavar="STAGE=OUT", help="write a cProfile file")
-    add("--print-config", action="store_true", help="print the effective configuration and exit")
+    config = "print the effective configuration and exit; all: with the secrets"
+    add("--print-config", nargs="?", const="public", choices=("public", "all"), help=config)
     return flags
 
 
@@ -119,7 +120,8 @@ def main() -> int:
     config = configure(arguments)
     profiles = profiles_of(arguments.profile)
     if arguments.print_config:
-        print(to_toml(without_secrets(config)), end="")
+        whole = arguments.print_config == "all"
+        print(to_toml(config if whole else without_secrets(config)), end="")
         return EXIT_OK
     bundle = load_bundle(config.bundle)
     check(config, bundle)

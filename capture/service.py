@@ -15,6 +15,7 @@ from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import POLL_S, Stream
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
 from speech_emotion.common.ring.layout import FOLDER
+from speech_emotion.common.source_address import shown
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
@@ -32,6 +33,9 @@ DRAIN_S = 5.0
 
 RING_CHECK_S = 1.0
 """Seconds between two checks that the rings still exist."""
+
+HUB_SILENT_S = 2.0
+"""Seconds without an answer of the hub after which `Open` is sent again: it may have restarted."""
 
 HUB_WAIT_S = 5.0
 """A capture without a supervisor logs after this many seconds that no hub answers."""
@@ -75,6 +79,7 @@ class CaptureService:
         self._alone = alone
         self._show = show
         self._repeat_due = self._ring_due = 0.0
+        self._answered: dict[str, float] = {}
         self._states: list[SourceState] = []
         self._began = time.monotonic()
         self._hub_wait_logged = False
@@ -103,7 +108,7 @@ class CaptureService:
         """
         self._heartbeat.state = "ready"
         self._send_heartbeat(now=True)
-        log.info("ready: %s", ", ".join(s.job.source for s in self._streams.values()))
+        log.info("ready: %s", ", ".join(shown(s.job.source) for s in self._streams.values()))
         self._began = time.monotonic()
         deadline = None
         try:
@@ -180,6 +185,7 @@ class CaptureService:
                     continue
                 if isinstance(message, internal.Accepted):
                     stream.ahead.accepted = message
+                    self._answered[message.stream] = time.monotonic()
                 else:
                     stream.ahead.recorded = message
 
@@ -197,15 +203,17 @@ class CaptureService:
         self._repeat_due = now + REPEAT_S
         for stream in self._streams.values():
             feeder = stream.feeder
-            if stream.ahead.accepted is None:
+            accepted = stream.ahead.accepted
+            if now - self._answered.get(stream.job.name, -HUB_SILENT_S) > HUB_SILENT_S:
                 opened = internal.Open(
                     stream=stream.job.name,
                     run=feeder.ring.run,
                     # Messages are UTF-8; the name of a file need not be.
-                    source=os.fsencode(stream.job.source).decode("utf-8", "replace"),
+                    source=os.fsencode(shown(stream.job.source)).decode("utf-8", "replace"),
                     rate=self._format.rate,
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,
+                    next=accepted.next if accepted is not None else 0,
                 )
                 send(self._hub, opened)
             # Repeated even without new samples: a restarted features process knows nothing else.

@@ -130,6 +130,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
             await asyncio.sleep(TURN_S)
             if heartbeat is not None and time.monotonic() - feed.last_turn < STUCK_S:
                 heartbeat.counters["dashboard_malformed"] = feed.malformed
+                heartbeat.counters["dashboard_lost"] = feed.lost
                 heartbeat.counters["dashboard_viewers_cut"] = page_server.counters[
                     "dashboard_viewers_cut"
                 ]

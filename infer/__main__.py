@@ -18,13 +18,19 @@ from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
 
 DESCRIPTION = """\
-With FILE: prints the results of every window of a recording and its utterances, and ends.
+With one PATH: prints the results of every window of a recording and its utterances.
+With --out: analyses files, folders and lists of them, and writes a table (docs/ARCHIVE.md).
 Without: the infer stage of a pipeline; started by hand it also serves the results endpoint."""
+
+
+BATCH = ("manifest", "jobs", "resume", "shard")
+"""Flags that need --out."""
 
 
 def parser() -> argparse.ArgumentParser:
     flags = base_parser("infer", DESCRIPTION)
-    flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
+    paths = "a sound file of any format, or a recording; with --out also folders and patterns"
+    flags.add_argument("paths", nargs="*", metavar="PATH", help=paths)
     flags.add_argument(
         "--bundle", type=Path, metavar="DIR", default=DEFAULT_BUNDLE, help="default: models/default"
     )
@@ -38,13 +44,21 @@ def parser() -> argparse.ArgumentParser:
         default="medium",
         help="operating point of the bundle; default: medium",
     )
-    flags.add_argument("--json", action="store_true", help="one JSON object a line; needs FILE")
+    flags.add_argument("--channel", type=int, metavar="N", help="from 0; default: mix all")
+    flags.add_argument("--json", action="store_true", help="one JSON object a line; needs one PATH")
     flags.add_argument(
         "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
     flags.add_argument(
         "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="default: auto"
     )
+    many = flags.add_argument_group("many recordings")
+    many.add_argument("--out", metavar="DIR|FILE.parquet", help="where to write the table")
+    lists = "a file with one path a line, or CSV with a column `file` or `path`; -: standard input"
+    many.add_argument("--manifest", metavar="FILE", help=lists)
+    many.add_argument("--jobs", type=int, metavar="N", help="processes; default: one a processor")
+    many.add_argument("--resume", action="store_true", help="continue; skip what is done")
+    many.add_argument("--shard", metavar="I/N", help="every N-th input from the I-th on")
     flags.add_argument(
         "--boxes", type=Path, metavar="FILE", help="serve other machines' boxes: docs/SCALING.md"
     )
@@ -65,23 +79,31 @@ def main(arguments: argparse.Namespace) -> int:
 
     if arguments.baseline is not None:
         check_baseline(arguments.baseline)
-    if arguments.file is not None:
-        from speech_emotion.infer.offline import BaselineUse, report
+    if arguments.out is not None:
+        return batch(arguments)
+    if given := [name for name in BATCH if getattr(arguments, name)]:
+        raise UserError(f"--{given[0]} needs --out DIR or --out FILE.parquet")
+    if len(arguments.paths) > 1:
+        raise UserError("several recordings need --out DIR or --out FILE.parquet")
+    if arguments.paths:
+        from speech_emotion.infer.offline.analyzer import BaselineUse
+        from speech_emotion.infer.offline.command import report
 
-        use = BaselineUse(arguments.baseline, frozenset(arguments.forget_at or ()))
+        (path,) = arguments.paths
         return report(
-            arguments.file,
+            path,
             arguments.bundle,
             arguments.runtime,
             as_json=arguments.json,
-            use=use,
+            use=BaselineUse(arguments.baseline, frozenset(arguments.forget_at or ())),
             sensitivity=arguments.sensitivity,
+            channel=arguments.channel,
         )
     if arguments.self_test:
         return self_test(arguments.bundle, arguments.runtime)
     for flag in ("json", "forget_at"):
         if getattr(arguments, flag):
-            raise UserError(f"--{flag.replace('_', '-')} needs a FILE")
+            raise UserError(f"--{flag.replace('_', '-')} needs a recording")
     if arguments.supervised:
         return supervised(read_job(InferJob))
     if arguments.boxes is not None:
@@ -89,6 +111,19 @@ def main(arguments: argparse.Namespace) -> int:
 
         return serve_boxes(arguments.boxes)
     return alone(arguments)
+
+
+def batch(arguments: argparse.Namespace) -> int:
+    """Analyse many recordings. Returns the exit code."""
+    from speech_emotion.common.errors import UserError
+    from speech_emotion.infer.batch.command import Batch, run
+
+    for flag in ("json", "forget_at"):
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')} is for one recording, without --out")
+    names = ("paths", "manifest", "shard", "out", "bundle", "runtime", "channel", "jobs", "resume")
+    given = {name: getattr(arguments, name) for name in (*names, "baseline", "sensitivity")}
+    return run(Batch(**given))
 
 
 def self_test(path: Path, runtime: str) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Result, Utterance
-from speech_emotion.infer.baseline import BaselineState, blend
+from speech_emotion.infer.baseline import BaselineState, blend, trust_in
 
 UNCERTAIN = "uncertain"
 NOT_SPEECH = "not_speech"
@@ -114,7 +114,8 @@ def calibrate(
     temperature = bundle.calibration.temperature
     if baseline is not None and bundle.baseline is not None:
         relative, to = relative_of(output, bundle), bundle.baseline
-        scores, temperature = blend(scores, relative, temperature, baseline, to, bundle.neutral)
+        trust = trust_in(baseline, to, bundle.neutral)
+        scores, temperature = blend(scores, relative, temperature, trust, to)
     return _softmax(scores / temperature)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Sequence
 
 from speech_emotion.common.hub.observed import ReceivedHeartbeat
@@ -134,6 +135,16 @@ class ManagedProcess:
         """End its process at once, if one runs."""
         if self.child is not None:
             self.child.kill()
+
+    def abandon(self, now: float) -> None:
+        """Count a killed process that does not end as ended."""
+        if self.child is not None:
+            log.error(
+                "%s: process %d was killed and does not end: its disk does not answer",
+                *(self.name, self.child.pid),
+            )
+            self.child = None
+            self.lifecycle.exited(now, -signal.SIGKILL, None)
 
     def _log_restart(self, now: float) -> None:
         # A microphone may be absent for weeks: the same reason again is logged after 2, 4, 8 …

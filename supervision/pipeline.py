@@ -29,6 +29,12 @@ DRAIN_S = 6.0
 """Longest time that capture may wait for its last results to be accepted before it is killed."""
 END_S = 3.0
 """Longest time that the other processes may take to stop before they are killed."""
+KILLED_S = 3.0
+"""Longest time that a killed process may take to end. Longer takes one whose disk does not answer:
+the kernel ends it when the disk does."""
+RESTART_S = 6.0
+"""Longest time at the end for a recorder or history writer that restarts or does not answer: it
+writes what the ring still holds, and counts what it has missed."""
 QUIET_START_S = 10.0
 """Longest time that log lines wait for all processes to be ready. The line that explains a mistake
 of the user is then the only one."""
@@ -90,6 +96,7 @@ class Pipeline:
                 self._notifier.stopping()
                 self._swap.end()
                 self._end(view, self._captures, DRAIN_S)
+                self._await_restarts(view)
                 self._end(view, [p for p in self._processes if not p.kind.capture], END_S)
                 return self._verdict(view)
         finally:
@@ -124,6 +131,26 @@ class Pipeline:
             if never_ready or late or self._signals.stops > stops + 1:
                 for process in processes:
                     process.kill()
+            if time.monotonic() > self._end_due + KILLED_S:
+                for process in processes:
+                    process.abandon(time.monotonic())
+            self._turn(view)
+            self._wait(view)
+
+    def _await_restarts(self, view: BackgroundView) -> None:
+        """Wait for a heartbeat of the recorder and of the history writer.
+
+        One that has just died or hangs is restarted meanwhile. A heartbeat is due every 0.5 s.
+        """
+        lifecycles = [p.lifecycle for p in self._processes if p.kind.before_capture]
+        began, stops = time.monotonic(), self._signals.stops
+        broken = self._failed or self._removed or self._hub.failure
+        while not broken and self._signals.stops <= stops:
+            passed = (now := time.monotonic()) - began
+            if passed > RESTART_S or not any(
+                one.restarting or one.silence_s(now) > passed for one in lifecycles
+            ):
+                return
             self._turn(view)
             self._wait(view)
 

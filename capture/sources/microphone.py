@@ -15,6 +15,7 @@ from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.recording.wav_writer import WavWriter
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
 from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.sources.clock import BEGIN_S, SampleClock
 from speech_emotion.capture.sources.monitor import REOPEN_AGAIN_S, REOPEN_S, SourceMonitor
 from speech_emotion.capture.sources.portaudio import MIX_CHANNELS, Microphone, find_device
 from speech_emotion.capture.sources.pulseaudio import SourceFollower
@@ -27,10 +28,6 @@ from speech_emotion.common.wire import internal
 
 log = logging.getLogger("capture")
 
-ANCHOR_S = 1.0
-"""Seconds between two anchors of the sample index to the clocks: the clocks of devices drift."""
-BEGIN_S = 0.3
-"""Seconds of samples that a restarted source collects to estimate the time of its first one."""
 CLOSE_LIMIT_S = 2.0
 """Closing a lost device may hang; after this many seconds the process exits without closing it."""
 
@@ -64,25 +61,19 @@ class LiveDevice:
             raise DeviceError(f"waiting: {error}") if wait else error from None
         log.info("recording from %s", self.microphone.device)
         self.ended = False
-        self._rings = rings
         self._reopen_after = REOPEN_AGAIN_S if _was_silent(rings[0]) else REOPEN_S
         rate, channels = self.microphone.rate, self.microphone.channels
         self.feeders = [
             RingFeeder(job.name, ring, rate, stream_format, send, channel=job.channel)
-            for job, ring in zip(jobs, self._rings, strict=True)
+            for job, ring in zip(jobs, rings, strict=True)
         ]
         block_s = self.microphone.block_frames / rate
         self.monitor = SourceMonitor(time.monotonic(), rate, block_s, restarted=restarted)
         self._follower = SourceFollower() if self.microphone.device.served else None
         self._rate = rate
-        self._stream_rate = stream_format.rate
+        self._clock = SampleClock(self.feeders, rate, stream_format.rate)
         self._writer = WavWriter(options.record, rate, channels) if options.record else None
         self._frame_limit = None if options.seconds is None else round(options.seconds * rate)
-        self._frames = 0
-        self._base = [0] * len(self.feeders)
-        self._anchored: tuple[int, float] | None = None
-        self._promptest: tuple[float, int, float] | None = None
-        self._anchor_due = 0.0
 
     @property
     def name(self) -> str:
@@ -98,16 +89,18 @@ class LiveDevice:
         """
         if self.ended:
             return
-        if self._anchored is None and not self._begin():
+        if not self._clock.begun and not self._begin():
             self._check(now)
             return
         for block in self.microphone.blocks():
             frames = len(block.samples)
             overrun = self._overrun(block.time, frames + block.lost) if block.xrun else 0
             if lost := block.lost + overrun:
-                self._declare_lost(lost)
-            if self._frame_limit is not None and self._frames + frames >= self._frame_limit:
-                self._feed(block.samples[: self._frame_limit - self._frames], block.time)
+                log.warning("%d frames lost: the process did not read the device in time", lost)
+                self._clock.missing(lost)
+            fed = self._clock.frames
+            if self._frame_limit is not None and fed + frames >= self._frame_limit:
+                self._feed(block.samples[: self._frame_limit - fed], block.time)
                 self.finish()
                 return
             self._feed(block.samples, block.time)
@@ -127,70 +120,30 @@ class LiveDevice:
             timer.cancel()
 
     def _feed(self, samples: Samples, arrived: float) -> None:
-        self._frames += len(samples)
         self.monitor.add_block(arrived, samples)
         if self._writer is not None:
             self._writer.write(samples)
         for feeder in self.feeders:
             feeder.feed(samples)
-        self._anchor(arrived)
+        self._clock.advance(len(samples), arrived)
 
     def _begin(self) -> bool:
-        """Declare the gap before the first sample of a restarted source; False: wait for blocks.
-
-        The gap ends where the clock says that the first sample belongs. On a busy machine the
-        first block arrives late, so a restarted source collects some blocks and uses the one
-        with the least delay.
-        """
+        """Declare the gap before the first sample of a restarted source; False: wait for blocks."""
         pending = self.microphone.pending()
         frames = list(itertools.accumulate(n for n, _ in pending))
-        restarted = any(ring.anchor[1] for ring in self._rings)
-        needed = round(BEGIN_S * self._rate) if restarted else 1
+        needed = round(BEGIN_S * self._rate) if self._clock.returned else 1
         if not frames or frames[-1] < needed:
             self.microphone.wake_at(needed)
             return False
-        began = min(
-            arrived - n / self._rate for n, (_, arrived) in zip(frames, pending, strict=True)
+        self._clock.begin(
+            min(arrived - n / self._rate for n, (_, arrived) in zip(frames, pending, strict=True))
         )
-        for number, (feeder, ring) in enumerate(zip(self.feeders, self._rings, strict=True)):
-            index, monotonic, _ = ring.anchor
-            if monotonic:
-                first = index + (began - monotonic) * self._stream_rate
-                feeder.gap(max(0, round(first) - ring.index))
-            self._base[number] = ring.index
-        self._anchored = (0, began)
         return True
 
     def _overrun(self, arrived: float, frames: int) -> int:
         """Frames that PortAudio lost before a block of `frames`, by the clock."""
-        assert self._anchored is not None
-        anchor_frames, anchor_time = self._anchored
-        expected = (arrived - anchor_time) * self._rate
-        missing = round(expected - (self._frames + frames - anchor_frames))
+        missing = round(self._clock.frames_at(arrived)) - (self._clock.frames + frames)
         return missing if missing > frames else 0
-
-    def _declare_lost(self, frames: int) -> None:
-        log.warning("%d frames lost: the process did not read the device in time", frames)
-        self._frames += frames
-        for base, feeder in zip(self._base, self.feeders, strict=True):
-            feeder.flush()
-            target = base + round(self._frames * self._stream_rate / self._rate)
-            feeder.gap(max(0, target - feeder.position))
-
-    def _anchor(self, arrived: float) -> None:
-        """Tie the sample index to the clocks, with the least delayed block of the last second."""
-        start = arrived - self._frames / self._rate
-        if self._promptest is None or start < self._promptest[0]:
-            self._promptest = (start, self._frames, arrived)
-        if arrived >= self._anchor_due:
-            self._anchor_due = arrived + ANCHOR_S
-            _, frames, moment = self._promptest
-            self._promptest = None
-            self._anchored = (frames, moment)
-            unix = time.time() - (time.monotonic() - moment)
-            for base, feeder in zip(self._base, self.feeders, strict=True):
-                index = base + round(frames * self._stream_rate / self._rate)
-                feeder.anchor(index, moment, unix)
 
     def _check(self, now: float) -> None:
         before = self.monitor.state

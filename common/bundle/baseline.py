@@ -35,12 +35,12 @@ class Baseline:
     prior: tuple[float, ...]
     bias: tuple[float, ...]
     prior_s: float = 10.0
-    trust: float = 0.4
-    evidence_s: float = 20.0
+    trust: float = 0.8
+    evidence_s: float = 10.0
     memory_s: float = 600.0
-    variety: float = 0.1
-    mixed: float = 0.25
-    one_sided: float = 0.35
+    variety: float = 0.14
+    mixed: float = 0.2
+    one_sided: float = 0.4
     temperature: float = 1.0
 
 

@@ -31,6 +31,7 @@ from speech_emotion.common.config.model import (
     config_file,
 )
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.source_address import shown
 
 HIDDEN = "****************"
 """Stands for a secret; as long as the shortest token, so that the shown configuration is valid."""
@@ -70,7 +71,7 @@ def to_toml(config: Config) -> str:
 
 
 def without_secrets(config: Config) -> Config:
-    """The configuration to show, in which asterisks stand for every secret."""
+    """The configuration to show: asterisks stand for every secret, URLs have no passwords."""
     tables: dict[str, DashboardConfig | MetricsConfig] = {
         "dashboard": config.dashboard,
         "metrics": config.metrics,
@@ -80,7 +81,8 @@ def without_secrets(config: Config) -> Config:
         for name, table in tables.items()
         if table.token is not None
     }
-    return config.model_copy(update=hidden)
+    streams = tuple(s.model_copy(update={"source": shown(s.source)}) for s in config.stream)
+    return config.model_copy(update={**hidden, "stream": streams})
 
 
 def _unknown(key: str) -> str:

@@ -194,7 +194,10 @@ class Hello(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Open(Message):
-    """capture → hub: a stream exists; repeated until `Accepted` answers. Lengths in samples."""
+    """capture → hub: a stream exists; repeated until `Accepted` answers. Lengths in samples.
+
+    `next` is the window to continue with where a hub that has ended accepted those before it.
+    """
 
     stream: str
     run: str
@@ -202,6 +205,7 @@ class Open(Message):
     rate: int
     window: int
     hop: int
+    next: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +222,10 @@ class SourceStatus(Message):
     clipped: float
     gaps: int
     lost: int
+
+
+KEPT_COUNTERS = frozenset({"history_lost", "record_lost", "record_messages_lost"})
+"""Counters that a restarted stage reads back from its files; it counts all others from zero."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,8 @@ export function sourceName(source = "") {
   if (kind === "file") return `The recording ${name.split("/").pop()}`;
   if (kind === "replay") return `The replay of ${name.split("/").filter(Boolean).pop()}`;
   if (kind === "stdin") return "The sound on standard input";
+  if (kind === "ffmpeg") return "The sound from ffmpeg";
+  if (name.startsWith("//")) return `The network source ${source}`;
   return source ? `The source ${source}` : "The source";
 }
 

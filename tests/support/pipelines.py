@@ -248,14 +248,13 @@ def offline(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict[str, An
     """
     if flags:
         return offline_command(path, bundle, *flags)
-    from speech_emotion.capture.offline import read_recording
-    from speech_emotion.infer.offline import results_of
+    from speech_emotion.infer.offline.analyzer import Analyzer, analyse
+    from speech_emotion.infer.offline.sound import open_sound
 
     loaded, extractors, model = _loaded(bundle)
-    recording = read_recording(str(path), loaded.spec.sample_rate)
-    if recording.damage is not None:
-        raise recording.damage
-    return [comparable(message) for message in results_of(recording, loaded, extractors, model)]
+    sound = open_sound(str(path), loaded.spec.sample_rate)
+    analyzer = Analyzer(loaded, extractors(), model, sound.blocks.rate, gaps=sound.gaps)
+    return [comparable(message) for block in analyse(sound, analyzer) for message in block]
 
 
 @functools.cache

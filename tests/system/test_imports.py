@@ -56,11 +56,20 @@ def test_a_process_loads_only_what_it_needs(code: str, forbidden: set[str]) -> N
     assert not loaded(code) & forbidden
 
 
-@pytest.mark.parametrize("name", speech_emotion.__all__)
+LIBRARY = {"Pipeline", "Stream"}
+"""Names that load what the stages of the pipeline load."""
+
+
+@pytest.mark.parametrize("name", sorted(set(speech_emotion.__all__) - LIBRARY))
 def test_the_client_loads_pyzmq_and_msgpack_only(name: str) -> None:
     packages = loaded(f"from {P} import {name}") - loaded("") - sys.stdlib_module_names
     cython = {package for package in packages if "cython" in package}
     assert packages - cython <= {P, "zmq", "msgpack", "_cffi_backend"}
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_the_library_loads_no_pandas_and_no_librosa(name: str) -> None:
+    assert not loaded(f"from {P} import {name}") & (HEAVY | PAGE | {"pandas", "pyarrow", "scipy"})
 
 
 def test_loading_and_using_a_bundle_loads_neither_librosa_nor_numba() -> None:

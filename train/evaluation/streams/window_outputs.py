@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_emotion.common.bundle.baseline import Baseline, read_baseline
+from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import UserError
 
 Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+MIN_SPEECH = 0.7
+"""Without a bundle: probability of speech from which a window counts for a baseline."""
 KEYS = ("labels", "corpus", "speaker", "clip", "label", "cold", "speech", "relative")
 
 
@@ -53,6 +57,48 @@ class WindowOutputs:
         begins = np.searchsorted(self.clip, clips)
         ends = np.searchsorted(self.clip, clips, side="right")
         return np.concatenate([np.arange(b, e) for b, e in zip(begins, ends, strict=True)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What a bundle does with the outputs.
+
+    Attributes:
+        baseline: its `prior` and `bias` are not used: the outputs have their own.
+        temperature: of the scores without a baseline.
+        min_speech: probability of speech from which a window counts for a baseline.
+    """
+
+    baseline: Baseline
+    temperature: float
+    min_speech: float
+
+
+def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
+    """The parameters of a bundle, or the defaults, with `settings` such as `trust=0.5`.
+
+    Raises:
+        UserError: the bundle is not valid, or a setting is no number of [baseline].
+    """
+    nothing: tuple[float, ...] = (0.0,) * 4
+    found = Parameters(Baseline(nothing, nothing), 1.0, MIN_SPEECH)
+    if folder is not None:
+        bundle = load_bundle(folder)
+        temperature, min_speech = bundle.calibration.temperature, bundle.decision.min_speech
+        found = Parameters(bundle.baseline or found.baseline, temperature, min_speech)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        try:
+            values[key] = float(value)
+        except ValueError:
+            raise UserError(f"--set {setting}: must be KEY=NUMBER") from None
+    table = {**dataclasses.asdict(found.baseline), **values}
+    table |= {key: list(table[key]) for key in ("prior", "bias")}
+    whole = {"relative_output": True, "baseline": table}
+    baseline = read_baseline(whole, len(found.baseline.prior), "--set")
+    assert baseline is not None
+    return dataclasses.replace(found, baseline=baseline)
 
 
 def read_outputs(files: Sequence[Path], min_speech: float) -> list[WindowOutputs]:
