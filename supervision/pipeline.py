@@ -10,8 +10,8 @@ from pathlib import Path
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
 from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.supervision.bundle_swap import BundleSwap
-from speech_emotion.supervision.console_view import BackgroundView, make_view
-from speech_emotion.supervision.log_lines import LogLines
+from speech_emotion.supervision.console.log_lines import LogLines
+from speech_emotion.supervision.console.view import BackgroundView, make_view
 from speech_emotion.supervision.managed_process import ManagedProcess, status_line
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.restart_policy import ProcessState
