@@ -15,6 +15,8 @@ ROOMS = {
     "supervisor.py": "The command line of the pipeline, and its main function.",
     "supervision": "What only the supervisor does: start, watch, restart and stop the processes.",
     "supervision/privacy": "Whether sound may be taken, and the light that shows it.",
+    "supervision/console": "Log lines and live lines on the terminal.",
+    "supervision/metrics": "Metrics of `health` for Prometheus, and their server.",
     "capture": "Stage 1: read a source, resample it and write it into its ring.",
     "capture/sources": "One adapter per kind of source, and the state machine of a live source.",
     "capture/sources/network": "Sources on the network: connections, time stamps, reconnection.",
