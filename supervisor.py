@@ -19,7 +19,12 @@ import logging
 import sys
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.manifest import (
+    load_bundle,
+    warn_without_baseline,
+    warn_without_operating_point,
+)
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, UserError
@@ -30,48 +35,49 @@ from speech_emotion.common.linux.runtime_dir import reclaim_runtime_dirs
 from speech_emotion.common.linux.scheduling import request_short_time_slices
 from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.security.exposure import DEFAULT_LISTEN
-from speech_emotion.common.stage.main import Parser, check_profile, program
+from speech_emotion.common.stage.main import Parser, program
 from speech_emotion.supervision.console_view import leave
 from speech_emotion.supervision.log_lines import LogLines
 from speech_emotion.supervision.pipeline import Pipeline
-from speech_emotion.supervision.process_table import FILES, STAGES
+from speech_emotion.supervision.process_table import FILES, profiles_of
 from speech_emotion.supervision.resources import build, check
 from speech_emotion.supervision.signals import SignalRequests
 
 log = logging.getLogger("supervisor")
 
-COMMANDS = ("doctor", "keygen", "swap")
+COMMANDS = ("baseline", "doctor", "keygen", "swap")
 """`supervisor.py COMMAND …` runs the module of this name in `speech_emotion.commands`."""
-EXAMPLES = f"""\
+EXAMPLES = """\
 examples:
-  python supervisor.py --dashboard                  the default microphone, with the live page
-  python supervisor.py --source file:talk.flac      a sound file in real time
-  python supervisor.py --config box.toml            a configuration file
-
-commands, each with --help: {", ".join(COMMANDS)}"""
+  {0} --dashboard                  the default microphone, with the live page
+  {0} --source file:talk.flac      a sound file in real time
+  {0} --config box.toml            a configuration file"""
 
 
 def parser() -> argparse.ArgumentParser:
     flags = Parser(
-        prog=program("run", "python supervisor.py"),
+        prog=(name := program("run", "python supervisor.py")),
         description=__doc__,
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.format(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = flags.add_argument
     sources = "mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
     add("--source", action="append", metavar="SOURCE", help=f"{sources}; may be repeated")
+    usual = "compare with the stream's usual sound; default: stream, if the bundle can"
     page = f"serve the live page; default: {DEFAULT_LISTEN}"
     add("--dashboard", nargs="?", const=DEFAULT_LISTEN, metavar="HOST:PORT", help=page)
     add("--config", type=Path, metavar="FILE", help="TOML file, see docs/CONFIGURATION.md")
     add("--history", metavar="FILE", help="write results to this SQLite file")
     add("--record", metavar="FOLDER", help="record sound and messages to this folder")
     add("--bundle", metavar="DIR", help="model bundle; default: models/default")
-    add("--results", metavar="ENDPOINT", help="bound here; default: tcp://127.0.0.1:5555")
+    add("--results", metavar="ENDPOINT", help="publish here; default: tcp://127.0.0.1:5555")
     add("--speed", choices=("realtime", "max"), help="pace of file sources; default: realtime")
     add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
-    add("--streams", type=int, metavar="N", help="number of streams of the one source, as a load")
-    add("--profile", action="append", default=[], metavar="STAGE=OUT", help="cProfile of a stage")
+    add("--sensitivity", choices=OPERATING_POINTS, help="fewer labels or more; default: medium")
+    add("--baseline", metavar="off|stream", help=usual)
+    add("--streams", type=int, metavar="N", help="read the one source as N streams")
+    add("--profile", action="append", default=[], metavar="STAGE=OUT", help="write a cProfile file")
     add("--print-config", action="store_true", help="print the effective configuration and exit")
     return flags
 
@@ -82,7 +88,7 @@ def configure(arguments: argparse.Namespace) -> Config:
     Raises:
         UserError: one of them has a mistake.
     """
-    names = ("bundle", "results", "speed", "runtime", "record")
+    names = ("bundle", "results", "speed", "runtime", "sensitivity", "baseline", "record")
     flags = {key: value for key in names if (value := getattr(arguments, key)) is not None}
     if arguments.dashboard is not None:
         flags["dashboard"] = {"listen": arguments.dashboard}
@@ -103,22 +109,6 @@ def configure(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config, flags)
 
 
-def profiles_of(pairs: list[str]) -> dict[str, str]:
-    """Pairs STAGE=OUT as a table.
-
-    Raises:
-        UserError: a stage is unknown, or a file cannot be written.
-    """
-    table = {}
-    for pair in pairs:
-        stage, _, out = pair.partition("=")
-        if stage not in STAGES or not out:
-            raise UserError(f"--profile {pair!r} must be STAGE=OUT; stages: {', '.join(STAGES)}")
-        check_profile(Path(out))
-        table[stage] = out
-    return table
-
-
 def main() -> int:
     restrict_file_access()
     raise_descriptor_limit()
@@ -133,6 +123,9 @@ def main() -> int:
         return EXIT_OK
     bundle = load_bundle(config.bundle)
     check(config, bundle)
+    if "baseline" in config.model_fields_set and config.baseline != "off":
+        warn_without_baseline(bundle)
+    warn_without_operating_point(bundle, config.sensitivity)
     signals = SignalRequests()
     lines = LogLines(wake := signals.wakeup.set)
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):

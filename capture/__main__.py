@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--source",
         metavar="SOURCE",
-        help="mic, mic:NAME, file:PATH or stdin:RATE[:CHANNELS] or replay:FOLDER",
+        help="mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER; required",
     )
     flags.add_argument(
         "--list-devices", action="store_true", help="list the input devices and exit"
@@ -44,21 +44,37 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--record", metavar="OUT.wav", help="write the device's samples to a sound file"
     )
-    flags.add_argument("--speed", choices=("realtime", "max"), default="realtime")
+    flags.add_argument(
+        "--speed",
+        choices=("realtime", "max"),
+        default="realtime",
+        help="pace of a file; default: realtime",
+    )
     flags.add_argument("--stream", default="main", metavar="NAME", help="default: main")
     flags.add_argument(
         "--channel", type=int, metavar="N", help="channel to take, from 0; default: all, mixed"
     )
-    flags.add_argument("--block", type=int, metavar="FRAMES", help="default: 20 ms")
     flags.add_argument(
-        "--latency", type=latency, default="high", help="of the device: seconds, low or high"
+        "--block", type=int, metavar="FRAMES", help="frames that are read at once; default: 20 ms"
     )
     flags.add_argument(
-        "--bundle", type=Path, default=DEFAULT_BUNDLE, help="gives the sample rate and the window"
+        "--latency",
+        type=latency,
+        default="high",
+        help="of the device: seconds, low or high; default: high",
     )
-    flags.add_argument("--ring-seconds", type=float, default=30.0, metavar="S", help="default: 30")
-    flags.add_argument("--features", metavar="ENDPOINT", help="of the features stage")
-    flags.add_argument("--hub", metavar="ENDPOINT", help="of the infer stage")
+    flags.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        default=DEFAULT_BUNDLE,
+        help="gives sample rate, window and hop; default: models/default",
+    )
+    flags.add_argument(
+        "--ring-seconds", type=float, default=30.0, metavar="S", help="ring length; default: 30"
+    )
+    flags.add_argument("--features", metavar="ENDPOINT", help="where the features stage listens")
+    flags.add_argument("--hub", metavar="ENDPOINT", help="where the infer stage listens")
     return flags
 
 

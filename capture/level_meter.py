@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from speech_emotion.common.closing import Closing
 
 if TYPE_CHECKING:
     from speech_emotion.capture.stream import Stream
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 FLOOR_DB = -70.0
 
 
-class LevelMeter:
+class LevelMeter(Closing):
     """Draws one line per stream on stderr: a bar from -70 to 0 dBFS, the level, the seconds.
 
     Args:
@@ -31,16 +32,11 @@ class LevelMeter:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> LevelMeter:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._progress.stop()
 
     def show(self, streams: list[Stream]) -> None:

@@ -9,6 +9,10 @@ EXIT_USER = 2
 """The user's mistake: configuration, file, model, device. A restart does not help."""
 EXIT_DEVICE = 3
 """A source is missing or was lost. A restart may find it again."""
+EXIT_INPUTS = 4
+"""Some inputs of a batch could not be read, or not to their end; the output names each of them."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, where the work is not complete and can be resumed."""
 
 
 def printable(text: str) -> str:

@@ -24,9 +24,10 @@ from typing import Any
 import uvicorn
 import zmq
 
-from speech_emotion.common.client.results import DEFAULT_ENDPOINT, Event, Status
+from speech_emotion.common.client.flags import add_results_flags
+from speech_emotion.common.client.results import Event, Status
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
+from speech_emotion.common.security.curve import client_keys_of
 from speech_emotion.common.security.exposure import (
     DEFAULT_LISTEN,
     check_base_url,
@@ -196,8 +197,7 @@ def supervised() -> int:
 
 if __name__ == "__main__":
     parser = base_parser("dashboard", __doc__ or "")
-    parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
-    add_client_key_flags(parser)
+    add_results_flags(parser)
     parser.add_argument(
         "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s"
     )

@@ -23,10 +23,11 @@ from typing import Any
 
 import zmq
 
-from speech_emotion.common.client.results import DEFAULT_ENDPOINT, NewerProtocolError, Results
+from speech_emotion.common.client.flags import add_results_flags
+from speech_emotion.common.client.results import NewerProtocolError, Results
 from speech_emotion.common.config.model import HistoryConfig
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
+from speech_emotion.common.security.curve import client_keys_of
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import HistoryJob, HistoryOptions, Job
 from speech_emotion.common.stage.main import base_parser, run
@@ -269,12 +270,16 @@ def _supervised() -> int:
 
 
 if __name__ == "__main__":
-    parser = base_parser("dashboard.history_writer", __doc__ or "")
-    parser.add_argument("--results", default=DEFAULT_ENDPOINT, help="default: %(default)s")
-    add_client_key_flags(parser)
-    parser.add_argument("--file", type=Path, metavar="FILE", help="SQLite file to write")
-    default_days = HistoryConfig().days
-    parser.add_argument("--days", type=float, default=default_days, help="default: %(default)s")
+    parser = base_parser("history", __doc__ or "", "dashboard.history_writer")
+    add_results_flags(parser)
+    parser.add_argument("--file", type=Path, metavar="FILE", help="SQLite file to write; required")
+    parser.add_argument(
+        "--days",
+        type=float,
+        metavar="N",
+        default=HistoryConfig().days,
+        help="keep rows for N days; default: %(default)g",
+    )
     arguments = parser.parse_args()
     run(
         "history",

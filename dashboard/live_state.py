@@ -136,6 +136,7 @@ class LiveState:
                 "bundle": result.bundle,
                 "labels": stream.labels,
                 "total_ms": (result.timing_ms or {}).get("total"),
+                "baseline": _short(result.baseline),
             }
         )
         line = f'{prefix[:-1]}, "row": {row}}}'

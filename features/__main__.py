@@ -25,8 +25,10 @@ def parser() -> argparse.ArgumentParser:
     flags = base_parser("features", DESCRIPTION)
     flags.add_argument("file", nargs="?", metavar="FILE", help="a sound file of any format")
     which = flags.add_mutually_exclusive_group()
-    which.add_argument("--bundle", type=Path, help="default: models/default")
-    which.add_argument("--spec", type=Path, help="a TOML file with a [features] table; needs FILE")
+    which.add_argument("--bundle", type=Path, metavar="DIR", help="default: models/default")
+    which.add_argument(
+        "--spec", type=Path, metavar="TOML", help="a file with a [features] table; needs FILE"
+    )
     flags.add_argument("--out", type=Path, metavar="F.npz", help="write the arrays")
     flags.add_argument(
         "--self-test", action="store_true", help="check the bundle against its golden vectors"

@@ -37,8 +37,13 @@ class WindowBuilder:
     bundle: str = ""
     times: Callable[[int], tuple[float, float | None]] = no_clock
 
-    def analysed(self, k: int, analysis: Analysis, *, lost: int = 0) -> Window:
-        """Window k with its analysis; `lost` of its samples are missing."""
+    def analysed(self, k: int, analysis: Analysis, *, lost: int = 0, packed: bool = True) -> Window:
+        """Window k with its analysis; `lost` of its samples are missing.
+
+        Args:
+            packed: whether the message carries the features, as one that is sent must.
+        """
+        features = analysis.features if packed else None
         return self._window(
             k,
             self.grid.end(k),
@@ -48,7 +53,7 @@ class WindowBuilder:
             lost=lost,
             features_ms=analysis.milliseconds,
             gate=analysis.gate,
-            features=None if analysis.features is None else analysis.features.tobytes(),
+            features=None if features is None else features.tobytes(),
         )
 
     def skipped(self, k: int, following: int, *, lost: int, gate: list[float]) -> Window:

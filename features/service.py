@@ -33,7 +33,7 @@ from speech_emotion.features.messages import WindowBuilder
 log = logging.getLogger("features")
 
 POLL_MS = 100
-LOST_CHECKS = 2
+REMOVED_CHECKS = 2
 """Heartbeats in a row without a stream's ring after which the stage ends."""
 
 
@@ -50,7 +50,7 @@ class Stream:
     next: int = 0
     ended: bool = False
     refused: str = ""
-    lost_checks: int = 0
+    removed_checks: int = 0
 
     def accept(self, credit: internal.Credit, client: bytes) -> None:
         """Take the newest credit. A new session resumes at the window that it names.
@@ -63,8 +63,8 @@ class Stream:
             self.next, self.ended = credit.next, False
         self.credit, self.client = credit, client
 
-    def lost_ring(self) -> bool:
-        """Whether the ring that a live capture writes cannot be attached, or lost its name.
+    def ring_removed(self) -> bool:
+        """Whether the ring that a live capture writes cannot be attached, or was removed.
 
         The ring of an owner that has ended does not count: its ticks are old.
         """
@@ -123,7 +123,7 @@ class FeaturesService:
             )
 
     def run(self, stop: StopRequest) -> int:
-        """Serve until a stop is requested, or until a stream lost its ring.
+        """Serve until a stop is requested, or until the ring of a stream was removed.
 
         Returns:
             The exit code.
@@ -147,7 +147,7 @@ class FeaturesService:
                 counters = self._heartbeat.counters
                 counters["connections_refused"] += self._connections.take_refused()
                 counters["connections_cut"] += self._connections.take_cut()
-            if self._heartbeat.due() and self._lost_ring():
+            if self._heartbeat.due() and self._ring_removed():
                 code = EXIT_FAULT
                 break
             self._heartbeat.beat()
@@ -161,11 +161,11 @@ class FeaturesService:
         remove_file(self._endpoint)
         return code
 
-    def _lost_ring(self) -> bool:
-        """Whether a stream lost its ring at two checks in a row; a capture that ends removes it."""
+    def _ring_removed(self) -> bool:
+        """Whether a ring was missing at two checks in a row; a capture that ends removes it."""
         for stream in self._streams.values():
-            stream.lost_checks = stream.lost_checks + 1 if stream.lost_ring() else 0
-            if stream.lost_checks >= LOST_CHECKS:
+            stream.removed_checks = stream.removed_checks + 1 if stream.ring_removed() else 0
+            if stream.removed_checks >= REMOVED_CHECKS:
                 log.error(
                     "stream %s: its ring was removed from %s; restart the pipeline",
                     stream.name,

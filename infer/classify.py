@@ -8,36 +8,74 @@ import time
 import numpy as np
 
 from speech_emotion.common.bundle.manifest import Bundle
-from speech_emotion.common.wire import codec, internal
-from speech_emotion.infer.decision import State, calibrate, decide, finish, speech_of
+from speech_emotion.common.wire import codec, internal, public
+from speech_emotion.infer.baseline import Evidence, observe
+from speech_emotion.infer.decision import (
+    State,
+    calibrate,
+    decide,
+    finish,
+    relative_of,
+    sound_flaw,
+    speech_of,
+)
 from speech_emotion.infer.model import Array, Model
 
 
+def classify(
+    window: internal.Window,
+    features: Array | None,
+    state: State,
+    model: Model,
+    bundle: Bundle,
+) -> tuple[public.Result, list[public.Utterance], State]:
+    """The result of one window, the utterances that end with it, and the state after it.
+
+    `decide` for the model's output, with the stream's baseline before and after the window.
+
+    Args:
+        features: normalized, float32, (frames, dims); None for a window without speech.
+        state: decision state after the previous window.
+    """
+    before, probabilities, speech, heard = state.baseline, None, 1.0, None
+    hop_s = bundle.spec.hop / bundle.spec.sample_rate
+    if features is not None:
+        output = model.predict(features)
+        probabilities, speech = calibrate(output, bundle, before), speech_of(output, bundle)
+        cold = None if before is None else calibrate(output, bundle)
+        if cold is not None and sound_flaw(window, speech, bundle) is None:
+            heard = Evidence(relative_of(output, bundle), cold, hop_s)
+    result, utterances, after = decide(state, window, probabilities, bundle, speech)
+    if before is not None and bundle.baseline is not None:
+        baseline = observe(before, heard, bundle.baseline, ended=after.speaking is None)
+        after = dataclasses.replace(after, baseline=baseline)
+        result = dataclasses.replace(
+            result, baseline=before.seconds, baseline_forgotten=state.forgotten
+        )
+    return result, utterances, dataclasses.replace(after, forgotten=False)
+
+
 def submission(
-    window: internal.Window, state: State, model: Model, bundle: Bundle, *, timed: bool = True
+    window: internal.Window, state: State, model: Model, bundle: Bundle
 ) -> tuple[internal.Submit, State]:
     """The message to the hub for one window, and the decision state after the window.
 
     Args:
         state: decision state after the previous window.
-        timed: whether the result carries `timing_ms`; offline results do not.
 
     Raises:
         ProtocolError: the window's features do not have the shape of the bundle's spec.
     """
     began = time.perf_counter()
+    result: public.Result | None = None
     if window.kind == "end":
-        result, utterances, state = None, finish(state, window, bundle), State()
+        utterances, state = finish(state, window, bundle), State()
     else:
-        probabilities, speech = None, 1.0
-        if window.kind == "speech":
-            output = model.predict(_features_of(window, bundle))
-            probabilities, speech = calibrate(output, bundle), speech_of(output, bundle)
-        result, utterances, state = decide(state, window, probabilities, bundle, speech)
-        if timed:
-            milliseconds = (time.perf_counter() - began) * 1000.0
-            timing = {"features": window.features_ms, "infer": milliseconds}
-            result = dataclasses.replace(result, timing_ms=timing)
+        features = _features_of(window, bundle) if window.kind == "speech" else None
+        result, utterances, state = classify(window, features, state, model, bundle)
+        milliseconds = (time.perf_counter() - began) * 1000.0
+        timing = {"features": window.features_ms, "infer": milliseconds}
+        result = dataclasses.replace(result, timing_ms=timing)
     submit = internal.Submit(
         stream=window.stream,
         run=window.run,

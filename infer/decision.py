@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Result, Utterance
+from speech_emotion.infer.baseline import BaselineState, blend, trust_in
 
 UNCERTAIN = "uncertain"
 NOT_SPEECH = "not_speech"
@@ -62,6 +63,8 @@ class State:
         label: the label published last; hysteresis favours it.
         silent: windows without speech since the last speech window.
         speaking: the utterance in progress, or None.
+        baseline: what the stream usually sounds like; None without a baseline.
+        forgotten: the baseline was forgotten before the next window.
     """
 
     average: list[float] | None = None
@@ -69,41 +72,66 @@ class State:
     label: str | None = None
     silent: int = 0
     speaking: Speaking | None = None
+    baseline: BaselineState | None = None
+    forgotten: bool = False
 
     def to_map(self) -> dict[str, Any]:
         """The plain map that a checkpoint holds."""
         # dataclasses.asdict would copy every value deeply. These values never change.
         speaking = None if self.speaking is None else dict(vars(self.speaking))
-        return {**vars(self), "speaking": speaking}
+        baseline = None if self.baseline is None else dict(vars(self.baseline))
+        return {**vars(self), "speaking": speaking, "baseline": baseline}
 
     @classmethod
     def from_map(cls, table: dict[str, Any]) -> State:
         """From a checkpoint's map; an empty one is the start of a stream."""
-        speaking = table.get("speaking")
-        return cls(**{**table, "speaking": Speaking(**speaking) if speaking else None})
+        speaking, baseline = table.get("speaking"), table.get("baseline")
+        return cls(
+            **{
+                **table,
+                "speaking": Speaking(**speaking) if speaking else None,
+                "baseline": BaselineState(**baseline) if baseline else None,
+            }
+        )
 
 
-def calibrate(output: NDArray[np.float32], bundle: Bundle) -> Vector | None:
+def calibrate(
+    output: NDArray[np.float32], bundle: Bundle, baseline: BaselineState | None = None
+) -> Vector | None:
     """The model's output for one window as calibrated probabilities.
 
     Temperature scaling (Guo et al., 2017), computed in float64. None if the output is not
     finite: such a window has no probabilities.
+
+    Args:
+        baseline: of the stream before the window; None: the relative scores are not used.
     """
     if not np.isfinite(output).all():
         return None
     scores = output[: len(bundle.labels)].astype(np.float64)
     if bundle.output == "probabilities":
         scores = np.log(np.maximum(scores, 1e-12))
-    return _softmax(scores / bundle.calibration.temperature)
+    temperature = bundle.calibration.temperature
+    if baseline is not None and bundle.baseline is not None:
+        relative, to = relative_of(output, bundle), bundle.baseline
+        trust = trust_in(baseline, to, bundle.neutral)
+        scores, temperature = blend(scores, relative, temperature, trust, to)
+    return _softmax(scores / temperature)
+
+
+def relative_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:
+    """The relative scores in the output of a model with `relative_output`, (labels,)."""
+    return output[-len(bundle.labels) :].astype(np.float64)
 
 
 def speech_of(output: NDArray[np.float32], bundle: Bundle) -> float:
     """The model's probability that a window is speech; 1 without a (finite) `speech_output`."""
-    if not bundle.speech_output or not np.isfinite(output[-1]):
+    if not bundle.speech_output or not np.isfinite(output[len(bundle.labels)]):
         return 1.0
+    score = output[len(bundle.labels)]
     if bundle.output == "probabilities":
-        return float(output[-1])
-    return float(1.0 / (1.0 + np.exp(-np.clip(output[-1].astype(np.float64), -50.0, 50.0))))
+        return float(score)
+    return float(1.0 / (1.0 + np.exp(-np.clip(score.astype(np.float64), -50.0, 50.0))))
 
 
 def _softmax(scores: Vector) -> Vector:
@@ -116,6 +144,18 @@ def _sharpen(probabilities: Vector, temperature: float) -> Vector:
     if temperature == 1.0:
         return probabilities
     return _softmax(np.log(np.maximum(probabilities, 1e-12)) / temperature)
+
+
+def _weighted(probabilities: Vector, bundle: Bundle) -> Vector:
+    """The probabilities by which the label is chosen: with the decision's bias per label.
+
+    The published probabilities are without it: it says how costly a wrong label is, not how
+    likely a label is.
+    """
+    bias = bundle.decision.bias
+    if not any(bias):
+        return probabilities
+    return _softmax(np.log(np.maximum(probabilities, 1e-12)) + np.array(bias))
 
 
 def decide(
@@ -146,15 +186,16 @@ def decide(
         average = weight * probabilities + (1.0 - weight) * np.array(state.average)
         voiced = weight * speech + (1.0 - weight) * state.speech
     smoothed = _sharpen(average, bundle.calibration.smoothed_temperature)
-    top = int(smoothed.argmax())
+    weighted = _weighted(smoothed, bundle)
+    top = int(weighted.argmax())
     label = bundle.labels[top]
     if state.label is not None and label != state.label:
         published = bundle.labels.index(state.label)
-        if smoothed[top] - smoothed[published] < decision.hysteresis:
+        if weighted[top] - weighted[published] < decision.hysteresis:
             top, label = published, state.label
     speaking = _extend(state.speaking, window, probabilities, speech)
     reason = _uncertain_reason(window, float(smoothed[top]), voiced, speaking, bundle)
-    shown = int(smoothed.argmax()) if reason else top
+    shown = int(weighted.argmax()) if reason else top
     result = _result(
         window,
         bundle,
@@ -225,12 +266,8 @@ def _uncertain_reason(
     window: Window, confidence: float, voiced: float, speaking: Speaking, bundle: Bundle
 ) -> str | None:
     decision = bundle.decision
-    if window.clipped >= decision.clipped_fraction > 0:
-        return "clipped"
-    if window.rms_db < decision.too_quiet_dbfs:
-        return "too_quiet"
-    if voiced < decision.min_speech:
-        return NOT_SPEECH
+    if (flaw := sound_flaw(window, voiced, bundle)) is not None:
+        return flaw
     if speaking.windows < decision.min_windows:
         return "too_short"
     if confidence < decision.min_confidence:
@@ -238,10 +275,24 @@ def _uncertain_reason(
     return None
 
 
+def sound_flaw(window: Window, speech: float, bundle: Bundle) -> str | None:
+    """Why the sound of a window is no speech to judge; None if it is.
+
+    Args:
+        speech: probability that it is speech.
+    """
+    decision = bundle.decision
+    if window.clipped >= decision.clipped_fraction > 0:
+        return "clipped"
+    if window.rms_db < decision.too_quiet_dbfs:
+        return "too_quiet"
+    return NOT_SPEECH if speech < decision.min_speech else None
+
+
 def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Utterance:
     mean = np.array(speaking.total) / speaking.windows
     probabilities = _sharpen(mean, bundle.calibration.utterance_temperature)
-    top = int(probabilities.argmax())
+    top = int(_weighted(probabilities, bundle).argmax())
     confidence = float(probabilities[top])
     reason = None
     if speaking.speech / speaking.windows < bundle.decision.min_utterance_speech:

@@ -55,6 +55,8 @@ class Boxes(BaseModel):
     bundles: tuple[UserPath, ...] = Field((DEFAULT_BUNDLE,), min_length=1)
     """Bundles that boxes may request."""
     runtime: str = Field("auto", pattern="^(auto|litert|tflite)$")
+    sensitivity: str = Field("medium", pattern="^(low|medium|high)$")
+    """Operating point of the bundles."""
     box: tuple[Box, ...] = Field(min_length=1, max_length=256)
 
 
@@ -87,7 +89,7 @@ def serve_boxes(path: Path) -> int:
     boxes = load_boxes(path)
     models = {}
     for folder in boxes.bundles:
-        bundle = load_bundle(folder)
+        bundle = load_bundle(folder).at(boxes.sensitivity)
         models[bundle.id] = (bundle, Model(bundle, boxes.runtime))
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     poller = zmq.Poller()

@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.manifest import OUTPUT_TOLERANCE, Bundle
+from speech_emotion.common.bundle.manifest import (
+    OUTPUT_TOLERANCE,
+    RELATIVE_TOLERANCE,
+    Bundle,
+)
 from speech_emotion.common.errors import UserError
 
 RUNTIMES = {
@@ -98,16 +102,20 @@ class Model:
         try:
             with np.errstate(all="ignore"):  # values that overflow fail the comparison
                 output = self.predict(golden["normalized"].astype(np.float32))
-                off = float(np.max(np.abs(output - golden["probabilities"].astype(np.float32))))
+                allowed = np.full(bundle.outputs, OUTPUT_TOLERANCE)
+                if bundle.baseline is not None:
+                    allowed[-len(bundle.labels) :] = RELATIVE_TOLERANCE
+                off = np.abs(output - golden["probabilities"].astype(np.float32))
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"{bundle.model}: cannot be run on {self.runtime} "
                 f"({str(error).splitlines()[0][:120]}); the model is damaged, rebuild the bundle"
             ) from None
-        if not off <= OUTPUT_TOLERANCE:
+        if not (off <= allowed).all():
+            worst = int(np.argmax(off / allowed))
             raise UserError(
                 f"{path}: the model gives other outputs on this machine than it must "
-                f"(off by {off:.3g}, allowed {OUTPUT_TOLERANCE:g}); "
+                f"(off by {off[worst]:.3g}, allowed {allowed[worst]:g}); "
                 "the bundle is inconsistent, rebuild it"
             )
 

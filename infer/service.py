@@ -33,7 +33,7 @@ POLL_MS = 100
 REPEAT_S = 0.2
 """Interval at which a `Credit` is repeated."""
 STALLED_S = 2.0
-"""Time without an acknowledgement after which submitted results count as lost."""
+"""Time without an acknowledgement after which the checkpoint is requested from the hub."""
 
 
 class InferService:
@@ -211,11 +211,9 @@ class InferService:
             return
         bundle, model = self._models[session.bundle.id]
         submit, session.state = submission(window, session.state, model, bundle)
-        if session.pending_utterances:
-            submit = dataclasses.replace(
-                submit, utterances=[*session.pending_utterances, *submit.utterances]
-            )
-            session.pending_utterances = []
+        utterances = [*session.pending_utterances, *submit.utterances]
+        submit = dataclasses.replace(submit, utterances=utterances, forgets=session.forgets)
+        session.pending_utterances = []
         if session.idle:
             session.progress = time.monotonic()
         session.expected = window.next_seq

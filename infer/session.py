@@ -8,6 +8,7 @@ import time
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.wire import internal, public
+from speech_emotion.infer.baseline import BaselineState
 from speech_emotion.infer.decision import State, finish
 
 IN_FLIGHT = 16
@@ -24,6 +25,7 @@ class Session:
         gate: state of the voice gate before window `accepted`.
         gates: state of the voice gate before each later window.
         state: decision state after window `expected` - 1.
+        forgets: how often the baseline was forgotten before.
         pending_utterances: utterances that a bundle swap ended, to be sent with the next result.
         progress: CLOCK_MONOTONIC when the hub last accepted a window, or when it had none to
             accept.
@@ -36,6 +38,7 @@ class Session:
     gate: list[float]
     state: State
     ended: bool
+    forgets: int = 0
     pending_utterances: list[public.Utterance] = dataclasses.field(default_factory=list)
     id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
     expected: int = 0
@@ -51,11 +54,17 @@ class Session:
         Args:
             previous: the bundle that made the checkpoint, if it is another one and known. For
                 decisions a bundle swap acts like a gap: smoothing restarts, the utterance ends.
+                The baseline restarts, too: scores of two models cannot be compared.
         """
         state, pending_utterances = State.from_map(resume.decision), []
         if resume.checkpoint_bundle not in ("", bundle.id):
             pending_utterances = finish(state, resume, previous) if previous is not None else []
-            state = State()
+            state = State(forgotten=state.forgotten)
+        if not resume.baseline or bundle.baseline is None:
+            state = dataclasses.replace(state, baseline=None)
+        elif state.baseline is None:
+            empty = BaselineState.empty(len(bundle.labels))
+            state = dataclasses.replace(state, baseline=empty)
         return cls(
             stream=resume.stream,
             run=resume.run,
@@ -64,6 +73,7 @@ class Session:
             gate=resume.gate,
             state=state,
             ended=resume.ended,
+            forgets=resume.forgets,
             pending_utterances=pending_utterances,
             expected=resume.next,
         )
@@ -82,9 +92,10 @@ class Session:
 
     def matches(self, resume: internal.Resume) -> bool:
         """Whether this session is exactly at the checkpoint of `resume`."""
-        return (self.run, self.bundle.id, self.accepted, self.ended) == (
+        return (self.run, self.bundle.id, self.accepted, self.ended, self.forgets) == (
             resume.run,
             resume.bundle,
             resume.next,
             resume.ended,
+            resume.forgets,
         )

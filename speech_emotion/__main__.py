@@ -24,20 +24,18 @@ class Command:
         module: a module with `main(words) -> int`, or a program that runs as `__main__`.
         help: one line for `speech-emotion --help`.
         program: whether the module is a program.
-        words: arguments set before the user's.
     """
 
     module: str
     help: str
     program: bool = False
-    words: tuple[str, ...] = ()
 
 
 COMMANDS = {
     "run": Command("supervisor", "run the pipeline: microphone, file or stdin to results", True),
     "demo": Command("commands.demo", "run the pipeline on a recording that comes with it"),
     "doctor": Command("commands.doctor", "check bundle, memory, devices and a trial run"),
-    "devices": Command("capture", "list the input devices", True, ("--list-devices",)),
+    "devices": Command("commands.devices", "list the input devices"),
     "infer": Command("infer", "classify a sound file, or run the infer stage alone", True),
     "features": Command("features", "compute features of a file, or run the stage alone", True),
     "capture": Command("capture", "record or meter a source, or run the stage alone", True),
@@ -46,6 +44,7 @@ COMMANDS = {
     "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
     "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),
+    "baseline": Command("commands.baseline", "forget what a running pipeline learnt of voices"),
     "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
     "train": Command("train", "train, evaluate and convert models (extra: train)", True),
 }
@@ -70,7 +69,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return EXIT_USER
-    words = [*command.words, *sys.argv[2:]]
+    words = sys.argv[2:]
     sys.argv = [f"speech-emotion {name}", *words]
     module = f"speech_emotion.{command.module}"
     if command.program:

@@ -1,4 +1,4 @@
-"""Swap the bundle of a running pipeline: requests, copies of bundles, answers."""
+"""Requests to a running pipeline, and swaps of its bundle: copies of bundles, answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import Bundle, copy_bundle, load_bundle
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
-from speech_emotion.common.wire.internal import Swapped
+from speech_emotion.common.wire.internal import ForgetBaseline, Swapped
+from speech_emotion.supervision.forget_baseline import forget_baseline
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.swap_attempt import SwapAttempt, check_grid
@@ -19,7 +20,7 @@ log = logging.getLogger("swap")
 
 
 class BundleSwap:
-    """Takes requests for another bundle, one at a time. The supervisor's loop calls `turn`.
+    """Takes requests, those for another bundle one at a time. The supervisor's loop calls `turn`.
 
     Args:
         configured: returns the bundle that the configuration names now.
@@ -72,6 +73,9 @@ class BundleSwap:
             ending: whether the pipeline ends; requests are refused then.
         """
         for client, request in self._resources.control.requests():
+            if isinstance(request, ForgetBaseline):
+                self._resources.control.answer(client, forget_baseline(self._resources, request))
+                continue
             refusal = self._begin(functools.partial(Path, request.bundle), ending=ending)
             if refusal is not None:
                 self._resources.control.answer(client, refusal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import zmq
 
@@ -16,6 +16,8 @@ from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import bind, configure, connect, remove_file, send
 
 CONTROL = "control"
+
+Request: TypeAlias = internal.Swap | internal.ForgetBaseline
 
 
 ANSWER_S = 90.0
@@ -33,7 +35,7 @@ class ControlSocket:
         bind(self._socket, self._endpoint, CONTROL)
         self.malformed = 0
 
-    def requests(self) -> Iterator[tuple[bytes, internal.Swap]]:
+    def requests(self) -> Iterator[tuple[bytes, Request]]:
         """The requests that have arrived, each with the identity of its client; does not wait."""
         for _ in range(100):
             try:
@@ -47,7 +49,7 @@ class ControlSocket:
             except codec.ProtocolError:
                 self.malformed += 1
                 continue
-            if isinstance(message, internal.Swap):
+            if isinstance(message, Request):
                 yield parts[0], message
             else:
                 self.malformed += 1
@@ -78,8 +80,28 @@ def running() -> dict[int, Path]:
     return sockets
 
 
-def ask(control: Path, bundle: Path) -> internal.Swapped:
-    """Ask a supervisor to swap its bundle, and wait for the outcome.
+def find(pid: int | None) -> Path:
+    """The control socket of the one running supervisor of this user, or of the given one.
+
+    Raises:
+        UserError: there is none, or there are several and `pid` is None.
+    """
+    sockets = running()
+    if pid is not None:
+        sockets = {one: path for one, path in sockets.items() if one == pid}
+    if not sockets:
+        which = f"with process id {pid}" if pid is not None else "of this user"
+        raise UserError(f"no pipeline {which} is running")
+    if len(sockets) > 1:
+        raise UserError(
+            f"several pipelines are running: choose one with --pid {' or '.join(map(str, sockets))}"
+        )
+    (control,) = sockets.values()
+    return control
+
+
+def ask(control: Path, request: Request) -> internal.Swapped:
+    """Send a request to a supervisor, and wait for the outcome.
 
     Raises:
         UserError: it gives no answer.
@@ -87,7 +109,7 @@ def ask(control: Path, bundle: Path) -> internal.Swapped:
     context: zmq.Context[Any] = zmq.Context()
     try:
         socket = connect(context, f"ipc://{control}", CONTROL)
-        send(socket, internal.Swap(str(bundle)))
+        send(socket, request)
         deadline = time.monotonic() + ANSWER_S
         while not socket.poll(200):
             # kill -9 leaves the socket's file.

@@ -104,6 +104,7 @@ class Pipeline:
             for process in self._processes:
                 process.kill()
             self._resources.close()
+            self._notifier.close()
 
     def _over(self) -> bool:
         if self._swap.between:

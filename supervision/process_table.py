@@ -10,6 +10,7 @@ from typing import Any
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
+from speech_emotion.common.errors import UserError
 from speech_emotion.common.stage.jobs import (
     BundleFolder,
     CaptureJob,
@@ -26,6 +27,7 @@ from speech_emotion.common.stage.jobs import (
     SourceOptions,
     StreamJob,
 )
+from speech_emotion.common.stage.main import check_profile
 from speech_emotion.supervision.restart_policy import BACKOFF, RestartPolicy
 
 FILES = ("file", "replay")
@@ -141,6 +143,7 @@ def infer_jobs(plan: Plan, nice: int) -> dict[str, Job]:
             bundle=bundle_folder(plan.bundle),
             features={stream: plan.features[stream] for stream in streams},
             runtime=plan.config.runtime,
+            sensitivity=plan.config.sensitivity,
         )
         for process, streams in workers("infer", plan.config.workers.infer, plan.rings).items()
     }
@@ -287,3 +290,19 @@ def captures(config: Config) -> dict[str, list[StreamConfig]]:
 def bundle_folder(bundle: Bundle) -> BundleFolder:
     """A bundle as jobs name it."""
     return BundleFolder(bundle.path, bundle.display())
+
+
+def profiles_of(pairs: list[str]) -> dict[str, str]:
+    """Pairs STAGE=OUT as a table.
+
+    Raises:
+        UserError: a stage is unknown, or a file cannot be written.
+    """
+    table = {}
+    for pair in pairs:
+        stage, _, out = pair.partition("=")
+        if stage not in STAGES or not out:
+            raise UserError(f"--profile {pair!r} must be STAGE=OUT; stages: {', '.join(STAGES)}")
+        check_profile(Path(out))
+        table[stage] = out
+    return table

@@ -47,6 +47,7 @@ class Resources:
         hub: the results hub; its thread is not started yet.
         control: socket for requests such as a bundle swap.
         processes: every process of the pipeline; none is started yet.
+        baseline: infer keeps a baseline of each stream, if the bundle can.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Resources:
     hub: Hub
     control: ControlSocket
     processes: list[ManagedProcess]
+    baseline: bool
     _rings: list[RingOwner]
     _results: str
     _inode: int
@@ -187,7 +189,10 @@ def build(
         raise
     inode = folder.stat().st_ino
     owners = list(rings.values())
-    return Resources(folder, state, hub, control, processes, owners, config.results, inode, stack)
+    return Resources(
+        *(folder, state, hub, control, processes, config.baseline == "stream"),
+        *(owners, config.results, inode, stack),
+    )
 
 
 def _rings(
@@ -221,6 +226,7 @@ def _hub(config: Config, state: PipelineState, stages: str, inner: str) -> Hub:
         info=state.info,
         health=state.health,
         bundle=state.bundle.id,
+        baseline=config.baseline == "stream",
         inner=inner,
         remote=(host.hub, host.lock) if host else None,
         lock=config.curve.lock,

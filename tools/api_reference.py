@@ -20,7 +20,9 @@ HEAD = """\
 <!-- Made by `python -m tools.api_reference > docs/API.md`; do not edit. -->
 
 Promised names, importable from `speech_emotion`. They change only with a line in
-[CHANGELOG.md](../CHANGELOG.md). Importing them loads pyzmq and msgpack, neither numpy nor pydantic.
+[CHANGELOG.md](../CHANGELOG.md). `Results` is the client of a running pipeline; importing it loads
+pyzmq and msgpack, neither numpy nor pydantic. `Pipeline` analyses recordings in the program itself
+([ARCHIVE.md](ARCHIVE.md)).
 
 ```python
 from speech_emotion import Results
@@ -28,6 +30,13 @@ from speech_emotion import Results
 with Results("tcp://127.0.0.1:5555", "main") as results:
     for result in results:
         print(result.emotion, result.confidence, results.status().state.value)
+```
+
+```python
+from speech_emotion import Pipeline
+
+for message in Pipeline()("talk.wav"):
+    print(message.start / message.rate, message.emotion)
 ```
 
 """
@@ -53,7 +62,7 @@ def page() -> str:
     """The whole page as Markdown."""
     package = importlib.import_module("speech_emotion")
     names = [name for name in package.__all__ if not name.startswith("__")]
-    names.sort(key=lambda name: (name != "Results", name))
+    names.sort(key=lambda name: (name not in ("Results", "Pipeline"), name))
     parts = [HEAD, *(entry(getattr(package, name), name) for name in names), LIBRARY_HEAD]
     for module, functions in LIBRARY:
         for name in functions:
@@ -86,12 +95,13 @@ def members_of(value: type) -> str:
     text = ""
     for name, member in vars(value).items():
         plain = member.__func__ if isinstance(member, classmethod) else member
-        if name.startswith("_") or not getattr(plain, "__doc__", None):
+        if (name.startswith("_") and name != "__call__") or not getattr(plain, "__doc__", None):
             continue
         if isinstance(plain, property):
             text += f"### `{name}` (property)\n\n{docstring(plain)}"
         elif isinstance(plain, FunctionType):
-            text += f"### `{name}`\n\n{signature(plain, name)}{docstring(plain)}"
+            called = value.__name__.lower() if name == "__call__" else name
+            text += f"### `{called}`\n\n{signature(plain, called)}{docstring(plain)}"
     return text
 
 
@@ -110,9 +120,14 @@ def place(path: str) -> str:
 
 def docstring(value: object) -> str:
     """The docstring as Markdown: sections become bold words, their rows a list."""
-    lines = []
+    lines: list[str] = []
+    example = False
     for line in (inspect.getdoc(value) or "").splitlines():
-        if re.fullmatch(r"[A-Z]\w+:", line):
+        if example or line.startswith(">>> "):
+            lines += [] if example else ["```pycon"]
+            example = bool(line)
+            lines.append(line if example else "```\n")
+        elif re.fullmatch(r"[A-Z]\w+:", line):
             lines.append(f"**{line.removesuffix(':')}**\n")
         elif match := re.match(r"    (\*{0,2}\w+(?:, \w+)*)( \([^)]*\))?: (.*)", line):
             names = match[1].replace(", ", "`, `")
@@ -121,6 +136,7 @@ def docstring(value: object) -> str:
             lines.append(f"  {line.strip()}")
         else:
             lines.append(line)
+    lines += ["```"] if example else []
     return textwrap.dedent("\n".join(lines)).strip() + "\n\n"
 
 

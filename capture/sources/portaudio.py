@@ -49,7 +49,8 @@ class Device:
         rate: sample rate of the hardware in Hz.
         default: whether it is the default input device.
         source: name of the sound server's source; None: its default source, or no server.
-        monitor: whether it repeats what an output plays; used only if named exactly.
+        loopback: whether it repeats what an output plays (PulseAudio calls it a monitor); used
+            only if named exactly.
     """
 
     index: int
@@ -59,7 +60,7 @@ class Device:
     rate: int
     default: bool
     source: str | None = None
-    monitor: bool = False
+    loopback: bool = False
 
     @property
     def served(self) -> bool:
@@ -157,7 +158,7 @@ def _as_device(source: Source, server: int) -> Device:
         rate=source.rate,
         default=False,
         source=source.name,
-        monitor=source.monitor,
+        loopback=source.loopback,
     )
 
 
@@ -182,7 +183,7 @@ def find_device(name: str) -> Device:
         return chosen[0]
     wanted = name.lower()
     exact = [device for device in devices if wanted in device.names]
-    partly = [d for d in devices if not d.monitor and any(wanted in name for name in d.names)]
+    partly = [d for d in devices if not d.loopback and any(wanted in name for name in d.names)]
     for chosen in (exact, partly):
         # Prefer the sound server: other programs can then use the device too.
         chosen = [device for device in chosen if device.source] or chosen

@@ -25,7 +25,7 @@ class Source:
         name: name that stays the same after a replug.
         description: name for people.
         usb: vendor:product in hex; None where it is not on USB.
-        monitor: whether it repeats what an output plays.
+        loopback: whether it repeats what an output plays (PulseAudio calls it a monitor).
         channels: number of channels.
         rate: sample rate in Hz.
     """
@@ -34,7 +34,7 @@ class Source:
     name: str
     description: str
     usb: str | None
-    monitor: bool
+    loopback: bool
     channels: int
     rate: int
 
@@ -58,7 +58,7 @@ def _source(row: dict[str, Any]) -> Source:
         name=row["name"],
         description=row.get("description") or row["name"],
         usb=f"{vendor[-4:]}:{product[-4:]}".lower() if usb else None,
-        monitor=properties.get("device.class") == "monitor",
+        loopback=properties.get("device.class") == "monitor",
         channels=int(channels.removesuffix("ch")),
         rate=int(rate.removesuffix("Hz")),
     )
@@ -117,9 +117,10 @@ class SourceFollower:
         assert self._process.stdout is not None
         self._update()
         # The output ends with the server. The source monitor detects that the device has stopped.
-        for line in self._process.stdout:
-            if "source" in line or "server" in line:
-                self._update()
+        with self._process.stdout as lines:
+            for line in lines:
+                if "source" in line or "server" in line:
+                    self._update()
 
     def _update(self) -> None:
         source = own_source()

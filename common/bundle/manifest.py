@@ -10,20 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import re
 import reprlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from speech_emotion.common.bundle.arrays import read_npz
+from speech_emotion.common.bundle.baseline import Baseline, read_baseline
+from speech_emotion.common.bundle.parameters import (
+    Calibration,
+    Decision,
+    read_decision,
+    read_flag,
+    read_numbers,
+    read_operating_points,
+)
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.common.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+log = logging.getLogger("bundle")
+
 FORMAT = 1
 MANIFEST = "bundle.toml"
 LAYOUTS = ("frames,dims,1", "frames,dims", "dims,frames", "dims,frames,1", "dims")
@@ -42,72 +55,18 @@ OUTPUT_TOLERANCE = 0.02
 differ by up to 0.007 in a probability.
 """
 
-T = TypeVar("T", bound="Calibration | Decision")
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """Temperatures (Guo et al., 2017) that calibrate probabilities.
-
-    Applied to the model's output per window, to the smoothed probabilities, and to the
-    average over an utterance.
-    """
-
-    temperature: float = 1.0
-    smoothed_temperature: float = 1.0
-    utterance_temperature: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """Parameters of the decision from probabilities to a label.
-
-    Attributes:
-        smoothing: weight of the newest speech window in the exponential average.
-        hysteresis: how far another label must lead before the published one changes.
-        min_confidence: below it a window is `uncertain` (`low_margin`).
-        min_utterance_confidence: the same for an utterance.
-        min_speech: a window whose smoothed probability of speech is below it is `uncertain`
-            (`not_speech`); only for models with `speech_output`.
-        min_utterance_speech: the same for the average over an utterance.
-        min_windows: speech windows an utterance needs before a label is given (`too_short`).
-        too_quiet_dbfs: speech windows below it are `uncertain` (`too_quiet`).
-        clipped_fraction: share of clipped samples from which a window is `clipped`.
-    """
-
-    smoothing: float = 0.5
-    hysteresis: float = 0.05
-    min_confidence: float = 0.0
-    min_utterance_confidence: float = 0.0
-    min_speech: float = 0.0
-    min_utterance_speech: float = 0.0
-    min_windows: int = 1
-    too_quiet_dbfs: float = -80.0
-    clipped_fraction: float = 0.05
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.05, 100.0),
-    "smoothed_temperature": (0.05, 100.0),
-    "utterance_temperature": (0.05, 100.0),
-    "smoothing": (0.01, 1.0),
-    "hysteresis": (0.0, 1.0),
-    "min_confidence": (0.0, 1.0),
-    "min_utterance_confidence": (0.0, 1.0),
-    "min_speech": (0.0, 1.0),
-    "min_utterance_speech": (0.0, 1.0),
-    "min_windows": (1, 100),
-    "too_quiet_dbfs": (-100.0, 0.0),
-    "clipped_fraction": (0.0, 1.0),
-}
+RELATIVE_TOLERANCE = 0.25
+"""The same for the relative scores. They are no probabilities: their spread is some units."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
     """A bundle with a valid manifest, whose files have the hashes listed in it.
 
-    `speech_output`: behind the labels, the model's output has a last value that tells speech
-    from other sounds, a probability or a logit as the labels' are.
+    `speech_output`: behind the labels, the model's output has a value that tells speech from
+    other sounds, a probability or a logit as the labels' are.
+    `baseline`: behind that, the output has a relative score for each label; None: it has none.
+    `sensitivity`: the decisions of the operating points other than `medium`, by name.
     """
 
     path: Path
@@ -120,6 +79,8 @@ class Bundle:
     calibration: Calibration
     decision: Decision
     speech_output: bool = False
+    sensitivity: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
+    baseline: Baseline | None = None
     display_path: Path | None = None
     """The folder that the user named, where this bundle is a copy of it."""
 
@@ -127,10 +88,25 @@ class Bundle:
         """Path of a file of the bundle for messages, below the folder that the user named."""
         return (self.display_path or self.path) / file
 
+    def has(self, sensitivity: str) -> bool:
+        """Whether the bundle holds this operating point; every bundle has `medium`."""
+        return sensitivity == "medium" or sensitivity in self.sensitivity
+
+    def at(self, sensitivity: str) -> Bundle:
+        """The bundle at an operating point; unchanged if it does not hold that one."""
+        decision = self.sensitivity.get(sensitivity, self.decision)
+        return dataclasses.replace(self, decision=decision)
+
     @property
     def outputs(self) -> int:
         """Number of values that the model outputs for a window."""
-        return len(self.labels) + self.speech_output
+        relative = 0 if self.baseline is None else len(self.labels)
+        return len(self.labels) + self.speech_output + relative
+
+    @property
+    def neutral(self) -> int | None:
+        """Index of the label `neutral`; None without one."""
+        return self.labels.index("neutral") if "neutral" in self.labels else None
 
     @property
     def id(self) -> str:
@@ -185,7 +161,8 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         )
     known = {
         *("format", "name", "labels", "licence", "features"),
-        *("input", "output", "speech_output", "calibration", "decision", "files", "provenance"),
+        *("input", "output", "speech_output", "relative_output"),
+        *("calibration", "decision", "sensitivity", "baseline", "files", "provenance"),
     }
     if unknown := sorted(set(table) - known):
         raise UserError(f"{where}: {unknown[0][:60]} is not a key of a bundle")
@@ -200,24 +177,39 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         raise UserError(
             f"{where}: output = {reprlib.repr(output)} must be one of {', '.join(OUTPUTS)}"
         )
-    speech_output = table.get("speech_output", False)
-    if not isinstance(speech_output, bool):
-        raise UserError(
-            f"{where}: speech_output = {reprlib.repr(speech_output)} must be true or false"
-        )
+    labels = _labels(table.get("labels"), where)
+    decision = table.get("decision", {})
     return Bundle(
         path=path,
         name=_name(table.get("name"), where),
         digest=_sha256(manifest),
-        labels=_labels(table.get("labels"), where),
+        labels=labels,
         spec=FeatureSpec.from_table(_table(table, "features", where), where),
         layout=layout,
         output=output,
-        calibration=_numbers(Calibration, table.get("calibration", {}), "calibration", where),
-        decision=_numbers(Decision, table.get("decision", {}), "decision", where),
-        speech_output=speech_output,
+        calibration=read_numbers(Calibration, table.get("calibration", {}), "calibration", where),
+        decision=read_decision(decision, "decision", labels, where),
+        speech_output=read_flag(table, "speech_output", where),
+        sensitivity=read_operating_points(table.get("sensitivity", {}), decision, labels, where),
+        baseline=read_baseline(table, len(labels), where),
         display_path=display_path,
     )
+
+
+def warn_without_baseline(bundle: Bundle) -> None:
+    """Write a line where a user asked for a baseline that the bundle cannot have."""
+    if bundle.baseline is None:
+        log.warning(
+            "baseline: off, because %s has none; its model gives no relative scores", bundle.id
+        )
+
+
+def warn_without_operating_point(bundle: Bundle, sensitivity: str) -> None:
+    """Write a line where a user asked for an operating point that the bundle does not hold."""
+    if not bundle.has(sensitivity):
+        log.warning(
+            "sensitivity: medium, because %s has no operating point %s", bundle.id, sensitivity
+        )
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
@@ -267,27 +259,6 @@ def _labels(labels: object, where: str) -> tuple[str, ...]:
             f"of up to 40 characters, none of {', '.join(RESERVED_LABELS)}"
         )
     return tuple(labels)
-
-
-def _numbers(cls: type[T], table: object, name: str, where: str) -> T:
-    if not isinstance(table, dict):
-        raise UserError(f"{where}: {name} must be a table")
-    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in defaults:
-            raise UserError(
-                f"{where}: {name}.{key[:60]} is not a key; allowed: {', '.join(defaults)}"
-            )
-        low, high = _RANGES[key]
-        whole = isinstance(defaults[key], int)
-        ok = type(value) is int or (type(value) is float and not whole)
-        if not ok or not low <= value <= high:
-            raise UserError(
-                f"{where}: {name}.{key} = {reprlib.repr(value)} must be {low} to {high}"
-            )
-        values[key] = value if whole else float(value)
-    return cls(**values)
 
 
 def _verify_files(path: Path, shown: Path, files: Mapping[str, Any], where: str) -> None:

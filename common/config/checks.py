@@ -13,6 +13,9 @@ STREAM_NAME = r"[a-z0-9_-]{1,40}"
 ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^@\s]\S*)"
 
 
+BASELINES = ("off", "stream")
+
+
 SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
 
 
@@ -24,6 +27,18 @@ def check_stream(name: str) -> str:
     if not re.fullmatch(STREAM_NAME, name):
         raise UserError(f"stream name {name!r} must be 1 to 40 of a-z, 0-9, _ and -")
     return name
+
+
+def check_baseline(mode: str) -> str:
+    """Raises UserError where `mode` is no mode of the baseline."""
+    if mode == "voice":
+        raise UserError(
+            "'voice' does not exist: the models cannot tell voices apart well enough; "
+            f"allowed: {', '.join(BASELINES)}"
+        )
+    if mode not in BASELINES:
+        raise UserError(f"{mode!r} is not known; allowed: {', '.join(BASELINES)}")
+    return mode
 
 
 def check_source(source: str) -> str:

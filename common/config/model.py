@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import (
     SOURCES,
+    check_baseline,
     check_endpoint,
     check_source,
     check_stream,
@@ -260,6 +261,16 @@ class Config(pydantic_settings.BaseSettings):
     speed: Literal["realtime", "max"] = Field(
         "realtime", description="pace of file sources; max: as fast as results are accepted"
     )
+    sensitivity: Literal["low", "medium", "high"] = Field(
+        "medium",
+        description="operating point of the bundle: low gives fewer false emotional labels, "
+        "high finds more emotions",
+    )
+    baseline: str = Field(
+        "stream",
+        description="compare each stream with what it usually sounds like, if the bundle can: "
+        "off or stream",
+    )
     record: UserPath | None = Field(
         None, description="folder for recorded sound and messages; unset: no recording"
     )
@@ -276,6 +287,7 @@ class Config(pydantic_settings.BaseSettings):
     )
 
     _results = field_validator("results")(lambda value: _checked(check_endpoint, value))
+    _baseline = field_validator("baseline")(lambda value: _checked(check_baseline, value))
 
     @model_validator(mode="after")
     def _protected(self) -> Config:

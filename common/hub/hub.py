@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeAlias
 
 import zmq
 
@@ -48,6 +50,8 @@ MAX_UNREAD = 1000
 REPLAY_TURN_S = 0.1
 """Interval in seconds of turns while a replay waits for its budget."""
 
+Forgotten: TypeAlias = Future[dict[str, int]]
+
 
 class Hub:
     """Owns the sockets and the ledger; every public message goes out through its thread.
@@ -66,6 +70,7 @@ class Hub:
         health: makes the current `Health`; called from the hub's thread once a second, and soon
             after `health_changed()`.
         bundle: id of the bundle in force.
+        baseline: infer keeps a baseline of each stream, where the bundle can.
         inner: endpoint where this pipeline's own processes subscribe, without keys.
         remote: endpoint where an infer host submits results, and the keys of that endpoint.
         lock: keys of the public endpoint where it is TCP; None: any client may subscribe.
@@ -88,6 +93,7 @@ class Hub:
         info: Callable[[internal.Open], public.Info],
         health: Callable[[Snapshot], public.Health],
         bundle: str = "",
+        baseline: bool = False,
         inner: str | None = None,
         remote: tuple[str, CurveServerKeys] | None = None,
         lock: CurveServerKeys | None = None,
@@ -98,7 +104,7 @@ class Hub:
         self.turned = time.monotonic()
         self.stage_changed: Callable[[], None] = lambda: None
         self._observed = Observed(bundle)
-        self._ledger = Ledger(bundle)
+        self._ledger = Ledger(bundle, baseline=baseline)
         self._unread: deque[public.Result | public.Utterance] = deque(maxlen=MAX_UNREAD)
         self._expected_stages: frozenset[str] | None = None
         self._expected_runs: Mapping[str, str] | None = None
@@ -109,6 +115,7 @@ class Hub:
         self._listeners: dict[str, bytes] = {}
         self._captures: dict[str, bytes] = {}
         self._next_bundle: tuple[str, bool] | None = None
+        self._forgetting: queue.SimpleQueue[tuple[str | None, Forgotten]] = queue.SimpleQueue()
         self._stopping = False
         self._wakeup = Wakeup()
         self._contexts: list[zmq.Context[Any]] = [zmq.Context(), zmq.Context()]
@@ -226,6 +233,17 @@ class Hub:
         self._next_bundle = bundle, keep_gate
         self._wakeup.set()
 
+    def forget_baseline(self, stream: str | None) -> Forgotten:
+        """Forget the baseline of a stream, or of all, before its next window.
+
+        Returns:
+            A future: stream → number of the window before which its baseline was forgotten.
+        """
+        done: Forgotten = Future()
+        self._forgetting.put((stream, done))
+        self._wakeup.set()
+        return done
+
     def stop(self) -> None:
         """End the thread after queued messages were sent, and close both sockets."""
         self._stopping = True
@@ -260,7 +278,7 @@ class Hub:
         return [
             *(self._public, *inner, self._stages),
             *(authenticator.socket for authenticator in self._authenticators),
-            *(connections.monitor for connections in self._connections),
+            *(connections.events for connections in self._connections),
         ]
 
     def _close_all(self, linger_ms: int) -> None:
@@ -282,6 +300,8 @@ class Hub:
         if self._next_bundle is not None:
             (bundle, keep_gate), self._next_bundle = self._next_bundle, None
             self._use(bundle, keep_gate=keep_gate)
+        while not self._forgetting.empty():
+            self._forget_baseline(*self._forgetting.get())
         if self._stages in ready:
             for frames in (self._remote.drain if self._remote else drain)(self._stages):
                 self._receive(frames)
@@ -296,6 +316,12 @@ class Hub:
         for stream in self._ledger.streams.values():
             self._publish(self._info(stream.opened))
             self._resume_all(stream)
+
+    def _forget_baseline(self, name: str | None, done: Forgotten) -> None:
+        windows = self._ledger.forget_baseline(name)
+        for stream in windows:
+            self._resume_all(self._ledger.streams[stream])
+        done.set_result(windows)
 
     def _publish(self, message: public.Public) -> None:
         topic, payload = public.encode_public(message)
@@ -375,7 +401,7 @@ class Hub:
         if verdict is Verdict.UNKNOWN:
             return
         stream = self._ledger.streams[message.stream]
-        if verdict in (Verdict.OUT_OF_ORDER, Verdict.OTHER_BUNDLE):
+        if verdict in (Verdict.OUT_OF_ORDER, Verdict.OTHER_BUNDLE, Verdict.FORGOTTEN):
             self._send(identity, stream.resume())
             return
         if verdict is Verdict.ACCEPTED:

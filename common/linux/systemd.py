@@ -10,11 +10,13 @@ import os
 import socket
 from collections.abc import Mapping, MutableMapping
 
+from speech_emotion.common.closing import Closing
+
 STATUS_LIMIT = 200
 """Longest status line in characters."""
 
 
-class SystemdNotifier:
+class SystemdNotifier(Closing):
     """Sends the state of this process to the service manager.
 
     Args:
@@ -60,6 +62,12 @@ class SystemdNotifier:
     def stopping(self) -> None:
         """Notify that the service has begun to stop."""
         self._send("STOPPING=1")
+
+    def close(self) -> None:
+        """Close the socket; nothing is sent from now on."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _send(self, text: str) -> None:
         if self._socket is not None:

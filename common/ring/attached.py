@@ -107,7 +107,7 @@ class AttachedRing(Closing):
         return table, lost, list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def removed(self) -> bool:
-        """Whether the segment lost its name, so that no other process can attach it any more."""
+        """Whether the segment was unlinked: no other process can attach it any more."""
         return self._inode is None or segment_inode(self.name) != self._inode
 
     def close(self) -> None:

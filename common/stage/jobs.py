@@ -172,11 +172,13 @@ class InferJob(BundleJob):
         features: stream → endpoint of its features process.
         runtime: `auto`, `litert` or `tflite`.
         known: earlier bundles, for utterances that began under them.
+        sensitivity: operating point, see `Bundle.at`.
     """
 
     features: dict[str, str]
     runtime: str
     known: tuple[BundleFolder, ...] = ()
+    sensitivity: str = "medium"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,10 +37,15 @@ def program(command: str, otherwise: str) -> str:
     return called if sys.argv[0] == called else otherwise
 
 
-def base_parser(stage: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the flags of every stage."""
+def base_parser(stage: str, description: str, module: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the flags of every stage.
+
+    Args:
+        stage: name of the stage, which is its subcommand of `speech-emotion`.
+        module: what `python -m` runs; default: the name of the stage.
+    """
     parser = Parser(
-        prog=program(stage, f"python -m {stage}"),
+        prog=program(stage, f"python -m {module or stage}"),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

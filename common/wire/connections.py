@@ -89,9 +89,9 @@ class Connections:
         self._refused = 0
         self._cut = 0
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        self.monitor: zmq.Socket[bytes] = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | REFUSED)
+        self.events: zmq.Socket[bytes] = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | REFUSED)
         """Readable when `turn()` has work."""
-        self.monitor.setsockopt(zmq.LINGER, 0)
+        self.events.setsockopt(zmq.LINGER, 0)
 
     def turn(self) -> None:
         """Read what happened to connections; close those beyond the limit."""
@@ -146,11 +146,11 @@ class Connections:
         return number
 
     def close(self) -> None:
-        """Close the monitor socket."""
-        self.monitor.close()
+        """Close the socket of the events."""
+        self.events.close()
 
     def _read_events(self) -> None:
-        for event, endpoint in drain(self.monitor, limit=10 * self._limit):
+        for event, endpoint in drain(self.events, limit=10 * self._limit):
             kind, value = struct.unpack("=HI", event)
             if kind != zmq.EVENT_ACCEPTED:
                 self._refused += 1

@@ -119,6 +119,7 @@ class Submit(Message):
 
     At the end of a stream `result` is None and `ended` true. `captured` is when the window's last
     sample was captured (CLOCK_MONOTONIC, seconds); the hub completes `timing_ms` with it.
+    `forgets` is the one of the `Resume` that the result continues from.
     """
 
     stream: str
@@ -131,6 +132,7 @@ class Submit(Message):
     decision: dict[str, Any]
     captured: float
     bundle: str = ""
+    forgets: int = 0
 
     @property
     def messages(self) -> list[Result | Utterance]:
@@ -166,6 +168,8 @@ class Resume(Message):
 
     `bundle` is the bundle to continue with, `checkpoint_bundle` the one that made the checkpoint
     (empty at the start of a stream). Where they differ, smoothing restarts and the utterance ends.
+    `baseline`: the stream has a baseline, where the bundle can. `forgets` counts how often it was
+    forgotten; the hub refuses results that continue from an older count.
     """
 
     stream: str
@@ -176,6 +180,8 @@ class Resume(Message):
     decision: dict[str, Any]
     bundle: str = ""
     checkpoint_bundle: str = ""
+    baseline: bool = False
+    forgets: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +253,15 @@ class Swap(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class ForgetBaseline(Message):
+    """`speech-emotion baseline forget` → supervisor: forget the baseline of a stream; None: all."""
+
+    stream: str | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Swapped(Message):
-    """The answer to `Swap` when the swap has ended: an exit code and one line of text."""
+    """The answer to a request when it is done: an exit code and one line of text."""
 
     code: int
     text: str
@@ -258,7 +271,7 @@ INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
-        *(Resume, Hello, Open, Heartbeat, Swap, Swapped),
+        *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
     )
 }
 

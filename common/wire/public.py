@@ -30,7 +30,8 @@ class Result(Message):
         time: unix time of `end` in seconds; None where sound is read faster than real time.
         state: `speech`, `silence` or `gap` (too many samples are missing).
         emotion: smoothed label, or `uncertain`; None outside speech.
-        confidence: smoothed, calibrated probability (0 to 1) of the likeliest label.
+        confidence: smoothed, calibrated probability (0 to 1) of `emotion`, or of the label that
+            would have been given if that is `uncertain`. Not always the highest one.
         probabilities, smoothed: label → probability, of this window and after smoothing.
         reason: why `uncertain`.
         rms_db: level in dBFS.
@@ -38,6 +39,9 @@ class Result(Message):
         skipped: windows that one `gap` message stands for; else 0.
         timing_ms: milliseconds per step, and `total` since capture; None offline.
         bundle: id of the model bundle.
+        baseline: seconds of past speech that the stream is compared with; 0 before any, None
+            where the stream has no baseline.
+        baseline_forgotten: `speech-emotion baseline forget` took effect before this window.
     """
 
     stream: str
@@ -58,6 +62,8 @@ class Result(Message):
     skipped: int
     timing_ms: dict[str, float] | None
     bundle: str
+    baseline: float | None = None
+    baseline_forgotten: bool = False
 
     topic: ClassVar[str] = "result"
 
@@ -74,8 +80,8 @@ class Utterance(Message):
     Attributes:
         seq: number of its last window with speech.
         start, end: sample span `[start, end)` from its first to its last window with speech.
-        emotion: likeliest label over the utterance, or `uncertain`.
-        confidence: calibrated probability (0 to 1) of the likeliest label.
+        emotion: label of the whole utterance, or `uncertain`.
+        confidence: calibrated probability (0 to 1) of that label, as in `Result`.
         probabilities: label → probability over the utterance.
         reason: why `uncertain`.
         windows: number of windows with speech.

@@ -9,6 +9,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from speech_emotion.common.closing import Closing
 from speech_emotion.common.errors import UserError
 from speech_emotion.dashboard.history.schema import APPLICATION, DIGITS, SCHEMA_VERSION
 
@@ -19,7 +20,7 @@ COLUMNS = (
 """Columns of a window row: `time` is the unix time of its end, `span` its length in seconds."""
 
 
-class HistoryReader:
+class HistoryReader(Closing):
     """The reading end of the history file; use it from one thread at a time.
 
     Each call sees what was committed before it.
@@ -45,10 +46,7 @@ class HistoryReader:
             self._db.close()
             raise UserError(f"{path}: is not a history file of this version")
 
-    def __enter__(self) -> HistoryReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._db.close()
 
     def streams(self) -> list[str]:

@@ -28,6 +28,9 @@ export function drawPresent(stream, ended = false) {
   drawBars(stream);
   drawLevel(stream, row);
   drawGate(stream, row);
+  const adapted = words.adaptation(stream.baseline);
+  $("baseline").hidden = !adapted;
+  setText($("baseline"), adapted);
   setTitle(`${ended ? "Ended" : words.readable(label)} · ${stream.name}`);
 }
 

@@ -57,6 +57,7 @@ export function addResult(stream, message) {
   if (message.labels.length) stream.labels = message.labels;
   stream.row = message.row;
   stream.totalMs = message.total_ms;
+  stream.baseline = message.baseline;
   if (stream.loaded) {
     stream.rows.push(message.row);
     prune(stream);

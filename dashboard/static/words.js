@@ -48,6 +48,12 @@ export function duration(seconds) {
   return `${Math.round(s / 86400)} days`;
 }
 
+/** How far a stream is adapted to its room; `seconds` of speech, empty where it has no baseline. */
+export function adaptation(seconds) {
+  if (typeof seconds !== "number") return "";
+  return seconds ? `Adapted to this room: ${duration(seconds)} of speech` : "Not adapted yet";
+}
+
 /** The configured source as a text. */
 export function sourceName(source = "") {
   const [kind, ...rest] = source.split(":");

@@ -1,4 +1,14 @@
-"""`speech-emotion demo`: run the pipeline on the demo recording, with the live page."""
+"""Run the pipeline on a recording that comes with it, with the live page.
+
+usage: speech-emotion demo [FLAGS OF speech-emotion run]
+
+On a terminal the recording is repeated until Ctrl-C; otherwise, and with --speed, it is played
+once. If port 8765 (page) or 5555 (results) is in use, another one is taken and printed.
+
+examples:
+  speech-emotion demo
+  speech-emotion demo --speed max    as fast as the machine can
+"""
 
 from __future__ import annotations
 
@@ -27,10 +37,10 @@ In a checkout the command is .venv/bin/speech-emotion. Documents: docs/README.md
 
 
 def main(words: list[str]) -> int:
-    """Run `speech-emotion run` on the demo recording with further flags; returns the exit code.
-
-    On a terminal the recording is repeated until Ctrl-C; otherwise it is played once.
-    """
+    """Run `speech-emotion run` on the demo recording with further flags; returns the exit code."""
+    if {"-h", "--help"} & set(words):
+        print(__doc__.rstrip())
+        return 0
     watched = sys.stdin.isatty() and sys.stderr.isatty() and "CI" not in os.environ
     with tempfile.TemporaryDirectory() as folder:
         clip = repeat(DEMO_CLIP, Path(folder)) if watched and "--speed" not in words else DEMO_CLIP

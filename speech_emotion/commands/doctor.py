@@ -227,7 +227,7 @@ CHECKS: tuple[Check, ...] = (
 def main(words: list[str]) -> int:
     """Run all checks and print the findings; returns the worst level."""
     if {"-h", "--help"} & set(words):
-        print(__doc__)
+        print(__doc__.rstrip())
         return 0
     done = _run("-m", "speech_emotion", "run", "--print-config", *words)
     if done.returncode:

@@ -13,62 +13,40 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import select
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from speech_emotion.common.client.results import (
-    DEFAULT_ENDPOINT,
-    Event,
-    NewerProtocolError,
-    Results,
-)
-from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError, printable
-from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
+from speech_emotion.common.client.flags import add_results_flags, open_results
+from speech_emotion.common.client.results import Event, NewerProtocolError, Results
+from speech_emotion.common.errors import UserError, printable
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
 
 TURN_S = 0.25
 
 
-def main(words: list[str]) -> int:
-    """Print until Ctrl-C, or until stdout is closed; returns the exit code."""
+def main(words: list[str]) -> NoReturn:
+    """Print until Ctrl-C, or until stdout is closed.
+
+    Raises:
+        UserError: the endpoint or a key is not usable, or the pipeline is newer than this program.
+        BrokenPipeError: stdout is closed.
+    """
     parser = Parser(
         prog="speech-emotion subscribe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--results",
-        "--endpoint",
-        dest="endpoint",
-        metavar="ENDPOINT",
-        default=DEFAULT_ENDPOINT,
-        help="results endpoint of the pipeline; default: %(default)s",
-    )
-    parser.add_argument("--stream", metavar="NAME", help="show one stream; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-    add_client_key_flags(parser)
+    add_results_flags(parser, stream=True)
     flags = parser.parse_args(words)
-    try:
-        results = Results(flags.endpoint, flags.stream, client_keys=client_keys_of(flags))
-    except (ValueError, UserError) as error:
-        _report(str(error))
-        return EXIT_USER
-    with results:
+    with open_results(flags) as results:
         try:
             _follow(results, _json_line if flags.json else functools.partial(_line, known={}))
         except NewerProtocolError as error:
-            _report(str(error))
-            return EXIT_USER
-        except KeyboardInterrupt:
-            return EXIT_OK
-        except BrokenPipeError:
-            # Python flushes stdout again at exit; that must not meet the closed pipe.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_OK
+            raise UserError(str(error)) from None
 
 
 def _follow(results: Results, line_of: Callable[[Event], str | None]) -> NoReturn:

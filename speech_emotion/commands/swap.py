@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import load_bundle
-from speech_emotion.common.errors import UserError, printable
-from speech_emotion.supervision.control_socket import ask, running
+from speech_emotion.common.errors import printable
+from speech_emotion.common.wire.internal import Swap
+from speech_emotion.supervision.control_socket import ask, find
 
 
 def main(words: list[str]) -> int:
@@ -25,17 +26,6 @@ def main(words: list[str]) -> int:
     flags.add_argument("--pid", type=int, help="process id of the supervisor, where several run")
     arguments = flags.parse_args(words)
     load_bundle(arguments.bundle)
-    sockets = running()
-    if arguments.pid is not None:
-        sockets = {pid: path for pid, path in sockets.items() if pid == arguments.pid}
-    if not sockets:
-        which = f"with process id {arguments.pid}" if arguments.pid is not None else "of this user"
-        raise UserError(f"no pipeline {which} is running")
-    if len(sockets) > 1:
-        raise UserError(
-            f"several pipelines are running: choose one with --pid {' or '.join(map(str, sockets))}"
-        )
-    (control,) = sockets.values()
-    outcome = ask(control, arguments.bundle.resolve())
+    outcome = ask(find(arguments.pid), Swap(str(arguments.bundle.resolve())))
     print(printable(outcome.text))
     return outcome.code

@@ -122,7 +122,7 @@ def hear(name: str, source: str, levels: list[float], state: str) -> Finding:
 def trial_advice(error: str) -> str:
     """Advice for the line with which a pipeline ended."""
     words = {
-        "device": "python -m capture --list-devices lists the input devices",
+        "device": "speech-emotion devices lists the input devices",
         "/dev/shm": "set a shorter ring.seconds, or give /dev/shm more room",
         "file": "check the path",
         "bundle": "restore or rebuild the bundle",

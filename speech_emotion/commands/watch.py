@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import collections
 import re
-import sys
 import time
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -21,21 +20,17 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from speech_emotion.common.client.results import (
-    DEFAULT_ENDPOINT,
-    Freshness,
-    NewerProtocolError,
-    Results,
-    Status,
-)
-from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.client.flags import add_results_flags, open_results
+from speech_emotion.common.client.results import Freshness, NewerProtocolError, Results, Status
+from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.safe_text import SafeText
-from speech_emotion.common.security.curve import add_client_key_flags, client_keys_of
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 
 SHOW_S = 0.1
+HEALTH_S = 1.5
+"""Time of `--once` in seconds: `health` comes once a second."""
 FLOOR_DB = -80.0
 UTTERANCES = 3
 MARKS = {
@@ -125,6 +120,7 @@ class Screen:
             confidence = result.confidence if result and not old else None
             level = result.rms_db if result and not old else FLOOR_DB
             problem = _problem(rows.get(name), status, result)
+            adapted = "" if old or result is None else adaptation(result.baseline)
             shade = "bright_black" if confidence is None else "cyan"
             table.add_row(
                 SafeText(mark, colour),
@@ -137,7 +133,9 @@ class Screen:
                 else "",
                 SafeText(f"{level:4.0f} dB" if result and not old else "", no_wrap=True),
                 SafeText(_lag(result) if wide and not old else "", "bright_black", no_wrap=True),
-                SafeText(problem, colour if status.reason else "yellow", no_wrap=True),
+                SafeText(problem, colour if status.reason else "yellow", no_wrap=True)
+                if problem
+                else SafeText(adapted, "bright_black", no_wrap=True),
             )
         return table if names else SafeText("  no stream yet", "bright_black")
 
@@ -167,6 +165,16 @@ def _problem(row: public.StreamHealth | None, status: Status, result: public.Res
     return (result.reason or "").replace("_", " ") if result is not None else ""
 
 
+def adaptation(seconds: float | None) -> str:
+    """How far a stream is adapted to its room; empty where it has no baseline."""
+    if seconds is None:
+        return ""
+    if seconds == 0.0:
+        return "Not adapted yet"
+    length = f"{seconds:.0f} s" if seconds < 90.0 else f"{seconds / 60.0:.0f} min"
+    return f"Adapted to this room: {length} of speech"
+
+
 def _lag(result: public.Result | None) -> str:
     if result is None or result.timing_ms is None or result.time is None:
         return ""
@@ -182,43 +190,29 @@ def _utterance_line(utterance: public.Utterance) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Show the pipeline until Ctrl-C; returns the exit code."""
+    """Show the pipeline until Ctrl-C; returns the exit code.
+
+    Raises:
+        UserError: the endpoint or a key is not usable, or stdout is no terminal.
+    """
     parser = Parser(
         prog="speech-emotion watch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--results",
-        "--endpoint",
-        dest="endpoint",
-        metavar="ENDPOINT",
-        default=DEFAULT_ENDPOINT,
-        help="results endpoint of the pipeline; default: %(default)s",
-    )
-    parser.add_argument("--stream", metavar="NAME", help="show one stream; default: all")
     parser.add_argument("--once", action="store_true", help="print the current state and exit")
-    add_client_key_flags(parser)
+    add_results_flags(parser, stream=True)
     flags = parser.parse_args(words)
     console = Console(highlight=False)
     if not (flags.once or console.is_terminal):
-        print("watch: needs a terminal; `speech-emotion subscribe` prints lines", file=sys.stderr)
-        return EXIT_USER
-    try:
-        results = Results(flags.endpoint, flags.stream, client_keys=client_keys_of(flags))
-    except (ValueError, UserError) as error:
-        print(f"watch: {error}", file=sys.stderr)
-        return EXIT_USER
-    with results:
+        raise UserError("needs a terminal; `speech-emotion subscribe` prints lines")
+    with open_results(flags) as results:
         screen = Screen(results)
-        try:
-            if flags.once:
-                screen.take(1.5)  # health comes once a second
-                console.print(Group(screen))
-                return EXIT_OK
-            with Live(screen, console=console, screen=True, auto_refresh=False) as live:
-                while True:
-                    screen.take(SHOW_S)
-                    live.refresh()
-        except KeyboardInterrupt:
+        if flags.once:
+            screen.take(HEALTH_S)
+            console.print(Group(screen))
             return EXIT_OK
+        with Live(screen, console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                screen.take(SHOW_S)
+                live.refresh()

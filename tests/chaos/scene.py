@@ -16,6 +16,7 @@ import psutil
 import soundfile
 from numpy.typing import NDArray
 
+from speech_emotion.common.closing import Closing
 from speech_emotion.common.wire import codec, public
 from tests.support.pipelines import (
     DEMO,
@@ -96,7 +97,7 @@ QUICK = Scale(
 )
 
 
-class Scene:
+class Scene(Closing):
     """A pipeline and its subscriber, in a folder that goes away with it; nothing may stay behind.
 
     Args:
@@ -117,10 +118,7 @@ class Scene:
         self._before = leftovers()
         self.running = Running(*flags, env={**heard, **(env or {})}, program=program)
 
-    def __enter__(self) -> Scene:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.running.end()
         if self.running.process.returncode >= 0:
             nothing_left_but(self._before)
@@ -278,7 +276,7 @@ def microphone() -> Iterator[VirtualMicrophone]:
         mic.start()
         yield mic
     finally:
-        mic.__exit__(None, None, None)
+        mic.close()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from speech_emotion.common.errors import UserError
 
 
 def infer(bundle: Path, sound: str) -> object:
-    from speech_emotion.infer.offline import report
+    from speech_emotion.infer.offline.command import report
 
     return report(sound, bundle, "auto", as_json=False)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import secrets
 import signal
@@ -155,12 +157,12 @@ class Running:
         return self.process.returncode, stderr, self.subscriber.finish()
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+        with self.process:  # closes its pipes and waits for it
+            if self.process.poll() is None:
+                self.process.kill()
         if self.subscriber.alive:
             self.subscriber.finish()
-        if self.process.returncode < 0:  # killed, it could not clear up behind it
+        if self.process.returncode < 0:  # killed, its socket file is left
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
@@ -206,21 +208,49 @@ def foreign(segment: str) -> bool:
 def stage_processes() -> set[int]:
     """Stages of any pipeline that this test run has started."""
     found = set()
-    for process in psutil.process_iter(["cmdline", "environ", "status"]):
-        command = process.info["cmdline"] or []
-        environment = process.info["environ"] or {}
-        ours = "--supervised" in command or (command[:1] and command[0].startswith("sep "))
-        if ours and environment.get("XDG_RUNTIME_DIR") == os.environ.get("XDG_RUNTIME_DIR"):
-            found.add(process.pid)
+    ours = f"XDG_RUNTIME_DIR={os.environ['XDG_RUNTIME_DIR']}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ends meanwhile, or belongs to another user
+            command = (folder / "cmdline").read_bytes()
+            stage = command.startswith(b"sep ") or b"--supervised\0" in command
+            if stage and ours in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(int(folder.name))
     return found
 
 
-def offline(path: Path, bundle: Path = BUNDLE) -> list[dict[str, Any]]:
+def offline(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict[str, Any]]:
+    """The messages of a recording as comparable maps, computed by the code of `python -m infer`.
+
+    With flags: by the command itself.
+    """
+    if flags:
+        return offline_command(path, bundle, *flags)
+    from speech_emotion.infer.offline.analyzer import Analyzer, analyse
+    from speech_emotion.infer.offline.sound import open_sound
+
+    loaded, extractors, model = _loaded(bundle)
+    sound = open_sound(str(path), loaded.spec.sample_rate)
+    analyzer = Analyzer(loaded, extractors(), model, sound.blocks.rate, gaps=sound.gaps)
+    return [comparable(message) for block in analyse(sound, analyzer) for message in block]
+
+
+@functools.cache
+def _loaded(bundle: Path) -> tuple[Any, Any, Any]:
+    """A bundle, its extractors and its model."""
+    from speech_emotion.common.bundle.manifest import load_bundle
+    from speech_emotion.features.extractor import load_extractors
+    from speech_emotion.infer.model import Model
+
+    loaded = load_bundle(bundle)
+    return loaded, load_extractors(loaded), Model(loaded)
+
+
+def offline_command(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict[str, Any]]:
     """What `python -m infer FILE --json` prints, as comparable maps."""
     import json
 
     done = subprocess.run(
-        [sys.executable, "-m", "infer", str(path), "--json", "--bundle", str(bundle)],
+        [sys.executable, "-m", "infer", str(path), "--json", "--bundle", str(bundle), *flags],
         capture_output=True,
         text=True,
         cwd=ROOT,

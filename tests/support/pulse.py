@@ -9,7 +9,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import Self
+
+from speech_emotion.common.closing import Closing
 
 NEEDED = ("pulseaudio", "pactl", "pacat")
 
@@ -19,7 +21,7 @@ def installed() -> bool:
     return all(shutil.which(program) for program in NEEDED)
 
 
-class VirtualMicrophone:
+class VirtualMicrophone(Closing):
     """A separate audio daemon with a null sink, whose monitor repeats the played samples.
 
     Args:
@@ -31,6 +33,7 @@ class VirtualMicrophone:
         self.rate, self.channels = rate, channels
         self._folder = Path(tempfile.mkdtemp(prefix="sep-pulse-"))
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._players: list[subprocess.Popen[bytes]] = []
 
     @property
     def env(self) -> dict[str, str]:
@@ -85,17 +88,18 @@ class VirtualMicrophone:
 
     def play(self, path: Path) -> subprocess.Popen[bytes]:
         """Play a sound file into the microphone, in real time."""
-        return subprocess.Popen(["paplay", str(path)], env={**os.environ, **self.env})
+        player = subprocess.Popen(["paplay", str(path)], env={**os.environ, **self.env})
+        self._players.append(player)
+        return player
 
-    def __enter__(self) -> VirtualMicrophone:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Kill the daemon and its players, and remove their folder."""
         self.kill()
+        for player in self._players:
+            player.kill()
+            player.wait()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -18,6 +18,7 @@ from speech_emotion.features.messages import WindowBuilder
 from speech_emotion.infer.classify import submission
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.model import Model
+from speech_emotion.infer.offline.analyzer import BaselineUse
 from speech_emotion.infer.session import Session
 from tests.support.pipelines import PATIENCE_S, ROOT, comparable
 
@@ -39,7 +40,8 @@ def messages_of(
     models = {bundle.id: Model(bundle) for _, bundle in (first, *others)}
     analyzers = {bundle.id: load_extractors(bundle) for _, bundle in (first, *others)}
     bundle = first[1]
-    analyzer, state, gate = analyzers[bundle.id](), State(), list[float]()
+    analyzer, gate = analyzers[bundle.id](), list[float]()
+    state = State(baseline=BaselineUse().empty(bundle))
     messages: list[public.Result | public.Utterance] = []
     pending_utterances: list[public.Utterance] = []
     grid = bundle.spec.grid
@@ -48,7 +50,7 @@ def messages_of(
         for at, other in others:
             if at == k:
                 resume = internal.Resume(
-                    stream, "", k, False, gate, state.to_map(), other.id, bundle.id
+                    *(stream, "", k, False, gate, state.to_map(), other.id, bundle.id, True)
                 )
                 session = Session.resume(resume, other, bundle)
                 state, pending_utterances, bundle = session.state, session.pending_utterances, other
@@ -57,11 +59,11 @@ def messages_of(
         analysis = analyzer.analyze(window)
         gate = analysis.gate
         analysed = builder.analysed(k, analysis)
-        done, state = submission(analysed, state, models[bundle.id], bundle, timed=False)
+        done, state = submission(analysed, state, models[bundle.id], bundle)
         messages += [*([done.result] if done.result else []), *pending_utterances, *done.utterances]
         pending_utterances = []
     end = builder.end(grid.total(len(samples)), len(samples))
-    messages += submission(end, state, models[bundle.id], bundle, timed=False)[0].messages
+    messages += submission(end, state, models[bundle.id], bundle)[0].messages
     return [comparable(message) for message in messages]
 
 

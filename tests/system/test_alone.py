@@ -32,6 +32,7 @@ from tests.support.pipelines import (
     PATIENCE_S,
     ROOT,
     Subscriber,
+    comparable,
     fresh_endpoint,
     leftovers,
     nothing_left_but,
@@ -244,9 +245,10 @@ def test_a_stage_on_a_file_is_profiled(clip: Clip, tmp_path: Path, stage: str) -
 
 
 def test_json_lines_are_the_messages_of_the_protocol(clip: Clip) -> None:
-    code, stdout, stderr = finished(module("infer", str(clip(9.0)), "--json"))
+    path = clip(9.0)
+    code, stdout, stderr = finished(module("infer", str(path), "--json", "--bundle", str(BUNDLE)))
     assert code == 0, stderr
-    kinds = set()
+    kinds, messages = set(), []
     for line in stdout.splitlines():
         table = json.loads(line)
         kind = public.Utterance if table.pop("utterance", False) else public.Result
@@ -255,4 +257,6 @@ def test_json_lines_are_the_messages_of_the_protocol(clip: Clip) -> None:
         message, replay = public.decode_public(topic, codec._pack(table))
         assert isinstance(message, kind)
         assert not replay
+        messages.append(comparable(message))
     assert kinds == {public.Result, public.Utterance}
+    assert messages == offline(path)  # what the other tests compare live results with

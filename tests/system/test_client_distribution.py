@@ -14,9 +14,12 @@ import speech_emotion
 from tests.support.pipelines import ROOT
 
 CLIENT = ROOT / "deploy" / "client"
+LIBRARY = ("Pipeline", "Stream")
+"""Names that need the whole pipeline."""
 IMPORT_ALL = (
     "import speech_emotion\n"
-    "for name in speech_emotion.__all__: getattr(speech_emotion, name)\n"
+    f"names = set(speech_emotion.__all__) - {set(LIBRARY)}\n"
+    "for name in names: getattr(speech_emotion, name)\n"
     "print(speech_emotion.__file__, speech_emotion.__version__)"
 )
 
@@ -37,6 +40,14 @@ def test_its_modules_import_nothing_that_is_not_in_it() -> None:
     file, version = done.stdout.split()
     assert Path(file).is_relative_to(CLIENT)
     assert version == speech_emotion.__version__
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_name_of_the_library_says_which_package_it_needs(name: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(CLIENT)!r})\nfrom speech_emotion import {name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    last = done.stderr.splitlines()[-1]
+    assert last == f"ImportError: {name} needs the package speech-emotion-pipeline"
 
 
 def test_its_dependencies_are_those_of_the_pipeline() -> None:

@@ -80,6 +80,7 @@ def test_nobody_is_told_where_nobody_listens() -> None:
     notifier = SystemdNotifier(environment)
     notifier.turn(0.0, ready=True, well=True, status="x")
     notifier.stopping()
+    notifier.close()
     assert environment == {}
 
 
@@ -96,6 +97,7 @@ def test_it_says_what_is_new_and_feeds_the_watchdog(tmp_path: Path, abstract: bo
     notifier.turn(2.0, ready=False, well=False, status="fine")
     notifier.turn(3.0, ready=True, well=True, status="x" * 500)
     notifier.stopping()
+    notifier.close()
     wait_until(lambda: bool(manager.times("STOPPING=1")), "the last datagram")
     manager.close()
     assert [text for _, text in manager.heard] == [
@@ -116,6 +118,7 @@ def test_a_watchdog_of_another_process_is_not_ours(tmp_path: Path) -> None:
     notifier = SystemdNotifier(environment)
     notifier.turn(0.0, ready=True, well=True, status="")
     notifier.stopping()
+    notifier.close()
     wait_until(lambda: bool(manager.times("STOPPING=1")), "the last datagram")
     manager.close()
     assert not manager.times("WATCHDOG=1")
@@ -125,6 +128,7 @@ def test_a_manager_that_is_gone_hinders_nobody(tmp_path: Path) -> None:
     notifier = SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "1"})
     notifier.turn(0.0, ready=True, well=True, status="x")
     notifier.stopping()
+    notifier.close()
 
 
 def test_a_pipeline_tells_when_it_is_ready_alive_and_ending(

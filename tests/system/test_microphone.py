@@ -46,7 +46,7 @@ def microphone() -> Iterator[VirtualMicrophone]:
 def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
     """Play a file into a microphone while capture records it: (frames, channels)."""
     seconds = soundfile.info(played).duration + 3.0
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [
             *(sys.executable, "-m", "capture", "--source", "mic"),
             *("--seconds", str(seconds), "--record", str(out)),
@@ -55,11 +55,11 @@ def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
         env={**os.environ, **mic.env},
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stderr is not None
-    assert "recording from" in process.stderr.readline()
-    assert mic.play(played).wait(PATIENCE_S) == 0
-    assert process.wait(PATIENCE_S) == 0, process.stderr.read()
+    ) as process:
+        assert process.stderr is not None
+        assert "recording from" in process.stderr.readline()
+        assert mic.play(played).wait(PATIENCE_S) == 0
+        assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     recorded, rate = soundfile.read(out, dtype="int16", always_2d=True)
     assert rate == mic.rate
     return recorded
@@ -116,7 +116,7 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
         )
     ]
     recorded = tmp_path / "recorded.wav"
-    capture = subprocess.Popen(
+    with subprocess.Popen(
         [
             *(sys.executable, "-m", "capture", "--source", "mic", "--seconds", "9"),
             *("--record", str(recorded), "--hub", hub, "--features", features),
@@ -126,11 +126,11 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
         env={**os.environ, **microphone.env},
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert capture.stderr is not None
-    assert "recording from" in capture.stderr.readline()
-    microphone.play(clip(6.0)).wait(PATIENCE_S)
-    assert capture.wait(PATIENCE_S) == 0
+    ) as capture:
+        assert capture.stderr is not None
+        assert "recording from" in capture.stderr.readline()
+        microphone.play(clip(6.0)).wait(PATIENCE_S)
+        assert capture.wait(PATIENCE_S) == 0
     expected = offline(recorded)
     subscriber.wait_for(lambda received: len(received.stream()) >= len(expected))
     for stage in stages:
@@ -253,7 +253,7 @@ def test_capture_waits_for_an_absent_device(supervise: Supervise) -> None:
         code, stderr, _ = running.ended()
         assert code == 0, stderr
     finally:
-        mic.__exit__(None, None, None)
+        mic.close()
 
 
 def test_a_lost_device_is_reported_and_opened_again(supervise: Supervise) -> None:
@@ -276,7 +276,7 @@ def test_a_lost_device_is_reported_and_opened_again(supervise: Supervise) -> Non
         assert code == 0, stderr
         assert any(result.state == "gap" for result in received.fresh(public.Result))
     finally:
-        mic.__exit__(None, None, None)
+        mic.close()
 
 
 def test_a_missing_portaudio_names_its_package(tmp_path: Path) -> None:

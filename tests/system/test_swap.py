@@ -55,7 +55,7 @@ def results_of(running: Running) -> list[public.Result]:
 def test_no_window_is_lost_and_each_is_its_bundles_own(
     supervise: Supervise, clip: Clip, speed: str
 ) -> None:
-    path = clip(25.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=60)
+    path = clip(25.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=40)
     pipeline = supervise(f"--source=file:{path}", f"--speed={speed}")
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 5)
     there = swap(OTHER)
@@ -339,10 +339,10 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
         noisy.send(chance.randbytes(chance.randrange(200)))
     noisy.send_multipart([b"a", b"b", b"c"])
     first: list[internal.Swapped] = []
-    thread = threading.Thread(target=lambda: first.append(ask(control, OTHER)))
+    thread = threading.Thread(target=lambda: first.append(ask(control, internal.Swap(str(OTHER)))))
     thread.start()
     time.sleep(0.4)
-    assert "busy" in ask(control, BUNDLE).text
+    assert "busy" in ask(control, internal.Swap(str(BUNDLE))).text
     thread.join()
     assert first[0].code == 0
     context.destroy(linger=0)
@@ -356,7 +356,9 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     folder.mkdir(exist_ok=True)
     control = ControlSocket(folder)
     answered: list[internal.Swapped] = []
-    thread = threading.Thread(target=lambda: answered.append(ask(folder / CONTROL, tmp_path)))
+    thread = threading.Thread(
+        target=lambda: answered.append(ask(folder / CONTROL, internal.Swap(str(tmp_path))))
+    )
     thread.start()
     requests: list[tuple[bytes, internal.Swap]] = []
     wait_until(lambda: bool(requests.extend(control.requests()) or requests), "the request")

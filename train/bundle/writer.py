@@ -13,14 +13,9 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.manifest import (
-    FORMAT,
-    MANIFEST,
-    Bundle,
-    Calibration,
-    Decision,
-    load_bundle,
-)
+from speech_emotion.common.bundle.baseline import Baseline
+from speech_emotion.common.bundle.manifest import FORMAT, MANIFEST, Bundle, load_bundle
+from speech_emotion.common.bundle.parameters import OPERATING_POINT_KEYS, Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import load_extractors
@@ -44,8 +39,10 @@ def write_bundle(
     licence: str,
     calibration: Calibration | None = None,
     decision: Decision | None = None,
+    sensitivity: Mapping[str, Decision] | None = None,
     licence_id: str = "",
     speech_output: bool = False,
+    baseline: Baseline | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write the folder `path`, and load it with the checks of the features and infer stages.
@@ -57,8 +54,10 @@ def write_bundle(
             stored as the golden vectors of the self-test.
         card: text of MODEL_CARD.md.
         licence: text of LICENSE.
+        sensitivity: decisions of the operating points `low` and `high`.
         licence_id: SPDX identifier of the licence.
-        speech_output: the model's last output is the probability of speech.
+        speech_output: behind the labels, the model's output has the probability of speech.
+        baseline: the model's last outputs are relative scores, used with these parameters.
         provenance: origin of the model: corpora, seed, command, ….
 
     Raises:
@@ -96,6 +95,13 @@ def write_bundle(
         "decision": dataclasses.asdict(decision or Decision()),
         "provenance": dict(provenance or {}),
     }
+    if sensitivity:
+        table["sensitivity"] = {
+            name: {key: getattr(chosen, key) for key in OPERATING_POINT_KEYS}
+            for name, chosen in sensitivity.items()
+        }
+    if baseline is not None:
+        table |= {"relative_output": True, "baseline": dataclasses.asdict(baseline)}
     _seal(partial, table)
     _check(partial)
     shutil.rmtree(path, ignore_errors=True)

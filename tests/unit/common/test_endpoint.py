@@ -24,14 +24,20 @@ def context() -> Iterator[zmq.Context[Any]]:
     context.destroy(linger=0)
 
 
-def test_a_file_of_the_user_is_not_removed(context: zmq.Context[Any], tmp_path: Path) -> None:
+@pytest.fixture
+def router(context: zmq.Context[Any]) -> Iterator[zmq.Socket[Any]]:
+    with context.socket(zmq.ROUTER) as router:
+        yield router
+
+
+def test_a_file_of_the_user_is_not_removed(router: zmq.Socket[Any], tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_text("years of work")
     link = tmp_path / "link"
     link.symlink_to(path)
     for place in (path, link, tmp_path):
         with pytest.raises(UserError, match="is not a socket"):
-            bind(context.socket(zmq.ROUTER), f"ipc://{place}", "hub")
+            bind(router, f"ipc://{place}", "hub")
         remove_file(f"ipc://{place}")
     assert path.read_text() == "years of work"
     assert link.is_symlink()
@@ -39,7 +45,7 @@ def test_a_file_of_the_user_is_not_removed(context: zmq.Context[Any], tmp_path: 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_a_socket_in_use_stays_its_owners(
-    context: zmq.Context[Any], tmp_path: Path, kind: int
+    router: zmq.Socket[Any], tmp_path: Path, kind: int
 ) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX, kind) as owner:
@@ -48,22 +54,22 @@ def test_a_socket_in_use_stays_its_owners(
             owner.listen(0)
         for _ in range(3):  # also when its queue is full
             with pytest.raises(UserError, match="in use"):
-                bind(context.socket(zmq.ROUTER), f"ipc://{path}", "hub")
+                bind(router, f"ipc://{path}", "hub")
         assert path.is_socket()
-    bind(context.socket(zmq.ROUTER), f"ipc://{path}", "hub")  # left by a process that has ended
+    bind(router, f"ipc://{path}", "hub")  # left by a process that has ended
 
 
-def test_an_abstract_name_is_refused(context: zmq.Context[Any]) -> None:
+def test_an_abstract_name_is_refused(router: zmq.Socket[Any]) -> None:
     with pytest.raises(UserError, match="every local user"):
-        bind(context.socket(zmq.ROUTER), "ipc://@name", "hub")
+        bind(router, "ipc://@name", "hub")
     with pytest.raises(ValueError, match="not usable"):
         Results("ipc://@name")
 
 
-def test_ipv6_works(context: zmq.Context[Any]) -> None:
+def test_ipv6_works(context: zmq.Context[Any], router: zmq.Socket[Any]) -> None:
     endpoint = f"tcp://[::1]:{free_port()}"
-    server = context.socket(zmq.ROUTER)
-    bind(server, endpoint, "hub")
-    connect(context, endpoint, "hub").send(b"hello")
-    assert server.poll(10_000)
+    bind(router, endpoint, "hub")
+    with connect(context, endpoint, "hub") as client:
+        client.send(b"hello")
+        assert router.poll(10_000)
     Results(endpoint).close()

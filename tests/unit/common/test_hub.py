@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zmq
@@ -24,6 +23,7 @@ from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
 from tests.support.pipelines import Subscriber, fresh_endpoint, wait_until
+from tests.support.sockets import KeepingContext
 
 
 @given(st.lists(st.integers(0, 12), max_size=120))
@@ -106,7 +106,7 @@ class Rig:
             health=health,
         )
         self.hub.start()
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context = KeepingContext()
         self.stage = connect(self.context, self.stages, "hub")
 
     def send(self, message: codec.Message) -> None:

@@ -32,6 +32,7 @@ def test_a_stream_is_opened_once_per_run(ledger: Ledger) -> None:
         ({"stream": "other"}, Verdict.UNKNOWN),
         ({"run": "other"}, Verdict.UNKNOWN),
         ({"bundle": "new@2"}, Verdict.OTHER_BUNDLE),
+        ({"forgets": 1}, Verdict.FORGOTTEN),
         ({"seq": 1}, Verdict.OUT_OF_ORDER),
         ({"seq": -1}, Verdict.DUPLICATE),
     ],
@@ -59,3 +60,21 @@ def test_another_bundle_keeps_the_decision_and_on_demand_the_gate(
     assert (resume.bundle, resume.checkpoint_bundle) == ("new@2", "old@1")
     assert resume.decision == {"n": 1}
     assert ledger.submit(FIRST) is Verdict.OTHER_BUNDLE
+
+
+def test_forgetting_removes_the_baseline_and_refuses_results_made_with_it() -> None:
+    ledger = Ledger("old@1", baseline=True)
+    for name in ("main", "hall", "over"):
+        ledger.open(dataclasses.replace(OPEN, stream=name))
+    made = dataclasses.replace(FIRST, decision={"n": 1, "baseline": {"seconds": 9.0}})
+    ledger.submit(made)
+    ledger.submit(dataclasses.replace(made, stream="over", ended=True))
+    assert ledger.streams["main"].resume().baseline
+    assert ledger.forget_baseline("hall") == {"hall": 0}
+    assert ledger.forget_baseline(None) == {"main": 0, "hall": 0}
+    resume = ledger.streams["main"].resume()
+    assert resume.decision == {"n": 1, "baseline": None, "forgotten": True}
+    assert [ledger.streams[name].forgets for name in ("main", "hall", "over")] == [1, 2, 0]
+    assert ledger.submit(made) is Verdict.FORGOTTEN
+    assert ledger.submit(dataclasses.replace(made, forgets=1)) is Verdict.ACCEPTED
+    assert ledger.forget_baseline("nowhere") == {}

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import zmq
@@ -22,6 +21,7 @@ from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
 from tests.support.key_files import free_port
 from tests.support.pipelines import PATIENCE_S, ROOT, Subscriber, fresh_endpoint, wait_until
+from tests.support.sockets import KeepingContext
 
 LIMIT = 8
 
@@ -41,7 +41,7 @@ class Rig:
         self.inner, stages = fresh_endpoint(), fresh_endpoint()
         self.hub = Hub(self.results, stages, info=info, health=observe, inner=self.inner)
         self.hub.start()
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context = KeepingContext()
         self.stage = connect(self.context, stages, "hub")
 
     def submit(self, seq: int) -> None:

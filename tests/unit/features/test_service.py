@@ -24,6 +24,7 @@ from speech_emotion.features.extractor import windows_of
 from speech_emotion.features.service import FeaturesService
 from tests.support.extractors import BOX, EXTRACTORS, GRID, SPEC, Samples, speech, without_time
 from tests.support.pipelines import fresh_endpoint
+from tests.support.sockets import KeepingContext
 
 CAPACITY = 6 * SPEC.window
 
@@ -40,7 +41,7 @@ class Rig:
     def __init__(self) -> None:
         self.begin()
         self.endpoint, hub = fresh_endpoint(), fresh_endpoint()
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context = KeepingContext()
         self.hub = self.context.socket(zmq.ROUTER)
         self.hub.bind(hub)
         self.switch = Switch()

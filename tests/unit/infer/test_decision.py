@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech_emotion.common.bundle.manifest import Bundle, Calibration, Decision
+from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Result, Utterance
@@ -381,3 +382,43 @@ def test_decisions_that_resume_from_a_checkpoint_are_the_same(steps: list[Step],
     messages += finish(state, window(len(steps), "end"), using)
     assert messages == run(steps, using)
     assert len([one for one in messages if isinstance(one, Result)]) == len(steps)
+
+
+def test_a_bias_changes_the_label_but_not_the_probabilities() -> None:
+    close = ("speech", [0.5, 0.1, 0.4])
+    plain, *_ = run([close], bundle())
+    biased, utterance = run([close], bundle(bias=(0.0, 0.0, 1.0)))
+    assert isinstance(plain, Result)
+    assert isinstance(biased, Result)
+    assert isinstance(utterance, Utterance)
+    assert (plain.emotion, plain.confidence) == ("angry", 0.5)
+    assert (biased.emotion, utterance.emotion) == ("neutral", "neutral")
+    assert biased.confidence == pytest.approx(0.4)
+    assert utterance.confidence == pytest.approx(0.4)
+    assert biased.smoothed == plain.smoothed
+    assert biased.probabilities == plain.probabilities
+
+
+def test_the_threshold_is_compared_with_the_confidence_that_is_published() -> None:
+    using = bundle(bias=(0.0, 0.0, 1.0), min_confidence=0.45, min_utterance_confidence=0.45)
+    for message in run([("speech", [0.5, 0.1, 0.4])], using):
+        assert (message.emotion, message.reason) == ("uncertain", "low_margin")
+        assert message.confidence == pytest.approx(0.4)
+
+
+def test_hysteresis_compares_probabilities_with_the_bias() -> None:
+    using = bundle(bias=(0.0, 0.0, 1.0), hysteresis=0.2, smoothing=1.0)
+    steps: list[Step] = [("speech", [0.1, 0.1, 0.8]), ("speech", [0.66, 0.1, 0.24])]
+    first, second, _ = run(steps, using)
+    assert (first.emotion, second.emotion) == ("neutral", "neutral")
+    assert second.confidence == pytest.approx(0.24)
+    changed = run([*steps, ("speech", [0.9, 0.05, 0.05])], using)[2]
+    assert changed.emotion == "angry"
+
+
+def test_no_bias_is_the_same_as_a_bias_of_zero_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    steps: list[Step] = [("speech", rng.dirichlet([1, 1, 1]).tolist()) for _ in range(50)]
+    assert run(steps, bundle(hysteresis=0.05)) == run(
+        steps, bundle(hysteresis=0.05, bias=(0.0, 0.0, 0.0))
+    )

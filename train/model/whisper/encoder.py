@@ -37,11 +37,13 @@ class Layer:
 
     Attributes:
         output: input of the next layer, (n, width).
+        rest: the part of `output` that does not come from the feed-forward part, (n, width).
         mixed: output of the attention before its projection, (n, width).
         hidden: hidden units of its feed-forward part after the GELU, (n, 4 width).
     """
 
     output: Any
+    rest: Any
     mixed: Any
     hidden: Any
 
@@ -71,7 +73,7 @@ def loudness_weights(inputs: Any) -> Any:
     from keras import ops
 
     level = ops.mean(inputs, axis=1, keepdims=True) * 40.0
-    level = (level[0::2, :] + level[1::2, :]) * 0.5
+    level = ops.mean(ops.reshape(level, (-1, 2)), axis=1, keepdims=True)
     loudest = ops.max(level, axis=0, keepdims=True)
     weight = ops.sigmoid((level - loudest + SPEECH_DB) * (1.0 / SLOPE_DB))
     return weight / ops.sum(weight, axis=0, keepdims=True)
@@ -85,13 +87,21 @@ def constant(values: NDArray[np.float32]) -> Any:
 
 
 def _conv(x: Any, weights: Weights, name: str, stride: int) -> Any:
-    """A convolution of width 3 with its GELU, as one dense layer over three taps."""
+    """A convolution of width 3 with its GELU, as one dense layer over three taps.
+
+    With a stride of 2, `x` has an even number of frames; slices with a step are slow in TFLite,
+    so pairs of frames are made by a reshape.
+    """
     from keras import ops
 
     kernel = weights[f"{name}/weight"]  # (out, in, 3)
-    padded = ops.pad(x, ((1, 1), (0, 0)))
-    n = x.shape[0]
-    taps = [padded[k : k + n : stride, :] for k in range(3)]
+    n, width = x.shape
+    if stride == 1:
+        padded = ops.pad(x, ((1, 1), (0, 0)))
+        taps = [padded[k : k + n, :] for k in range(3)]
+    else:
+        pairs = ops.reshape(ops.pad(x, ((1, 1), (0, 0))), (n // 2 + 1, 2 * width))
+        taps = [pairs[:-1, :], pairs[1:, :width]]
     flat = kernel.transpose(0, 2, 1).reshape(len(kernel), -1)
     return _gelu(dense(ops.concatenate(taps, axis=1), flat, weights[f"{name}/bias"]))
 
@@ -118,8 +128,8 @@ def _layer(x: Any, weights: Weights, prefix: str) -> Layer:
     )
     y = _norm(x, weights, f"{feed}layer_norm/")
     hidden = _gelu(dense(y, weights[f"{feed}linear_0/weight"], weights[f"{feed}linear_0/bias"]))
-    x = x + dense(hidden, weights[f"{feed}linear_1/weight"], weights[f"{feed}linear_1/bias"])
-    return Layer(x, mixed, hidden)
+    out = x + dense(hidden, weights[f"{feed}linear_1/weight"], weights[f"{feed}linear_1/bias"])
+    return Layer(out, x, mixed, hidden)
 
 
 def _norm(x: Any, weights: Weights, prefix: str) -> Any:
@@ -132,10 +142,10 @@ def _norm(x: Any, weights: Weights, prefix: str) -> Any:
 
 
 def _gelu(x: Any) -> Any:
-    """GELU by its tanh formula (Hendrycks and Gimpel, 2016); it needs no erf operator."""
+    """GELU by its tanh formula (Hendrycks and Gimpel, 2016): one operator in TFLite."""
     from keras import ops
 
-    return 0.5 * x * (1.0 + ops.tanh(0.7978845608 * (x + 0.044715 * x * x * x)))
+    return ops.gelu(x, approximate=True)
 
 
 def dense(x: Any, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> Any:

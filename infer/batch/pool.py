@@ -1,0 +1,193 @@
+"""Worker processes for the inputs of a batch: started, fed, replaced when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
+from speech_emotion.common.paths import IMPORT_ROOT
+from speech_emotion.infer.batch.analysis import Outcome
+from speech_emotion.infer.batch.parts import OutputError
+from speech_emotion.infer.batch.setting import Setting
+
+ATTEMPTS = 2
+"""Workers that may die with the same input before it counts as its fault."""
+MODULE = "speech_emotion.infer.batch.worker"
+
+
+@dataclasses.dataclass
+class Job:
+    """An input and the workers that died with it.
+
+    Attributes:
+        number: its place in the run.
+        known: parts that it has from earlier runs.
+    """
+
+    number: int
+    name: str
+    known: list[str]
+    deaths: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that a worker reports.
+
+    Attributes:
+        seconds, share: progress within the input.
+        outcome: the input is done.
+        death: how the worker died that had the input `ATTEMPTS` times.
+    """
+
+    job: Job
+    seconds: float = 0.0
+    share: float = 0.0
+    outcome: Outcome | None = None
+    death: str | None = None
+
+
+class Pool:
+    """Analyses jobs in several processes. Use it as a context manager: it leaves no process.
+
+    Args:
+        size: number of processes.
+    """
+
+    def __init__(self, setting: Setting, size: int) -> None:
+        self._setting = setting
+        self._size = size
+        self._workers: list[_Worker] = []
+        self._selector = selectors.DefaultSelector()
+
+    def run(self, jobs: list[Job]) -> Iterator[Event]:
+        """Events of all jobs, until each is done.
+
+        Raises:
+            UserError: the bundle or the model cannot be used.
+            OutputError: the output cannot be written.
+            RuntimeError: a worker dies before its first input.
+        """
+        waiting = deque(jobs)
+        left = len(jobs)
+        for _ in range(min(self._size, len(jobs))):
+            self._start()
+        while left:
+            for key, _ in self._selector.select():
+                worker: _Worker = key.data
+                for answer in worker.answers():
+                    if "fatal" in answer:
+                        raise (UserError if answer["user"] else OutputError)(answer["fatal"])
+                    job = worker.job
+                    if "outcome" in answer:
+                        assert job is not None
+                        left -= 1
+                        yield Event(job, outcome=Outcome(**answer["outcome"]))
+                    elif "share" in answer:
+                        assert job is not None
+                        yield Event(job, answer["seconds"], answer["share"])
+                        continue
+                    worker.give(waiting.popleft() if waiting else None)
+                if worker.ended:
+                    job = self._bury(worker)
+                    if job is not None and job.deaths < ATTEMPTS:
+                        waiting.appendleft(job)
+                    elif job is not None:
+                        left -= 1
+                        yield Event(job, death=worker.death)
+                    if waiting:
+                        self._start()
+
+    def _start(self) -> None:
+        worker = _Worker(self._setting)
+        self._workers.append(worker)
+        self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
+
+    def _bury(self, worker: _Worker) -> Job | None:
+        self._selector.unregister(worker.stdout)
+        self._workers.remove(worker)
+        worker.close()
+        if not worker.ready:
+            raise RuntimeError(f"a worker could not start ({worker.death})")
+        if worker.job is not None:
+            worker.job.deaths += 1
+        return worker.job
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.close()
+        self._workers.clear()
+        self._selector.close()
+
+
+class _Worker:
+    """One process, and the input that it has."""
+
+    def __init__(self, setting: Setting) -> None:
+        path = os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **ONE_BLAS_THREAD, "PYTHONPATH": path},
+            process_group=0,
+            bufsize=0,
+        )
+        assert self._process.stdout is not None
+        self.stdout = self._process.stdout
+        self.job: Job | None = None
+        self.ready = False
+        self.ended = False
+        self._rest = b""
+        self._send(dataclasses.asdict(setting))
+
+    def give(self, job: Job | None) -> None:
+        """Give it the next input; None: it has done its part."""
+        self.job = job
+        if job is not None:
+            self._send({"name": job.name, "known": job.known})
+
+    def answers(self) -> list[dict[str, Any]]:
+        """What it has said since the last call; `ended` is set at its end."""
+        chunk = os.read(self.stdout.fileno(), 1 << 16)
+        self.ended = not chunk
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        found = [json.loads(line) for line in lines]
+        self.ready = self.ready or any("ready" in answer for answer in found)
+        return found
+
+    @property
+    def death(self) -> str:
+        """How it ended, in words."""
+        code = self._process.wait()
+        if code < 0:
+            return f"killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"exit code {code}"
+
+    def close(self) -> None:
+        """End it at once; its input has no part then."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _send(self, values: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # its end is read from its answers
+            self._process.stdin.write(json.dumps(values).encode() + b"\n")

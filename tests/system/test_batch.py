@@ -1,0 +1,367 @@
+"""`infer --out`: equal to live, resumed after any kill, no input ends the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from speech_emotion import Pipeline
+from speech_emotion.infer.batch.parts import TEMPORARY
+from speech_emotion.infer.batch.table import messages_of
+from tests.support.pipelines import (
+    BUNDLE,
+    PATIENCE_S,
+    ROOT,
+    Running,
+    comparable,
+    kill,
+    wait_until,
+)
+
+pq = pytest.importorskip("pyarrow.parquet")
+Demo = tuple[NDArray[np.float32], int]
+
+
+@dataclasses.dataclass
+class Done:
+    code: int
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stderr.splitlines()
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "infer", "--bundle", str(BUNDLE), *map(str, words)]
+
+
+def batch(*words: object, **options: Any) -> Done:
+    done = subprocess.run(
+        command(*words), capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, **options
+    )
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done.returncode, done.stderr)
+
+
+def started(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def files_of(path: Path) -> dict[str, dict[str, Any]]:
+    """The row `file` of each input, by its name."""
+    return {row["file"]: row for row in rows_of(path) if row["kind"] == "file"}
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    """Every file of a folder, with a hash of its content."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def clips(tmp_path: Path, demo: Demo) -> Path:
+    """Twelve clips of several formats, rates and lengths."""
+    folder = tmp_path / "clips"
+    (folder / "inner").mkdir(parents=True)
+    samples, rate = demo
+    formats = ("wav", "flac", "ogg", "mp3", "aiff", "w64")
+    for k in range(12):
+        part = samples[k * rate : (k * 3 + 5) * rate]
+        place = folder / "inner" if k % 2 else folder
+        path = place / f"clip{k:02}.{formats[k % 6]}"
+        wide = np.stack([part] * (1 + k % 3), axis=1)
+        soundfile.write(path, wide, (16000, 44100, 48000)[k % 3])
+    return folder
+
+
+def test_batch_live_and_library_are_equal(
+    supervise: Callable[..., Running], clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "all.parquet"
+    done = batch(clips, "--out", out, "--jobs", 2)
+    assert done.code == 0, done.stderr
+    table = pq.read_table(out)
+    by_file: dict[str, list[Any]] = {}
+    for name, message in messages_of(table):
+        by_file.setdefault(name, []).append(message)
+    pipeline = Pipeline(BUNDLE)
+    assert sorted(by_file) == sorted(str(p) for p in clips.rglob("*.*"))
+    for name, messages in by_file.items():
+        assert messages == list(pipeline(name))
+    for name in sorted(by_file)[:3]:
+        code, stderr, received = supervise("--source", f"file:{name}", "--speed", "max").ended()
+        assert code == 0, stderr
+        assert received.stream() == [comparable(message) for message in by_file[name]]
+    # The folder of parts is the same table, for every reader of Parquet folders.
+    parts = pq.read_table(tmp_path / "all.parquet.parts")
+    assert parts.schema.names == table.schema.names
+    order = [("file", "ascending"), ("kind", "ascending"), ("seq", "ascending")]
+    assert parts.sort_by(order).equals(table.sort_by(order))
+    rows = files_of(out)
+    assert all(row["error"] is None for row in rows.values())
+    third = rows[str(clips / "clip02.ogg")]
+    assert (third["source_rate"], third["channels"]) == (48000, 3)
+    assert third["end"] == pytest.approx(9 * 16000 / 48000, abs=0.01)
+
+
+def test_killed_three_times_and_resumed_gives_the_same_bytes(clips: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
+    assert batch(clips, "--out", whole, "--jobs", 1).code == 0
+    chance = random.Random(3)
+    parts = Path(f"{killed}.parts")
+    for turn in range(3):
+        process = started(clips, "--out", killed, "--jobs", 2, *["--resume"][: turn > 0])
+        had = turn * 3
+        wait_until(lambda had=had: len(list(parts.glob("??/*.parquet"))) > had, "the next parts")
+        time.sleep(chance.uniform(0.0, 0.05))
+        workers = psutil.Process(process.pid).children()
+        process.kill()
+        process.communicate()
+        wait_until(lambda w=workers: not any(p.is_running() for p in w), "the workers to die")
+    assert not killed.exists()
+    done = batch(clips, "--out", killed, "--resume")
+    assert done.code == 0
+    assert "already done" in done.stderr
+    assert killed.read_bytes() == whole.read_bytes()
+    assert content_of(parts) == content_of(Path(f"{whole}.parts"))
+    # Resumed once more: nothing is left to do, and nothing changes.
+    again = batch(clips, "--out", killed, "--resume")
+    assert "12 files, 12 already done, none with errors" in again.lines[-1]
+    assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_shards_fill_the_same_folder(clips: Path, tmp_path: Path) -> None:
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert batch(clips, "--out", whole).code == 0
+    running = [started(clips, "--out", shared, "--shard", f"{k}/3", "--resume") for k in (1, 2, 3)]
+    for process in running:
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, stderr
+        assert "infer: 4 files" in stderr
+    assert content_of(shared) == content_of(whole)
+    # A last run without a shard only joins the parts.
+    one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
+    shutil.copytree(shared, f"{one}.parts")
+    assert "12 already done" in batch(clips, "--out", one, "--resume").stderr
+    assert batch(clips, "--out", other).code == 0
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_changed_file_is_done_again_and_its_old_part_goes(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert batch(clips, "--out", out).code == 0
+    before = content_of(out)
+    changed = clips / "clip00.wav"
+    samples, rate = soundfile.read(changed)
+    soundfile.write(changed, samples[: 2 * rate], rate)
+    os.utime(clips / "clip02.ogg")  # only touched
+    done = batch(clips, "--out", out, "--resume")
+    assert "12 files, 11 already done" in done.stderr
+    after = content_of(out)
+    assert len(after) == len(before)
+    assert len(set(after) - set(before)) == 1
+    assert files_of(out)[str(changed)]["end"] == 2.0
+
+
+def test_a_part_that_a_power_failure_has_cut_is_written_again(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert batch(clips, "--out", out).code == 0
+    before = content_of(out)
+    one, other, *_ = sorted(out.glob("??/*.parquet"))
+    one.write_bytes(b"")
+    other.write_bytes(other.read_bytes()[:-100])
+    assert "12 files, 10 already done" in batch(clips, "--out", out, "--resume").stderr
+    assert content_of(out) == before
+
+
+def test_ctrl_c_loses_the_files_at_hand_only(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    process = started(clips, "--out", out, "--jobs", 1)
+    parts = Path(f"{out}.parts")
+    wait_until(lambda: len(list(parts.glob("??/*.parquet"))) > 2, "three parts")
+    workers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1].startswith("infer: interrupted; --resume continues")
+    assert "Traceback" not in stderr
+    assert not any(worker.is_running() for worker in workers)
+    assert not list(parts.rglob(f".*{TEMPORARY}"))
+    assert not out.exists()
+    assert batch(clips, "--out", out, "--resume").code == 0
+    assert len(files_of(out)) == 12
+
+
+@pytest.fixture
+def long_clip(tmp_path: Path) -> Path:
+    """A file that takes some seconds, small on the disk."""
+    path = tmp_path / "long.flac"
+    with soundfile.SoundFile(path, "w", 192_000, 2) as file:
+        for _ in range(400):
+            file.write(np.zeros((192_000, 2), np.int16))
+    return path
+
+
+def busy_worker(process: subprocess.Popen[str], but: set[int]) -> psutil.Process:
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        for child in psutil.Process(process.pid).children():
+            if child.pid not in but and child.cpu_times().user > 0.5:
+                found.append(child)
+        return bool(found)
+
+    wait_until(look, "a worker that works")
+    return found[0]
+
+
+def test_a_worker_that_dies_is_replaced_and_the_file_read_again(
+    long_clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = started(long_clip, "--out", out, "--jobs", 1)
+    kill(busy_worker(process, set()))
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, stderr
+    assert files_of(out)[str(long_clip)]["end"] == 400.0
+    assert not list(out.rglob(f".*{TEMPORARY}")) or batch(long_clip, "--out", out, "--resume")
+
+
+def test_a_file_that_kills_every_worker_is_a_row(
+    long_clip: Path, clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = started(long_clip, clips, "--out", out, "--jobs", 1)
+    dead: set[int] = set()
+    for _ in range(2):
+        worker = busy_worker(process, dead)
+        dead.add(worker.pid)
+        kill(worker)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 4
+    assert "killed by signal 9 (SIGKILL), twice" in stderr
+    rows = files_of(out)
+    assert len(rows) == 13
+    assert "twice" in rows[str(long_clip)]["error"]
+    assert [name for name, row in rows.items() if row["error"]] == [str(long_clip)]
+    # It was no fault of the file: the next run tries it again.
+    done = batch(long_clip, clips, "--out", out, "--resume")
+    assert done.code == 0
+    assert "13 files, 12 already done, none with errors" in done.stderr
+    assert files_of(out)[str(long_clip)]["error"] is None
+
+
+def test_a_full_disk_ends_the_run_in_one_line(clips: Path, tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    out = tmp_path / "out"
+    done = batch(clips, "--out", out, preexec_fn=limit)
+    assert done.code == 1
+    (line,) = done.lines
+    assert "cannot be written (File too large); --resume continues" in line
+    assert not list(out.rglob(f".*{TEMPORARY}"))
+    assert batch(clips, "--out", out, "--resume").code == 0
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """A worker of `infer --out` on 192 kHz; a minute of it is 46 MB of float32."""
+
+    def peak(minutes: int) -> int:
+        path = tmp_path / f"{minutes}.flac"
+        with soundfile.SoundFile(path, "w", 192_000, 1) as file:
+            for _ in range(60 * minutes):
+                file.write(np.zeros(192_000, np.int16))
+        code = (
+            "import resource, sys\n"
+            "from speech_emotion.infer.batch.analysis import PartWriter\n"
+            "from speech_emotion.infer.batch.setting import Setting\n"
+            f"setting = Setting({str(BUNDLE)!r}, {str(tmp_path / f'out{minutes}')!r})\n"
+            f"PartWriter(setting).process({str(path)!r}, [], lambda *_: None)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+        )
+        return int(done.stdout)
+
+    short, long = peak(1), peak(8)
+    assert long - short < 25
+    assert long < 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere.wav"], "nowhere.wav: no such file"),
+        (["examples/demo.flac", "--jobs", "0"], "--jobs 0"),
+        (["examples/demo.flac", "--shard", "3/2"], "--shard '3/2'"),
+        (["examples/demo.flac", "--json"], "--json"),
+        (["--manifest", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        ([], "nothing to analyse"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    done = batch(*words, "--out", tmp_path / "out")
+    assert done.code == 2
+    (line,) = done.lines
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["a.wav", "b.wav"], ["a.wav", "--resume"], ["--manifest", "x"], ["a.wav", "--jobs=2"]]
+)
+def test_several_recordings_need_an_output(words: list[str]) -> None:
+    done = batch(*words)
+    assert done.code == 2
+    assert "--out DIR or --out FILE.parquet" in done.lines[0]
+
+
+def test_an_output_that_exists_is_kept(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_text("precious")
+    done = batch(clips, "--out", out)
+    assert done.code == 2
+    assert "exists; --resume continues" in done.lines[0]
+    assert out.read_text() == "precious"
+
+
+def test_one_channel_of_two(tmp_path: Path, demo: Demo) -> None:
+    samples, rate = demo
+    both = np.stack([samples, np.zeros_like(samples)], axis=1)
+    path = tmp_path / "call.wav"
+    soundfile.write(path, both, rate)
+    assert batch(path, "--out", tmp_path / "one.parquet", "--channel", 0).code == 0
+    table = pq.read_table(tmp_path / "one.parquet")
+    assert [m for _, m in messages_of(table)] == list(Pipeline(BUNDLE)(samples, rate=rate))
+    done = batch(path, "--out", tmp_path / "other.parquet", "--channel", 2)
+    assert done.code == 4
+    assert "no channel 2; allowed: 0 to 1" in done.stderr

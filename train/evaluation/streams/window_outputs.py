@@ -1,0 +1,154 @@
+"""Outputs of a model with relative scores for the windows of a corpus that it has not heard."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_emotion.common.bundle.baseline import Baseline, read_baseline
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.errors import UserError
+
+Matrix = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+MIN_SPEECH = 0.7
+"""Without a bundle: probability of speech from which a window counts for a baseline."""
+KEYS = ("labels", "corpus", "speaker", "clip", "label", "cold", "speech", "relative")
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowOutputs:
+    """The windows with speech of one corpus, sorted by clip.
+
+    Attributes:
+        name: of the corpus.
+        labels: in the order of all label axes.
+        cold: log probabilities of the labels, (windows, labels).
+        relative: relative scores less their prior, (windows, labels).
+        evidence: the window counts for a baseline, (windows,).
+        clip: number of the window's clip, 0 to clips - 1, (windows,).
+        truth: label of each clip, (clips,).
+        speaker: number of each clip's speaker, 0 to speakers - 1, (clips,).
+        bias: of the relative scores, (labels,).
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    cold: Matrix
+    relative: Matrix
+    evidence: NDArray[np.bool_]
+    clip: Index
+    truth: Index
+    speaker: Index
+    bias: Matrix
+
+    @property
+    def clips(self) -> int:
+        return len(self.truth)
+
+    def windows_of(self, clips: Index) -> Index:
+        """The windows of some clips, clip by clip."""
+        begins = np.searchsorted(self.clip, clips)
+        ends = np.searchsorted(self.clip, clips, side="right")
+        return np.concatenate([np.arange(b, e) for b, e in zip(begins, ends, strict=True)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What a bundle does with the outputs.
+
+    Attributes:
+        baseline: its `prior` and `bias` are not used: the outputs have their own.
+        temperature: of the scores without a baseline.
+        min_speech: probability of speech from which a window counts for a baseline.
+    """
+
+    baseline: Baseline
+    temperature: float
+    min_speech: float
+
+
+def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
+    """The parameters of a bundle, or the defaults, with `settings` such as `trust=0.5`.
+
+    Raises:
+        UserError: the bundle is not valid, or a setting is no number of [baseline].
+    """
+    nothing: tuple[float, ...] = (0.0,) * 4
+    found = Parameters(Baseline(nothing, nothing), 1.0, MIN_SPEECH)
+    if folder is not None:
+        bundle = load_bundle(folder)
+        temperature, min_speech = bundle.calibration.temperature, bundle.decision.min_speech
+        found = Parameters(bundle.baseline or found.baseline, temperature, min_speech)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        try:
+            values[key] = float(value)
+        except ValueError:
+            raise UserError(f"--set {setting}: must be KEY=NUMBER") from None
+    table = {**dataclasses.asdict(found.baseline), **values}
+    table |= {key: list(table[key]) for key in ("prior", "bias")}
+    whole = {"relative_output": True, "baseline": table}
+    baseline = read_baseline(whole, len(found.baseline.prior), "--set")
+    assert baseline is not None
+    return dataclasses.replace(found, baseline=baseline)
+
+
+def read_outputs(files: Sequence[Path], min_speech: float) -> list[WindowOutputs]:
+    """Read npz files of window outputs; one item per corpus and file.
+
+    Args:
+        min_speech: probability of speech from which a window counts for a baseline.
+
+    Raises:
+        UserError: a file is missing, damaged, or lacks a key.
+    """
+    return [corpus for file in files for corpus in _read(file, min_speech)]
+
+
+def _read(file: Path, min_speech: float) -> list[WindowOutputs]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            table = {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: is not a readable npz file ({error})") from None
+    for key in (*KEYS, "prior", "bias"):
+        if key not in table:
+            raise UserError(f"{file}: has no array {key}; needed: {', '.join(KEYS)}, prior, bias")
+    n, labels = len(table["clip"]), len(table["labels"])
+    for key in ("cold", "relative"):
+        if table[key].shape != (n, labels):
+            raise UserError(f"{file}: {key} has shape {table[key].shape}, not {(n, labels)}")
+    names = sorted(set(table["corpus"].tolist()))
+    return [_corpus(name, table, min_speech) for name in names]
+
+
+def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> WindowOutputs:
+    rows = np.flatnonzero(table["corpus"] == name)
+    rows = rows[np.argsort(table["clip"][rows], kind="stable")]
+    clips, first, clip = np.unique(table["clip"][rows], return_index=True, return_inverse=True)
+    # A prior per window belongs to the model of the window's fold.
+    prior = table["prior"] if table["prior"].ndim == 1 else table["prior"][rows]
+    bias = table["bias"] if table["bias"].ndim == 1 else table["bias"][rows].mean(axis=0)
+    return WindowOutputs(
+        name=name,
+        labels=tuple(table["labels"].tolist()),
+        cold=np.log(np.maximum(table["cold"][rows].astype(np.float64), 1e-12)),
+        relative=table["relative"][rows].astype(np.float64) - prior,
+        evidence=table["speech"][rows] >= min_speech,
+        clip=clip.astype(np.int64).reshape(len(rows)),
+        truth=table["label"][rows][first].astype(np.int64),
+        speaker=np.unique(table["speaker"][rows][first], return_inverse=True)[1].reshape(
+            len(clips)
+        ),
+        bias=bias.astype(np.float64),
+    )
