@@ -37,6 +37,7 @@ COMMANDS = {
     "doctor": Command("commands.doctor", "check bundle, memory, devices and a trial run"),
     "devices": Command("commands.devices", "list the input devices"),
     "infer": Command("infer", "classify a sound file, or run the infer stage alone", True),
+    "export": Command("commands.export.command", "write results for other programs"),
     "features": Command("features", "compute features of a file, or run the stage alone", True),
     "capture": Command("capture", "record or meter a source, or run the stage alone", True),
     "watch": Command("commands.watch", "show a running pipeline in this terminal"),
