@@ -43,6 +43,7 @@ COMMANDS = {
     "watch": Command("commands.watch", "show a running pipeline in this terminal"),
     "subscribe": Command("commands.subscribe", "print the results of a running pipeline"),
     "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
+    "report": Command("commands.report.command", "show results as one HTML page"),
     "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),
     "baseline": Command("commands.baseline", "forget what a running pipeline learnt of voices"),
