@@ -41,6 +41,8 @@ ROOMS = {
     "common/wire": "Public and internal messages, their codec and their sockets.",
     "speech_emotion": "The importable package: links to the folders above.",
     "speech_emotion/commands": "Subcommands of `speech-emotion` that have no folder of their own.",
+    "speech_emotion/commands/export": "Results as tables, annotations, subtitles, databases.",
+    "speech_emotion/commands/report": "Results as one HTML page.",
     "train": "The command `train`: fit, evaluate and convert models; not needed on the box.",
     "train/data": "Corpora, augmentation, splits, and the training set.",
     "train/evaluation/streams": "Figures of the baseline: streams of outputs, scenarios, choice.",
