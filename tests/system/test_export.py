@@ -43,6 +43,9 @@ def export(source: Path, name: str, *words: object) -> str:
     return done.stdout
 
 
+pytestmark = pytest.mark.xdist_group("export")
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[Any]]:
     """The messages of each file, by its name in the table."""

@@ -23,6 +23,9 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
+pytestmark = pytest.mark.xdist_group("chromium")
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with browser() as one:

@@ -26,6 +26,9 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+pytestmark = pytest.mark.xdist_group("report")
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")

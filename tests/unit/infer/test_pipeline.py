@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ from speech_emotion import Pipeline, Result, UserError, Utterance
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 from speech_emotion.infer.offline import pipeline as module
+from tests.support.examples import examples
 from tests.support.pipelines import BUNDLE, DEMO, ROOT, comparable, offline, offline_command
 
 RELATIVE = ROOT / "tests" / "data" / "models" / "relative"
@@ -88,7 +89,7 @@ def test_samples_of_every_type_and_rate_equal_their_file(
     assert second != of_samples
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     sizes=st.lists(st.integers(0, 30_000), min_size=1, max_size=20),
     rate=st.sampled_from([11025, 16000, 48000]),
