@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "supervisor.py": "The command line of the pipeline, and its main function.",
     "supervision": "What only the supervisor does: start, watch, restart and stop the processes.",
+    "supervision/privacy": "Whether sound may be taken, and the light that shows it.",
     "capture": "Stage 1: read a source, resample it and write it into its ring.",
     "capture/sources": "One adapter per kind of source, and the state machine of a live source.",
     "capture/sources/network": "Sources on the network: connections, time stamps, reconnection.",
@@ -31,6 +32,7 @@ ROOMS = {
     "common/config": "The configuration: its model, its checks, how it is loaded.",
     "common/hub": "The results hub: the ledger that accepts in order and once, and `health`.",
     "common/linux": "What Linux offers: process identity, scheduling, runtime folder, eventfd.",
+    "common/privacy": "Mute (quiet hours, state file, register) and the audit log.",
     "common/ring": "The ring in shared memory: layout, segment, reading and writing.",
     "common/security": "CURVE keys, the ZAP authenticator, and the check for exposed addresses.",
     "common/stage": "What every stage process does: main function, heartbeat, jobs, signals.",

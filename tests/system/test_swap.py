@@ -21,10 +21,11 @@ import zmq
 from speech_emotion.common.bundle.manifest import Bundle, load_bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.ledger import Ledger, Verdict
+from speech_emotion.common.stage.control import CONTROL, ask
 from speech_emotion.common.wire import internal, public
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.session import Session
-from speech_emotion.supervision.control_socket import CONTROL, ControlSocket, ask, running
+from speech_emotion.supervision.control_socket import ControlSocket, Request, running
 from speech_emotion.supervision.swap_attempt import check_grid
 from tests.support.bundles import change, rehash
 from tests.support.hub_messages import OPEN, submit
@@ -339,10 +340,14 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
         noisy.send(chance.randbytes(chance.randrange(200)))
     noisy.send_multipart([b"a", b"b", b"c"])
     first: list[internal.Swapped] = []
-    thread = threading.Thread(target=lambda: first.append(ask(control, internal.Swap(str(OTHER)))))
+
+    def ask_for(bundle: Path) -> internal.Swapped:
+        return ask(control, internal.Swap(str(bundle)), internal.Swapped)
+
+    thread = threading.Thread(target=lambda: first.append(ask_for(OTHER)))
     thread.start()
     time.sleep(0.4)
-    assert "busy" in ask(control, internal.Swap(str(BUNDLE))).text
+    assert "busy" in ask_for(BUNDLE).text
     thread.join()
     assert first[0].code == 0
     context.destroy(linger=0)
@@ -356,14 +361,15 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     folder.mkdir(exist_ok=True)
     control = ControlSocket(folder)
     answered: list[internal.Swapped] = []
+    swap_request = internal.Swap(str(tmp_path))
     thread = threading.Thread(
-        target=lambda: answered.append(ask(folder / CONTROL, internal.Swap(str(tmp_path))))
+        target=lambda: answered.append(ask(folder / CONTROL, swap_request, internal.Swapped))
     )
     thread.start()
-    requests: list[tuple[bytes, internal.Swap]] = []
+    requests: list[tuple[bytes, Request]] = []
     wait_until(lambda: bool(requests.extend(control.requests()) or requests), "the request")
     ((identity, request),) = requests
-    assert request == internal.Swap(str(tmp_path))
+    assert request == swap_request
     control.answer(b"nobody", internal.Swapped(0, "lost"))
     control.answer(identity, internal.Swapped(1, "no"))
     thread.join()

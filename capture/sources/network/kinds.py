@@ -8,7 +8,8 @@ from collections.abc import Callable
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.sources.network.ffmpeg import FfmpegConnection, find_ffmpeg
 from speech_emotion.capture.sources.network.ffmpeg_command import command_for
-from speech_emotion.capture.sources.network.source import Kind, NetworkSource, NetworkStream
+from speech_emotion.capture.sources.network.source import Kind, NetworkSource
+from speech_emotion.capture.sources.network.stream import NetworkStream
 from speech_emotion.capture.stream import SourceOptions, StreamJob
 from speech_emotion.common.source_address import shown
 from speech_emotion.common.wire import internal
