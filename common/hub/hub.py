@@ -23,6 +23,7 @@ from speech_emotion.common.hub.ledger import Ledger, StreamLedger, Verdict
 from speech_emotion.common.hub.observed import Observed, Snapshot
 from speech_emotion.common.hub.publisher import (
     INNER_HIGH_WATER_MARK,
+    INNER_REPLAYS,
     MAX_REQUEST,
     REQUESTS_BUFFER,
     REQUESTS_HIGH_WATER_MARK,
@@ -161,7 +162,7 @@ class Hub:
         socket.setsockopt(zmq.SNDHWM, INNER_HIGH_WATER_MARK)
         bind(socket, endpoint, "inner results")
         self._endpoints.append(endpoint)
-        self._publishers.append(Publisher(socket))
+        self._publishers.append(Publisher(socket, replays=INNER_REPLAYS))
         return socket
 
     def _bind_stages(
