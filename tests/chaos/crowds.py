@@ -16,7 +16,7 @@ import psutil
 
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.security.curve import CurveClientKeys
-from speech_emotion.common.wire import public
+from speech_emotion.common.wire import internal, public
 from speech_emotion.supervision.control_socket import ask, running
 from tests.chaos.late import PageReader, kill_and_wait, samples_from
 from tests.chaos.scene import Row, Scale, Scene, folder, in_order, speech
@@ -84,7 +84,7 @@ def _descriptors(
         time.sleep(1.0)
         used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
         took = _killed(scene, inside, "infer")
-        swapped = ask(home / "control", OTHER)
+        swapped = ask(home / "control", internal.Swap(str(OTHER)))
         client = _gets_results(endpoint, keys)
         measured = _metrics(int(env["SEP_METRICS__PORT"]))
         scene.running.process.terminate()

@@ -232,7 +232,7 @@ class Disturber:
 
         def swap() -> None:
             with contextlib.suppress(UserError):
-                self.swaps.append(ask(self._home / "control", bundle))
+                self.swaps.append(ask(self._home / "control", internal.Swap(str(bundle))))
 
         self._swap = threading.Thread(target=swap, daemon=True)
         self._swap.start()
