@@ -23,7 +23,6 @@ from speech_emotion.common.hub.ledger import Ledger, StreamLedger, Verdict
 from speech_emotion.common.hub.observed import Observed, Snapshot
 from speech_emotion.common.hub.publisher import (
     INNER_HIGH_WATER_MARK,
-    INNER_REPLAYS,
     MAX_REQUEST,
     REQUESTS_BUFFER,
     REQUESTS_HIGH_WATER_MARK,
@@ -162,7 +161,7 @@ class Hub:
         socket.setsockopt(zmq.SNDHWM, INNER_HIGH_WATER_MARK)
         bind(socket, endpoint, "inner results")
         self._endpoints.append(endpoint)
-        self._publishers.append(Publisher(socket, replays=INNER_REPLAYS))
+        self._publishers.append(Publisher(socket))
         return socket
 
     def _bind_stages(
@@ -388,8 +387,6 @@ class Hub:
         return True
 
     def _open(self, identity: bytes, message: internal.Open) -> None:
-        if message.next < 0:
-            raise codec.ProtocolError(f"window {message.next} is before the first")
         if self._ledger.open(message):
             self._observed.opened(message.stream, message.run)
             self._publish(self._info(message))

@@ -61,21 +61,16 @@ class Publisher:
 
     Args:
         socket: an XPUB, bound or not.
-        connections: of that socket, to close those that break a bound; None: trust them all.
-        replays: results and utterances that are kept for new subscribers, beside the last message
-            of each topic.
+        connections: of that socket, to close those that break a bound; None: trust them all, and
+            keep `INNER_REPLAYS` messages for them.
     """
 
-    def __init__(
-        self,
-        socket: zmq.Socket[bytes],
-        connections: Connections | None = None,
-        replays: int = 0,
-    ) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], connections: Connections | None = None) -> None:
         self._socket = socket
         self._connections = connections
         self._last_values: dict[bytes, public.Public] = {}
-        self._recent: deque[tuple[bytes, public.Public]] = deque(maxlen=replays)
+        kept = INNER_REPLAYS if connections is None else 0
+        self._recent: deque[tuple[bytes, public.Public]] = deque(maxlen=kept)
         self._wanted: set[bytes] = set()
         self._full_turns = 0
         self._budgets: dict[bytes, tuple[float, float]] = {}
