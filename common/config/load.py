@@ -24,6 +24,7 @@ from speech_emotion.common.config.model import (
     DashboardConfig,
     HistoryConfig,
     InferHostConfig,
+    ListenConfig,
     MetricsConfig,
     RingConfig,
     StreamConfig,
@@ -72,7 +73,8 @@ def to_toml(config: Config) -> str:
 
 def without_secrets(config: Config) -> Config:
     """The configuration to show: asterisks stand for every secret, URLs have no passwords."""
-    tables: dict[str, DashboardConfig | MetricsConfig] = {
+    tables: dict[str, DashboardConfig | ListenConfig | MetricsConfig] = {
+        "listen": config.listen,
         "dashboard": config.dashboard,
         "metrics": config.metrics,
     }
@@ -135,6 +137,7 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "metrics": MetricsConfig,
         "workers": WorkersConfig,
         "dashboard": DashboardConfig,
+        "listen": ListenConfig,
         "history": HistoryConfig,
         "stream": StreamConfig,
     }
