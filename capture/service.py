@@ -249,6 +249,7 @@ class CaptureService:
                     clipped=round(condition.clipped, 4),
                     gaps=len(gaps),
                     lost=stream.feeder.ring.lost,
+                    quality=stream.feeder.quality.figures,
                 )
             )
         self._heartbeat.beat(statuses, now=True)

@@ -225,7 +225,9 @@ class WatchStream:
             begin = self._ring.index
             self._ledger.write(recording, begin=begin)
         # A restarted process decodes again what the ring has, without writing it.
+        before = self.feeder.quality
         self.feeder = self._new_feeder(file.rate, skip=self._ring.index - begin)
+        self.feeder.quality = before
         self.feeder.anchor(self.feeder.position, time.monotonic(), None)
         self._file, self._current, self._begin, self._since = file, recording, begin, now
         log.info("%s: %s begins at sample %d", self.job.name, recording.file, begin)

@@ -212,6 +212,8 @@ class NetworkSource:
                 self._lose(now, End(text, Retry.NEVER))
                 return
         feeders = self._new_feeders(rate)
+        for feeder, before in zip(feeders, self.feeders, strict=True):
+            feeder.quality = before.quality
         clock = SampleClock(feeders, rate, self._format.rate)
         arriving_s = now - self._queue[0].arrived
         if not self.kind.stored and arriving_s < BEGIN_S:
