@@ -37,9 +37,10 @@ from speech_emotion.common.linux.scheduling import request_short_time_slices
 from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.security.exposure import DEFAULT_LISTEN
 from speech_emotion.common.stage.main import Parser, program
-from speech_emotion.supervision.console_view import leave
-from speech_emotion.supervision.log_lines import LogLines
+from speech_emotion.supervision.console.log_lines import LogLines
+from speech_emotion.supervision.console.view import leave
 from speech_emotion.supervision.pipeline import Pipeline
+from speech_emotion.supervision.privacy.audit_events import note_start
 from speech_emotion.supervision.process_table import FILES, profiles_of
 from speech_emotion.supervision.resources import build, check
 from speech_emotion.supervision.signals import SignalRequests
@@ -133,6 +134,7 @@ def main() -> int:
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):
         log.info("removed %s, its process has ended", owner)
     resources = build(config, bundle, profiles, write=lines.write, wake=wake)
+    note_start(resources.audit, config, bundle.id)
     return Pipeline(resources, lambda: configure(arguments).bundle, lines, signals).run()
 
 

@@ -11,6 +11,7 @@ import argparse
 import logging
 import secrets
 import sys
+import time
 from pathlib import Path
 
 from speech_emotion.common.config.checks import SOURCES
@@ -110,6 +111,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def supervised(job: CaptureJob) -> int:
     """Run the capture stage with the job of the supervisor; return the exit code."""
+    from speech_emotion.capture.mute_gate import MuteGate
     from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
@@ -122,12 +124,16 @@ def supervised(job: CaptureJob) -> int:
             return EXIT_FAULT
     stop = StopRequest()
     stream_format = StreamFormat(job.rate, WindowGrid(job.window, job.hop))
+    latency = job.options.latency
+    gate = MuteGate(job.mute, latency if isinstance(latency, float) else 0.0)
+    muted = gate.muted(time.monotonic())
     return CaptureService(
-        lambda send: open_streams(list(job.streams), stream_format, send, job.options),
+        lambda send: open_streams(list(job.streams), stream_format, send, job.options, muted=muted),
         stream_format,
         features=job.features,
         hub=job.hub,
         stage=job.stage,
+        mute=gate,
     ).run(stop)
 
 

@@ -19,12 +19,15 @@ def open_streams(
     stream_format: StreamFormat,
     send: Callable[[internal.Tick], None],
     options: SourceOptions,
+    *,
+    muted: bool = False,
 ) -> list[Stream]:
     """Open the streams of one process: any number of files, or the streams of one device
     or network source.
 
     Args:
         send: takes every tick.
+        muted: whether no sound may be taken yet.
 
     Raises:
         UserError: a source cannot be opened.
@@ -35,7 +38,7 @@ def open_streams(
         # Imported here: a process for files loads no audio library.
         from speech_emotion.capture.sources.microphone import LiveDevice, LiveStream
 
-        device = LiveDevice(jobs, stream_format, send, options)
+        device = LiveDevice(jobs, stream_format, send, options, muted=muted)
         return [
             LiveStream(job, device, feeder)
             for job, feeder in zip(jobs, device.feeders, strict=True)

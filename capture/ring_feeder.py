@@ -71,6 +71,8 @@ class RingFeeder:
         level_db: RMS of the newest block in dBFS; None before the first.
         mix: detects channels that cancel each other.
         quality: measures what is written to the ring.
+        muted_since: CLOCK_MONOTONIC since when no sample is written; None: samples are written.
+        muted_samples: samples declared missing because of that, by this process.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class RingFeeder:
         self._resampler = self._new_resampler()
         self.mix = MixMonitor(source_rate)
         self.quality = QualityMeter(stream_format.rate)
+        self.muted_since: float | None = None
+        self.muted_samples = 0
         self._unix: float | None = ring.anchor[2] or None  # for a gap before the first sample
         self._last_tick = 0.0
 
@@ -126,14 +130,20 @@ class RingFeeder:
     def feed(self, block: Samples) -> None:
         """Write the next block of the source, (frames, channels) at the source's rate.
 
+        While muted, the samples of the block are not read and are declared missing.
+
         Raises:
             ResumeMismatchError: the skipped samples differ from `written`; none was written.
         """
-        samples = to_mono(block, self._channel)
-        if len(samples):
-            self.level_db = rms_dbfs(samples)
-        if self._channel is None:
-            self.mix.add(block, samples)
+        # Samples to skip are in the ring already: they were heard before the mute.
+        if self.muted_since is not None and not self.skip:
+            samples: Samples = np.zeros(len(block), np.float32)
+        else:
+            samples = to_mono(block, self._channel)
+            if len(samples):
+                self.level_db = rms_dbfs(samples)
+            if self._channel is None:
+                self.mix.add(block, samples)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples))
         self._write(quantize(samples))
@@ -158,9 +168,21 @@ class RingFeeder:
     def gap(self, samples: int) -> None:
         """Write `samples` missing samples, at the stream's rate."""
         if samples > 0:
-            self.ring.gap(samples)
+            self._write_gap(samples)
             self.quality.gap()
             self.tick(now=True)
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """From now on declare samples missing instead of writing them, or write them again.
+
+        Args:
+            now: CLOCK_MONOTONIC.
+        """
+        if muted == (self.muted_since is not None):
+            return
+        self.muted_since = now if muted else None
+        self.level_db = None
+        self.mix = MixMonitor(self._source_rate)
 
     def finish(self) -> None:
         """End the stream: write the samples in the resampler and announce the end."""
@@ -184,10 +206,18 @@ class RingFeeder:
         if not len(samples):
             return
         before = self._format.grid.complete(self.position)
-        self.ring.write(samples)
-        self.quality.add(samples)
+        if self.muted_since is not None:
+            self._write_gap(len(samples))
+        else:
+            self.ring.write(samples)
+            self.quality.add(samples)
         if self._format.grid.complete(self.position) > before:
             self.tick(now=True)
+
+    def _write_gap(self, samples: int) -> None:
+        self.ring.gap(samples)
+        if self.muted_since is not None:
+            self.muted_samples += samples
 
     def _compare(self, skipped: Samples) -> None:
         if self._expected is None:

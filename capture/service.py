@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import zmq
 
+from speech_emotion.capture.mute_gate import MuteGate
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import POLL_S, Stream
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
@@ -52,6 +53,7 @@ class CaptureService:
         stage: name of this stage, `capture` or `capture/NAME`.
         alone: no supervisor; where no hub answers, end when the sources end.
         show: called after every turn, for the level meter.
+        mute: tells whether sound may be taken; None: always.
 
     Raises:
         UserError: a source cannot be opened.
@@ -68,6 +70,7 @@ class CaptureService:
         stage: str = "capture",
         alone: bool = False,
         show: Callable[[list[Stream]], None] | None = None,
+        mute: MuteGate | None = None,
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._features = {features: connect(self._context, features, "features")}
@@ -78,6 +81,7 @@ class CaptureService:
         self._format = stream_format
         self._alone = alone
         self._show = show
+        self._mute = mute or MuteGate(None)
         self._repeat_due = self._ring_due = 0.0
         self._answered: dict[str, float] = {}
         self._states: list[SourceState] = []
@@ -119,7 +123,9 @@ class CaptureService:
                     deadline = now + DRAIN_S
                     for stream in self._streams.values():
                         stream.finish()
+                muted = self._mute.muted(now)
                 for stream in self._streams.values():
+                    stream.mute(now, muted=muted)
                     stream.turn(now)
                 self._repeat(now)
                 self._send_heartbeat(now=self._states_changed())
@@ -252,12 +258,19 @@ class CaptureService:
                     quality=stream.feeder.quality.figures,
                 )
             )
+        streams = self._streams.values()
+        if muted := sum(stream.feeder.muted_samples for stream in streams):
+            self._heartbeat.counters["capture_muted_samples"] = muted
         self._heartbeat.beat(statuses, now=True)
 
 
 def _condition(stream: Stream) -> Condition:
-    """State of a source; SILENT_INPUT where its channels cancel each other."""
+    """State of a source; MUTED, or SILENT_INPUT where its channels cancel each other."""
     condition, mix = stream.condition, stream.feeder.mix
+    if stream.feeder.muted_since is not None and condition.state is not SourceState.ENDED:
+        return Condition(
+            SourceState.MUTED, since=stream.feeder.muted_since, device=condition.device
+        )
     if condition.state is SourceState.LIVE and mix.cancelled:
         return dataclasses.replace(
             condition, state=SourceState.SILENT_INPUT, reason=mix.reason, since=mix.since

@@ -47,6 +47,14 @@ class Stream(Protocol):
         """
         ...
 
+    def mute(self, now: float, *, muted: bool) -> None:
+        """Take no sound from `now` (CLOCK_MONOTONIC) on, or take it again; may be repeated.
+
+        Raises:
+            DeviceError: the device cannot be opened again.
+        """
+        ...
+
     def finish(self) -> None:
         """End the source: write the last samples and announce the end."""
         ...

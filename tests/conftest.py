@@ -58,15 +58,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_runtime_folder() -> Iterator[None]:
-    """The tests' pipelines live apart from any that the user runs."""
-    with tempfile.TemporaryDirectory(prefix="sep-run-") as folder:
-        before = os.environ.get("XDG_RUNTIME_DIR")
-        os.environ["XDG_RUNTIME_DIR"] = folder
+    """The tests' pipelines live apart from any that the user runs, and from what it has muted."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sep-run-") as folder,
+        tempfile.TemporaryDirectory(prefix="sep-state-") as state,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("XDG_RUNTIME_DIR", folder)
+        environment.setenv("XDG_STATE_HOME", state)
+        environment.delenv("STATE_DIRECTORY", raising=False)
         yield
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
 
 
 @pytest.fixture

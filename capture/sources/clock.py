@@ -56,7 +56,7 @@ class SampleClock:
     def begin(self, began: float) -> None:
         """Declare the gap before the first frame, which was captured at `began`.
 
-        The gap ends where the clock says that the frame belongs.
+        The gap ends where the clock says that the frame belongs. It is part of a mute that ends.
         """
         for number, feeder in enumerate(self._feeders):
             index, monotonic, _ = feeder.ring.anchor
@@ -64,6 +64,7 @@ class SampleClock:
                 first = index + (began - monotonic) * self._stream_rate
                 feeder.gap(max(0, round(first) - feeder.ring.index))
             self._base[number] = feeder.ring.index
+            feeder.mute(began, muted=False)
         self._anchored = (0, began)
         # Of a burst, the first packets are the most delayed ones: no anchor by them alone.
         self._promptest = (began, 0, began)
@@ -100,3 +101,47 @@ class SampleClock:
         """Frames that the source has captured until `moment` (CLOCK_MONOTONIC), by the clock."""
         anchor_frames, anchor_time = self._anchored
         return anchor_frames + (moment - anchor_time) * self._rate
+
+
+class MutedTime:
+    """Mutes the streams of a source whose sound is not read, and declares its time as missing.
+
+    Args:
+        feeders: of all streams of the source.
+        stream_rate: sample rate of the rings in Hz.
+        now: CLOCK_MONOTONIC.
+        lag_s: seconds before the present up to which samples are declared missing; the first
+            samples after the mute may be so old.
+    """
+
+    def __init__(
+        self, feeders: Sequence[RingFeeder], stream_rate: int, now: float, lag_s: float
+    ) -> None:
+        self._feeders = feeders
+        self._stream_rate = stream_rate
+        self._lag_s = lag_s
+        self._anchor_due = now
+        for feeder in feeders:
+            feeder.mute(now, muted=True)
+            feeder.flush()
+        self._anchors = [_anchor_of(feeder, now) for feeder in feeders]
+
+    def turn(self, now: float) -> None:
+        """Declare the samples up to `now`, less the lag, as missing."""
+        for feeder, (index, moment) in zip(self._feeders, self._anchors, strict=True):
+            until = now - self._lag_s - moment
+            feeder.gap(round(index + until * self._stream_rate) - feeder.position)
+            if now >= self._anchor_due:  # the clock of the machine may be set meanwhile
+                position = round(index + (now - moment) * self._stream_rate)
+                feeder.anchor(position, now, time.time())
+        if now >= self._anchor_due:
+            self._anchor_due = now + ANCHOR_S
+
+
+def _anchor_of(feeder: RingFeeder, now: float) -> tuple[int, float]:
+    """Sample index and CLOCK_MONOTONIC of one moment; of the present where the ring has none."""
+    index, moment, _ = feeder.ring.anchor
+    if not moment:
+        index, moment = feeder.position, now
+        feeder.anchor(index, moment, time.time())
+    return index, moment

@@ -194,6 +194,9 @@ class FileStream:
             self._feed(self._next)
             self._next = next(self._blocks)
 
+    def mute(self, now: float, *, muted: bool) -> None:
+        self.feeder.mute(now, muted=muted)
+
     def finish(self) -> None:
         if not self.feeder.ended:
             self.feeder.finish()

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -15,9 +16,15 @@ from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.recording.wav_writer import WavWriter
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
 from speech_emotion.capture.samples import Samples
-from speech_emotion.capture.sources.clock import BEGIN_S, SampleClock
+from speech_emotion.capture.sources.clock import BEGIN_S, MutedTime, SampleClock
 from speech_emotion.capture.sources.monitor import REOPEN_AGAIN_S, REOPEN_S, SourceMonitor
-from speech_emotion.capture.sources.portaudio import MIX_CHANNELS, Microphone, find_device
+from speech_emotion.capture.sources.portaudio import (
+    MIX_CHANNELS,
+    Device,
+    Microphone,
+    find_device,
+    refresh_devices,
+)
 from speech_emotion.capture.sources.pulseaudio import SourceFollower
 from speech_emotion.capture.stream import POLL_S, SourceOptions, StreamJob
 from speech_emotion.common.errors import EXIT_DEVICE, DeviceError, UserError
@@ -37,6 +44,10 @@ class LiveDevice:
 
     Args:
         send: takes every tick.
+        muted: whether no sound may be taken yet.
+
+    Attributes:
+        microphone: the open device; None while it is closed because of a mute.
 
     Raises:
         UserError: the device is absent or lacks a channel.
@@ -49,37 +60,53 @@ class LiveDevice:
         stream_format: StreamFormat,
         send: Callable[[internal.Tick], None],
         options: SourceOptions,
+        *,
+        muted: bool = False,
     ) -> None:
         self._names = ", ".join(job.name for job in jobs)
         rings = [RingWriter.attach(job.ring) for job in jobs]
         restarted = any(ring.anchor[1] for ring in rings)
         # A device that was open in an earlier process of this run is no mistake of the user.
         wait = options.wait_for_device or restarted
+        self._jobs, self._options = jobs, options
+        self.microphone: Microphone | None = None
+        self._faults = Counter[str]()
         try:
-            self.microphone = _open(jobs, options)
+            self.device, channels = _choose(jobs)
+            if not (muted and options.close_muted):
+                self.microphone = _open(self.device, channels, options)
         except UserError as error:
             raise DeviceError(f"waiting: {error}") if wait else error from None
-        log.info("recording from %s", self.microphone.device)
+        log.info("%s %s", "muted;" if muted else "recording from", self.device)
         self.ended = False
         self._reopen_after = REOPEN_AGAIN_S if _was_silent(rings[0]) else REOPEN_S
-        rate, channels = self.microphone.rate, self.microphone.channels
+        rate = self.device.rate
+        self._channels = channels
         self.feeders = [
             RingFeeder(job.name, ring, rate, stream_format, send, channel=job.channel)
             for job, ring in zip(jobs, rings, strict=True)
         ]
-        block_s = self.microphone.block_frames / rate
-        self.monitor = SourceMonitor(time.monotonic(), rate, block_s, restarted=restarted)
-        self._follower = SourceFollower() if self.microphone.device.served else None
+        self._block_s = options.device_block(rate) / rate
+        self.monitor = SourceMonitor(time.monotonic(), rate, self._block_s, restarted=restarted)
+        self._follower = SourceFollower() if self.device.served else None
         self._rate = rate
+        self._stream_rate = stream_format.rate
         self._clock = SampleClock(self.feeders, rate, stream_format.rate)
         self._writer = WavWriter(options.record, rate, channels) if options.record else None
         self._frame_limit = None if options.seconds is None else round(options.seconds * rate)
+        self._muted_time: MutedTime | None = None
+        self.mute(time.monotonic(), muted=muted)
 
     @property
     def name(self) -> str:
         """Name of the source that is recorded now, as far as it is known."""
         source = self._follower.now if self._follower is not None else None
-        return source or self.microphone.device.label
+        return source or self.device.label
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Faults of the device by name, counted since this process started."""
+        return self._faults + _faults(self.microphone)
 
     def turn(self, now: float) -> None:
         """Feed the blocks that have arrived and check the device.
@@ -89,6 +116,12 @@ class LiveDevice:
         """
         if self.ended:
             return
+        if self._muted_time is not None:
+            if self.microphone is not None:
+                self.microphone.discard()
+            self._muted_time.turn(now)
+            return
+        assert self.microphone is not None
         if not self._clock.begun and not self._begin():
             self._check(now)
             return
@@ -115,9 +148,53 @@ class LiveDevice:
                 feeder.finish()
             if self._writer is not None:
                 self._writer.close()
+            self._stop_following()
+            self._close_microphone()
+
+    # Muted ------------------------------------------------------------------------------
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """Take no sound from `now` on, or take it again; may be repeated.
+
+        Raises:
+            DeviceError: the device cannot be opened again.
+        """
+        if muted == (self._muted_time is not None) or self.ended:
+            return
+        if muted:
+            # The first block after the mute holds samples from before its arrival.
+            lag_s = self._block_s + POLL_S
+            self._muted_time = MutedTime(self.feeders, self._stream_rate, now, lag_s)
+            if self._options.close_muted:
+                self._close_microphone()
+            return
+        # The feeders stay muted until the first block has a place on the clock, see `_begin`.
+        if self.microphone is None:
+            self.microphone = self._open_again()
+        self.microphone.discard()
+        self._muted_time = None
+        self._clock = SampleClock(self.feeders, self._rate, self._stream_rate)
+        self.monitor = SourceMonitor(now, self._rate, self._block_s)
+
+    def _open_again(self) -> Microphone:
+        refresh_devices()  # it may have been plugged in elsewhere while it was closed
+        try:
+            device, channels = _choose(self._jobs)
+            if (device.rate, channels) != (self._rate, self._channels):
+                raise DeviceError(f"{device} replaced {self.device}: opening it anew")
+            return _open(device, channels, self._options)
+        except UserError as error:
+            raise DeviceError(f"waiting: {error}") from None
+
+    def _close_microphone(self) -> None:
+        if self.microphone is not None:
+            self._faults += _faults(self.microphone)
             timer = self._limit_closing()
             self.microphone.close()
             timer.cancel()
+            self.microphone = None
+
+    # Sound ------------------------------------------------------------------------------
 
     def _feed(self, samples: Samples, arrived: float) -> None:
         self.monitor.add_block(arrived, samples)
@@ -129,6 +206,7 @@ class LiveDevice:
 
     def _begin(self) -> bool:
         """Declare the gap before the first sample of a restarted source; False: wait for blocks."""
+        assert self.microphone is not None
         pending = self.microphone.pending()
         frames = list(itertools.accumulate(n for n, _ in pending))
         needed = round(BEGIN_S * self._rate) if self._clock.returned else 1
@@ -146,6 +224,7 @@ class LiveDevice:
         return missing if missing > frames else 0
 
     def _check(self, now: float) -> None:
+        assert self.microphone is not None
         before = self.monitor.state
         self.monitor.check(now, active=self.microphone.active)
         follower = self._follower
@@ -158,32 +237,48 @@ class LiveDevice:
             log.log(level, "%s: source is now %s (%s)", self._names, state.value, cause)
         silent_s = self.monitor.silent_for(now)
         if silent_s > self._reopen_after:
+            self._stop_following()
             self._limit_closing()
             raise DeviceError(f"digital silence for {silent_s:.0f} s: opening the device again")
         if state is SourceState.LOST:
             # PortAudio reads its list of devices once per process: a new process must open it.
+            self._stop_following()
             self._limit_closing()
             raise DeviceError(f"the microphone is lost: {self.monitor.reason}")
+
+    def _stop_following(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
 
     def _limit_closing(self) -> threading.Timer:
         """Start the timer that ends the process if closing the device hangs."""
         timer = threading.Timer(CLOSE_LIMIT_S, lambda: os._exit(EXIT_DEVICE))
         timer.daemon = True
         timer.start()
-        if self._follower is not None:
-            self._follower.close()
         return timer
 
 
-def _open(jobs: list[StreamJob], options: SourceOptions) -> Microphone:
-    """Open the device of the jobs with as many channels as they need."""
+def _choose(jobs: list[StreamJob]) -> tuple[Device, int]:
+    """The device of the jobs, and how many of its channels they need."""
     device = find_device(jobs[0].source.partition(":")[2])
     wanted = [job.channel for job in jobs if job.channel is not None]
     channels = max(wanted) + 1 if wanted else min(MIX_CHANNELS, device.channels)
     if channels > device.channels:
         raise UserError(f"{device} has no channel {channels - 1}")
+    return device, channels
+
+
+def _open(device: Device, channels: int, options: SourceOptions) -> Microphone:
     frames = options.device_block(device.rate)
     return Microphone(device, channels=channels, block_frames=frames, latency=options.latency)
+
+
+def _faults(microphone: Microphone | None) -> Counter[str]:
+    if microphone is None:
+        return Counter()
+    return Counter(
+        {"capture_xruns": microphone.xruns, "capture_frames_dropped": microphone.dropped}
+    )
 
 
 def _was_silent(ring: RingWriter) -> bool:
@@ -209,12 +304,12 @@ class LiveStream:
 
     @property
     def counters(self) -> dict[str, int]:
-        microphone = self._device.microphone
-        return {"capture_xruns": microphone.xruns, "capture_frames_dropped": microphone.dropped}
+        return dict(self._device.counters)
 
     @property
     def wakeup(self) -> int | None:
-        return None if self._device.ended else self._device.microphone.wakeup
+        microphone = self._device.microphone
+        return None if self._device.ended or microphone is None else microphone.wakeup
 
     @property
     def condition(self) -> Condition:
@@ -228,6 +323,9 @@ class LiveStream:
 
     def turn(self, now: float) -> None:
         self._device.turn(now)
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        self._device.mute(now, muted=muted)
 
     def finish(self) -> None:
         self._device.finish()

@@ -149,12 +149,12 @@ class WatchStream:
         return Condition(SourceState.ENDED, reason, self._since)
 
     def due(self, now: float) -> float:
-        if self._file is not None and self._has_credit(now):
+        if self._file is not None and self.feeder.muted_since is None and self._has_credit(now):
             return 0.0
         return POLL_S
 
     def turn(self, now: float) -> None:
-        if self.feeder.ended:
+        if self.feeder.ended or self.feeder.muted_since is not None:
             return
         self._settle()
         if self._file is None and now >= self._look_due:
@@ -164,6 +164,10 @@ class WatchStream:
                 self._open(recording, now)
         if self._file is not None and self._has_credit(now):
             self._feed(self._file, now)
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """While muted, recordings wait: none is processed, and none is lost."""
+        self.feeder.mute(now, muted=muted)
 
     def finish(self) -> None:
         if not self.feeder.ended:
@@ -225,9 +229,9 @@ class WatchStream:
             begin = self._ring.index
             self._ledger.write(recording, begin=begin)
         # A restarted process decodes again what the ring has, without writing it.
-        before = self.feeder.quality
+        before = self.feeder
         self.feeder = self._new_feeder(file.rate, skip=self._ring.index - begin)
-        self.feeder.quality = before
+        self.feeder.quality = before.quality
         self.feeder.anchor(self.feeder.position, time.monotonic(), None)
         self._file, self._current, self._begin, self._since = file, recording, begin, now
         log.info("%s: %s begins at sample %d", self.job.name, recording.file, begin)

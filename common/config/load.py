@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import pydantic_settings
@@ -18,17 +18,10 @@ from pydantic import BaseModel
 from speech_emotion.common.config.model import (
     ENV_PREFIX,
     MAX_STREAMS,
-    CaptureConfig,
     Config,
-    CurveConfig,
     DashboardConfig,
-    HistoryConfig,
-    InferHostConfig,
     ListenConfig,
     MetricsConfig,
-    RingConfig,
-    StreamConfig,
-    WorkersConfig,
     config_file,
 )
 from speech_emotion.common.errors import UserError
@@ -129,16 +122,11 @@ def _line(error: pydantic.ValidationError) -> str:
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    tables: dict[str, type[BaseModel]] = {
-        "ring": RingConfig,
-        "capture": CaptureConfig,
-        "curve": CurveConfig,
-        "infer_host": InferHostConfig,
-        "metrics": MetricsConfig,
-        "workers": WorkersConfig,
-        "dashboard": DashboardConfig,
-        "listen": ListenConfig,
-        "history": HistoryConfig,
-        "stream": StreamConfig,
-    }
-    return tables[str(location[0])] if location else Config
+    """The model of the table at a location, whose numbers are rows."""
+    model: type[BaseModel] = Config
+    for part in location:
+        if isinstance(part, str):
+            hint = model.model_fields[part].annotation
+            candidates = (hint, *get_args(hint))
+            model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model

@@ -268,11 +268,42 @@ class Swapped(Message):
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class SetMute(Message):
+    """`speech-emotion mute`, or the page → supervisor: mute or unmute by hand.
+
+    Attributes:
+        seconds: length of the mute; None: until it is unmuted.
+        by: where the request came from, for the audit log.
+    """
+
+    muted: bool
+    seconds: float | None
+    by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MuteSet(Message):
+    """The answer to `SetMute` when capture has obeyed: an exit code and one line of text."""
+
+    code: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LogIn(Message):
+    """page → supervisor, for the audit log: somebody gave a token at `address`."""
+
+    accepted: bool
+    address: str
+
+
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
+        *(SetMute, MuteSet, LogIn),
     )
 }
 

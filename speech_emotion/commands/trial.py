@@ -108,6 +108,8 @@ def hear(name: str, source: str, levels: list[float], state: str) -> Finding:
         if source.partition(":")[0] in FFMPEG_KINDS:
             advice = "does another player (VLC, ffplay) hear it? docs/SOURCES.md has the causes"
         return bad(topic, f"{source}: nothing, the stream is {state}", advice)
+    if state == "muted":
+        return look(topic, f"{source}: muted", "unmute, or try again after the quiet hours")
     loudest, median = max(levels), statistics.median(levels)
     text = f"{source}: {median:.0f} dBFS, loudest {loudest:.0f}"
     if loudest <= -100.0:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 from speech_emotion.capture.ring_feeder import StreamFormat
-from speech_emotion.capture.sources.network.source import Kind, NetworkSource, NetworkStream
+from speech_emotion.capture.sources.network.source import Kind, NetworkSource
+from speech_emotion.capture.sources.network.stream import NetworkStream
 from speech_emotion.capture.stream import SourceOptions, StreamJob
 from speech_emotion.common.security.exposure import split_listen
 from speech_emotion.common.source_address import shown

@@ -12,10 +12,9 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.recording.wav_writer import WavWriter
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
-from speech_emotion.capture.sources.clock import BEGIN_S, SampleClock
+from speech_emotion.capture.sources.clock import BEGIN_S, MutedTime, SampleClock
 from speech_emotion.capture.sources.monitor import (
     BEGINNING,
     REOPEN_AGAIN_S,
@@ -128,6 +127,7 @@ class NetworkSource:
         self._writer: WavWriter | None = None
         self._recorded = 0
         self._due = now
+        self._muted_time: MutedTime | None = None
 
     @property
     def condition(self) -> Condition:
@@ -150,6 +150,10 @@ class NetworkSource:
         """Read, feed and check the source; open a connection when one is due."""
         if self.ended:
             return
+        if self._muted_time is not None:
+            self._muted_time.turn(now)
+            self._due = now + POLL_S
+            return
         if self._connection is None and now >= self._retry_at:
             self._open(now)
         if self._connection is not None:
@@ -160,6 +164,21 @@ class NetworkSource:
             frames = min(feeder.frames_until_due() for feeder in self.feeders)
             wait = max(SHORTEST_WAIT_S, min(frames / self._rate, POLL_S))
         self._due = now + wait
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """End the connection and take no sound, or connect again; may be repeated."""
+        if muted == (self._muted_time is not None) or self.ended:
+            return
+        self._due = now
+        if muted:
+            self._disconnect()
+            self._muted_time = MutedTime(self.feeders, self._format.rate, now, POLL_S)
+            return
+        self._muted_time = None
+        for feeder in self.feeders:
+            feeder.mute(now, muted=False)
+        self._attempts, self._retry_at = 0, now
+        self._set_absent(SourceState.STARTING, None, now)
 
     def finish(self) -> None:
         """End all streams and the connection."""
@@ -212,8 +231,6 @@ class NetworkSource:
                 self._lose(now, End(text, Retry.NEVER))
                 return
         feeders = self._new_feeders(rate)
-        for feeder, before in zip(feeders, self.feeders, strict=True):
-            feeder.quality = before.quality
         clock = SampleClock(feeders, rate, self._format.rate)
         arriving_s = now - self._queue[0].arrived
         if not self.kind.stored and arriving_s < BEGIN_S:
@@ -227,6 +244,8 @@ class NetworkSource:
             began += self._drop_heard(clock.heard_s(began))
         if not self._queue:
             return
+        for feeder, earlier in zip(feeders, self.feeders, strict=True):
+            feeder.quality, feeder.muted_samples = earlier.quality, earlier.muted_samples
         self.feeders, self._clock = feeders, clock
         clock.begin(began)
         self._continuity = Continuity(rate)
@@ -396,42 +415,3 @@ class NetworkSource:
         level = logging.INFO if state is SourceState.LIVE else logging.WARNING
         cause = reason or "samples arrive"
         log.log(level, "%s: source is now %s (%s)", self._names, state.value, cause)
-
-
-class NetworkStream:
-    """One of the streams that a network source feeds."""
-
-    def __init__(self, job: StreamJob, source: NetworkSource, number: int) -> None:
-        self.job = job
-        self.ahead = ReadAhead(0, 0, recorder=False)  # a live source never waits
-        self._source = source
-        self._number = number
-
-    @property
-    def feeder(self) -> RingFeeder:
-        return self._source.feeders[self._number]
-
-    @property
-    def error(self) -> UserError | None:
-        return self._source.error
-
-    @property
-    def counters(self) -> dict[str, int]:
-        return self._source.counters
-
-    @property
-    def wakeup(self) -> int | None:
-        return None
-
-    @property
-    def condition(self) -> Condition:
-        return self._source.condition
-
-    def due(self, now: float) -> float:
-        return self._source.due(now)
-
-    def turn(self, now: float) -> None:
-        self._source.turn(now)
-
-    def finish(self) -> None:
-        self._source.finish()

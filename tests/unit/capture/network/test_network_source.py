@@ -18,8 +18,8 @@ from speech_emotion.capture.sources.network.source import (
     LATER_S,
     Kind,
     NetworkSource,
-    NetworkStream,
 )
+from speech_emotion.capture.sources.network.stream import NetworkStream
 from speech_emotion.capture.stream import SourceOptions, StreamJob
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.ring.reader import RingReader
