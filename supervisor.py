@@ -25,6 +25,7 @@ from speech_emotion.common.bundle.manifest import (
     warn_without_operating_point,
 )
 from speech_emotion.common.bundle.parameters import OPERATING_POINTS
+from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
 from speech_emotion.common.errors import EXIT_OK, UserError
@@ -36,9 +37,10 @@ from speech_emotion.common.linux.scheduling import request_short_time_slices
 from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.security.exposure import DEFAULT_LISTEN
 from speech_emotion.common.stage.main import Parser, program
-from speech_emotion.supervision.console_view import leave
-from speech_emotion.supervision.log_lines import LogLines
+from speech_emotion.supervision.console.log_lines import LogLines
+from speech_emotion.supervision.console.view import leave
 from speech_emotion.supervision.pipeline import Pipeline
+from speech_emotion.supervision.privacy.audit_events import note_start
 from speech_emotion.supervision.process_table import FILES, profiles_of
 from speech_emotion.supervision.resources import build, check
 from speech_emotion.supervision.signals import SignalRequests
@@ -62,8 +64,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = flags.add_argument
-    sources = "mic (default), mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
-    add("--source", action="append", metavar="SOURCE", help=f"{sources}; may be repeated")
+    add("--source", action="append", metavar="SOURCE", help=f"{SOURCES}; may be repeated")
     usual = "compare with the stream's usual sound; default: stream, if the bundle can"
     page = f"serve the live page; default: {DEFAULT_LISTEN}"
     add("--dashboard", nargs="?", const=DEFAULT_LISTEN, metavar="HOST:PORT", help=page)
@@ -78,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="off|stream", help=usual)
     add("--streams", type=int, metavar="N", help="read the one source as N streams")
     add("--profile", action="append", default=[], metavar="STAGE=OUT", help="write a cProfile file")
-    add("--print-config", action="store_true", help="print the effective configuration and exit")
+    config = "print the effective configuration and exit; all: with the secrets"
+    add("--print-config", nargs="?", const="public", choices=("public", "all"), help=config)
     return flags
 
 
@@ -119,7 +121,8 @@ def main() -> int:
     config = configure(arguments)
     profiles = profiles_of(arguments.profile)
     if arguments.print_config:
-        print(to_toml(without_secrets(config)), end="")
+        whole = arguments.print_config == "all"
+        print(to_toml(config if whole else without_secrets(config)), end="")
         return EXIT_OK
     bundle = load_bundle(config.bundle)
     check(config, bundle)
@@ -131,6 +134,7 @@ def main() -> int:
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):
         log.info("removed %s, its process has ended", owner)
     resources = build(config, bundle, profiles, write=lines.write, wake=wake)
+    note_start(resources.audit, config, bundle.id)
     return Pipeline(resources, lambda: configure(arguments).bundle, lines, signals).run()
 
 

@@ -11,10 +11,13 @@ import argparse
 import logging
 import secrets
 import sys
+import time
 from pathlib import Path
 
+from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.errors import EXIT_FAULT, printable
 from speech_emotion.common.paths import DEFAULT_BUNDLE
+from speech_emotion.common.source_address import FFMPEG_KINDS
 from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
@@ -23,7 +26,8 @@ from speech_emotion.common.stage.supervised import read_job
 log = logging.getLogger("capture")
 
 DESCRIPTION = """\
-Reads a microphone, a sound file or a pipe into a shared-memory ring and shows the level.
+Reads a microphone, a sound file, a pipe or a network source into a shared-memory ring and shows
+the level.
 With `python -m features` and `python -m infer` in two other terminals it is a complete
 pipeline. The three find each other without flags."""
 
@@ -33,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--source",
         metavar="SOURCE",
-        help="mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER; required",
+        help=f"{SOURCES}; required",
     )
     flags.add_argument(
         "--list-devices", action="store_true", help="list the input devices and exit"
@@ -107,6 +111,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def supervised(job: CaptureJob) -> int:
     """Run the capture stage with the job of the supervisor; return the exit code."""
+    from speech_emotion.capture.mute_gate import MuteGate
     from speech_emotion.capture.open_sources import open_streams
     from speech_emotion.capture.ring_feeder import StreamFormat
     from speech_emotion.capture.service import CaptureService
@@ -119,12 +124,16 @@ def supervised(job: CaptureJob) -> int:
             return EXIT_FAULT
     stop = StopRequest()
     stream_format = StreamFormat(job.rate, WindowGrid(job.window, job.hop))
+    latency = job.options.latency
+    gate = MuteGate(job.mute, latency if isinstance(latency, float) else 0.0)
+    muted = gate.muted(time.monotonic())
     return CaptureService(
-        lambda send: open_streams(list(job.streams), stream_format, send, job.options),
+        lambda send: open_streams(list(job.streams), stream_format, send, job.options, muted=muted),
         stream_format,
         features=job.features,
         hub=job.hub,
         stage=job.stage,
+        mute=gate,
     ).run(stop)
 
 
@@ -151,8 +160,9 @@ def alone(arguments: argparse.Namespace) -> int:
         raise UserError(f"--channel {arguments.channel} must be 0 or more")
     if arguments.seconds is not None and not arguments.seconds > 0:
         raise UserError(f"--seconds {arguments.seconds:g} must be more than 0")
-    if not arguments.source.startswith("mic") and (arguments.seconds or arguments.record):
-        raise UserError("--seconds and --record need a device: --source mic or mic:NAME")
+    live = arguments.source.partition(":")[0] in ("mic", *FFMPEG_KINDS)
+    if not live and (arguments.seconds or arguments.record):
+        raise UserError("--seconds and --record need a live source: a microphone or a URL")
     spec = load_bundle(arguments.bundle).spec
     stream_format = StreamFormat(spec.sample_rate, WindowGrid(spec.window, spec.hop))
     if not 2.0 * spec.window_s + 2.0 <= arguments.ring_seconds <= 3600.0:

@@ -10,6 +10,7 @@ from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.sources.file import FileStream
 from speech_emotion.capture.stream import SourceOptions, Stream, StreamJob
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.source_address import FFMPEG_KINDS, shown
 from speech_emotion.common.wire import internal
 
 
@@ -18,11 +19,15 @@ def open_streams(
     stream_format: StreamFormat,
     send: Callable[[internal.Tick], None],
     options: SourceOptions,
+    *,
+    muted: bool = False,
 ) -> list[Stream]:
-    """Open the streams of one process: any number of files, or the streams of one device.
+    """Open the streams of one process: any number of files, or the streams of one device
+    or network source.
 
     Args:
         send: takes every tick.
+        muted: whether no sound may be taken yet.
 
     Raises:
         UserError: a source cannot be opened.
@@ -33,7 +38,7 @@ def open_streams(
         # Imported here: a process for files loads no audio library.
         from speech_emotion.capture.sources.microphone import LiveDevice, LiveStream
 
-        device = LiveDevice(jobs, stream_format, send, options)
+        device = LiveDevice(jobs, stream_format, send, options, muted=muted)
         return [
             LiveStream(job, device, feeder)
             for job, feeder in zip(jobs, device.feeders, strict=True)
@@ -42,8 +47,12 @@ def open_streams(
         from speech_emotion.capture.sources.stdin import StdinStream
 
         return [StdinStream(job, stream_format, send, options) for job in jobs[:1]]
+    if kind in FFMPEG_KINDS:
+        from speech_emotion.capture.sources.network.kinds import open_network_streams
+
+        return [*open_network_streams(jobs, stream_format, send, options)]
     if kind not in ("file", "replay"):
-        raise UserError(f"source {jobs[0].source!r} is of no known kind")
+        raise UserError(f"source {shown(jobs[0].source)!r} is of no known kind")
     files = []
     for job in jobs:
         blocks = itertools.repeat(options.block_frames) if options.block_frames else None

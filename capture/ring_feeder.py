@@ -69,6 +69,8 @@ class RingFeeder:
         ended: the source has ended; the ticks say so.
         level_db: RMS of the newest block in dBFS; None before the first.
         mix: detects channels that cancel each other.
+        muted_since: CLOCK_MONOTONIC since when no sample is written; None: samples are written.
+        muted_samples: samples declared missing because of that, by this process.
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class RingFeeder:
         self._source_rate = source_rate
         self._resampler = self._new_resampler()
         self.mix = MixMonitor(source_rate)
-        self._unix: float | None = None
+        self.muted_since: float | None = None
+        self.muted_samples = 0
+        self._unix: float | None = ring.anchor[2] or None  # for a gap before the first sample
         self._last_tick = 0.0
 
     def _new_resampler(self) -> soxr.ResampleStream | None:
@@ -123,14 +127,20 @@ class RingFeeder:
     def feed(self, block: Samples) -> None:
         """Write the next block of the source, (frames, channels) at the source's rate.
 
+        While muted, the samples of the block are not read and are declared missing.
+
         Raises:
             ResumeMismatchError: the skipped samples differ from `written`; none was written.
         """
-        samples = to_mono(block, self._channel)
-        if len(samples):
-            self.level_db = rms_dbfs(samples)
-        if self._channel is None:
-            self.mix.add(block, samples)
+        # Samples to skip are in the ring already: they were heard before the mute.
+        if self.muted_since is not None and not self.skip:
+            samples: Samples = np.zeros(len(block), np.float32)
+        else:
+            samples = to_mono(block, self._channel)
+            if len(samples):
+                self.level_db = rms_dbfs(samples)
+            if self._channel is None:
+                self.mix.add(block, samples)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples))
         self._write(quantize(samples))
@@ -155,8 +165,20 @@ class RingFeeder:
     def gap(self, samples: int) -> None:
         """Write `samples` missing samples, at the stream's rate."""
         if samples > 0:
-            self.ring.gap(samples)
+            self._write_gap(samples)
             self.tick(now=True)
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """From now on declare samples missing instead of writing them, or write them again.
+
+        Args:
+            now: CLOCK_MONOTONIC.
+        """
+        if muted == (self.muted_since is not None):
+            return
+        self.muted_since = now if muted else None
+        self.level_db = None
+        self.mix = MixMonitor(self._source_rate)
 
     def finish(self) -> None:
         """End the stream: write the samples in the resampler and announce the end."""
@@ -180,9 +202,17 @@ class RingFeeder:
         if not len(samples):
             return
         before = self._format.grid.complete(self.position)
-        self.ring.write(samples)
+        if self.muted_since is not None:
+            self._write_gap(len(samples))
+        else:
+            self.ring.write(samples)
         if self._format.grid.complete(self.position) > before:
             self.tick(now=True)
+
+    def _write_gap(self, samples: int) -> None:
+        self.ring.gap(samples)
+        if self.muted_since is not None:
+            self.muted_samples += samples
 
     def _compare(self, skipped: Samples) -> None:
         if self._expected is None:

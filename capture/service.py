@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 import zmq
 
+from speech_emotion.capture.mute_gate import MuteGate
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.stream import POLL_S, Stream
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
 from speech_emotion.common.ring.layout import FOLDER
+from speech_emotion.common.source_address import shown
 from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
@@ -33,6 +35,9 @@ DRAIN_S = 5.0
 RING_CHECK_S = 1.0
 """Seconds between two checks that the rings still exist."""
 
+HUB_SILENT_S = 2.0
+"""Seconds without an answer of the hub after which `Open` is sent again: it may have restarted."""
+
 HUB_WAIT_S = 5.0
 """A capture without a supervisor logs after this many seconds that no hub answers."""
 
@@ -48,6 +53,7 @@ class CaptureService:
         stage: name of this stage, `capture` or `capture/NAME`.
         alone: no supervisor; where no hub answers, end when the sources end.
         show: called after every turn, for the level meter.
+        mute: tells whether sound may be taken; None: always.
 
     Raises:
         UserError: a source cannot be opened.
@@ -64,6 +70,7 @@ class CaptureService:
         stage: str = "capture",
         alone: bool = False,
         show: Callable[[list[Stream]], None] | None = None,
+        mute: MuteGate | None = None,
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._features = {features: connect(self._context, features, "features")}
@@ -74,7 +81,9 @@ class CaptureService:
         self._format = stream_format
         self._alone = alone
         self._show = show
+        self._mute = mute or MuteGate(None)
         self._repeat_due = self._ring_due = 0.0
+        self._answered: dict[str, float] = {}
         self._states: list[SourceState] = []
         self._began = time.monotonic()
         self._hub_wait_logged = False
@@ -103,7 +112,7 @@ class CaptureService:
         """
         self._heartbeat.state = "ready"
         self._send_heartbeat(now=True)
-        log.info("ready: %s", ", ".join(s.job.source for s in self._streams.values()))
+        log.info("ready: %s", ", ".join(shown(s.job.source) for s in self._streams.values()))
         self._began = time.monotonic()
         deadline = None
         try:
@@ -114,7 +123,9 @@ class CaptureService:
                     deadline = now + DRAIN_S
                     for stream in self._streams.values():
                         stream.finish()
+                muted = self._mute.muted(now)
                 for stream in self._streams.values():
+                    stream.mute(now, muted=muted)
                     stream.turn(now)
                 self._repeat(now)
                 self._send_heartbeat(now=self._states_changed())
@@ -180,6 +191,7 @@ class CaptureService:
                     continue
                 if isinstance(message, internal.Accepted):
                     stream.ahead.accepted = message
+                    self._answered[message.stream] = time.monotonic()
                 else:
                     stream.ahead.recorded = message
 
@@ -197,15 +209,17 @@ class CaptureService:
         self._repeat_due = now + REPEAT_S
         for stream in self._streams.values():
             feeder = stream.feeder
-            if stream.ahead.accepted is None:
+            accepted = stream.ahead.accepted
+            if now - self._answered.get(stream.job.name, -HUB_SILENT_S) > HUB_SILENT_S:
                 opened = internal.Open(
                     stream=stream.job.name,
                     run=feeder.ring.run,
                     # Messages are UTF-8; the name of a file need not be.
-                    source=os.fsencode(stream.job.source).decode("utf-8", "replace"),
+                    source=os.fsencode(shown(stream.job.source)).decode("utf-8", "replace"),
                     rate=self._format.rate,
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,
+                    next=accepted.next if accepted is not None else 0,
                 )
                 send(self._hub, opened)
             # Repeated even without new samples: a restarted features process knows nothing else.
@@ -243,12 +257,19 @@ class CaptureService:
                     lost=stream.feeder.ring.lost,
                 )
             )
+        streams = self._streams.values()
+        if muted := sum(stream.feeder.muted_samples for stream in streams):
+            self._heartbeat.counters["capture_muted_samples"] = muted
         self._heartbeat.beat(statuses, now=True)
 
 
 def _condition(stream: Stream) -> Condition:
-    """State of a source; SILENT_INPUT where its channels cancel each other."""
+    """State of a source; MUTED, or SILENT_INPUT where its channels cancel each other."""
     condition, mix = stream.condition, stream.feeder.mix
+    if stream.feeder.muted_since is not None and condition.state is not SourceState.ENDED:
+        return Condition(
+            SourceState.MUTED, since=stream.feeder.muted_since, device=condition.device
+        )
     if condition.state is SourceState.LIVE and mix.cancelled:
         return dataclasses.replace(
             condition, state=SourceState.SILENT_INPUT, reason=mix.reason, since=mix.since

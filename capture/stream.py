@@ -20,13 +20,20 @@ class Stream(Protocol):
 
     Attributes:
         ahead: how far the source may be read, with the newest messages of hub and recorder.
-        error: damage that ended the source; the samples before it were fed.
     """
 
     job: StreamJob
-    feeder: RingFeeder
     ahead: ReadAhead
-    error: UserError | None
+
+    @property
+    def feeder(self) -> RingFeeder:
+        """Feeds the ring; a source that returns at another rate gets another one."""
+        ...
+
+    @property
+    def error(self) -> UserError | None:
+        """Mistake or damage that ended the source; the samples before it were fed."""
+        ...
 
     def due(self, now: float) -> float:
         """Seconds from `now` (CLOCK_MONOTONIC) until `turn` has something to do."""
@@ -37,6 +44,14 @@ class Stream(Protocol):
 
         Raises:
             DeviceError: the device is lost.
+        """
+        ...
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """Take no sound from `now` (CLOCK_MONOTONIC) on, or take it again; may be repeated.
+
+        Raises:
+            DeviceError: the device cannot be opened again.
         """
         ...
 

@@ -7,6 +7,7 @@
     LIVE <---- RECOVERING <--------------+           a restarted process opens the source again
                     \\---> FAILED                     no further restart follows
     any ---> ENDED                                   end of the file, or stopped by request
+    any <--> MUTED                                   no sound is taken, by request
 
 `capture.sources.monitor` moves a source through its states. For a capture process that has
 ended, `common.hub.health` reports RECOVERING while it restarts and FAILED after the last restart.
@@ -30,6 +31,7 @@ class SourceState(enum.Enum):
     RECOVERING = "recovering"
     FAILED = "failed"
     ENDED = "ended"
+    MUTED = "muted"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,7 @@ from speech_emotion.dashboard.access import AccessMiddleware
 from speech_emotion.dashboard.connections import CONNECTIONS, DeadlineProtocol
 from speech_emotion.dashboard.feed import Feed
 from speech_emotion.dashboard.live_state import RECENT_S, LiveState
+from speech_emotion.dashboard.log_ins import LogIns
 from speech_emotion.dashboard.server import PageServer
 
 log = logging.getLogger("dashboard")
@@ -74,9 +75,14 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         UserError: the address is in use, or an endpoint is malformed.
     """
     live_state = LiveState(
-        {"endpoint": options.results, "history": options.history is not None, "recent_s": RECENT_S}
+        {
+            "endpoint": options.results,
+            "history": options.history is not None,
+            "recent_s": RECENT_S,
+            "can_mute": options.control is not None,
+        }
     )
-    page_server = PageServer(live_state, options.history, options.bundle)
+    page_server = PageServer(live_state, options.history, options.bundle, options.control)
 
     def on_event(event: Event) -> None:
         page_server.broadcast(live_state.update(event))
@@ -86,6 +92,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
     def on_statuses(statuses: dict[str, Status]) -> None:
         page_server.broadcast(live_state.update_statuses(statuses))
 
+    log_ins = LogIns(options.control)
     host, _ = split_listen(options.listen)
     listener = listen_tcp(options.listen)
     server = Server(
@@ -96,6 +103,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
                 options.token,
                 base_url=options.base_url,
                 trusted_hosts=options.trusted_hosts,
+                noted=log_ins.note,
             ),
             http=DeadlineProtocol,
             log_config=None,
@@ -130,6 +138,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
             await asyncio.sleep(TURN_S)
             if heartbeat is not None and time.monotonic() - feed.last_turn < STUCK_S:
                 heartbeat.counters["dashboard_malformed"] = feed.malformed
+                heartbeat.counters["dashboard_lost"] = feed.lost
                 heartbeat.counters["dashboard_viewers_cut"] = page_server.counters[
                     "dashboard_viewers_cut"
                 ]
@@ -141,6 +150,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         server.should_exit = True
         await serving
         feed.stop()
+        log_ins.close()
 
 
 def main(options: PageOptions, job: Job | None = None) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import hmac
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
@@ -49,6 +49,7 @@ class AccessMiddleware:
         base_url: address of the page behind a reverse proxy, which may keep or rewrite `Host` and
             may keep or remove the path prefix.
         trusted_hosts: further accepted host names.
+        noted: called when somebody gives a token: whether it is right, and the address.
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class AccessMiddleware:
         *,
         base_url: str | None = None,
         trusted_hosts: Iterable[str] = (),
+        noted: Callable[[bool, str], None] = lambda *_: None,
     ) -> None:
         self._app = app
         self._token = token
+        self._noted = noted
         base = urllib.parse.urlsplit(base_url or "")
         self._prefix = base.path.rstrip("/")
         self._https = base.scheme == "https"
@@ -127,7 +130,10 @@ class AccessMiddleware:
                 given = await _form_token(request)
         elif path == "/" and request.method == "GET":
             given = request.query_params.get("token")
-        if given is not None and _equal(given, self._token):
+        right = given is not None and _equal(given, self._token)
+        if given is not None:
+            self._noted(right, request.client.host if request.client is not None else "unknown")
+        if right:
             # Relative to the address that the browser knows, whatever prefix the proxy removes.
             response = Response(status_code=303, headers={"location": "./"})
             response.set_cookie(

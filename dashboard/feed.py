@@ -59,6 +59,8 @@ class Feed:
         self.last_turn = time.monotonic()
         """CLOCK_MONOTONIC of the thread's last turn; an old one means that it is stuck."""
         self.malformed = 0
+        self.lost = 0
+        """Windows that were published and did not arrive, of all streams."""
         self._results = subscribe(endpoint, client_keys)
         self._loop = loop
         self._on_event = on_event
@@ -85,7 +87,7 @@ class Feed:
                 except NewerProtocolError:
                     event = None  # the status reports it
                 self.last_turn = now = time.monotonic()
-                self.malformed = results.malformed
+                self.malformed, self.lost = results.malformed, results.lost.total()
                 if event is not None:
                     self._call(self._on_event, event)
                 if now >= check_due:

@@ -38,7 +38,7 @@ from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.feed import subscribe
 from speech_emotion.dashboard.history.pending import PENDING, PendingMessages
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
-from speech_emotion.dashboard.history.writer import HistoryBusyError, HistoryWriter
+from speech_emotion.dashboard.history.writer import HistoryBusyError, HistoryWriter, Progress
 
 log = logging.getLogger("history")
 
@@ -63,12 +63,22 @@ class WriterThread:
         days: age in days from which rows are deleted.
         pending: the messages.
         writer: the open file; None: another program holds its lock, and it is opened later.
+        whole_runs: as `HistoryWriter` takes it.
     """
 
     def __init__(
-        self, path: Path, days: float, pending: PendingMessages, writer: HistoryWriter | None
+        self,
+        path: Path,
+        days: float,
+        pending: PendingMessages,
+        writer: HistoryWriter | None,
+        *,
+        whole_runs: bool = False,
     ) -> None:
         self.refused = 0
+        self.lost = 0
+        self._whole_runs = whole_runs
+        self._progress: Progress = {}
         self._path = path
         self._days = days
         self._pending = pending
@@ -105,7 +115,7 @@ class WriterThread:
             while batch := self._pending.take(BATCH):
                 writer.write(batch)
                 self._pending.written()
-            self.refused = writer.refused
+            self.refused, self.lost = writer.refused, writer.lost
         except (sqlite3.Error, OSError, UserError, HistoryBusyError) as error:
             self._pending.failed()
             if not self._failing:
@@ -126,10 +136,13 @@ class WriterThread:
         """The writer of the file at the path; opens it again if it was removed or replaced."""
         if self._writer is not None and not self._writer.in_place():
             log.warning("%s was removed or replaced; a new history file is opened", self._path)
+            self._progress = self._writer.progress
             self._writer.close()
             self._writer = None
         if self._writer is None:
-            self._writer = HistoryWriter(self._path)
+            self._writer = HistoryWriter(
+                self._path, whole_runs=self._whole_runs, progress=self._progress
+            )
             self._clock = None
         return self._writer
 
@@ -182,9 +195,11 @@ def main(options: HistoryOptions, job: Job | None = None) -> int:
     heartbeat = HeartbeatSender(job.stage, connect(context, job.hub, "hub")) if job else None
     writer = None
     with contextlib.suppress(HistoryBusyError):
-        writer = HistoryWriter(options.file)
+        writer = HistoryWriter(options.file, whole_runs=job is not None)
     pending = PendingMessages()
-    thread = WriterThread(options.file, options.days, pending, writer)
+    thread = WriterThread(
+        *(options.file, options.days, pending, writer), whole_runs=job is not None
+    )
     log.warning("writing results, utterances and health (no sound) to %s", options.file)
     try:
         with subscribe(options.results, options.client_keys) as results:
@@ -196,15 +211,25 @@ def main(options: HistoryOptions, job: Job | None = None) -> int:
                 _receive(results, pending, heartbeat, POLL_S)
                 if heartbeat is not None:
                     heartbeat.counters["history_malformed"] = results.malformed + thread.refused
-                    heartbeat.counters["history_unwritten"] = pending.dropped
+                    _count_losses(heartbeat, pending, thread)
                     heartbeat.lag_ms = 1000.0 * pending.age_s()
                     heartbeat.beat()
             while _receive(results, pending, heartbeat, DRAIN_S):
                 pass
             thread.stop(STOP_S if job else STOP_ALONE_S)
+            if heartbeat is not None:
+                _count_losses(heartbeat, pending, thread)
+                heartbeat.beat(now=True)
     finally:
-        context.destroy(linger=0)
+        context.destroy(linger=100)
     return 0
+
+
+def _count_losses(
+    heartbeat: HeartbeatSender, pending: PendingMessages, thread: WriterThread
+) -> None:
+    heartbeat.counters["history_unwritten"] = pending.dropped
+    heartbeat.counters["history_lost"] = thread.lost
 
 
 def _receive(
@@ -216,8 +241,10 @@ def _receive(
         raise UserError(str(error)) from None
     if event is None:
         return False
-    # After a restart a replay may be new; without a time it cannot be placed.
-    if not event.replay or getattr(event.message, "time", None) is not None:
+    # After a restart a replay may be new. Without a time it is placed at its arrival, as all
+    # messages are at full speed; but to a writer started by hand it can be of any age.
+    placed = heartbeat is not None or getattr(event.message, "time", None) is not None
+    if not event.replay or placed:
         pending.add(event.message)
         if heartbeat is not None:
             heartbeat.count += isinstance(event.message, public.Result)

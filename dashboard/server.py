@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import time
 from collections import Counter
@@ -25,7 +26,9 @@ from starlette.responses import (
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import EXIT_OK, UserError
+from speech_emotion.common.stage.control import ask
+from speech_emotion.common.wire.internal import MuteSet, SetMute
 from speech_emotion.dashboard.history.csv_export import CsvExport
 from speech_emotion.dashboard.history.reader import COLUMNS, HistoryReader
 from speech_emotion.dashboard.live_state import LiveState
@@ -41,6 +44,8 @@ ROWS = 1200
 """Rows of one `/history` answer; more are aggregated."""
 QUERIES = 2
 """`/history` requests that are answered at the same time."""
+BODY = 1024
+"""Longest body of a request in bytes."""
 TABLES = ("result", "utterance", "health")
 
 T = TypeVar("T")
@@ -53,9 +58,16 @@ class PageServer:
         live_state: state that a new page gets first.
         history: the SQLite file, or None.
         bundle: folder of a bundle whose model card is served, besides the shipped ones.
+        control: control socket of the supervisor that `/mute` asks; None: `/mute` is refused.
     """
 
-    def __init__(self, live_state: LiveState, history: Path | None, bundle: Path | None) -> None:
+    def __init__(
+        self,
+        live_state: LiveState,
+        history: Path | None,
+        bundle: Path | None,
+        control: Path | None = None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.app = Starlette(
             routes=[
@@ -65,6 +77,7 @@ class PageServer:
                 Route("/history", self._get_history),
                 Route("/history.csv", self._csv),
                 Route("/card", self._card),
+                Route("/mute", self._mute, methods=["POST"]),
                 Mount("/", StaticFiles(directory=STATIC)),
             ],
             exception_handlers={UserError: _bad_request},
@@ -72,6 +85,7 @@ class PageServer:
         self._live_state = live_state
         self._history = history
         self._bundle = bundle
+        self._control = control
         self._viewers: set[Viewer] = set()
         self._queries = asyncio.Semaphore(QUERIES)
 
@@ -144,6 +158,18 @@ class PageServer:
             return PlainTextResponse("this machine has no model card of this bundle\n", 404)
         return HTMLResponse(card)
 
+    async def _mute(self, request: Request) -> Response:
+        """Mute or unmute by hand; the body is the JSON object `{"muted": …, "seconds": …}`."""
+        if self._control is None:
+            raise UserError("this page cannot mute: its server was not started by the pipeline")
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise UserError("the request must be application/json")
+        client = request.client.host if request.client is not None else "unknown"
+        asked = mute_request(await _small_body(request), f"page at {client}")
+        answer = await run_in_threadpool(ask, self._control, asked, MuteSet)
+        table = {"ok": answer.code == EXIT_OK, "text": answer.text}
+        return JSONResponse(table, headers={"cache-control": "no-store"})
+
     def _history_file(self) -> Path:
         if self._history is None:
             raise UserError("no history is written; start with --history FILE")
@@ -156,6 +182,38 @@ class PageServer:
 
 async def _index(_: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+async def _small_body(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        UserError: it is longer than `BODY` bytes.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY:
+            raise UserError(f"the request is longer than {BODY} bytes")
+    return body
+
+
+def mute_request(body: bytes, by: str) -> SetMute:
+    """The request to the supervisor.
+
+    Raises:
+        UserError: the body is no such request.
+    """
+    try:
+        table = json.loads(body)
+        muted, seconds = table["muted"], table.get("seconds")
+        if type(muted) is not bool or not (seconds is None or type(seconds) in (int, float)):
+            raise TypeError
+        if seconds is not None and not math.isfinite(seconds):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError('the request must be JSON such as {"muted": true, "seconds": 60}') from None
+    return SetMute(muted, None if seconds is None else float(seconds), by)
 
 
 async def _bad_request(_: Request, error: Exception) -> Response:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# sep COMMAND ...: run doctor, swap or keygen as the service's user.
+# sep COMMAND ...: run speech-emotion COMMAND as the service's user.
 set -eu
 [ $# -gt 0 ] || set -- --help
 if [ "$1" = doctor ]; then
@@ -7,7 +7,7 @@ if [ "$1" = doctor ]; then
 fi
 cd /opt/sep
 set -- env XDG_RUNTIME_DIR=/run/sep HOME=/run/sep PYTHONDONTWRITEBYTECODE=1 \
-    .venv/bin/python supervisor.py "$@"
+    STATE_DIRECTORY=/var/lib/sep .venv/bin/python -m speech_emotion "$@"
 case $(id -un) in
     sep) exec "$@" ;;
     root) exec setpriv --reuid sep --regid sep --init-groups "$@" ;;

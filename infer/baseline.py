@@ -125,37 +125,50 @@ def one_sidedness(state: BaselineState, to: Baseline, neutral: int | None) -> fl
     return most - to.variety * math.log(spread + SMALL_SPREAD)
 
 
-def weight_of(state: BaselineState, to: Baseline, neutral: int | None) -> tuple[float, float]:
-    """The weight w of the relative scores, and its share of `trust`, 0 to 1."""
-    if state.seconds == 0.0:
-        return 0.0, 0.0
-    share = state.seconds / (state.seconds + to.evidence_s)
-    left = to.one_sided - one_sidedness(state, to, neutral)
-    share *= min(1.0, max(0.0, left / (to.one_sided - to.mixed)))
-    return to.trust * share, share
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """How the next windows use their relative scores.
+
+    Attributes:
+        weight: w.
+        share: w as a share of the bundle's `trust`, 0 to 1.
+        offset: added to the relative scores, bias - mean, (labels,).
+    """
+
+    weight: float
+    share: float
+    offset: Vector
 
 
-def blend(
-    cold: Vector,
-    relative: Vector,
-    temperature: float,
-    state: BaselineState,
-    to: Baseline,
-    neutral: int | None,
-) -> tuple[Vector, float]:
-    """Scores of windows, and their temperature, with the stream's baseline.
+def trust_in(state: BaselineState, to: Baseline, neutral: int | None) -> Trust:
+    """The trust that past speech has earned.
 
     Args:
-        cold: scores or log probabilities without a baseline, (…, labels).
-        relative: relative scores, (…, labels).
-        temperature: of the cold scores.
         to: the bundle's parameters.
         neutral: index of the label neutral; None without one.
     """
-    weight, share = weight_of(state, to, neutral)
-    if weight == 0.0:
+    prior, bias = np.array(to.prior), np.array(to.bias)
+    if state.seconds == 0.0:
+        return Trust(0.0, 0.0, bias - prior)
+    share = state.seconds / (state.seconds + to.evidence_s)
+    left = to.one_sided - one_sidedness(state, to, neutral)
+    share *= min(1.0, max(0.0, left / (to.one_sided - to.mixed)))
+    mean = (np.array(state.total) + to.prior_s * prior) / (state.seconds + to.prior_s)
+    return Trust(to.trust * share, share, bias - mean)
+
+
+def blend(
+    cold: Vector, relative: Vector, temperature: float, trust: Trust, to: Baseline
+) -> tuple[Vector, float]:
+    """Scores of a window, and their temperature, with the stream's baseline.
+
+    Args:
+        cold: scores or log probabilities without a baseline, (labels,).
+        relative: relative scores, (labels,).
+        temperature: of the cold scores.
+        to: the bundle's parameters.
+    """
+    if trust.weight == 0.0:
         return cold, temperature
-    total = np.array(state.total) + to.prior_s * np.array(to.prior)
-    mean = total / (state.seconds + to.prior_s)
-    scores = (1.0 - weight) * cold + weight * (relative - mean + np.array(to.bias))
-    return scores, temperature + share * (to.temperature - temperature)
+    scores = (1.0 - trust.weight) * cold + trust.weight * (relative + trust.offset)
+    return scores, temperature + trust.share * (to.temperature - temperature)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Result, Utterance
-from speech_emotion.infer.baseline import BaselineState, blend
+from speech_emotion.infer.baseline import BaselineState, blend, trust_in
 
 UNCERTAIN = "uncertain"
 NOT_SPEECH = "not_speech"
@@ -108,14 +108,19 @@ def calibrate(
     """
     if not np.isfinite(output).all():
         return None
-    scores = output[: len(bundle.labels)].astype(np.float64)
-    if bundle.output == "probabilities":
-        scores = np.log(np.maximum(scores, 1e-12))
+    scores = cold_scores(output, bundle)
     temperature = bundle.calibration.temperature
     if baseline is not None and bundle.baseline is not None:
         relative, to = relative_of(output, bundle), bundle.baseline
-        scores, temperature = blend(scores, relative, temperature, baseline, to, bundle.neutral)
+        trust = trust_in(baseline, to, bundle.neutral)
+        scores, temperature = blend(scores, relative, temperature, trust, to)
     return _softmax(scores / temperature)
+
+
+def cold_scores(output: NDArray[np.float32], bundle: Bundle) -> Vector:
+    """The logits, or log probabilities, of the labels without a baseline, (labels,)."""
+    scores = output[: len(bundle.labels)].astype(np.float64)
+    return np.log(np.maximum(scores, 1e-12)) if bundle.output == "probabilities" else scores
 
 
 def relative_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import Bundle, copy_bundle, load_bundle
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
-from speech_emotion.common.wire.internal import ForgetBaseline, Swapped
-from speech_emotion.supervision.forget_baseline import forget_baseline
+from speech_emotion.common.wire.internal import Swap, Swapped
 from speech_emotion.supervision.managed_process import ManagedProcess
+from speech_emotion.supervision.privacy.audit_events import note_swap
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.swap_attempt import SwapAttempt, check_grid
 
@@ -65,22 +65,25 @@ class BundleSwap:
         if self._attempt is not None:
             self._attempt.postpone(seconds)
 
+    def request(self, client: bytes, request: Swap, *, ending: bool) -> None:
+        """Begin an attempt for a client, or refuse it.
+
+        Args:
+            ending: whether the pipeline ends; requests are refused then.
+        """
+        refusal = self._begin(functools.partial(Path, request.bundle), ending=ending)
+        if refusal is not None:
+            self._resources.control.answer(client, refusal)
+        else:
+            self._client = client
+
     def turn(self, now: float, *, ending: bool) -> None:
-        """Take requests and do the next step of the attempt.
+        """Do the next step of the attempt.
 
         Args:
             now: CLOCK_MONOTONIC.
-            ending: whether the pipeline ends; requests are refused then.
+            ending: whether the pipeline ends; no attempt begins then.
         """
-        for client, request in self._resources.control.requests():
-            if isinstance(request, ForgetBaseline):
-                self._resources.control.answer(client, forget_baseline(self._resources, request))
-                continue
-            refusal = self._begin(functools.partial(Path, request.bundle), ending=ending)
-            if refusal is not None:
-                self._resources.control.answer(client, refusal)
-            else:
-                self._client = client
         if self._reload and self._attempt is None:
             self._reload = False
             if (refusal := self._begin(self._configured, ending=ending)) is not None:
@@ -131,6 +134,7 @@ class BundleSwap:
     def _finish(self, attempt: SwapAttempt, outcome: Swapped) -> None:
         self._attempt = None
         _log(outcome)
+        note_swap(self._resources.audit, outcome)
         if outcome.code == EXIT_OK:
             # The old bundle stays: an utterance that began under it may not have ended yet.
             if self._previous is not attempt.old:

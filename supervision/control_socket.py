@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,16 +11,14 @@ import zmq
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.linux.runtime_dir import runtime_base_dir
+from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.wire import codec, internal
-from speech_emotion.common.wire.sockets import bind, configure, connect, remove_file, send
+from speech_emotion.common.wire.sockets import bind, configure, remove_file
 
-CONTROL = "control"
-
-Request: TypeAlias = internal.Swap | internal.ForgetBaseline
+Request: TypeAlias = internal.Swap | internal.ForgetBaseline | internal.SetMute | internal.LogIn
 
 
-ANSWER_S = 90.0
-"""Longest time that a client waits for the answer."""
+Answer: TypeAlias = internal.Swapped | internal.MuteSet
 
 
 class ControlSocket:
@@ -54,7 +51,7 @@ class ControlSocket:
             else:
                 self.malformed += 1
 
-    def answer(self, identity: bytes, outcome: internal.Swapped) -> None:
+    def answer(self, identity: bytes, outcome: Answer) -> None:
         """Answer a client; a client that is gone is ignored."""
         try:
             self._socket.send_multipart([identity, internal.encode(outcome)], zmq.DONTWAIT)
@@ -98,29 +95,3 @@ def find(pid: int | None) -> Path:
         )
     (control,) = sockets.values()
     return control
-
-
-def ask(control: Path, request: Request) -> internal.Swapped:
-    """Send a request to a supervisor, and wait for the outcome.
-
-    Raises:
-        UserError: it gives no answer.
-    """
-    context: zmq.Context[Any] = zmq.Context()
-    try:
-        socket = connect(context, f"ipc://{control}", CONTROL)
-        send(socket, request)
-        deadline = time.monotonic() + ANSWER_S
-        while not socket.poll(200):
-            # kill -9 leaves the socket's file.
-            owner = ProcessIdentity.parse(control.parent.name)
-            if not control.exists() or (owner is not None and not owner.alive()):
-                raise UserError(f"{control}: the pipeline has ended")
-            if time.monotonic() > deadline:
-                raise UserError(f"{control}: no answer within {ANSWER_S:g} s")
-        answer = internal.decode(socket.recv())
-    finally:
-        context.destroy(linger=0)
-    if not isinstance(answer, internal.Swapped):
-        raise UserError(f"{control}: this socket is not of a supervisor")
-    return answer

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Sequence
 
-from speech_emotion.common.hub.observed import ReceivedHeartbeat
+from speech_emotion.common.hub.observed import ReceivedHeartbeat, Snapshot
 from speech_emotion.common.linux.run_delay import RunDelay
+from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.stage.jobs import CaptureJob
 from speech_emotion.common.wire.states import FINE_STAGES
 from speech_emotion.supervision.child import Child
@@ -19,6 +21,9 @@ log = logging.getLogger("supervisor")
 SUSPICIOUS_S = 1.0
 """Age of a heartbeat from which the supervisor measures how long the process waits for a
 processor; a heartbeat is due every 0.5 s."""
+
+TAKING = (SourceState.LIVE, SourceState.SILENT_INPUT, SourceState.STUCK)
+"""States of a source from which samples come."""
 
 
 class ManagedProcess:
@@ -135,6 +140,16 @@ class ManagedProcess:
         if self.child is not None:
             self.child.kill()
 
+    def abandon(self, now: float) -> None:
+        """Count a killed process that does not end as ended."""
+        if self.child is not None:
+            log.error(
+                "%s: process %d was killed and does not end: its disk does not answer",
+                *(self.name, self.child.pid),
+            )
+            self.child = None
+            self.lifecycle.exited(now, -signal.SIGKILL, None)
+
     def _log_restart(self, now: float) -> None:
         # A microphone may be absent for weeks: the same reason again is logged after 2, 4, 8 …
         # times only.
@@ -154,3 +169,16 @@ def status_line(processes: Sequence[ManagedProcess]) -> str:
             state, reason = process.lifecycle.state.value, process.lifecycle.reason
             return f"{process.name} {state}: {reason or 'not yet ready'}"
     return f"all {len(processes)} stages ready"
+
+
+def sound_is_taken(captures: Sequence[ManagedProcess], snapshot: Snapshot) -> bool:
+    """Whether a capture process that runs reports a source from which sound comes."""
+    for process in captures:
+        received = snapshot.heartbeats.get(process.name)
+        if process.child is None or received is None:
+            continue
+        if received.heartbeat.pid == process.child.pid and any(
+            SourceState(row.state) in TAKING for row in received.heartbeat.streams
+        ):
+            return True
+    return False

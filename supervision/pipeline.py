@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
+from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
+from speech_emotion.common.wire.internal import ForgetBaseline, LogIn, SetMute, Swap
 from speech_emotion.supervision.bundle_swap import BundleSwap
-from speech_emotion.supervision.console_view import BackgroundView, make_view
-from speech_emotion.supervision.log_lines import LogLines
-from speech_emotion.supervision.managed_process import ManagedProcess, status_line
+from speech_emotion.supervision.console.log_lines import LogLines
+from speech_emotion.supervision.console.view import BackgroundView, make_view
+from speech_emotion.supervision.forget_baseline import forget_baseline
+from speech_emotion.supervision.managed_process import (
+    ManagedProcess,
+    sound_is_taken,
+    status_line,
+)
+from speech_emotion.supervision.privacy.audit_events import note_log_in, note_request
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.restart_policy import ProcessState
 from speech_emotion.supervision.signals import SignalRequests
@@ -29,6 +38,12 @@ DRAIN_S = 6.0
 """Longest time that capture may wait for its last results to be accepted before it is killed."""
 END_S = 3.0
 """Longest time that the other processes may take to stop before they are killed."""
+KILLED_S = 3.0
+"""Longest time that a killed process may take to end. Longer takes one whose disk does not answer:
+the kernel ends it when the disk does."""
+RESTART_S = 6.0
+"""Longest time at the end for a recorder or history writer that restarts or does not answer: it
+writes what the ring still holds, and counts what it has missed."""
 QUIET_START_S = 10.0
 """Longest time that log lines wait for all processes to be ready. The line that explains a mistake
 of the user is then the only one."""
@@ -62,6 +77,7 @@ class Pipeline:
         self._resources = resources
         self._hub = resources.hub
         self._processes = resources.processes
+        self._mute = resources.mute
         self._captures = [p for p in self._processes if p.kind.capture]
         self._swap = BundleSwap(resources, configured, lines.write)
         self._lines = lines
@@ -90,8 +106,14 @@ class Pipeline:
                 self._notifier.stopping()
                 self._swap.end()
                 self._end(view, self._captures, DRAIN_S)
+                self._await_restarts(view)
                 self._end(view, [p for p in self._processes if not p.kind.capture], END_S)
-                return self._verdict(view)
+                code = self._verdict(view)
+                self._resources.audit.note("stop", code=code)
+                self._resources.audit.close()  # it logs the last hash
+                if not self._lines.held:
+                    self._release(view)
+                return code
         finally:
             self._swap.end()
             for process in self._processes:
@@ -124,6 +146,26 @@ class Pipeline:
             if never_ready or late or self._signals.stops > stops + 1:
                 for process in processes:
                     process.kill()
+            if time.monotonic() > self._end_due + KILLED_S:
+                for process in processes:
+                    process.abandon(time.monotonic())
+            self._turn(view)
+            self._wait(view)
+
+    def _await_restarts(self, view: BackgroundView) -> None:
+        """Wait for a heartbeat of the recorder and of the history writer.
+
+        One that has just died or hangs is restarted meanwhile. A heartbeat is due every 0.5 s.
+        """
+        lifecycles = [p.lifecycle for p in self._processes if p.kind.before_capture]
+        began, stops = time.monotonic(), self._signals.stops
+        broken = self._failed or self._removed or self._hub.failure
+        while not broken and self._signals.stops <= stops:
+            passed = (now := time.monotonic()) - began
+            if passed > RESTART_S or not any(
+                one.restarting or one.silence_s(now) > passed for one in lifecycles
+            ):
+                return
             self._turn(view)
             self._wait(view)
 
@@ -163,8 +205,11 @@ class Pipeline:
             self._reloads = self._signals.reloads
             self._swap.reload()
         before = [process.lifecycle.state for process in self._processes]
+        self._take_requests(now)
         self._swap.turn(now, ending=self._over())
-        heartbeats = self._hub.snapshot().heartbeats
+        snapshot = self._hub.snapshot()
+        heartbeats = snapshot.heartbeats
+        self._guard_sound(now, snapshot)
         for process in self._processes:
             if not self._swap.holds(process):
                 may_start = not process.kind.capture or not self._too_early(now)
@@ -175,6 +220,30 @@ class Pipeline:
             self._hub.health_changed()
         self._show(view, now)
         self._notify(now)
+
+    def _take_requests(self, now: float) -> None:
+        """Take what has arrived at the control socket."""
+        control = self._resources.control
+        for client, request in control.requests():
+            match request:
+                case Swap():
+                    self._swap.request(client, request, ending=self._over())
+                case ForgetBaseline():
+                    control.answer(client, forget_baseline(self._resources, request))
+                case LogIn():
+                    note_log_in(self._resources.audit, request)
+                case SetMute():
+                    note_request(self._resources.audit, request)
+                    self._mute.request(request, now, functools.partial(control.answer, client))
+
+    def _guard_sound(self, now: float, snapshot: Snapshot) -> None:
+        """Decide whether sound may be taken, and show by the light whether it is."""
+        taken, light = sound_is_taken(self._captures, snapshot), self._resources.light
+        if light is not None:
+            light.turn(now, wanted=taken)
+        self._mute.turn(now, taken=taken, light=light.failure if light else None)
+        if dropped := self._resources.audit.dropped:
+            self._hub.set_counter("audit_unwritten", dropped)
 
     def _account_for_absence(self) -> float:
         """Extend all deadlines by a time in which the loop did not run; the time now.

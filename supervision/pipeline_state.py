@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from speech_emotion.common.bundle.manifest import Bundle
@@ -14,7 +15,7 @@ from speech_emotion.common.hub.health import (
 )
 from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.wire import internal
-from speech_emotion.common.wire.public import Health, Info, StageHealth
+from speech_emotion.common.wire.public import Health, Info, Mute, StageHealth
 from speech_emotion.supervision.managed_process import ManagedProcess
 
 
@@ -35,6 +36,11 @@ class PipelineState:
         self.runs = runs
         self.processes: Sequence[ManagedProcess] = ()
         self._remote_infer = remote_infer
+        self._mute: Mute | None = None
+
+    def muted(self, mute: Mute | None) -> None:
+        """Report from now on why no sound is taken; None: sound is taken."""
+        self._mute = mute
 
     def info(self, opened: internal.Open) -> Info:
         """The `info` of a stream that capture has opened."""
@@ -52,7 +58,8 @@ class PipelineState:
         }
         spec = self.bundle.spec
         slowest = spec.window_s + 3.0 * spec.hop / spec.sample_rate
-        return pipeline_health(snapshot, rows, expected, max(STALLED_S, slowest))
+        health = pipeline_health(snapshot, rows, expected, max(STALLED_S, slowest))
+        return dataclasses.replace(health, mute=self._mute)
 
     def heartbeat_names(self) -> list[str]:
         """Names under which heartbeats arrive: every process and every standby process."""

@@ -11,6 +11,7 @@ from typing import Any
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.stage.jobs import (
     BundleFolder,
     CaptureJob,
@@ -20,6 +21,7 @@ from speech_emotion.common.stage.jobs import (
     HistoryOptions,
     InferJob,
     Job,
+    MuteOptions,
     PageOptions,
     RecordedStream,
     RecordJob,
@@ -49,6 +51,7 @@ class Plan:
         folder: runtime folder of the sockets.
         stdin: file descriptor of the user's standard input.
         stdin_format: descriptor of a file in which capture keeps the format of that input.
+        mute_register: file of the `MuteRegister`.
         spooled: source → descriptor of a file with the content of the pipe that it names.
     """
 
@@ -59,6 +62,7 @@ class Plan:
     folder: Path
     stdin: int = 0
     stdin_format: int | None = None
+    mute_register: Path | None = None
     spooled: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def common(self, process: str, nice: int) -> dict[str, Any]:
@@ -184,6 +188,7 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         bundle=plan.config.bundle,
         base_url=page.base_url,
         trusted_hosts=page.trusted_hosts,
+        control=plan.folder / CONTROL,
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 
@@ -196,6 +201,7 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         recorded=config.record is not None,
         stdin=plan.stdin,
         stdin_format=plan.stdin_format,
+        close_muted=config.mute.close_device,
         **config.capture.model_dump(),
     )
     return {
@@ -217,9 +223,18 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
             window=spec.window,
             hop=spec.hop,
             options=options,
+            mute=mute_options(plan),
         )
         for process, streams in captures(config).items()
     }
+
+
+def mute_options(plan: Plan) -> MuteOptions | None:
+    """Where capture reads whether it is muted."""
+    if plan.mute_register is None:
+        return None
+    mute = plan.config.mute
+    return MuteOptions(plan.mute_register, mute.switch, mute.switch_muted)
 
 
 PROCESS_TABLE = (

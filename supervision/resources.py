@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import importlib.util
 import os
 import secrets
@@ -26,15 +27,25 @@ from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
 from speech_emotion.common.linux.spool import is_pipe, spool
 from speech_emotion.common.linux.standard_input import check_standard_input
+from speech_emotion.common.privacy.mute_register import MuteRegister
 from speech_emotion.common.ring.layout import FOLDER, HEADER_BYTES, SAMPLE_BYTES
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.security.exposure import listen_tcp
+from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.stage.jobs import CaptureJob, FeaturesJob
-from speech_emotion.supervision.control_socket import CONTROL, ControlSocket
+from speech_emotion.common.wire.public import Mute, to_json_map
+from speech_emotion.supervision.control_socket import ControlSocket
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.pipeline_state import PipelineState
+from speech_emotion.supervision.privacy.audit_events import note_key, open_audit
+from speech_emotion.supervision.privacy.audit_writer import AuditWriter
+from speech_emotion.supervision.privacy.light import Light, make_light
+from speech_emotion.supervision.privacy.mute_control import MuteControl
 from speech_emotion.supervision.process_table import Plan, PlannedProcess, planned_processes
 from speech_emotion.supervision.restart_policy import ProcessState
+
+MUTE = "mute"
+"""Name of the file of the mute register in the runtime folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,9 @@ class Resources:
         hub: the results hub; its thread is not started yet.
         control: socket for requests such as a bundle swap.
         processes: every process of the pipeline; none is started yet.
+        mute: decides whether sound is taken.
+        light: is on while sound is analysed; None: there is none.
+        audit: writes the audit log.
         baseline: infer keeps a baseline of each stream, if the bundle can.
     """
 
@@ -55,6 +69,9 @@ class Resources:
     hub: Hub
     control: ControlSocket
     processes: list[ManagedProcess]
+    mute: MuteControl
+    light: Light | None
+    audit: AuditWriter
     baseline: bool
     _rings: list[RingOwner]
     _results: str
@@ -155,8 +172,21 @@ def build(
         rings = _rings(config, bundle, runs, stack)
         names = {stream: ring.name for stream, ring in rings.items()}
         state = PipelineState(bundle, runs, remote_infer=config.infer_host.wanted is not None)
+        register = stack.enter_context(MuteRegister(folder / MUTE, create=True))
+        audit = open_audit(config.audit)
+        stack.callback(audit.close)
+
+        def muted(mute: Mute | None) -> None:
+            state.muted(mute)
+            audit.note("muted" if mute else "listening", **(to_json_map(mute) if mute else {}))
+
+        mute = MuteControl(config.mute, register, muted)
+        light = make_light(config.light, wake)
+        if light is not None:
+            stack.callback(light.close)
         hub = _hub(config, state, f"ipc://{folder}/hub", inner := f"ipc://{folder}/results")
         hub.stage_changed = wake
+        hub.watch_keys(functools.partial(note_key, audit))
         stack.callback(hub.stop)
         # The pipeline's own processes need neither keys nor a port.
         inside = config.model_copy(update={"results": inner})
@@ -168,6 +198,7 @@ def build(
             folder,
             stdin=_user_stdin(config),
             stdin_format=_stdin_format(config, stack),
+            mute_register=folder / MUTE,
             spooled=_spooled(config, stack),
         )
         processes = [
@@ -190,7 +221,8 @@ def build(
     inode = folder.stat().st_ino
     owners = list(rings.values())
     return Resources(
-        *(folder, state, hub, control, processes, config.baseline == "stream"),
+        *(folder, state, hub, control, processes, mute, light, audit),
+        config.baseline == "stream",
         *(owners, config.results, inode, stack),
     )
 
@@ -211,7 +243,7 @@ def _rings(
 
 def _serve_metrics(config: Config, state: PipelineState, hub: Hub, stack: ExitStack) -> None:
     if config.metrics.port is not None:
-        from speech_emotion.supervision.metrics_server import MetricsServer
+        from speech_emotion.supervision.metrics.server import MetricsServer
 
         address, port, token = config.metrics.address, config.metrics.port, config.metrics.token
         server = MetricsServer(address, port, lambda: state.health(hub.snapshot()), token)

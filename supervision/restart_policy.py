@@ -129,6 +129,11 @@ class ProcessLifecycle:
         """Whether it is never started again."""
         return self.state in (ProcessState.DONE, ProcessState.FAILED)
 
+    @property
+    def restarting(self) -> bool:
+        """Whether it was ready, has ended, and is not ready again."""
+        return self._ever_ready and self.state in (ProcessState.WAITING, ProcessState.STARTING)
+
     def restart_in(self, now: float) -> float:
         """Seconds until the next start of a process that waits for one."""
         return max(0.0, self._due - now)

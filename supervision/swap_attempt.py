@@ -183,6 +183,9 @@ class SwapAttempt:
         self.phase, self._deadline = Phase.TRIAL, now + TRIAL_S
 
     def _trial(self, now: float) -> internal.Swapped | None:
+        # First: after a result under the new bundle it stays, even if a process dies just then.
+        if self._hub.snapshot().counters["results_accepted"] > self._accepted:
+            return self._done("")
         for process in self._processes:
             child = self._fresh[process.name]
             code = child.exit_code()
@@ -190,8 +193,6 @@ class SwapAttempt:
                 reason = child.last_line() if code is not None else process.lifecycle.reason
                 reason = reason or f"exit code {code}"
                 return self._roll_back(f"{process.name} failed: {reason}", now)
-        if self._hub.snapshot().counters["results_accepted"] > self._accepted:
-            return self._done("")
         if now > self._deadline:
             if self._enough_sound():
                 return self._roll_back(f"no result within {TRIAL_S:g} s", now)

@@ -33,17 +33,41 @@ settings.register_profile("quick", settings.get_profile("busy"), max_examples=20
 settings.load_profile("busy")
 
 
+WAITING = {"supervise", "site", "by_hand", "pipe_into", "chromium", "microphone"}
+"""Fixtures of tests that wait for sound in real time."""
+
+
+WAITING_UNTIL = 0.8
+"""Part of the list over which they are spread; the rest keeps all workers busy to the end."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Spread the tests that wait among those that compute, which use the processors meanwhile."""
+    if not hasattr(config, "workerinput"):  # one process: fixtures of a module are made once
+        return
+    waiting = [not WAITING.isdisjoint(getattr(item, "fixturenames", ())) for item in items]
+    step = {kind: 1.0 / max(1, waiting.count(kind)) for kind in (False, True)}
+    step[True] *= WAITING_UNTIL
+    place = dict.fromkeys(step, 0.0)
+    places = {}
+    for item, kind in zip(items, waiting, strict=True):
+        place[kind] += step[kind]
+        places[item] = place[kind]
+    items.sort(key=places.__getitem__)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_runtime_folder() -> Iterator[None]:
-    """The tests' pipelines live apart from any that the user runs."""
-    with tempfile.TemporaryDirectory(prefix="sep-run-") as folder:
-        before = os.environ.get("XDG_RUNTIME_DIR")
-        os.environ["XDG_RUNTIME_DIR"] = folder
+    """The tests' pipelines live apart from any that the user runs, and from what it has muted."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sep-run-") as folder,
+        tempfile.TemporaryDirectory(prefix="sep-state-") as state,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("XDG_RUNTIME_DIR", folder)
+        environment.setenv("XDG_STATE_HOME", state)
+        environment.delenv("STATE_DIRECTORY", raising=False)
         yield
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
 
 
 @pytest.fixture

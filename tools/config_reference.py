@@ -55,6 +55,9 @@ def page() -> str:
             text += f"{_sentence(Config.model_fields[name])} In the environment, all rows as JSON: "
             text += f"`{ENV_PREFIX}{name.upper()}`.\n\n"
         parts.append(text + _rows(model.model_fields, "" if many else f"{name}__", env=not many))
+        for key, field in model.model_fields.items():
+            if (row := _model(field)) is not None:
+                parts.append(f"## `[[{name}.{key}]]`\n\n" + _rows(row.model_fields, "", env=False))
     return "\n".join(parts)
 
 
@@ -93,6 +96,8 @@ def _kind(hint: Any, bounds: str) -> str:
         return ", ".join(f'`"{one}"`' for one in arguments)
     if origin is typing.Annotated:
         return _kind(arguments[0], _range(arguments[1:]))
+    if origin is tuple and isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel):
+        return "rows"
     if origin is tuple:
         return f"list of {_kind(arguments[0], bounds)}"
     if origin in (typing.Union, types.UnionType):

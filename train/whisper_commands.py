@@ -56,14 +56,19 @@ def add(
         part.add_argument("--workers", type=int, default=1)
         if name != "extract":
             part.add_argument("--json", type=Path, metavar="OUT")
+            outputs = "folder for the outputs of corpora and speakers left out, for `streams`"
+            part.add_argument("--outputs", type=Path, metavar="DIR", help=outputs)
         if name == "build":
             part.add_argument("--name", required=True)
             part.add_argument("--out", type=Path, required=True, metavar="DIR")
         part.set_defaults(run=run, clips=clips, golden=golden)
 
 
-def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, str]:
-    """Recipe, feature spec, training set and licence; computes statistics that are not cached."""
+def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Recipe, feature spec, training set and the recipe file's other keys.
+
+    Computes statistics that are not cached.
+    """
     import numpy as np
 
     from speech_emotion.train.data import nonspeech
@@ -72,16 +77,17 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, str]:
     from speech_emotion.train.model.whisper import window_statistics as extract
 
     table = read_toml(parsed.recipe)
-    allowed = {f.name for f in dataclasses.fields(heads.HeadRecipe)} | {"window_s", "licence"}
+    keys: dict[str, Any] = {"window_s": 3.0, "licence": "", "baseline": {}}
+    allowed = {f.name for f in dataclasses.fields(heads.HeadRecipe)} | set(keys)
     if unknown := sorted(set(table) - allowed):
         raise UserError(f"{parsed.recipe}: {unknown[0]} is not a key; allowed: {sorted(allowed)}")
-    licence, window_s = table.pop("licence", ""), table.pop("window_s", 3.0)
+    keys = {key: table.pop(key, value) for key, value in keys.items()}
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     recipe = heads.HeadRecipe(**values)
     known = set(graph.blocks())
     if unknown_names := sorted(set(recipe.statistics) - known):
         raise UserError(f"{parsed.recipe}: {unknown_names[0]} is no statistic; known: {known}")
-    spec = graph.spec(window_s)
+    spec = graph.spec(keys["window_s"])
     clips = heads.labelled(parsed.clips(parsed))
     if missing := sorted(set(recipe.corpora) - {c.corpus for c in clips}):
         raise UserError(f"{parsed.recipe}: no clips of {missing[0]}; select some")
@@ -99,7 +105,7 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, str]:
             nonspeech.sound_files(parsed.noise), spec, encoder, parsed.work, parsed.seed
         )
     votes = read_votes(parsed.votes) if parsed.votes else {}
-    return recipe, spec, heads.HeadTrainingSet(clips, renderings, noise, votes), licence
+    return recipe, spec, heads.HeadTrainingSet(clips, renderings, noise, votes), keys
 
 
 def _extract(parsed: argparse.Namespace) -> int:
@@ -112,18 +118,24 @@ def _extract(parsed: argparse.Namespace) -> int:
 
 def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     from speech_emotion.train.bundle import whisper_bundle as build
+    from speech_emotion.train.bundle import whisper_card
     from speech_emotion.train.evaluation.evaluate import write_json
+    from speech_emotion.train.evaluation.output_files import write_outputs
     from speech_emotion.train.model.whisper import heads
 
-    recipe, spec, everything, licence = _load(parsed)
+    recipe, spec, everything, keys = _load(parsed)
     training_set, others = heads.split_corpora(everything, recipe.corpora)
     window_sums = heads.sum_windows(training_set, recipe, FOLDS, parsed.seed)
     figures = build.measure(window_sums, spec, others=others)
-    print("corpora left out", build.markdown(figures.left_out), sep="\n")
-    print("speakers left out", build.markdown(figures.new_speakers), sep="\n")
+    print("corpora left out", whisper_card.markdown(figures.left_out), sep="\n")
+    print("speakers left out", whisper_card.markdown(figures.new_speakers), sep="\n")
     if figures.others:
-        print("other corpora", build.markdown(figures.others), sep="\n")
-    print(build.curve_markdown(figures.curve))
+        print("other corpora", whisper_card.markdown(figures.others), sep="\n")
+    print(whisper_card.operating_points_text(training_set, figures))
+    print(whisper_card.frontier_markdown(figures.frontier))
+    if parsed.outputs:
+        for name, held_out in zip(("left_out", "new_speakers"), figures.outputs, strict=True):
+            write_outputs(parsed.outputs / f"{name}.npz", training_set, held_out)
     if parsed.json:
         found = {
             "command": _command(),
@@ -131,13 +143,17 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
             "corpora_left_out": figures.left_out,
             "speakers_left_out": figures.new_speakers,
             "other_corpora": figures.others,
-            "other_corpora_curve": figures.others_curve,
-            "curve": figures.curve,
+            "other_corpora_rates": figures.others_rates,
+            "frontier": figures.frontier,
+            "nested": figures.nested,
             "calibration": dataclasses.asdict(figures.parameters.calibration),
             "decision": dataclasses.asdict(figures.parameters.decision),
+            "sensitivity": {
+                k: dataclasses.asdict(d) for k, d in figures.parameters.sensitivity.items()
+            },
         }
         write_json(parsed.json, found)
-    return window_sums, spec, licence, figures
+    return window_sums, spec, keys, figures
 
 
 def _crossval(parsed: argparse.Namespace) -> int:
@@ -150,7 +166,7 @@ def _build(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.bundle.whisper_licence import TEXTS
     from speech_emotion.train.model.whisper.weights import load_weights
 
-    window_sums, spec, licence, figures = _figures(parsed)
+    window_sums, spec, keys, figures = _figures(parsed)
     bundle, exported = build.build(
         window_sums,
         figures,
@@ -158,7 +174,8 @@ def _build(parsed: argparse.Namespace) -> int:
         spec,
         parsed.out,
         name=parsed.name,
-        licence=(licence, TEXTS.get(licence, licence + "\n")),
+        licence=(keys["licence"], TEXTS.get(keys["licence"], keys["licence"] + "\n")),
+        baseline=keys["baseline"],
         golden=parsed.golden(spec),
         command=_command(),
         seed=parsed.seed,

@@ -2,7 +2,9 @@
 
 FOLDER/audio.N.flac     the ring's samples from absolute index N, 24 bit, mono; a minute or less
 FOLDER/tape.jsonl       the timeline: one line {"rate", "run", ...} at the start, then
-                        {"gap": [a, b]} and {"anchor": [index, monotonic, unix]}
+                        {"gap": [a, b]} (with "lost": true where the recorder missed what the
+                        ring had), {"anchor": [index, monotonic, unix]} and {"recorded": {...}},
+                        from which a restarted recorder continues
 FOLDER/messages.jsonl   every message of the stream as published, one JSON map per line
 
 Earlier versions wrote all samples to FOLDER/audio.flac; such a folder is read as well. A recorder
@@ -55,12 +57,12 @@ def read_segments(folder: Path) -> list[Segment]:
     for start, path in sorted(starts.items()):
         if segments and segments[-1].end > start:
             segments[-1] = dataclasses.replace(segments[-1], end=start)
-        if frames := _readable_frames(path):
+        if frames := readable_frames(path):
             segments.append(Segment(path, start, start + frames))
     return segments
 
 
-def _readable_frames(path: Path) -> int:
+def readable_frames(path: Path) -> int:
     """Frames that can be decoded; of an unclosed file they are counted."""
     try:
         file = SoundFile(str(path))

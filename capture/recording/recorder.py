@@ -65,9 +65,9 @@ class Writer:
         self._thread.start()
 
     def put(self, message: Recorded) -> None:
-        """Hand over a message."""
+        """Hand over a message. Dropped results are counted by their `seq`, others in `dropped`."""
         if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
+            self.dropped += not isinstance(message, public.Result)
             return
         self._waiting.append(message)
         self._news.set()
@@ -168,7 +168,10 @@ def _take(
         except (codec.ProtocolError, TypeError):
             heartbeat.counters["record_malformed"] += 1
             continue
-        if not replay and isinstance(message, Recorded) and message.stream in writer.recorders:
+        if not isinstance(message, Recorded) or message.stream not in writer.recorders:
+            continue
+        # After a restart the replayed result may be new, and tells how many were missed.
+        if not replay or isinstance(message, public.Result):
             writer.put(message)
             heartbeat.count += 1
     return True

@@ -18,15 +18,19 @@ from typing import IO, Any
 
 import numpy as np
 
+from speech_emotion.capture.recording.progress import (
+    Progress,
+    read_progress,
+    recorded_end,
+    run_of,
+)
 from speech_emotion.capture.recording.reader import (
     MESSAGES,
     TIMELINE,
     read_segments,
-    read_timeline,
     segment_name,
 )
 from speech_emotion.capture.samples import FULL_SCALE, Samples
-from speech_emotion.common.errors import UserError
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.wire import public
 
@@ -78,7 +82,7 @@ class StreamRecorder:
         self._segment: _SegmentWriter | None = None
         self._declared = 0
         self._anchor = (0, 0.0, 0.0)
-        self._next_seq: int | None = None
+        self._next_seq = 0
         self._announced = 0
         self._seen = (time.monotonic(), ring.index)
         self._due = 0.0
@@ -89,12 +93,17 @@ class StreamRecorder:
             self._fail(error)
 
     def message(self, message: public.Result | public.Utterance | public.Info) -> None:
-        """Take a published message; a result announces the samples up to its end."""
+        """Take a published message; a result announces the samples up to its end.
+
+        A result that is known is ignored.
+        """
         if isinstance(message, public.Result):
-            if self._next_seq is not None and message.seq > self._next_seq:
-                self.lost_messages += message.seq - self._next_seq
+            if message.seq < self._next_seq:
+                return
+            self.lost_messages += message.seq - self._next_seq
             self._next_seq = message.next_seq
-            self._announced = max(self._announced, message.end)
+            if not message.skipped:  # those windows may end later than the samples so far
+                self._announced = max(self._announced, message.end)
             self._seen = (time.monotonic(), self._ring.index)
         self._line(MESSAGES, {"topic": message.topic, **public.to_json_map(message)})
 
@@ -142,6 +151,7 @@ class StreamRecorder:
                 continue
             if self._segment is not None and self._segment.full:
                 self._close_segment()
+                self._line(TIMELINE, self._progress().row())
             if self._segment is None:
                 assert self._folder is not None
                 self._segment = _SegmentWriter(
@@ -171,29 +181,38 @@ class StreamRecorder:
         """Continue after the samples that the ring has overwritten, or will overwrite next."""
         headroom = round((HEADROOM_S + 0.5) * self._ring.sample_rate)
         oldest = self._ring.index - self._ring.capacity + headroom
-        target = min(max(oldest, self.position + 1), self._announced)
+        position, target = self.position, min(max(oldest, self.position + 1), self._announced)
         self._close_segment()
-        self._declare(self.position, target)
-        self.lost += target - self.position
+        self._lose(target)
         log.warning(
-            "%s: %d samples lost: the ring has overwritten them", self._base, target - self.position
+            "%s: %d samples lost: the ring has overwritten them", self._base, target - position
         )
-        self.position = target
 
     def _give_up_overwritten(self) -> None:
         """Count the samples that were overwritten while nothing could be written."""
         oldest = self._ring.index - self._ring.capacity
         target = min(oldest, self._announced)
         if self.position < target:
-            self._declare(self.position, target)
-            self.lost += target - self.position
-            self.position = target
+            self._lose(target)
 
-    def _declare(self, start: int, end: int) -> None:
+    def _lose(self, target: int) -> None:
+        """Give up the samples up to `target`; those in gaps of the ring are not lost here."""
+        for start, end in [*self._ring.gaps(), (target, target)]:
+            before, after = min(start, target), min(end, target)
+            if self.position < before:
+                self.lost += before - self.position
+                self._declare(self.position, before, lost=True)
+            self._declare(before, after)
+            self.position = max(self.position, after)
+
+    def _declare(self, start: int, end: int, *, lost: bool = False) -> None:
         start = max(start, self._declared)
         if start < end:
             self._declared = end
-            self._line(TIMELINE, {"gap": [start, end]})
+            self._line(TIMELINE, {"gap": [start, end], **({"lost": True} if lost else {})})
+
+    def _progress(self) -> Progress:
+        return Progress(self._declared, self.lost, self._next_seq, self.lost_messages)
 
     def _line(self, file: str, table: dict[str, Any]) -> None:
         if len(self._lines) >= MAX_LINES:
@@ -240,22 +259,20 @@ class StreamRecorder:
         """The folder of this run and True, or the first unused name and False."""
         number, folder = 1, self._base
         while folder.exists():
-            with contextlib.suppress(UserError, IndexError):
-                if read_timeline(folder)[0].get("run") == self._ring.run:
-                    return folder, True
+            if run_of(folder) == self._ring.run:
+                return folder, True
             number += 1
             folder = self._base.with_name(f"{self._base.name}.{number}")
         return folder, False
 
     def _continue(self, folder: Path) -> None:
         """Continue after the samples and messages that are on the disk."""
-        segments = read_segments(folder)
-        self.position = max([self.position, *(segment.end for segment in segments)])
-        for row in read_timeline(folder):
-            if "gap" in row:
-                self._declared = max(self._declared, int(row["gap"][1]))
-        if self._next_seq is None:
-            self._next_seq = _next_seq(folder / MESSAGES)
+        self.position = max(self.position, recorded_end(folder))
+        progress = read_progress(folder)
+        self._declared = max(self._declared, progress.declared)
+        self._next_seq = max(self._next_seq, progress.next_seq)
+        self.lost = max(self.lost, progress.lost)
+        self.lost_messages = max(self.lost_messages, progress.lost_messages)
 
     def _fail(self, error: BaseException) -> None:
         if not self.failing:
@@ -330,15 +347,3 @@ def _open_lines(path: Path) -> IO[bytes]:
     file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
     file.seek(0, os.SEEK_END)
     return file
-
-
-def _next_seq(path: Path) -> int | None:
-    """The window after the last recorded result; None without one."""
-    expected = None
-    with path.open() as file:
-        for line in file:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
-                if row["topic"] == "result":
-                    expected = int(row["seq"]) + max(1, int(row["skipped"]))
-    return expected

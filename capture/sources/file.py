@@ -102,9 +102,9 @@ class FileStream:
         if isinstance(file, RecordingFile) or (file.rate == self._format.rate and file.seekable):
             file.seek(position)
             return
-        written = written_tail(self._ring.name, self._format, position)
+        written = written_tail(self._ring.name, self._format, position, lossy=not file.seekable)
         if written is not None:
-            for start in starts(file, self._format, position):
+            for start in starts(file, self._format, position, len(written)):
                 if self._resume_at(start, written):
                     return
         # Decode from the start. `turn` does it in blocks, so that heartbeats go on meanwhile.
@@ -193,6 +193,9 @@ class FileStream:
         while self._realtime and not self.feeder.ended and self._block_is_due(now):
             self._feed(self._next)
             self._next = next(self._blocks)
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        self.feeder.mute(now, muted=muted)
 
     def finish(self) -> None:
         if not self.feeder.ended:

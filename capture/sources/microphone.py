@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -15,8 +16,15 @@ from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.recording.wav_writer import WavWriter
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
 from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.sources.clock import BEGIN_S, MutedTime, SampleClock
 from speech_emotion.capture.sources.monitor import REOPEN_AGAIN_S, REOPEN_S, SourceMonitor
-from speech_emotion.capture.sources.portaudio import MIX_CHANNELS, Microphone, find_device
+from speech_emotion.capture.sources.portaudio import (
+    MIX_CHANNELS,
+    Device,
+    Microphone,
+    find_device,
+    refresh_devices,
+)
 from speech_emotion.capture.sources.pulseaudio import SourceFollower
 from speech_emotion.capture.stream import POLL_S, SourceOptions, StreamJob
 from speech_emotion.common.errors import EXIT_DEVICE, DeviceError, UserError
@@ -27,10 +35,6 @@ from speech_emotion.common.wire import internal
 
 log = logging.getLogger("capture")
 
-ANCHOR_S = 1.0
-"""Seconds between two anchors of the sample index to the clocks: the clocks of devices drift."""
-BEGIN_S = 0.3
-"""Seconds of samples that a restarted source collects to estimate the time of its first one."""
 CLOSE_LIMIT_S = 2.0
 """Closing a lost device may hang; after this many seconds the process exits without closing it."""
 
@@ -40,6 +44,10 @@ class LiveDevice:
 
     Args:
         send: takes every tick.
+        muted: whether no sound may be taken yet.
+
+    Attributes:
+        microphone: the open device; None while it is closed because of a mute.
 
     Raises:
         UserError: the device is absent or lacks a channel.
@@ -52,43 +60,53 @@ class LiveDevice:
         stream_format: StreamFormat,
         send: Callable[[internal.Tick], None],
         options: SourceOptions,
+        *,
+        muted: bool = False,
     ) -> None:
         self._names = ", ".join(job.name for job in jobs)
         rings = [RingWriter.attach(job.ring) for job in jobs]
         restarted = any(ring.anchor[1] for ring in rings)
         # A device that was open in an earlier process of this run is no mistake of the user.
         wait = options.wait_for_device or restarted
+        self._jobs, self._options = jobs, options
+        self.microphone: Microphone | None = None
+        self._faults = Counter[str]()
         try:
-            self.microphone = _open(jobs, options)
+            self.device, channels = _choose(jobs)
+            if not (muted and options.close_muted):
+                self.microphone = _open(self.device, channels, options)
         except UserError as error:
             raise DeviceError(f"waiting: {error}") if wait else error from None
-        log.info("recording from %s", self.microphone.device)
+        log.info("%s %s", "muted;" if muted else "recording from", self.device)
         self.ended = False
-        self._rings = rings
         self._reopen_after = REOPEN_AGAIN_S if _was_silent(rings[0]) else REOPEN_S
-        rate, channels = self.microphone.rate, self.microphone.channels
+        rate = self.device.rate
+        self._channels = channels
         self.feeders = [
             RingFeeder(job.name, ring, rate, stream_format, send, channel=job.channel)
-            for job, ring in zip(jobs, self._rings, strict=True)
+            for job, ring in zip(jobs, rings, strict=True)
         ]
-        block_s = self.microphone.block_frames / rate
-        self.monitor = SourceMonitor(time.monotonic(), rate, block_s, restarted=restarted)
-        self._follower = SourceFollower() if self.microphone.device.served else None
+        self._block_s = options.device_block(rate) / rate
+        self.monitor = SourceMonitor(time.monotonic(), rate, self._block_s, restarted=restarted)
+        self._follower = SourceFollower() if self.device.served else None
         self._rate = rate
         self._stream_rate = stream_format.rate
+        self._clock = SampleClock(self.feeders, rate, stream_format.rate)
         self._writer = WavWriter(options.record, rate, channels) if options.record else None
         self._frame_limit = None if options.seconds is None else round(options.seconds * rate)
-        self._frames = 0
-        self._base = [0] * len(self.feeders)
-        self._anchored: tuple[int, float] | None = None
-        self._promptest: tuple[float, int, float] | None = None
-        self._anchor_due = 0.0
+        self._muted_time: MutedTime | None = None
+        self.mute(time.monotonic(), muted=muted)
 
     @property
     def name(self) -> str:
         """Name of the source that is recorded now, as far as it is known."""
         source = self._follower.now if self._follower is not None else None
-        return source or self.microphone.device.label
+        return source or self.device.label
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Faults of the device by name, counted since this process started."""
+        return self._faults + _faults(self.microphone)
 
     def turn(self, now: float) -> None:
         """Feed the blocks that have arrived and check the device.
@@ -98,16 +116,24 @@ class LiveDevice:
         """
         if self.ended:
             return
-        if self._anchored is None and not self._begin():
+        if self._muted_time is not None:
+            if self.microphone is not None:
+                self.microphone.discard()
+            self._muted_time.turn(now)
+            return
+        assert self.microphone is not None
+        if not self._clock.begun and not self._begin():
             self._check(now)
             return
         for block in self.microphone.blocks():
             frames = len(block.samples)
             overrun = self._overrun(block.time, frames + block.lost) if block.xrun else 0
             if lost := block.lost + overrun:
-                self._declare_lost(lost)
-            if self._frame_limit is not None and self._frames + frames >= self._frame_limit:
-                self._feed(block.samples[: self._frame_limit - self._frames], block.time)
+                log.warning("%d frames lost: the process did not read the device in time", lost)
+                self._clock.missing(lost)
+            fed = self._clock.frames
+            if self._frame_limit is not None and fed + frames >= self._frame_limit:
+                self._feed(block.samples[: self._frame_limit - fed], block.time)
                 self.finish()
                 return
             self._feed(block.samples, block.time)
@@ -122,77 +148,83 @@ class LiveDevice:
                 feeder.finish()
             if self._writer is not None:
                 self._writer.close()
+            self._stop_following()
+            self._close_microphone()
+
+    # Muted ------------------------------------------------------------------------------
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        """Take no sound from `now` on, or take it again; may be repeated.
+
+        Raises:
+            DeviceError: the device cannot be opened again.
+        """
+        if muted == (self._muted_time is not None) or self.ended:
+            return
+        if muted:
+            # The first block after the mute holds samples from before its arrival.
+            lag_s = self._block_s + POLL_S
+            self._muted_time = MutedTime(self.feeders, self._stream_rate, now, lag_s)
+            if self._options.close_muted:
+                self._close_microphone()
+            return
+        # The feeders stay muted until the first block has a place on the clock, see `_begin`.
+        if self.microphone is None:
+            self.microphone = self._open_again()
+        self.microphone.discard()
+        self._muted_time = None
+        self._clock = SampleClock(self.feeders, self._rate, self._stream_rate)
+        self.monitor = SourceMonitor(now, self._rate, self._block_s)
+
+    def _open_again(self) -> Microphone:
+        refresh_devices()  # it may have been plugged in elsewhere while it was closed
+        try:
+            device, channels = _choose(self._jobs)
+            if (device.rate, channels) != (self._rate, self._channels):
+                raise DeviceError(f"{device} replaced {self.device}: opening it anew")
+            return _open(device, channels, self._options)
+        except UserError as error:
+            raise DeviceError(f"waiting: {error}") from None
+
+    def _close_microphone(self) -> None:
+        if self.microphone is not None:
+            self._faults += _faults(self.microphone)
             timer = self._limit_closing()
             self.microphone.close()
             timer.cancel()
+            self.microphone = None
+
+    # Sound ------------------------------------------------------------------------------
 
     def _feed(self, samples: Samples, arrived: float) -> None:
-        self._frames += len(samples)
         self.monitor.add_block(arrived, samples)
         if self._writer is not None:
             self._writer.write(samples)
         for feeder in self.feeders:
             feeder.feed(samples)
-        self._anchor(arrived)
+        self._clock.advance(len(samples), arrived)
 
     def _begin(self) -> bool:
-        """Declare the gap before the first sample of a restarted source; False: wait for blocks.
-
-        The gap ends where the clock says that the first sample belongs. On a busy machine the
-        first block arrives late, so a restarted source collects some blocks and uses the one
-        with the least delay.
-        """
+        """Declare the gap before the first sample of a restarted source; False: wait for blocks."""
+        assert self.microphone is not None
         pending = self.microphone.pending()
         frames = list(itertools.accumulate(n for n, _ in pending))
-        restarted = any(ring.anchor[1] for ring in self._rings)
-        needed = round(BEGIN_S * self._rate) if restarted else 1
+        needed = round(BEGIN_S * self._rate) if self._clock.returned else 1
         if not frames or frames[-1] < needed:
             self.microphone.wake_at(needed)
             return False
-        began = min(
-            arrived - n / self._rate for n, (_, arrived) in zip(frames, pending, strict=True)
+        self._clock.begin(
+            min(arrived - n / self._rate for n, (_, arrived) in zip(frames, pending, strict=True))
         )
-        for number, (feeder, ring) in enumerate(zip(self.feeders, self._rings, strict=True)):
-            index, monotonic, _ = ring.anchor
-            if monotonic:
-                first = index + (began - monotonic) * self._stream_rate
-                feeder.gap(max(0, round(first) - ring.index))
-            self._base[number] = ring.index
-        self._anchored = (0, began)
         return True
 
     def _overrun(self, arrived: float, frames: int) -> int:
         """Frames that PortAudio lost before a block of `frames`, by the clock."""
-        assert self._anchored is not None
-        anchor_frames, anchor_time = self._anchored
-        expected = (arrived - anchor_time) * self._rate
-        missing = round(expected - (self._frames + frames - anchor_frames))
+        missing = round(self._clock.frames_at(arrived)) - (self._clock.frames + frames)
         return missing if missing > frames else 0
 
-    def _declare_lost(self, frames: int) -> None:
-        log.warning("%d frames lost: the process did not read the device in time", frames)
-        self._frames += frames
-        for base, feeder in zip(self._base, self.feeders, strict=True):
-            feeder.flush()
-            target = base + round(self._frames * self._stream_rate / self._rate)
-            feeder.gap(max(0, target - feeder.position))
-
-    def _anchor(self, arrived: float) -> None:
-        """Tie the sample index to the clocks, with the least delayed block of the last second."""
-        start = arrived - self._frames / self._rate
-        if self._promptest is None or start < self._promptest[0]:
-            self._promptest = (start, self._frames, arrived)
-        if arrived >= self._anchor_due:
-            self._anchor_due = arrived + ANCHOR_S
-            _, frames, moment = self._promptest
-            self._promptest = None
-            self._anchored = (frames, moment)
-            unix = time.time() - (time.monotonic() - moment)
-            for base, feeder in zip(self._base, self.feeders, strict=True):
-                index = base + round(frames * self._stream_rate / self._rate)
-                feeder.anchor(index, moment, unix)
-
     def _check(self, now: float) -> None:
+        assert self.microphone is not None
         before = self.monitor.state
         self.monitor.check(now, active=self.microphone.active)
         follower = self._follower
@@ -205,32 +237,48 @@ class LiveDevice:
             log.log(level, "%s: source is now %s (%s)", self._names, state.value, cause)
         silent_s = self.monitor.silent_for(now)
         if silent_s > self._reopen_after:
+            self._stop_following()
             self._limit_closing()
             raise DeviceError(f"digital silence for {silent_s:.0f} s: opening the device again")
         if state is SourceState.LOST:
             # PortAudio reads its list of devices once per process: a new process must open it.
+            self._stop_following()
             self._limit_closing()
             raise DeviceError(f"the microphone is lost: {self.monitor.reason}")
+
+    def _stop_following(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
 
     def _limit_closing(self) -> threading.Timer:
         """Start the timer that ends the process if closing the device hangs."""
         timer = threading.Timer(CLOSE_LIMIT_S, lambda: os._exit(EXIT_DEVICE))
         timer.daemon = True
         timer.start()
-        if self._follower is not None:
-            self._follower.close()
         return timer
 
 
-def _open(jobs: list[StreamJob], options: SourceOptions) -> Microphone:
-    """Open the device of the jobs with as many channels as they need."""
+def _choose(jobs: list[StreamJob]) -> tuple[Device, int]:
+    """The device of the jobs, and how many of its channels they need."""
     device = find_device(jobs[0].source.partition(":")[2])
     wanted = [job.channel for job in jobs if job.channel is not None]
     channels = max(wanted) + 1 if wanted else min(MIX_CHANNELS, device.channels)
     if channels > device.channels:
         raise UserError(f"{device} has no channel {channels - 1}")
+    return device, channels
+
+
+def _open(device: Device, channels: int, options: SourceOptions) -> Microphone:
     frames = options.device_block(device.rate)
     return Microphone(device, channels=channels, block_frames=frames, latency=options.latency)
+
+
+def _faults(microphone: Microphone | None) -> Counter[str]:
+    if microphone is None:
+        return Counter()
+    return Counter(
+        {"capture_xruns": microphone.xruns, "capture_frames_dropped": microphone.dropped}
+    )
 
 
 def _was_silent(ring: RingWriter) -> bool:
@@ -256,12 +304,12 @@ class LiveStream:
 
     @property
     def counters(self) -> dict[str, int]:
-        microphone = self._device.microphone
-        return {"capture_xruns": microphone.xruns, "capture_frames_dropped": microphone.dropped}
+        return dict(self._device.counters)
 
     @property
     def wakeup(self) -> int | None:
-        return None if self._device.ended else self._device.microphone.wakeup
+        microphone = self._device.microphone
+        return None if self._device.ended or microphone is None else microphone.wakeup
 
     @property
     def condition(self) -> Condition:
@@ -275,6 +323,9 @@ class LiveStream:
 
     def turn(self, now: float) -> None:
         self._device.turn(now)
+
+    def mute(self, now: float, *, muted: bool) -> None:
+        self._device.mute(now, muted=muted)
 
     def finish(self) -> None:
         self._device.finish()

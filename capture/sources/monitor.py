@@ -54,6 +54,8 @@ class SourceMonitor:
         block_s: seconds per block.
         restarted: whether an earlier process has recorded this source.
         checks_rate: whether to compare the number of frames with the time.
+        quiet_s: seconds without a block after which the source is lost, at least.
+        source: the source in a sentence.
 
     Attributes:
         state: present state.
@@ -70,6 +72,8 @@ class SourceMonitor:
         *,
         restarted: bool = False,
         checks_rate: bool = True,
+        quiet_s: float = QUIET_S,
+        source: str = "the device",
     ) -> None:
         self.state = SourceState.RECOVERING if restarted else SourceState.STARTING
         self.since = now
@@ -77,7 +81,8 @@ class SourceMonitor:
         self.clipped = 0.0
         self._rate = rate
         self._checks_rate = checks_rate
-        self._quiet_limit_s = max(QUIET_S, QUIET_BLOCKS * block_s)
+        self._source = source
+        self._quiet_limit_s = max(quiet_s, QUIET_BLOCKS * block_s)
         self._last_block = now
         self._collected = _Range()
         self._flat = _Range()
@@ -116,9 +121,9 @@ class SourceMonitor:
             return
         quiet_s = now - self._last_block
         if not active:
-            self._lose(now, "the device has stopped")
+            self._lose(now, f"{self._source} has stopped")
         elif quiet_s > (GRACE_S if self.state in BEGINNING else self._quiet_limit_s):
-            self._lose(now, f"the device gave no samples for {quiet_s:.1f} s")
+            self._lose(now, f"{self._source} gave no samples for {quiet_s:.1f} s")
 
     def source_changed(self, now: float, before: str, after: str) -> None:
         """The sound server delivers another source than the one that was opened."""

@@ -33,6 +33,10 @@ SERVERS = ("pulse", "pipewire", "default")
 its sources are listed as devices of their own."""
 
 
+NEVER = 1 << 62
+"""More frames than a buffer holds."""
+
+
 class NoDeviceError(UserError):
     """The named device is absent; it may be plugged in later."""
 
@@ -113,6 +117,13 @@ def load_portaudio() -> Any:
             "the PortAudio library is missing; install it with: sudo apt-get install libportaudio2"
         ) from None
     return sounddevice
+
+
+def refresh_devices() -> None:
+    """Make PortAudio read its list of devices again; no device may be open."""
+    portaudio = load_portaudio()
+    portaudio._terminate()
+    portaudio._initialize()
 
 
 def input_devices() -> list[Device]:
@@ -296,6 +307,12 @@ class Microphone:
         slots = len(self._frames)
         unread = range(self._read, self._written)
         return [(self._frames[n % slots], self._times[n % slots]) for n in unread]
+
+    def discard(self) -> None:
+        """Discard the blocks that have arrived, and ask for no wake-up."""
+        for _ in self.blocks():
+            pass
+        self._wake_frames = NEVER
 
     def close(self) -> None:
         """Close the device. This may hang for a lost device: call it under a timer."""

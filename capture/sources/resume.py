@@ -18,10 +18,14 @@ from speech_emotion.capture.samples import Samples
 from speech_emotion.capture.sound_file import SoundFile
 from speech_emotion.common.ring.reader import RingReader
 
-COMPARED_S = 1.0
-"""Seconds of samples before the write index that must be equal."""
-LEAD_S = 2.0
-"""Seconds that are decoded before the write index, at least: filters settle in half a second."""
+COMPARED_S = (1.0, 25.0)
+"""Shortest and longest span in seconds of samples before the write index that must be equal."""
+EVIDENCE = 200.0
+"""Sum of the magnitudes of the compared samples of a lossy file, at least. A decoder that starts
+at the wrong frame rounds differently: a hundredth of the samples above -40 dBFS differ, with equal
+runs of up to a sum of 100, and of quiet ones almost none."""
+SETTLE_S = 1.0
+"""Seconds that are decoded before the compared samples: filters settle in half a second."""
 MPEG_FRAMES = 16 * 576
 """Frames to which a seek is aligned: the rounding of MP3 decoders depends on the frame's number."""
 ATTEMPTS = 6
@@ -52,12 +56,18 @@ class Start:
     skip: int
 
 
-def starts(file: SoundFile, stream_format: StreamFormat, position: int) -> Iterator[Start]:
-    """Places from which the samples up to `position` can be compared, the best one first."""
+def starts(
+    file: SoundFile, stream_format: StreamFormat, position: int, compared: int
+) -> Iterator[Start]:
+    """Places from which the samples up to `position` can be compared, the best one first.
+
+    Args:
+        compared: number of samples before `position` that are compared.
+    """
     rate = stream_format.rate
-    if file.frames is None or position < 2 * LEAD_S * rate:
+    lead = compared + round(SETTLE_S * rate)
+    if file.frames is None or position < 2 * lead:
         return
-    lead = round(LEAD_S * rate)
     if file.rate == rate:
         for attempt in range(ATTEMPTS):
             frame = (position - lead) // MPEG_FRAMES * MPEG_FRAMES - attempt * MPEG_FRAMES
@@ -81,11 +91,31 @@ def starts(file: SoundFile, stream_format: StreamFormat, position: int) -> Itera
             yield Start(frame, first - frame, position - index)
 
 
-def written_tail(ring: str, stream_format: StreamFormat, position: int) -> Samples | None:
-    """The last samples before `position` in a ring; None where it holds too few, or a gap."""
-    tail = np.empty(round(COMPARED_S * stream_format.rate), np.float32)
-    start = position - len(tail)
+def written_tail(
+    ring: str, stream_format: StreamFormat, position: int, *, lossy: bool
+) -> Samples | None:
+    """The samples before `position` in a ring that have to be equal.
+
+    Args:
+        lossy: the decoder's rounding depends on where it starts; compare enough loud samples.
+
+    Returns:
+        None where the ring holds too few of them, or a gap.
+    """
+    shortest, longest = (round(seconds * stream_format.rate) for seconds in COMPARED_S)
     with RingReader.attach(ring) as reader:
-        if start < 0 or any(end > start for _, end in reader.gaps()):
+        longest = min(longest, position, reader.capacity - stream_format.rate)
+        gap_end = max((end for _, end in reader.gaps() if end <= position), default=0)
+        longest = min(longest, position - gap_end)
+        if longest < shortest:
             return None
-        return tail if reader.read(start, tail, position) else None
+        tail = np.empty(longest if lossy else shortest, np.float32)
+        if not reader.read(position - len(tail), tail, position):
+            return None
+    if not lossy:
+        return tail
+    evidence = np.cumsum(np.abs(tail[::-1]))
+    if evidence[-1] < EVIDENCE:
+        return None
+    needed = max(shortest, int(np.searchsorted(evidence, EVIDENCE)) + 1)
+    return tail[-needed:]

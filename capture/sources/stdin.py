@@ -71,6 +71,7 @@ class StdinStream:
         self._anchor_due = 0.0
         self._began = self._last_read = time.monotonic()
         self._pending = b""
+        self._muted: float | None = None
         self._left: int | None = None
         known = PipeFormat.load(options.stdin_format)
         self._use(known or self._raw)
@@ -132,6 +133,10 @@ class StdinStream:
             self.error = error
             self._end()
 
+    def mute(self, now: float, *, muted: bool) -> None:
+        self._muted = now if muted else None
+        self.feeder.mute(now, muted=muted)
+
     def finish(self) -> None:
         """End the stream because it was stopped."""
         self._end()
@@ -148,7 +153,9 @@ class StdinStream:
         self._pending = self._probe.samples
         self._probe = None
         found.save(self._options.stdin_format)
+        muted_samples = self.feeder.muted_samples
         self._use(found)
+        self.feeder.muted_samples = muted_samples
 
     def _use(self, found: PipeFormat) -> None:
         self._format = found
@@ -162,6 +169,8 @@ class StdinStream:
             self._send,
             channel=self.job.channel,
         )
+        if self._muted is not None:
+            self.feeder.mute(self._muted, muted=True)
         self._noise = NoiseMonitor(found.rate)
         # Times of the monitor are those of the samples: a pipe may be faster than real time.
         self._monitor = SourceMonitor(0.0, found.rate, 0.0, checks_rate=False)
@@ -190,7 +199,9 @@ class StdinStream:
         if self._left is not None:
             self._left -= whole
         self._last_read = now
-        self._judge(samples := self._format.decode(content), now)
+        samples = self._format.decode(content)
+        if self.feeder.muted_since is None:
+            self._judge(samples, now)
         self.feeder.feed(samples)
         if now >= self._anchor_due:
             self._anchor_due = now + ANCHOR_S

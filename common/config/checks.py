@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.source_address import FFMPEG_URLS, shown
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
 
@@ -16,7 +18,10 @@ ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^@\s
 BASELINES = ("off", "stream")
 
 
-SOURCES = "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS] or replay:FOLDER"
+SOURCES = (
+    "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER, "
+    "a URL (rtsp, http, rtmp, udp, srt) or ffmpeg:ARGUMENTS"
+)
 
 
 STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
@@ -48,7 +53,30 @@ def check_source(source: str) -> str:
         return source
     if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
         return source
-    raise UserError(f"source {source!r} is not known; allowed: {SOURCES}")
+    if kind in FFMPEG_URLS and rest.startswith("//"):
+        return _check_url(source)
+    if kind == "ffmpeg" and rest:
+        if not re.search(r"(^|\s)-i\s+\S", rest):
+            raise UserError(f"source {shown(source)!r} has no input; write ffmpeg:… -i INPUT")
+        return source
+    raise UserError(f"source {shown(source)!r} is not known; allowed: {SOURCES}")
+
+
+def _check_url(source: str) -> str:
+    """Raises UserError where a URL has no host, no valid port, or characters that end it."""
+    if not source.isprintable() or re.search(r"\s", source):
+        raise UserError(f"source {shown(source)!r}: a URL holds no spaces; write %20")
+    try:
+        parts = urlsplit(source)
+        complete = bool(parts.hostname or source.startswith("udp://@")) and parts.port != 0
+    except ValueError:
+        complete = False
+    if not complete:
+        raise UserError(
+            f"a {source.partition(':')[0]} source must be SCHEME://HOST[:PORT]/PATH; "
+            "in a user name or password write / as %2F, # as %23 and @ as %40"
+        )
+    return source
 
 
 def expand_path(path: Path) -> Path:

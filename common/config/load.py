@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import pydantic_settings
@@ -18,19 +18,13 @@ from pydantic import BaseModel
 from speech_emotion.common.config.model import (
     ENV_PREFIX,
     MAX_STREAMS,
-    CaptureConfig,
     Config,
-    CurveConfig,
     DashboardConfig,
-    HistoryConfig,
-    InferHostConfig,
     MetricsConfig,
-    RingConfig,
-    StreamConfig,
-    WorkersConfig,
     config_file,
 )
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.source_address import shown
 
 HIDDEN = "****************"
 """Stands for a secret; as long as the shortest token, so that the shown configuration is valid."""
@@ -70,7 +64,7 @@ def to_toml(config: Config) -> str:
 
 
 def without_secrets(config: Config) -> Config:
-    """The configuration to show, in which asterisks stand for every secret."""
+    """The configuration to show: asterisks stand for every secret, URLs have no passwords."""
     tables: dict[str, DashboardConfig | MetricsConfig] = {
         "dashboard": config.dashboard,
         "metrics": config.metrics,
@@ -80,7 +74,8 @@ def without_secrets(config: Config) -> Config:
         for name, table in tables.items()
         if table.token is not None
     }
-    return config.model_copy(update=hidden)
+    streams = tuple(s.model_copy(update={"source": shown(s.source)}) for s in config.stream)
+    return config.model_copy(update={**hidden, "stream": streams})
 
 
 def _unknown(key: str) -> str:
@@ -125,15 +120,11 @@ def _line(error: pydantic.ValidationError) -> str:
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    tables: dict[str, type[BaseModel]] = {
-        "ring": RingConfig,
-        "capture": CaptureConfig,
-        "curve": CurveConfig,
-        "infer_host": InferHostConfig,
-        "metrics": MetricsConfig,
-        "workers": WorkersConfig,
-        "dashboard": DashboardConfig,
-        "history": HistoryConfig,
-        "stream": StreamConfig,
-    }
-    return tables[str(location[0])] if location else Config
+    """The model of the table at a location, whose numbers are rows."""
+    model: type[BaseModel] = Config
+    for part in location:
+        if isinstance(part, str):
+            hint = model.model_fields[part].annotation
+            candidates = (hint, *get_args(hint))
+            model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic_settings
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import (
@@ -20,6 +19,14 @@ from speech_emotion.common.config.checks import (
     check_stream,
     expand_source,
 )
+from speech_emotion.common.config.privacy import (
+    AuditConfig,
+    LightConfig,
+    MuteConfig,
+    NoticeConfig,
+)
+from speech_emotion.common.config.table import Table as _Table
+from speech_emotion.common.config.table import checked as _checked
 from speech_emotion.common.config.user_path import UserPath
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import DEFAULT_BUNDLE
@@ -50,10 +57,6 @@ def _check_tcp(endpoint: str) -> str:
     if not endpoint.startswith("tcp://"):
         raise UserError(f"endpoint {endpoint!r} must be tcp://ADDRESS:PORT")
     return check_endpoint(endpoint)
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RingConfig(_Table):
@@ -282,6 +285,10 @@ class Config(pydantic_settings.BaseSettings):
     workers: WorkersConfig = WorkersConfig()
     dashboard: DashboardConfig = DashboardConfig()
     history: HistoryConfig = HistoryConfig()
+    mute: MuteConfig = MuteConfig()
+    light: LightConfig = LightConfig()
+    audit: AuditConfig = AuditConfig()
+    notice: NoticeConfig = NoticeConfig()
     stream: tuple[StreamConfig, ...] = Field(
         (), max_length=MAX_STREAMS, description="one row per stream"
     )
@@ -338,10 +345,3 @@ class _TomlFile(pydantic_settings.TomlConfigSettingsSource):
 
     def _read_files(self, files: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return {} if files is None else read_toml(files)
-
-
-def _checked(check: Callable[[str], str], value: str) -> str:
-    try:
-        return check(value)
-    except UserError as error:
-        raise ValueError(str(error)) from None

@@ -31,7 +31,7 @@ from speech_emotion.common.hub.publisher import (
 )
 from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.security.curve import CurveServerKeys
-from speech_emotion.common.security.zap import ZapAuthenticator
+from speech_emotion.common.security.zap import Noted, ZapAuthenticator
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.connections import Connections
 from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
@@ -194,6 +194,11 @@ class Hub:
     def expect(self, stages: Iterable[str], runs: Mapping[str, str]) -> None:
         """Accept only these stages, and only these streams with these runs. Before `start()`."""
         self._expected_stages, self._expected_runs = frozenset(stages), dict(runs)
+
+    def watch_keys(self, noted: Noted) -> None:
+        """Report every key that a client shows, from the hub's thread. Before `start()`."""
+        for authenticator in self._authenticators:
+            authenticator.noted = noted
 
     # Called from other threads ----------------------------------------------------------
 
@@ -382,6 +387,8 @@ class Hub:
         return True
 
     def _open(self, identity: bytes, message: internal.Open) -> None:
+        if message.next < 0:
+            raise codec.ProtocolError(f"window {message.next} is before the first")
         if self._ledger.open(message):
             self._observed.opened(message.stream, message.run)
             self._publish(self._info(message))

@@ -97,11 +97,13 @@ class Ledger:
         return {name: stream.next for name, stream in going.items()}
 
     def open(self, message: internal.Open) -> bool:
-        """Register a stream; a new `run` starts it anew. True if anything changed."""
+        """Register a stream; a new `run` starts it anew, at `next`. True if anything changed."""
         known = self.streams.get(message.stream)
         if known is not None and known.opened.run == message.run:
             return False
-        self.streams[message.stream] = StreamLedger(message, self.bundle, self._baseline)
+        self.streams[message.stream] = StreamLedger(
+            message, self.bundle, self._baseline, next=message.next
+        )
         return True
 
     def submit(self, message: internal.Submit) -> Verdict:

@@ -87,9 +87,16 @@ class Observed:
         """Keep a heartbeat; whether the state of its stage, and of one of its sources, changed."""
         with self._lock:
             previous = self._heartbeats.get(message.stage)
-            if previous is not None and previous.heartbeat.pid != message.pid:
-                # A new process counts from zero; keep what its predecessor counted.
-                self._counters.update(previous.heartbeat.counters)
+            if previous is not None:
+                before = previous.heartbeat.counters
+                kept = {name: n for name, n in before.items() if name in internal.KEPT_COUNTERS}
+                if previous.heartbeat.pid != message.pid:
+                    # A new process counts from zero; keep what its predecessor counted.
+                    self._counters.update({k: n for k, n in before.items() if k not in kept})
+                if kept:  # it has perhaps not read its files yet
+                    kept = {name: max(n, message.counters.get(name, 0)) for name, n in kept.items()}
+                    counters = {**message.counters, **kept}
+                    message = dataclasses.replace(message, counters=counters)
             self._heartbeats[message.stage] = ReceivedHeartbeat(message, time.monotonic())
             sources_changed = False
             for status in message.streams:

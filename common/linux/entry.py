@@ -19,6 +19,7 @@ from speech_emotion.common.errors import (
     DeviceError,
     UserError,
 )
+from speech_emotion.common.source_address import hide_arguments
 
 ASCII = str.maketrans(
     {
@@ -60,10 +61,12 @@ def prepare() -> None:
       own handlers replace this later.
     - Standard streams that are closed are opened on /dev/null. Otherwise a socket or file would
       get the number of a standard stream, and log lines would be written into it.
+    - Credentials in the arguments are removed from the process list.
     - stdout and stderr write a character that their encoding does not have as ASCII.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    hide_arguments()
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import zmq
 
@@ -21,6 +22,9 @@ ZAP = "inproc://zeromq.zap.01"
 ZAP_VERSION = b"1.0"
 
 
+Noted: TypeAlias = Callable[[str, str, str | None, str | None], None]
+
+
 class ZapAuthenticator:
     """Accepts clients with allowed keys at the locked endpoints of one context.
 
@@ -28,9 +32,13 @@ class ZapAuthenticator:
     at once for new connections; a damaged file is skipped, and without the folder no key is
     accepted. Call `turn()` from the thread that owns the sockets when `socket` is readable, or
     several times a second.
+
+    Attributes:
+        noted: called with endpoint, address, name of the key (None: refused) and key of a client.
     """
 
     def __init__(self, context: zmq.Context[Any]) -> None:
+        self.noted: Noted = lambda *_: None
         self._folders: dict[str, _KeyFolder] = {}
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -58,17 +66,22 @@ class ZapAuthenticator:
     def _answer(self, frames: list[bytes]) -> list[bytes]:
         # version, request id, domain, address, routing id, mechanism, credentials
         request, domain, mechanism = frames[1], frames[2].decode("utf-8", "replace"), frames[5]
-        name = self._name(domain, frames[6]) if mechanism == b"CURVE" else None
+        key = _z85(frames[6]) if mechanism == b"CURVE" and len(frames) > 6 else None
+        name = self._name(domain, key) if key is not None else None
+        self.noted(domain, frames[3].decode("utf-8", "replace"), name, key)
         verdict = [b"400", b"no such key", b""] if name is None else [b"200", b"", name.encode()]
         return [ZAP_VERSION, request, *verdict, b""]
 
-    def _name(self, domain: str, key: bytes) -> str | None:
-        from zmq.utils import z85
-
+    def _name(self, domain: str, key: str) -> str | None:
         folder = self._folders.get(domain)
-        if folder is None or len(key) != 32:
-            return None
-        return folder.keys().get(z85.encode(key))
+        return folder.keys().get(key.encode()) if folder is not None else None
+
+
+def _z85(key: bytes) -> str | None:
+    """A public key as text; None where it is no key."""
+    from zmq.utils import z85
+
+    return z85.encode(key).decode("ascii") if len(key) == 32 else None
 
 
 class _KeyFolder:

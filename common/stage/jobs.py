@@ -72,6 +72,7 @@ class SourceOptions:
         stdin_format: descriptor of a file that keeps the format found in the header of `stdin`
             for the processes after this one; None: there are none.
         alone: whether capture runs without a hub that accepts results.
+        close_muted: whether a device is closed while capture is muted.
     """
 
     realtime: bool = True
@@ -85,10 +86,26 @@ class SourceOptions:
     stdin: int = 0
     stdin_format: int | None = None
     alone: bool = False
+    close_muted: bool = True
 
     def device_block(self, rate: int) -> int:
         """Frames per block of a device or a pipe of `rate` Hz."""
         return self.block_frames or max(1, round(self.block_ms / 1000.0 * rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class MuteOptions:
+    """Where capture reads whether it is muted.
+
+    Attributes:
+        register: file of the supervisor's `MuteRegister`.
+        switch: file of a physical switch.
+        switch_muted: content of `switch` that mutes.
+    """
+
+    register: Path
+    switch: Path | None = None
+    switch_muted: str = "1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +118,7 @@ class CaptureJob(Job):
         rate: sample rate of the rings in Hz.
         window, hop: grid of the windows in samples.
         options: how the sources are opened.
+        mute: where it reads whether it is muted; None: it never is.
     """
 
     features: str
@@ -109,6 +127,7 @@ class CaptureJob(Job):
     window: int
     hop: int
     options: SourceOptions
+    mute: MuteOptions | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +259,7 @@ class PageOptions:
         base_url: address of the page behind a reverse proxy.
         trusted_hosts: further host names of requests that are answered.
         client_keys: keys for an encrypted endpoint.
+        control: control socket of the supervisor, for the mute button; None: the page has none.
     """
 
     results: str
@@ -250,6 +270,7 @@ class PageOptions:
     base_url: str | None = None
     trusted_hosts: tuple[str, ...] = ()
     client_keys: CurveClientKeys | None = None
+    control: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

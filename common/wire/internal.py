@@ -194,7 +194,10 @@ class Hello(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Open(Message):
-    """capture → hub: a stream exists; repeated until `Accepted` answers. Lengths in samples."""
+    """capture → hub: a stream exists; repeated until `Accepted` answers. Lengths in samples.
+
+    `next` is the window to continue with where a hub that has ended accepted those before it.
+    """
 
     stream: str
     run: str
@@ -202,6 +205,7 @@ class Open(Message):
     rate: int
     window: int
     hop: int
+    next: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +222,10 @@ class SourceStatus(Message):
     clipped: float
     gaps: int
     lost: int
+
+
+KEPT_COUNTERS = frozenset({"history_lost", "record_lost", "record_messages_lost"})
+"""Counters that a restarted stage reads back from its files; it counts all others from zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,11 +267,42 @@ class Swapped(Message):
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class SetMute(Message):
+    """`speech-emotion mute`, or the page → supervisor: mute or unmute by hand.
+
+    Attributes:
+        seconds: length of the mute; None: until it is unmuted.
+        by: where the request came from, for the audit log.
+    """
+
+    muted: bool
+    seconds: float | None
+    by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MuteSet(Message):
+    """The answer to `SetMute` when capture has obeyed: an exit code and one line of text."""
+
+    code: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LogIn(Message):
+    """page → supervisor, for the audit log: somebody gave a token at `address`."""
+
+    accepted: bool
+    address: str
+
+
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
+        *(SetMute, MuteSet, LogIn),
     )
 }
 

@@ -192,6 +192,21 @@ class StreamHealth(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Mute(Message):
+    """Why no sound is taken.
+
+    Attributes:
+        by: causes: `hand`, `quiet_hours`, `switch`, `light`.
+        until: unix time in seconds of its end; None where that is not known.
+        text: both in words.
+    """
+
+    by: list[str]
+    until: float | None
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Health(Message):
     """State of the whole pipeline, once a second and on each change. Topic `health`.
 
@@ -199,6 +214,7 @@ class Health(Message):
         time: unix time in seconds.
         state: `ok`, `starting` or `degraded`.
         counters: faults that were corrected, by name; a missing name counts 0.
+        mute: why no sound is taken; None where sound is taken.
     """
 
     time: float
@@ -206,6 +222,7 @@ class Health(Message):
     stages: list[StageHealth]
     streams: list[StreamHealth]
     counters: dict[str, int]
+    mute: Mute | None = None
 
     topic: ClassVar[str] = "health"
 

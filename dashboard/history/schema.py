@@ -39,3 +39,13 @@ CREATE TABLE IF NOT EXISTS purge_clock (
 )
 """
 """State of `PurgeClock`: files of earlier versions do not have this table, readers ignore it."""
+PROGRESS_TABLE = """
+CREATE TABLE IF NOT EXISTS progress (
+    stream TEXT NOT NULL, run TEXT NOT NULL, next INTEGER NOT NULL, lost INTEGER NOT NULL,
+    UNIQUE (stream, run)
+)
+"""
+"""Per run, the window after the newest result, and the windows before it that never arrived.
+Files of earlier versions do not have this table, readers ignore it."""
+PROGRESS_ROWS = 1000
+"""Runs that the table keeps."""

@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
@@ -21,6 +21,8 @@ from speech_emotion.dashboard.history.schema import (
     APPLICATION,
     CLOCK_TABLE,
     DIGITS,
+    PROGRESS_ROWS,
+    PROGRESS_TABLE,
     SCHEMA_VERSION,
     TABLES,
 )
@@ -36,6 +38,10 @@ BUSY_S = 2.0
 BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+Progress: TypeAlias = dict[tuple[str, str], tuple[int, int]]
+"""(Stream, run) → the window after the newest result, and the windows lost before it."""
+
+
 class HistoryBusyError(Exception):
     """Another program holds the lock of the file; a later try can succeed."""
 
@@ -47,15 +53,23 @@ class HistoryWriter:
 
     Args:
         path: the file; created with mode 0600 if it does not exist.
+        whole_runs: the subscription began before the runs did, so windows that are missing
+            before the first message of a run are lost.
+        progress: of the writer of a file that was removed.
 
     Raises:
         UserError: the file cannot be written, or it is not a history file.
         HistoryBusyError: another program holds its lock.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, whole_runs: bool = False, progress: Progress | None = None
+    ) -> None:
         self.refused = 0
         """Messages with values that SQLite cannot store."""
+        self.progress: Progress = dict(progress or {})
+        """Of every run that this process has written."""
+        self._whole_runs = whole_runs
         self._path = path
         self._sources: dict[tuple[str, str, str], int] = {}
         self._labels: dict[int, list[str]] = {}
@@ -92,6 +106,12 @@ class HistoryWriter:
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         db.execute(CLOCK_TABLE)
+        db.execute(PROGRESS_TABLE)
+
+    @property
+    def lost(self) -> int:
+        """Windows of these runs that were published and are missing in the history."""
+        return sum(lost for _, lost in self.progress.values())
 
     def in_place(self) -> bool:
         """Whether the path still names the files that are open: another program can remove them."""
@@ -135,6 +155,7 @@ class HistoryWriter:
             sqlite3.Error: the transaction failed; none of the messages was written.
         """
         before = (dict(self._sources), dict(self._labels), self._health, self._health_due)
+        progress = dict(self.progress)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for message, arrived in messages:
@@ -146,6 +167,7 @@ class HistoryWriter:
         except sqlite3.Error:
             # The caches must not contain rows of the transaction that failed.
             self._sources, self._labels, self._health, self._health_due = before
+            self.progress = progress
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
@@ -162,6 +184,7 @@ class HistoryWriter:
                         *(self._by_label(source, r.smoothed), (r.timing_ms or {}).get("total")),
                     ),
                 )
+                self._count(r)
             case public.Utterance() as u:
                 self._db.execute(
                     "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?)",
@@ -183,6 +206,28 @@ class HistoryWriter:
                     self._db.execute(
                         "INSERT OR IGNORE INTO health VALUES (?,?,?)", (h.time, h.state, text)
                     )
+
+    def _count(self, result: public.Result) -> None:
+        """Count the windows that are missing before a result. The count survives a restart."""
+        key = result.stream, result.run
+        if key not in self.progress:
+            row = self._db.execute(
+                "SELECT next, lost FROM progress WHERE stream = ? AND run = ?", key
+            ).fetchone()
+            self.progress[key] = row or (0 if self._whole_runs else result.seq, 0)
+            self._db.execute(
+                "DELETE FROM progress WHERE rowid <= (SELECT max(rowid) FROM progress) - ?",
+                (PROGRESS_ROWS,),
+            )
+        following, lost = self.progress[key]
+        lost += max(0, result.seq - following)
+        following = max(following, result.next_seq)
+        self.progress[key] = following, lost
+        self._db.execute(
+            "INSERT INTO progress VALUES (?, ?, ?, ?) ON CONFLICT (stream, run) "
+            "DO UPDATE SET next = excluded.next, lost = excluded.lost",
+            (*key, following, lost),
+        )
 
     def _source(self, message: public.Result | public.Utterance) -> int:
         key = message.stream, message.run, message.bundle

@@ -3,6 +3,7 @@
 import { announce } from "./announcer.js";
 import { $, setText } from "./dom.js";
 import { Feed } from "./feed.js";
+import { drawMute } from "./mute.js";
 import { describeCharts, drawControls, drawRecent, drawUtterances, refreshPast, showChosenStream, showsLiveUtterances } from "./past.js";
 import { drawHealth } from "./pipeline.js";
 import { drawPresent, drawSource } from "./present.js";
@@ -34,6 +35,7 @@ const handlers = {
   hello(message) {
     state.offset = message.now - Date.now() / 1000;
     state.history = message.history;
+    state.canMute = message.can_mute === true;
     setText($("endpoint"), message.endpoint.startsWith("ipc:") ? "" : message.endpoint);
     $("past").hidden = !message.history;
     $("no-past").hidden = message.history;
@@ -81,6 +83,8 @@ const handlers = {
       stream.source = source;
     }
     removeUnknownStreams(message.streams.map((source) => source.name));
+    drawMute();
+    drawStatus();
     drawHealth();
     drawSource();
   },

@@ -4,7 +4,7 @@ import { $, element, icon, setText } from "./dom.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
-const NORMAL_COUNTERS = ["results_accepted"];
+const NORMAL_COUNTERS = ["results_accepted", "capture_muted_samples"];
 
 export function drawHealth() {
   $("stages").tBodies[0].replaceChildren(...state.health.stages.flatMap(stageRows));

@@ -16,6 +16,10 @@ export function drawPresent(stream, ended = false) {
     drawNoData(stream);
     return;
   }
+  if (stream.source?.state === "muted") {
+    drawMuted(stream);
+    return;
+  }
   if (!row) return;
   const emotion = row[ROW.emotion];
   const kind = emotion === null ? "quiet" : emotion === "uncertain" ? "uncertain" : "speech";
@@ -25,7 +29,7 @@ export function drawPresent(stream, ended = false) {
   setText($("emotion").querySelector("span"), words.readable(label));
   setIcon($("emotion"), shape, colour);
   drawConfidence(row, stream.labels);
-  drawBars(stream);
+  drawBars(stream.labels, row[ROW.smoothed]);
   drawLevel(stream, row);
   drawGate(stream, row);
   const adapted = words.adaptation(stream.baseline);
@@ -40,6 +44,21 @@ function drawNoData(stream) {
   setIcon($("emotion"), "cross", "var(--bad)");
   setText($("confidence"), state.noData);
   setTitle(`⚠ No data · ${stream.name}`);
+}
+
+function drawMuted(stream) {
+  $("emotion").dataset.kind = "muted";
+  setText($("emotion").querySelector("span"), "muted");
+  setIcon($("emotion"), "muted", "var(--ink)");
+  setText($("confidence"), `${words.sentence(state.health?.mute?.text ?? "muted")}. No sound is taken.`);
+  drawBars(stream.labels, null);
+  setText($("level-number"), "–");
+  $("meter").querySelector(".fill").style.transform = "scaleX(0)";
+  $("clip").hidden = true;
+  $("voice").dataset.open = false;
+  setIcon($("voice"), "dash");
+  setText($("voice").querySelector("span"), "Not listening");
+  setTitle(`Muted · ${stream.name}`);
 }
 
 function setTitle(title) {
@@ -61,12 +80,13 @@ function drawConfidence(row, labels) {
   }
 }
 
-function drawBars(stream) {
-  const key = stream.labels.join("\n");
+/** Draw the probabilities; null: there are none. */
+function drawBars(labels, probabilities) {
+  const key = labels.join("\n");
   if (bars.labels !== key) {
     bars = { labels: key, rows: [] };
-    const nodes = stream.labels.flatMap((label) => {
-      const { shape, colour } = words.labelStyle(label, stream.labels);
+    const nodes = labels.flatMap((label) => {
+      const { shape, colour } = words.labelStyle(label, labels);
       const fill = element("i");
       fill.style.setProperty("--c", colour);
       const number = element("dd", { class: "number" }, "–");
@@ -76,13 +96,13 @@ function drawBars(stream) {
     });
     $("bars").replaceChildren(...nodes);
     $("legend").replaceChildren(
-      ...stream.labels.map((label) => element("li", {}, swatch(label, stream.labels), label)),
+      ...labels.map((label) => element("li", {}, swatch(label, labels), label)),
       element("li", {}, icon("bar", "var(--ink)"), "speech"),
       element("li", {}, icon("dash", "var(--faint)"), "silence"),
     );
   }
   bars.rows.forEach(({ fill, number }, k) => {
-    const probability = stream.row[ROW.smoothed]?.[k];
+    const probability = probabilities?.[k];
     fill.style.transform = `scaleX(${probability ?? 0})`;
     setText(number, probability === undefined ? "–" : words.percent(probability));
   });
@@ -123,8 +143,8 @@ export function drawSource() {
   const lines = source ? [words.sourceState(name, source.state, now() - stream.stateSince, source.reason)] : [`${name}.`];
   if (source?.device) lines.push(`Input device: ${source.device}.`);
   const rate = stream.info?.rate;
-  if (source?.gaps || source?.lost) {
-    lines.push(`${source.gaps} gaps in the last seconds, ${rate ? words.duration(source.lost / rate) : `${source.lost} samples`} of sound missing since the start.`);
+  if (source?.state !== "muted" && (source?.gaps || source?.lost)) {
+    lines.push(`${source.gaps} gaps in the last seconds, ${rate ? words.duration(source.lost / rate) : `${source.lost} samples`} of sound missing since the start${state.health.counters.capture_muted_samples ? ", the time of mutes included" : ""}.`);
   }
   if (typeof stream.totalMs === "number" && source?.state === "live") lines.push(`Results come ${Math.max(1, Math.round(stream.totalMs))} ms after the sound.`);
   $("source").dataset.fine = !source || words.isGoodSource(source.state) || source.state === "starting";

@@ -10,6 +10,7 @@ export const state = {
   connection: "waiting", offset: 0, history: false, streams: new Map(),
   health: null, statuses: new Map(), chosen: null,
   stageSince: new Map(), // stage → its state and since when it has that state
+  canMute: false, // whether the page's server can mute the pipeline
   noData: null, // what to do while no current data arrives; null while it arrives
 };
 

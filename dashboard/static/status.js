@@ -30,10 +30,12 @@ export function drawStatus() {
   let [shape, word] = words.STATUS[name] ?? ["ring", words.readable(name)];
   if (state.connection === "closed") word = "Disconnected";
   if (ended) [shape, word] = ["square", "Ended"];
+  const muted = name === "fresh" && stream?.source?.state === "muted";
+  if (muted) [shape, word] = ["muted", "Muted"];
   const old = name === "stale" || name === "gone";
   const age = stream?.row ? now() - stream.row[ROW.time] : 0;
   if (old && age > 0) reason += `${reason && !reason.endsWith(".") ? "." : ""} The values shown are ${words.duration(age)} old.`;
-  $("pill").dataset.state = ended ? "ended" : name;
+  $("pill").dataset.state = ended ? "ended" : muted ? "muted" : name;
   setText($("pill").querySelector("span"), word);
   setIcon($("pill"), shape);
   document.body.classList.toggle("old", old);

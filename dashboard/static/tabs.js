@@ -41,7 +41,7 @@ export function drawTab(stream) {
   const old = !bad && isOld(stream);
   tab.dataset.old = old;
   setIcon(tab.querySelector(".label"), bad || old ? "cross" : style.shape, bad || old ? "var(--bad)" : style.colour);
-  setText(tab.querySelector(".label span"), words.readable(bad ? stream.source.state : old ? "no data" : emotion ?? row[ROW.state]));
+  setText(tab.querySelector(".label span"), words.readable(bad || stream.source?.state === "muted" ? stream.source.state : old ? "no data" : emotion ?? row[ROW.state]));
   setText(tab.querySelector(".number"), row[ROW.confidence] === null ? "" : words.percent(row[ROW.confidence]));
   const share = Math.min(1, Math.max(0, (row[ROW.level] - FLOOR) / -FLOOR));
   tab.querySelector("i").style.transform = `scaleX(${share.toFixed(3)})`;

@@ -62,6 +62,8 @@ export function sourceName(source = "") {
   if (kind === "file") return `The recording ${name.split("/").pop()}`;
   if (kind === "replay") return `The replay of ${name.split("/").filter(Boolean).pop()}`;
   if (kind === "stdin") return "The sound on standard input";
+  if (kind === "ffmpeg") return "The sound from ffmpeg";
+  if (name.startsWith("//")) return `The network source ${source}`;
   return source ? `The source ${source}` : "The source";
 }
 
@@ -69,6 +71,7 @@ const SOURCES = {
   starting: () => "is starting",
   live: (_, why) => (why ? `is live, but ${why}` : "is live"),
   ended: () => "has ended",
+  muted: () => "is muted",
   silent_input: (t) => `has been silent for ${t}: nothing but zeros. Is it muted or unplugged?`,
   stuck: (t) => `has delivered one constant value for ${t}`,
   lost: (t, why) => `has been missing for ${t}; searching for it${bracketed(why)}`,
@@ -83,7 +86,7 @@ export function sourceState(name, state, seconds, why) {
   const text = `${name} ${(SOURCES[state] ?? other)(duration(seconds), why)}`;
   return /[.?!]$/.test(text) ? text : `${text}.`;
 }
-export const isGoodSource = (state) => state === "live" || state === "ended";
+export const isGoodSource = (state) => ["live", "ended", "muted"].includes(state);
 export const isGoodStage = (state) => state === "ready" || state === "done";
 
 const STAGES = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from speech_emotion.common.config.checks import check_stream
 from speech_emotion.common.errors import printable
-from speech_emotion.common.wire.internal import ForgetBaseline
-from speech_emotion.supervision.control_socket import ask, find
+from speech_emotion.common.stage.control import ask
+from speech_emotion.common.wire.internal import ForgetBaseline, Swapped
+from speech_emotion.supervision.control_socket import find
 
 
 def main(words: list[str]) -> int:
@@ -29,6 +30,6 @@ def main(words: list[str]) -> int:
     arguments = flags.parse_args(words)
     if arguments.stream is not None:
         check_stream(arguments.stream)
-    outcome = ask(find(arguments.pid), ForgetBaseline(arguments.stream))
+    outcome = ask(find(arguments.pid), ForgetBaseline(arguments.stream), Swapped)
     print(printable(outcome.text))
     return outcome.code

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -34,10 +36,13 @@ from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.linux.runtime_dir import runtime_base_dir
 from speech_emotion.common.paths import IMPORT_ROOT, PACKAGE
 from speech_emotion.common.ring.layout import FOLDER
+from speech_emotion.common.source_address import FFMPEG_KINDS
 from speech_emotion.common.wire.endpoint import on_loopback
 from speech_emotion.common.wire.sockets import bind
 
 SAMPLE_BYTES = 4
+FFMPEG_LEAST = 5
+"""Oldest version of ffmpeg whose `concat` lists have options."""
 STA_UNSYNC = 0x0040
 """adjtimex(2): the clock is not synchronized."""
 
@@ -200,6 +205,24 @@ def check_devices(config: Config) -> Iterator[Finding]:
     yield bad("devices", _last_line(done, "no input device"), advice)
 
 
+def check_ffmpeg(config: Config) -> Iterator[Finding]:
+    """Whether ffmpeg is installed where a source needs it."""
+    kinds = {stream.source.partition(":")[0] for stream in config.stream}
+    if not kinds.intersection(FFMPEG_KINDS):
+        return
+    path = shutil.which("ffmpeg")
+    if path is None:
+        yield bad("ffmpeg", "is not installed", "sudo apt-get install ffmpeg")
+        return
+    version = _run_program(path, "-version").stdout.partition("\n")[0]
+    number = re.match(r"ffmpeg version \D*(\d+)", version)
+    if number is not None and int(number[1]) < FFMPEG_LEAST:
+        advice = f"network sources need ffmpeg {FFMPEG_LEAST}.0 or newer: update the system"
+        yield bad("ffmpeg", f"is version {number[1]}", advice)
+    else:
+        yield well("ffmpeg", version.partition(" Copyright")[0])
+
+
 # Trial ----------------------------------------------------------------------------------
 
 
@@ -220,7 +243,7 @@ def check_trial(config: Config) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     *(check_bundle, check_memory, check_clock, check_place),
-    *(check_endpoint, check_devices, check_trial),
+    *(check_endpoint, check_devices, check_ffmpeg, check_trial),
 )
 
 
@@ -229,7 +252,7 @@ def main(words: list[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(__doc__.rstrip())
         return 0
-    done = _run("-m", "speech_emotion", "run", "--print-config", *words)
+    done = _run("-m", "speech_emotion", "run", "--print-config=all", *words)
     if done.returncode:
         finding = bad("configuration", _last_line(done, "unreadable"), "correct this and try again")
         print("\n".join(map(printable, finding.lines())))
@@ -246,7 +269,10 @@ def main(words: list[str]) -> int:
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run this program in a process of its own, which may hang or crash."""
-    command = [sys.executable, *words]
+    return _run_program(sys.executable, *words)
+
+
+def _run_program(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command,

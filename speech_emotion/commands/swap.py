@@ -6,8 +6,9 @@ from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import printable
-from speech_emotion.common.wire.internal import Swap
-from speech_emotion.supervision.control_socket import ask, find
+from speech_emotion.common.stage.control import ask
+from speech_emotion.common.wire.internal import Swap, Swapped
+from speech_emotion.supervision.control_socket import find
 
 
 def main(words: list[str]) -> int:
@@ -26,6 +27,6 @@ def main(words: list[str]) -> int:
     flags.add_argument("--pid", type=int, help="process id of the supervisor, where several run")
     arguments = flags.parse_args(words)
     load_bundle(arguments.bundle)
-    outcome = ask(find(arguments.pid), Swap(str(arguments.bundle.resolve())))
+    outcome = ask(find(arguments.pid), Swap(str(arguments.bundle.resolve())), Swapped)
     print(printable(outcome.text))
     return outcome.code

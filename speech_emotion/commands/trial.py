@@ -21,6 +21,7 @@ from speech_emotion.common.client.results import Results
 from speech_emotion.common.config.load import load_config, to_toml
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.paths import DEMO_CLIP
+from speech_emotion.common.source_address import FFMPEG_KINDS, shown
 from speech_emotion.common.wire import public
 
 TRIAL_S = 5.0
@@ -100,11 +101,15 @@ def hear(name: str, source: str, levels: list[float], state: str) -> Finding:
         levels: RMS level of each window in dBFS.
         state: state of the stream's source.
     """
-    topic = f"hear {name}"
+    topic, source = f"hear {name}", shown(source)
     if not levels:
         state = state or "not opened"
         advice = "see the log of `supervisor.py` with the same configuration"
+        if source.partition(":")[0] in FFMPEG_KINDS:
+            advice = "does another player (VLC, ffplay) hear it? docs/SOURCES.md has the causes"
         return bad(topic, f"{source}: nothing, the stream is {state}", advice)
+    if state == "muted":
+        return look(topic, f"{source}: muted", "unmute, or try again after the quiet hours")
     loudest, median = max(levels), statistics.median(levels)
     text = f"{source}: {median:.0f} dBFS, loudest {loudest:.0f}"
     if loudest <= -100.0:

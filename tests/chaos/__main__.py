@@ -7,6 +7,7 @@ does less of each. Exit 0 where every bound was kept.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -15,12 +16,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
-from tests.chaos import abuse, audio, kills, soak
+from tests.chaos import abuse, audio, combined, crowds, kills, late, network, soak, stalls
 from tests.chaos.scene import QUICK, Row, Scale
 from tests.support.pipelines import ROOT
 
@@ -33,6 +33,10 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "audio": audio.audio_faults,
     "away": audio.away,
     "load": audio.load,
+    "network": network.network_faults,
+    "network-kinds": network.network_kinds,
+    "network-gap": network.gap_length,
+    "reconnections": network.reconnections,
     "refusals": abuse.refusals,
     "damaged-bundle": abuse.damaged_bundle,
     "slow-subscriber": abuse.slow_subscriber,
@@ -40,8 +44,18 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "fuzz": abuse.fuzz,
     "index": abuse.sample_index,
     "clock": abuse.clock,
+    "late": late.late_victims,
+    "kill-all": late.kill_everything,
+    "removed": late.removed,
+    "stopped-supervisor": stalls.stopped_supervisor,
+    "busy": stalls.busy,
+    "stalled-disk": stalls.stalled_disk,
+    "descriptors": crowds.descriptors,
+    "greedy": crowds.greedy,
     "soak": soak.soak,
+    "combined": combined.combined,
 }
+LOAD = "`load`: the load average (1 min) before the part began, made by other programs."
 BEGIN, END = "<!-- chaos: made by `make chaos` -->", "<!-- end -->"
 
 
@@ -49,6 +63,8 @@ def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     flags.add_argument("--only", metavar="NAME,…", help="these parts alone")
     flags.add_argument("--quick", action="store_true", help="less of each")
+    flags.add_argument("--seed", type=int, help="of the random events of `combined`")
+    flags.add_argument("--events", type=int, help="number of them")
     flags.add_argument("--list", action="store_true", help="name the parts, and end")
     flags.add_argument("--json", type=Path, metavar="FILE", help="rows of earlier parts are kept")
     flags.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table there")
@@ -59,6 +75,9 @@ def main() -> int:
     chosen = options.only.split(",") if options.only else list(PARTS)
     if unknown := set(chosen) - set(PARTS):
         flags.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    scale = QUICK if options.quick else Scale()
+    given = {"seed": options.seed, "events": options.events}
+    scale = dataclasses.replace(scale, **{k: n for k, n in given.items() if n is not None})
     table: dict[str, list[Row]] = {}
     if options.json is not None and options.json.is_file():
         known = json.loads(options.json.read_text())["parts"]
@@ -66,11 +85,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sep-run-") as runtime:
         os.environ["XDG_RUNTIME_DIR"] = runtime
         for part in chosen:
-            table[part] = run(part, QUICK if options.quick else Scale())
+            table[part] = run(part, scale)
             if options.json is not None:
                 content = {
                     "machine": machine(),
-                    "parts": {p: [asdict(r) for r in rows] for p, rows in table.items()},
+                    "parts": {
+                        p: [dataclasses.asdict(r) for r in rows] for p, rows in table.items()
+                    },
                 }
                 options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.write is not None:
@@ -80,7 +101,7 @@ def main() -> int:
 
 def run(part: str, scale: Scale) -> list[Row]:
     """The rows of one part; a part that breaks down is a row, too."""
-    began = time.monotonic()
+    began, load = time.monotonic(), round(os.getloadavg()[0], 1)
     try:
         rows = PARTS[part](scale)
     except KeyboardInterrupt:
@@ -88,6 +109,7 @@ def run(part: str, scale: Scale) -> list[Row]:
     except BaseException as error:  # pytest's `fail` is no Exception
         traceback.print_exc()
         rows = [Row(part, "to run", f"broke down: {str(error)[:200]}", False)]
+    rows = [dataclasses.replace(row, load=load) for row in rows]
     for row in rows:
         print(f"{'held  ' if row.held else 'MISSED'} {row.fault}: {row.measured}", flush=True)
     print(f"       ({part}: {time.monotonic() - began:.0f} s)", flush=True)
@@ -102,16 +124,17 @@ def machine() -> str:
 
 
 def write(path: Path, table: dict[str, list[Row]]) -> None:
-    lines = ["| fault | bound | measured | held |", "|---|---|---|---|"]
+    lines = ["| fault | bound | measured | load | held |", "|---|---|---|---|---|"]
     for part in PARTS:
         for row in table.get(part, []):
             held = "yes" if row.held else "**no**"
-            lines.append(f"| {row.fault} | {row.bound} | {row.measured} | {held} |")
+            load = "–" if row.load is None else f"{row.load:.0f}"
+            lines.append(f"| {row.fault} | {row.bound} | {row.measured} | {load} | {held} |")
     text = path.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     path.write_text(
-        "\n".join([head + BEGIN, "", f"Machine: {machine()}.", "", *lines, "", END]) + tail
+        "\n".join([head + BEGIN, "", f"Machine: {machine()}. {LOAD}", "", *lines, "", END]) + tail
     )
 
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,20 @@ import msgpack
 import psutil
 import zmq
 
-from speech_emotion.common.wire import codec, internal, public
-from tests.chaos.scene import RATE, Row, Scale, Scene, folder, in_order, microphone, noise, speech
+from speech_emotion.common.wire import public
+from tests.chaos.scene import (
+    RATE,
+    Row,
+    Scale,
+    Scene,
+    folder,
+    in_order,
+    late_program,
+    microphone,
+    noise,
+    shifted,
+    speech,
+)
 from tests.support.pipelines import (
     BUNDLE,
     PATIENCE_S,
@@ -33,6 +44,7 @@ from tests.support.pipelines import (
     nothing_left_but,
     offline,
 )
+from tests.support.rubbish import rubbish
 
 READERS = 50
 SHIFTS = (2**31, 2**32)
@@ -238,7 +250,7 @@ def fuzz(scale: Scale) -> list[Row]:
                 sockets.append(one)
                 one.connect(endpoint)
                 sent[name] = 0
-                for frame in _rubbish(rng, run, scale.messages // 3):
+                for frame in rubbish(rng, run, scale.messages // 3):
                     one.send(frame)
                     sent[name] += 1
             scene.await_health(lambda h: h.streams[0].state == "ended", "the end of the file")
@@ -262,42 +274,12 @@ def fuzz(scale: Scale) -> list[Row]:
     ]
 
 
-def _rubbish(rng: random.Random, run: str, count: int) -> Iterator[bytes]:
-    real = [
-        internal.encode(message)
-        for message in (
-            internal.Hello("infer", ""),
-            internal.Accepted("main", run, 3, False),
-            internal.Open("main", run, "mic", RATE, RATE, RATE // 2),
-            internal.Credit("main", run, "0" * 16, 3, 19, []),
-            internal.Tick("main", run, "sep.1.1.main", 1, 10 * RATE, False, 0, 0.0, None, []),
-            internal.Heartbeat("infer", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {}),
-        )
-    ]
-    for n in range(count):
-        if n % 3 == 0:
-            yield rng.randbytes(rng.randrange(0, 300))
-        elif n % 3 == 1:
-            table = {rng.choice("tvabc"): rng.choice([1, "Hello", None, [1] * 9, b"x"])}
-            yield codec.framed(msgpack.packb(table))
-        else:
-            frame = bytearray(rng.choice(real))
-            for _ in range(rng.randrange(1, 4)):
-                frame[rng.randrange(len(frame))] ^= rng.randrange(1, 256)
-            yield bytes(frame)
-
-
 def sample_index(_scale: Scale) -> list[Row]:
     """Runs whose first sample has a number just below 2^31, and 2^32."""
     rows = []
     for boundary in SHIFTS:
         start = boundary - round(BEFORE_S * RATE)
         start -= start % (RATE // 2)  # a multiple of the hop, so that the windows are the same
-        code = (
-            "import functools, sys, supervisor; "
-            f"supervisor.create_ring = functools.partial(supervisor.create_ring, "
-            f"start_index={start}); sys.exit(supervisor.main())"
-        )
         with folder() as here:
             path = speech(here, 4 * BEFORE_S)
             raw = _pcm(path)
@@ -306,8 +288,7 @@ def sample_index(_scale: Scale) -> list[Row]:
             done = subprocess.run(
                 [
                     sys.executable,
-                    "-c",
-                    code,
+                    *late_program(start),
                     f"--source=stdin:{RATE}",
                     "--speed=max",
                     "--results",
@@ -317,29 +298,21 @@ def sample_index(_scale: Scale) -> list[Row]:
                 input=raw,
                 capture_output=True,
                 timeout=PATIENCE_S,
+                env={**os.environ, "SEP_BUNDLE": str(BUNDLE)},
             )
             received = subscriber.finish()
             expected = offline(path)
         results = received.fresh(public.Result)
         hops = start // (RATE // 2)
-        shifted = [
-            {
-                **row,
-                "seq": row["seq"] - hops,
-                "start": row["start"] - start,
-                "end": row["end"] - start,
-            }
-            for row in received.stream()
-            if row["seq"] >= hops
-        ]
+        rest = shifted(received.stream(), hops)
         first = results[0] if results else None
-        equal = shifted == expected and first is not None and first.skipped == hops
+        equal = rest == expected and first is not None and first.skipped == hops
         rows.append(
             Row(
                 f"sample index started just below 2^{boundary.bit_length() - 1}",
                 "nothing happens",
                 f"exit {done.returncode}; one gap message for what never was, then "
-                f"{'the same' if equal else 'OTHER'} messages as from 0, {len(shifted)} of them",
+                f"{'the same' if equal else 'OTHER'} messages as from 0, {len(rest)} of them",
                 equal and done.returncode == 0 and in_order(results),
             )
         )

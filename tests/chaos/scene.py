@@ -45,12 +45,14 @@ class Row:
         bound: what is asked for.
         measured: what came out.
         held: whether the bound was kept.
+        load: load average of the machine (1 min) before the part began; None: not known.
     """
 
     fault: str
     bound: str
     measured: str
     held: bool
+    load: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Scale:
         messages: random and mutated ones.
         soak_h: hours of audio at full speed.
         soak_restarts: of every stage meanwhile.
+        events: random ones, in real time and as many at full speed.
+        seed: of those events.
+        busy_s: seconds with 60 busy processes.
+        crowd_s: seconds under greedy subscribers.
     """
 
     kills: int = 20
@@ -72,9 +78,23 @@ class Scale:
     messages: int = 100_000
     soak_h: float = 24.0
     soak_restarts: int = 100
+    events: int = 500
+    seed: int = 14
+    busy_s: float = 60.0
+    crowd_s: float = 30.0
 
 
-QUICK = Scale(kills=2, load_s=10.0, away_s=8.0, messages=5_000, soak_h=2.0, soak_restarts=3)
+QUICK = Scale(
+    kills=2,
+    load_s=10.0,
+    away_s=8.0,
+    messages=5_000,
+    soak_h=2.0,
+    soak_restarts=3,
+    events=25,
+    busy_s=10.0,
+    crowd_s=5.0,
+)
 
 
 class Scene(Closing):
@@ -177,6 +197,44 @@ class Scene(Closing):
         if code != 0:
             raise RuntimeError(f"exit code {code}: {stderr}")
         return received
+
+
+def late_program(start: int) -> tuple[str, ...]:
+    """A supervisor whose streams begin at the sample `start`, as after a long run."""
+    return (
+        "-c",
+        "import functools, os, sys; sys.path.insert(0, os.getcwd()); "
+        "import speech_emotion.supervision.resources as resources; "
+        "resources.create_ring = functools.partial(resources.create_ring, "
+        f"start_index={start}); "
+        "import speech_emotion.supervisor; sys.exit(speech_emotion.supervisor.main())",
+    )
+
+
+def shifted(messages: list[dict[str, Any]], hops: int) -> list[dict[str, Any]]:
+    """The messages from window `hops` on, numbered from 0."""
+    start = hops * (RATE // 2)
+    return [
+        {
+            **row,
+            "seq": row["seq"] - hops,
+            "start": row["start"] - start,
+            "end": row["end"] - start,
+        }
+        for row in messages
+        if row["seq"] >= hops
+    ]
+
+
+def first_difference(got: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str | None:
+    """The first place at which two lists of messages differ."""
+    for number, (one, other) in enumerate(zip(got, expected, strict=False)):
+        if one != other:
+            keys = [key for key in one if one[key] != other.get(key)]
+            return f"message {number} (seq {one['seq']}, {other['seq']}) differs in {keys}"
+    if len(got) != len(expected):
+        return f"{len(got)} messages instead of {len(expected)}"
+    return None
 
 
 def in_order(results: list[public.Result]) -> bool:

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.wire import internal, public
@@ -25,22 +28,29 @@ OTHER = ROOT / "tests" / "data" / "models" / "other"
 
 def with_exchanges(path: Path, bundles: list[tuple[int, Path]]) -> list[dict[str, Any]]:
     """Offline: the messages of a recording, with another bundle from each given window on."""
+    rate = load_bundle(bundles[0][1]).spec.sample_rate
+    return messages_of(read_recording(str(path), rate).samples, bundles)
+
+
+def messages_of(
+    samples: NDArray[np.float32], bundles: list[tuple[int, Path]], stream: str = "main"
+) -> list[dict[str, Any]]:
+    """Offline: the messages of samples, with another bundle from each given window on."""
     first, *others = [(at, load_bundle(folder)) for at, folder in bundles]
     models = {bundle.id: Model(bundle) for _, bundle in (first, *others)}
     analyzers = {bundle.id: load_extractors(bundle) for _, bundle in (first, *others)}
     bundle = first[1]
-    samples = read_recording(str(path), bundle.spec.sample_rate).samples
     analyzer, gate = analyzers[bundle.id](), list[float]()
     state = State(baseline=BaselineUse().empty(bundle))
     messages: list[public.Result | public.Utterance] = []
     pending_utterances: list[public.Utterance] = []
     grid = bundle.spec.grid
-    builder = WindowBuilder("main", "", "", grid)
+    builder = WindowBuilder(stream, "", "", grid)
     for k, window in windows_of(samples, grid):
         for at, other in others:
             if at == k:
                 resume = internal.Resume(
-                    *("main", "", k, False, gate, state.to_map(), other.id, bundle.id, True)
+                    *(stream, "", k, False, gate, state.to_map(), other.id, bundle.id, True)
                 )
                 session = Session.resume(resume, other, bundle)
                 state, pending_utterances, bundle = session.state, session.pending_utterances, other

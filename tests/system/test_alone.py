@@ -115,6 +115,37 @@ def test_three_stages_by_hand_equal_offline(
     assert subscriber.received.stream() == expected
 
 
+def test_a_killed_infer_that_is_started_again_continues_the_stream(clip: Clip) -> None:
+    before = leftovers()
+    hub, features, results = fresh_endpoint(), fresh_endpoint(), fresh_endpoint()
+    bundle = ("--bundle", str(BUNDLE))
+    infer = ("infer", "--hub", hub, "--features", features, "--results", results, *bundle)
+    subscriber = Subscriber(results)
+    path = clip(15.0)
+    stages = [
+        module("features", "--bind", features, "--hub", hub, *bundle),
+        module("capture", f"--source=file:{path}", "--hub", hub, "--features", features, *bundle),
+    ]
+    holds_hub = module(*infer)
+    subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
+    holds_hub.kill()
+    holds_hub.communicate()
+    again = module(*infer)
+    code, _, stderr = finished(stages.pop())
+    assert code == 0, stderr
+    received = subscriber.finish()
+    for stage in (*stages, again):
+        stage.terminate()
+        assert finished(stage)[0] == 0
+    # Smoothing restarts with the hub; no window is lost or published twice.
+    seen = received.fresh(public.Result)
+    expected = [row for row in offline(path) if row["kind"] == "result"]
+    assert [one.seq for one in seen] == [row["seq"] for row in expected]
+    assert [one.rms_db for one in seen] == [row["rms_db"] for row in expected]
+    assert len({one.run for one in seen}) == 1
+    nothing_left_but(before)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_blocks_of_random_sizes_equal_offline(
     by_hand: tuple[str, str, Subscriber], clip: Clip, seed: int

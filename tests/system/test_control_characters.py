@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,17 @@ from typing import Any
 
 import pytest
 
+from speech_emotion.commands import swap
+from speech_emotion.commands.finding import look
 from speech_emotion.common.errors import printable
-from speech_emotion.supervision.console_view import BackgroundView, LiveView, PlainView
+from speech_emotion.common.linux.runtime_dir import create_runtime_dir
+from speech_emotion.common.wire import internal
+from speech_emotion.supervision.console.view import BackgroundView, LiveView, PlainView
+from speech_emotion.supervision.control_socket import ControlSocket
 from tests.support.history import make_utterance
 from tests.support.live_page import INFO, live
 from tests.support.pages import Dashboard, get, greeting
-from tests.support.pipelines import ROOT, fresh_endpoint, wait_until
+from tests.support.pipelines import BUNDLE, ROOT, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher, health
 
 EVIL = "\x1b]0;title\x07\x9b31m\u202eangry\n\r"
@@ -140,3 +146,36 @@ def test_the_page_gets_them_escaped(publisher: tuple[Publisher, str]) -> None:
         server.end()
     assert "angry" in texts
     assert raw(texts) == set()
+
+
+def test_the_answer_to_a_swap_is_printed_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = create_runtime_dir()
+    control = ControlSocket(folder)
+    outcome: list[int] = []
+    words = [str(BUNDLE), "--pid", str(os.getpid())]
+    thread = threading.Thread(target=lambda: outcome.append(swap.main(words)))
+    thread.start()
+    requests: list[Any] = []
+    wait_until(lambda: bool(requests.extend(control.requests()) or requests), "the request")
+    control.answer(requests[0][0], internal.Swapped(1, EVIL))
+    thread.join()
+    control.close()
+    folder.rmdir()
+    output = capsys.readouterr().out
+    assert outcome == [1]
+    assert "angry" in output
+    assert raw(output) == set()
+
+
+def test_devices_and_findings_are_printed_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from speech_emotion.capture import __main__ as capture
+    from speech_emotion.capture.sources import portaudio
+
+    device = portaudio.Device(0, EVIL, None, 1, 16000, True, EVIL, False)
+    monkeypatch.setattr(portaudio, "input_devices", lambda: [device])
+    assert capture.list_devices() == 0
+    output = capsys.readouterr().out + "".join(look("microphone", EVIL, EVIL).lines())
+    assert output.count("angry") >= 3
+    assert raw(output) == set()

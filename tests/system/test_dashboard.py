@@ -31,6 +31,9 @@ Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 
 
+pytestmark = pytest.mark.xdist_group("dashboard")  # its server is started once
+
+
 @pytest.fixture(scope="module")
 def publisher() -> Iterator[tuple[Publisher, str]]:
     endpoint = fresh_endpoint()

@@ -26,9 +26,10 @@ from tools.browser import CHROMIUM, browser
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"
-)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"),
+    pytest.mark.xdist_group("chromium"),
+]
 PHONE = {
     "viewport": {"width": 360, "height": 740},
     "device_scale_factor": 2,
@@ -75,14 +76,17 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         assert page.locator("#meter .gate").is_visible()
 
         doubt = {"emotion": "uncertain", "reason": "low_margin", "confidence": 0.6}
-        publisher[0].send(live(1, **doubt, rms_db=-40.0))
+        assert not page.locator("#baseline").is_visible()
+        publisher[0].send(live(1, **doubt, rms_db=-40.0, baseline=0.0))
         shows(page, "#emotion", "uncertain")
+        shows(page, "#baseline", "Not adapted yet")
         assert "leans to angry, 75 %: no emotion is probable enough" in text(page, "#confidence")
         wait_until(lambda: abs(level_share(page) - 0.5) < 0.01, "the meter")
 
         # An unknown reason gets a text as well.
-        publisher[0].send(live(2, emotion="uncertain", reason="too_many_voices"))
+        publisher[0].send(live(2, emotion="uncertain", reason="too_many_voices", baseline=250.0))
         shows(page, "#confidence", "too many voices")
+        shows(page, "#baseline", "Adapted to this room: 4 min of speech")
         publisher[0].send(live(3, emotion="uncertain", reason="clipped", rms_db=-1.0))
         page.locator("#clip").wait_for()
         quiet = {"state": "silence", "emotion": None, "confidence": None, "smoothed": None}

@@ -24,6 +24,9 @@ HALF_REQUEST = b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
 HALF_BODY = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken="
 
 
+pytestmark = pytest.mark.xdist_group("page_load")  # its server is started once
+
+
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """A history with `ROWS` windows of two runs; the time of its first window."""

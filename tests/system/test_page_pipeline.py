@@ -18,9 +18,10 @@ from tools.browser import CHROMIUM, browser, free_port
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"
-)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"),
+    pytest.mark.xdist_group("chromium"),
+]
 BOUND_MS = 3000.0
 """Longest time until the page shows a change of the pipeline's state."""
 

@@ -23,9 +23,10 @@ NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CADDY = shutil.which("caddy")
 PREFIX = "/emotion"
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"
-)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"),
+    pytest.mark.xdist_group("chromium"),
+]
 
 
 @pytest.fixture(scope="module")

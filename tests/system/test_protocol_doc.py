@@ -31,6 +31,7 @@ MESSAGES: dict[str, type[codec.Message]] = {
     "utterance/STREAM": public.Utterance,
     "info/STREAM": public.Info,
     "health": public.Health,
+    "A mute": public.Mute,
     "A stage": public.StageHealth,
     "A stream": public.StreamHealth,
 }
@@ -46,6 +47,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "map of str to int": lambda value: all(
         type(key) is str and type(item) is int for key, item in value.items()
     ),
+    "mute": lambda value: fits(value, "A mute"),
     "list of stages": lambda value: all(fits(row, "A stage") for row in value),
     "list of streams": lambda value: all(fits(row, "A stream") for row in value),
 }
@@ -75,7 +77,8 @@ def described(hint: Any) -> str:
         return f"map of {described(arguments[0])} to {described(arguments[1])}"
     if typing.get_origin(hint) is list:
         return f"list of {described(arguments[0])}"
-    return {public.StageHealth: "stages", public.StreamHealth: "streams"}.get(hint, hint.__name__)
+    names = {public.StageHealth: "stages", public.StreamHealth: "streams", public.Mute: "mute"}
+    return names.get(hint, hint.__name__)
 
 
 def fits(message: dict[str, Any], section: str) -> bool:

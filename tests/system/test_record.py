@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import soxr
 
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history.reader import HistoryReader
 from tests.support.pipelines import ROOT, Running, comparable, offline
 from tests.support.pulse import VirtualMicrophone, installed
 
@@ -141,6 +143,38 @@ def test_at_full_speed_no_sample_and_no_message_is_missing(
     written = [row for row in rows if row["kind"] == "result"]
     assert len(published) - len(written) == counters["record_messages_lost"]
     assert [name.name for name in folder.iterdir()] == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("speed", "fault"),
+    [("realtime", signal.SIGKILL), ("realtime", signal.SIGSTOP), ("max", signal.SIGKILL)],
+)
+def test_recorder_and_history_that_die_at_the_end_are_waited_for(
+    supervise: Supervise, clip: Clip, tmp_path: Path, speed: str, fault: signal.Signals
+) -> None:
+    folder, history = tmp_path / "recordings", tmp_path / "history.sqlite"
+    path = clip(50.0, repeat=1 if speed == "realtime" else 200)
+    running = supervise(
+        *(f"--source=file:{path}", f"--speed={speed}"),
+        *(f"--record={folder}", f"--history={history}"),
+    )
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 8)
+    for name in ("record", "history"):
+        running.stages()[name].send_signal(fault)
+    running.process.terminate()
+    code, stderr, live = running.ended()
+    assert code == 0, stderr
+    results = live.fresh(public.Result)
+    counters = live.fresh(public.Health)[-1].counters
+    heard = recorded_samples(folder / "main")
+    assert len(heard) >= results[-1].end
+    assert offline(folder / "main")[: len(results)] == live.stream()[: len(results)]
+    rows = [row for row in recorded_messages(folder / "main") if row["kind"] == "result"]
+    assert len(results) - len(rows) == counters["record_messages_lost"]
+    assert counters["record_lost"] == 0
+    with HistoryReader(history) as reader:
+        kept = reader.windows("main", 0.0, 1e11, 10**6)["rows"]
+    assert len(results) - len(kept) == counters["history_lost"]
 
 
 def test_a_recording_of_a_pipeline_that_was_killed_replays(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pipelines import DEMO, PATIENCE_S, ROOT, fresh_endpoint
+from tests.support.pipelines import BUNDLE, DEMO, PATIENCE_S, ROOT, fresh_endpoint
 
 Clip = Callable[..., Path]
 
@@ -21,7 +21,7 @@ PROGRAMS = {
     "supervisor help": ["supervisor.py", "--help"],
     "command": ["-m", "speech_emotion", "--help"],
     "infer help": ["-m", "infer", "--help"],
-    "infer": ["-m", "infer", str(DEMO), "--json"],
+    "infer": ["-m", "infer", str(DEMO), "--json", "--bundle", str(BUNDLE)],
     "features": ["-m", "features", str(DEMO)],
 }
 

@@ -21,14 +21,15 @@ import zmq
 from speech_emotion.common.bundle.manifest import Bundle, load_bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.ledger import Ledger, Verdict
+from speech_emotion.common.stage.control import CONTROL, ask
 from speech_emotion.common.wire import internal, public
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.session import Session
-from speech_emotion.supervision.control_socket import CONTROL, ControlSocket, ask, running
+from speech_emotion.supervision.control_socket import ControlSocket, Request, running
 from speech_emotion.supervision.swap_attempt import check_grid
 from tests.support.bundles import change, rehash
 from tests.support.hub_messages import OPEN, submit
-from tests.support.pipelines import BUNDLE, Running, wait_until
+from tests.support.pipelines import BUNDLE, Running, check_beginning, wait_until
 from tests.support.swaps import OTHER, exchanges, swap, with_exchanges
 
 Supervise = Callable[..., Running]
@@ -55,7 +56,7 @@ def results_of(running: Running) -> list[public.Result]:
 def test_no_window_is_lost_and_each_is_its_bundles_own(
     supervise: Supervise, clip: Clip, speed: str
 ) -> None:
-    path = clip(25.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=60)
+    path = clip(50.0, start=0.0) if speed == "realtime" else clip(50.0, repeat=40)
     pipeline = supervise(f"--source=file:{path}", f"--speed={speed}")
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 5)
     there = swap(OTHER)
@@ -66,14 +67,14 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
         back = swap(BUNDLE)
         assert back.returncode == 0, back.stderr
         assert copies(pipeline) == {"bundle.1", "bundle.2"}
-    code, stderr, received = pipeline.ended()
+    code, stderr, received = pipeline.stopped()
     assert code == 0, stderr
     began = exchanges(received.fresh(public.Result))
     wanted = ["small", "other", "small"] if speed == "realtime" else ["small", "other"]
     assert [name.partition("@")[0] for _, name in began] == wanted
     folders = {"small": BUNDLE, "other": OTHER}
     plan = [(at, folders[name.partition("@")[0]]) for at, name in began]
-    assert received.stream() == with_exchanges(path, plan)
+    check_beginning(received.stream(), with_exchanges(path, plan))
     infos = [info.bundle for info in received.fresh(public.Info)]
     assert infos == [name for _, name in began]
     last = received.fresh(public.Health)[-1]
@@ -85,7 +86,7 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
 def test_stages_killed_around_the_exchange_lose_nothing(
     supervise: Supervise, clip: Clip, when: str
 ) -> None:
-    path = clip(20.0)
+    path = clip(50.0)
     pipeline = supervise(f"--source=file:{path}")
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
     chance = random.Random(when)
@@ -102,13 +103,13 @@ def test_stages_killed_around_the_exchange_lose_nothing(
                 victim.kill()
                 killed += 1
     asked.join()
-    code, stderr, received = pipeline.ended()
+    code, stderr, received = pipeline.stopped()
     assert code == 0, stderr
     assert killed
     began = exchanges(received.fresh(public.Result))
     folders = {"small": BUNDLE, "other": OTHER}
     plan = [(at, folders[name.partition("@")[0]]) for at, name in began]
-    assert received.stream() == with_exchanges(path, plan)
+    check_beginning(received.stream(), with_exchanges(path, plan))
 
 
 def test_a_hangup_takes_the_configured_bundle_over(
@@ -143,18 +144,19 @@ def test_after_the_exchange_stages_are_restarted_with_the_new_one(
 ) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(OTHER, bundle)
-    path = clip(20.0)
+    path = clip(50.0)
     pipeline = supervise(f"--source=file:{path}")
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     assert swap(bundle).returncode == 0
     shutil.rmtree(bundle)  # it has its own copy
     for stage in ("infer", "features"):
         pipeline.stages()[stage].kill()
-    code, stderr, received = pipeline.ended()
+    code, stderr, received = pipeline.stopped()
     assert code == 0, stderr
     began = exchanges(received.fresh(public.Result))
     assert len(began) == 2
-    assert received.stream() == with_exchanges(path, [(0, BUNDLE), (began[1][0], OTHER)])
+    whole = with_exchanges(path, [(0, BUNDLE), (began[1][0], OTHER)])
+    check_beginning(received.stream(), whole)
 
 
 def test_the_same_bundle_is_at_work_already(supervise: Supervise, clip: Clip) -> None:
@@ -209,7 +211,7 @@ def test_a_bundle_that_does_not_do_is_refused_and_nothing_has_happened(
     bundle = tmp_path / "bundle"
     shutil.copytree(BUNDLE, bundle)
     break_it(bundle)
-    path = clip(8.0)
+    path = clip(50.0)
     pipeline = supervise(f"--source=file:{path}")
     pipeline.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     stages = {name: process.pid for name, process in pipeline.stages().items()}
@@ -224,14 +226,14 @@ def test_a_bundle_that_does_not_do_is_refused_and_nothing_has_happened(
         "the stages to be the same",
     )
     assert copies(pipeline) == {"bundle"}
-    code, stderr, received = pipeline.ended()
+    code, stderr, received = pipeline.stopped()
     assert code == 0, stderr
-    assert received.stream() == with_exchanges(path, [(0, BUNDLE)])
+    check_beginning(received.stream(), with_exchanges(path, [(0, BUNDLE)]))
 
 
 def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: Clip) -> None:
     """It passes its test, takes over, and then hangs before it gives a result."""
-    path = clip(25.0)
+    path = clip(50.0)
     pipeline = supervise(f"--source=file:{path}")
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
     first = {name: process.pid for name, process in pipeline.stages().items()}
@@ -246,11 +248,11 @@ def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: C
     assert "rolled back" in done.stdout
     assert "small@" in done.stdout
     assert copies(pipeline) == {"bundle"}
-    code, stderr, received = pipeline.ended()
+    code, stderr, received = pipeline.stopped()
     assert code == 0, stderr
     began = exchanges(received.fresh(public.Result))
     assert [name.partition("@")[0] for _, name in began] == ["small"]
-    assert received.stream() == with_exchanges(path, [(0, BUNDLE)])
+    check_beginning(received.stream(), with_exchanges(path, [(0, BUNDLE)]))
     infos = [info.bundle.partition("@")[0] for info in received.fresh(public.Info)]
     assert infos == ["small", "other", "small"]
 
@@ -339,10 +341,14 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
         noisy.send(chance.randbytes(chance.randrange(200)))
     noisy.send_multipart([b"a", b"b", b"c"])
     first: list[internal.Swapped] = []
-    thread = threading.Thread(target=lambda: first.append(ask(control, internal.Swap(str(OTHER)))))
+
+    def ask_for(bundle: Path) -> internal.Swapped:
+        return ask(control, internal.Swap(str(bundle)), internal.Swapped)
+
+    thread = threading.Thread(target=lambda: first.append(ask_for(OTHER)))
     thread.start()
     time.sleep(0.4)
-    assert "busy" in ask(control, internal.Swap(str(BUNDLE))).text
+    assert "busy" in ask_for(BUNDLE).text
     thread.join()
     assert first[0].code == 0
     context.destroy(linger=0)
@@ -356,14 +362,15 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     folder.mkdir(exist_ok=True)
     control = ControlSocket(folder)
     answered: list[internal.Swapped] = []
+    swap_request = internal.Swap(str(tmp_path))
     thread = threading.Thread(
-        target=lambda: answered.append(ask(folder / CONTROL, internal.Swap(str(tmp_path))))
+        target=lambda: answered.append(ask(folder / CONTROL, swap_request, internal.Swapped))
     )
     thread.start()
-    requests: list[tuple[bytes, internal.Swap]] = []
+    requests: list[tuple[bytes, Request]] = []
     wait_until(lambda: bool(requests.extend(control.requests()) or requests), "the request")
     ((identity, request),) = requests
-    assert request == internal.Swap(str(tmp_path))
+    assert request == swap_request
     control.answer(b"nobody", internal.Swapped(0, "lost"))
     control.answer(identity, internal.Swapped(1, "no"))
     thread.join()

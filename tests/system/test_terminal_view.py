@@ -81,6 +81,23 @@ def test_many_streams_fit_any_terminal(publisher: tuple[Publisher, str]) -> None
         assert any("more" in line for line in some)
 
 
+def test_a_line_says_how_far_a_stream_is_adapted(publisher: tuple[Publisher, str]) -> None:
+    texts = {
+        None: "",
+        0.0: "Not adapted yet",
+        12.4: "Adapted to this room: 12 s of speech",
+        250.0: "Adapted to this room: 4 min of speech",
+    }
+    with Results(publisher[1]) as results:
+        screen = Screen(results)
+        publisher[0].wait_for(results)
+        for seq, (seconds, words) in enumerate(texts.items()):
+            publisher[0].send(dataclasses.replace(make_result(seq), baseline=seconds))
+            publisher[0].send(health())
+            take_until(screen, lambda w=words: w in "\n".join(lines(screen, 120, 10)))
+            assert ("dapted" in "\n".join(lines(screen, 120, 10))) == bool(words)
+
+
 def test_what_is_old_is_not_shown_as_new(publisher: tuple[Publisher, str]) -> None:
     with Results(publisher[1], stale_after=0.3) as results:
         screen = Screen(results)

@@ -38,7 +38,7 @@ NEEDED = [
     "supervisor.py",
     "train/recipes/small.toml",
 ]
-pytestmark = pytest.mark.timeout(900 if EMPTY else 240)
+pytestmark = [pytest.mark.timeout(900 if EMPTY else 240), pytest.mark.xdist_group("wheel")]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.baseline import Baseline
 from speech_emotion.common.bundle.manifest import FORMAT, MANIFEST, Bundle, load_bundle
-from speech_emotion.common.bundle.parameters import Calibration, Decision
+from speech_emotion.common.bundle.parameters import OPERATING_POINT_KEYS, Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import load_extractors
@@ -39,6 +39,7 @@ def write_bundle(
     licence: str,
     calibration: Calibration | None = None,
     decision: Decision | None = None,
+    sensitivity: Mapping[str, Decision] | None = None,
     licence_id: str = "",
     speech_output: bool = False,
     baseline: Baseline | None = None,
@@ -53,6 +54,7 @@ def write_bundle(
             stored as the golden vectors of the self-test.
         card: text of MODEL_CARD.md.
         licence: text of LICENSE.
+        sensitivity: decisions of the operating points `low` and `high`.
         licence_id: SPDX identifier of the licence.
         speech_output: behind the labels, the model's output has the probability of speech.
         baseline: the model's last outputs are relative scores, used with these parameters.
@@ -93,6 +95,11 @@ def write_bundle(
         "decision": dataclasses.asdict(decision or Decision()),
         "provenance": dict(provenance or {}),
     }
+    if sensitivity:
+        table["sensitivity"] = {
+            name: {key: getattr(chosen, key) for key in OPERATING_POINT_KEYS}
+            for name, chosen in sensitivity.items()
+        }
     if baseline is not None:
         table |= {"relative_output": True, "baseline": dataclasses.asdict(baseline)}
     _seal(partial, table)

@@ -103,7 +103,7 @@ def calibrate_bundle(
         min_utterance_confidence=_confidence_threshold(utterances, truth, coverage),
     )
     if bundle.speech_output:
-        utterance_speech = [float(o[:, -1].mean()) for o in outputs if len(o)]
+        utterance_speech = [float(o[:, len(bundle.labels)].mean()) for o in outputs if len(o)]
         decision = dataclasses.replace(
             decision,
             min_speech=_speech_threshold(np.concatenate([d.speech for d in decisions])),

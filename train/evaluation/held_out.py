@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,12 @@ from speech_emotion.train.data.stream_features import ClipFeatures
 from speech_emotion.train.evaluation.calibration import calibrate_bundle
 from speech_emotion.train.evaluation.metrics import ece, figures, risk_at
 from speech_emotion.train.evaluation.offline_decisions import ClipDecisions, decide_clip
-from speech_emotion.train.model.whisper.graph import Head
+from speech_emotion.train.evaluation.operating_points import (
+    Utterances,
+    chosen_labels,
+    label_rates,
+)
+from speech_emotion.train.model.whisper.graph import Head, Relative
 from speech_emotion.train.model.whisper.heads import (
     LABELS,
     NEUTRAL,
@@ -35,11 +40,13 @@ class HeldOutOutputs:
 
     Attributes:
         clips: clip indices, (clips,).
-        outputs: per clip, (windows, labels + 1): probabilities of the labels, then of speech.
+        outputs: per clip, (windows, outputs of the head), see `Head.outputs`.
+        relative: per clip, the relative scores of its head; None without them.
     """
 
     clips: Index
     outputs: list[NDArray[np.float32]]
+    relative: list[Relative | None]
 
 
 def head_outputs(training_set: HeadTrainingSet, head: Head, clips: Index) -> HeldOutOutputs:
@@ -48,7 +55,8 @@ def head_outputs(training_set: HeadTrainingSet, head: Head, clips: Index) -> Hel
     rows = np.flatnonzero(np.isin(clean.clip, clips))
     found = head.outputs(clean.x[np.ix_(rows, columns_of(head.names))])
     owner = clean.clip[rows]
-    return HeldOutOutputs(clips, [found[owner == clip] for clip in clips])
+    outputs = [found[owner == clip] for clip in clips]
+    return HeldOutOutputs(clips, outputs, [head.relative] * len(clips))
 
 
 def corpora_left_out(window_sums: WindowSums) -> HeldOutOutputs:
@@ -89,8 +97,9 @@ def other_corpora(window_sums: WindowSums, others: HeadTrainingSet) -> HeldOutOu
 def _joined(parts: Sequence[HeldOutOutputs]) -> HeldOutOutputs:
     clips = np.concatenate([p.clips for p in parts])
     outputs = [o for p in parts for o in p.outputs]
+    relative = [r for p in parts for r in p.relative]
     order = np.argsort(clips)
-    return HeldOutOutputs(clips[order], [outputs[i] for i in order])
+    return HeldOutOutputs(clips[order], [outputs[i] for i in order], [relative[i] for i in order])
 
 
 def speech_features(outputs: NDArray[np.float32]) -> ClipFeatures:
@@ -128,11 +137,11 @@ def table(
     for name in np.unique(corpus):
         r = corpus == name
         row = figures(truth[r], probabilities[r], sure[r], len(LABELS), speaker[r])
-        top = probabilities[r].argmax(axis=1)
-        right = top == truth[r]
+        right = probabilities[r].argmax(axis=1) == truth[r]
+        given = chosen_labels(probabilities[r], bundle.decision.bias)
         row |= {
             "error_at_70": risk_at(right, probabilities[r].max(axis=1), 0.7),
-            **label_rates(truth[r], top, sure[r]),
+            **label_rates(truth[r], given, sure[r], NEUTRAL),
         }
         found["corpora"][str(name)] = row
     rows = list(found["corpora"].values())
@@ -149,48 +158,14 @@ def table(
     return found
 
 
-def label_rates(truth: Index, top: Index, sure: NDArray[np.bool_]) -> dict[str, float]:
-    """Of 100 neutral utterances, those with another label; of 100 others, those labelled correctly.
-
-    Args:
-        truth, top: label indices, true and predicted, (utterances,).
-        sure: the utterance is not `uncertain`, (utterances,).
-    """
-    neutral = truth == NEUTRAL
-    given = sure & (top != NEUTRAL)
-    return {
-        "false_per_100": 100 * float(given[neutral].mean()) if neutral.any() else 0.0,
-        "found_per_100": 100 * float((sure & (top == truth))[~neutral].mean()),
-    }
-
-
-def curve(
-    training_set: HeadTrainingSet,
-    held_out: HeldOutOutputs,
-    bundle: Bundle,
-    thresholds: Sequence[float],
-) -> list[dict[str, float]]:
-    """Coverage and label rates per utterance threshold, each the mean over the corpora."""
+def utterances(
+    training_set: HeadTrainingSet, held_out: HeldOutOutputs, bundle: Bundle
+) -> dict[str, Utterances]:
+    """Corpus → its held-out utterances, by the decision code that runs live."""
     results = decide_held_out(held_out, bundle)
-    probabilities = np.array([j.probabilities for j in results])
+    probabilities = np.array([r.probabilities for r in results])
     truth, corpus = training_set.truth[held_out.clips], training_set.corpus[held_out.clips]
-    top, height = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    rows = []
-    for threshold in thresholds:
-        sure = height >= threshold
-        each = [
-            label_rates(truth[r], top[r], sure[r]) for r in (corpus == c for c in np.unique(corpus))
-        ]
-        rows.append(
-            {
-                "threshold": round(float(threshold), 4),
-                "coverage": float(np.mean([sure[corpus == c].mean() for c in np.unique(corpus)])),
-                **{k: float(np.mean([e[k] for e in each])) for k in each[0]},
-            }
-        )
-    return rows
-
-
-def operating_point(rows: Sequence[Mapping[str, float]], most: float) -> float:
-    """The lowest threshold of a `curve` with at most `most` false labels per 100."""
-    return next((r["threshold"] for r in rows if r["false_per_100"] <= most), 1.0)
+    return {
+        str(name): Utterances(probabilities[corpus == name], truth[corpus == name])
+        for name in np.unique(corpus)
+    }

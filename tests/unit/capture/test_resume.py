@@ -12,12 +12,14 @@ import pytest
 import soundfile
 import soxr
 
+from speech_emotion.capture.offline import read_recording
 from speech_emotion.capture.ring_feeder import StreamFormat
 from speech_emotion.capture.sources.file import FileStream
 from speech_emotion.capture.stream import StreamJob
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.ring.segment import RingOwner, create_ring
+from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire import internal
 from tests.support.pipelines import DEMO
@@ -65,6 +67,7 @@ def content(ring: RingOwner) -> np.ndarray:
         ("mp3", 44100, 2, True),
         ("mp3", 48000, 1, True),
         ("mp3", 16000, 1, True),
+        ("mp3", 22050, 1, True),
         ("ogg", 44100, 2, True),
         ("ogg", 16000, 1, True),
         ("flac", 44100, 2, True),
@@ -102,3 +105,28 @@ def test_a_restarted_process_writes_the_same_bits(
         assert np.array_equal(content(second), expected)
         assert starts > 4
         assert sought_starts >= 3 if sought else sought_starts == 0
+
+
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_quiet_samples_are_no_evidence_for_the_right_frame(tmp_path: Path, rate: int) -> None:
+    """At a wrong frame an MP3 decoder rounds differently, which only loud samples show."""
+    speech, own = soundfile.read(DEMO, dtype="float32")
+    speech = soxr.resample(speech, own, rate)
+    quiet = np.random.default_rng(0).normal(0.0, 1e-4, 12 * rate).astype(np.float32)
+    samples = np.concatenate([speech, quiet, speech])
+    path = tmp_path / "sound.mp3"
+    soundfile.write(path, samples, rate)
+    expected = read_recording(str(path), 16000).samples
+    begin = len(speech) * 16000 // rate
+    for position in range(begin + 4 * 16000, begin + 12 * 16000, 9_000):
+        with create_ring(
+            "quiet", sample_rate=16000, capacity=len(expected) + 32000, run="0" * 16
+        ) as ring:
+            writer = RingWriter.attach(ring.name)
+            writer.write(expected[:position])
+            writer.close()
+            stream = start(path, ring)
+            while not stream.feeder.ended:
+                stream.turn(0.0)
+            stream.feeder.ring.close()
+            assert np.array_equal(content(ring), expected), position

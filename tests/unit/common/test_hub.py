@@ -17,7 +17,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.health import observe, stage_health
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.hub.ledger import Ledger, Verdict
-from speech_emotion.common.hub.observed import Snapshot
+from speech_emotion.common.hub.observed import Observed, Snapshot
 from speech_emotion.common.hub.publisher import SUBSCRIBER_HIGH_WATER_MARK
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import connect
@@ -72,6 +72,16 @@ def test_the_ledger_says_why_not() -> None:
     assert ledger.submit(submit(5, ended=True)) is Verdict.ACCEPTED
     assert ledger.streams["main"].ended
     assert ledger.submit(submit(5)) is Verdict.DUPLICATE
+
+
+def test_a_hub_that_was_restarted_continues_where_capture_says() -> None:
+    ledger = Ledger()
+    assert ledger.open(dataclasses.replace(OPEN, next=7))
+    assert ledger.streams["main"].resume().next == 7
+    assert ledger.submit(submit(6)) is Verdict.DUPLICATE
+    assert ledger.submit(submit(7)) is Verdict.ACCEPTED
+    assert not ledger.open(dataclasses.replace(OPEN, next=3))  # it knows better
+    assert ledger.streams["main"].next == 8
 
 
 def test_a_new_run_starts_anew() -> None:
@@ -310,6 +320,19 @@ def test_counters_of_a_dead_process_stay_counted(rig: Rig) -> None:
     rig.send(beat)
     rig.send(dataclasses.replace(beat, pid=2, counters={"lost": 3}))
     wait_until(lambda: observe(rig.hub.snapshot()).counters.get("lost") == 5, "the sum")
+
+
+def test_counters_that_a_stage_reads_back_from_its_files_are_not_added_up() -> None:
+    observed = Observed("b")
+    beat = internal.Heartbeat("history", 1, "ready", 0, 0.0, None, 0, 0.0, 0.0, [], {})
+    counts = [(1, 0, 4), (1, 5, 4), (2, 0, 1), (2, 5, 2), (2, 7, 2), (3, 0, 0)]
+    seen = []
+    for pid, lost, malformed in counts:
+        counters = {"history_lost": lost, "history_malformed": malformed}
+        observed.heartbeat(dataclasses.replace(beat, pid=pid, counters=counters))
+        seen.append(observe(observed.snapshot()).counters)
+    assert [one["history_lost"] for one in seen] == [0, 5, 5, 5, 7, 7]
+    assert [one["history_malformed"] for one in seen] == [4, 4, 5, 6, 6, 6]
 
 
 def test_one_who_never_reads_hinders_nobody(rig: Rig) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -47,7 +47,6 @@ def test_silence_has_the_lowest_level(samples: np.ndarray) -> None:
     assert rms_dbfs(samples) == SILENCE_DBFS == -100.0
 
 
-@settings(deadline=None)
 @given(AUDIO)
 def test_level_is_a_plain_float_in_range(samples: np.ndarray) -> None:
     level = rms_dbfs(samples)
@@ -58,7 +57,6 @@ def test_level_is_a_plain_float_in_range(samples: np.ndarray) -> None:
         assert level == pytest.approx(10 * math.log10(exact), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(AUDIO, st.integers(0, 7))
 def test_bits_do_not_depend_on_the_address(samples: np.ndarray, offset: int) -> None:
     elsewhere = np.full(2 * len(samples) + offset, 9.0, np.float32)

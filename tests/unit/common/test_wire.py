@@ -10,11 +10,12 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from speech_emotion.common.errors import printable
 from speech_emotion.common.wire import codec, internal, public
+from tests.support.examples import examples
 from tests.support.publisher import result
 
 ALL = (*public.PUBLIC.values(), *internal.INTERNAL.values())
@@ -202,7 +203,7 @@ def test_memory_is_bounded_whatever_a_length_claims(cls: type[codec.Message]) ->
 HELLO = {"t": "Hello", "stage": "infer", "stream": "main"}
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.data())
 def test_a_flipped_bit_is_refused(data: st.DataObject) -> None:
     frame = bytearray(internal.encode(internal.SentUpTo("main", "s", 1)))

@@ -202,7 +202,7 @@ class FakeWriter:
         self.full = False
         self.stalled = threading.Event()
         self.stalled.set()
-        self.refused = 0
+        self.refused = self.lost = 0
         self.written: list[public.Public] = []
 
     def in_place(self) -> bool:

@@ -35,6 +35,13 @@ def test_greeting_has_all_but_the_past() -> None:
     assert json.loads(live_state.recent("hall")) == {"labels": [], "rows": [], "utterances": []}
 
 
+def test_a_result_says_how_far_its_stream_is_adapted() -> None:
+    for seconds in (None, 0.0, 12.34567):
+        line = LiveState({}).update(Event(dataclasses.replace(live(1), baseline=seconds), False))
+        assert line is not None
+        assert json.loads(line)["baseline"] == (seconds and round(seconds, 4))
+
+
 def test_replays_count_once_and_only_with_a_time() -> None:
     live_state = LiveState({})
     assert live_state.update(Event(result(3), True)) is None  # of unknown age

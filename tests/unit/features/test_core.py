@@ -10,6 +10,7 @@ The speech is three speakers' from EMODB (Burkhardt et al., 2005; CC0-1.0).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -39,6 +40,7 @@ from speech_emotion.features.core import (
     pocketfft,
 )
 from speech_emotion.features.reference import reference_features
+from tests.support.examples import examples
 
 Samples = NDArray[np.float32]
 
@@ -178,7 +180,7 @@ def small_specs(draw: st.DrawFn) -> FeatureSpec:
     return spec
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@examples(60)
 @given(
     spec=small_specs(),
     kind=st.sampled_from([*KINDS, "speech"]),
@@ -198,7 +200,7 @@ def test_any_spec_gives_the_reference_features(
     assert_same(actual[: len(expected)], expected, spec)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     cents=st.floats(-50, 50),
     seed=st.integers(0, 1000),
@@ -220,7 +222,7 @@ def test_the_tuning_is_the_one_librosa_estimates(
     assert TUNING_EDGES[actual] == tuning
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     seed=st.integers(0, 10_000),
     levels=st.integers(2, 5),
@@ -281,37 +283,42 @@ def test_frames_are_shared_where_the_spec_says_so(spec: FeatureSpec) -> None:
     assert computed[-1] + start < spec.natural_frames
 
 
-@settings(deadline=None, max_examples=40)
-@given(data=st.data())
-@pytest.mark.parametrize("name", SPECS)
-def test_a_window_has_the_same_bits_from_any_start(name: str, data: st.DataObject) -> None:
-    """In order, from any window on, with jumps, and interleaved with another stream."""
+WINDOWS = 8
+
+
+@functools.cache
+def in_order(name: str) -> tuple[FeatureSpec, dict[str, Samples], dict[tuple[str, int], bytes]]:
+    """A spec, two voices, and the features of their first windows, read in order."""
     spec = SPECS[name]
-    banks = BANKS.setdefault(name, Banks.from_librosa(spec))
-    count = 8
-    length = spec.window + (count - 1) * spec.hop
+    core = make_core(spec, BANKS.setdefault(name, Banks.from_librosa(spec)))
+    length = spec.window + (WINDOWS - 1) * spec.hop
     sounds = {
         voice: speech(voice, length) + np.float32(0.01) * sound("noise", length, seed)
         for seed, voice in enumerate(("03a01Wa", "16a02Lb"))
     }
     sounds["16a02Lb"][: length // 2] = 0.0  # a gap, as the ring shows it
-
-    def window(voice: str, k: int) -> Samples:
-        return sounds[voice][k * spec.hop :][: spec.window]
-
-    core = make_core(spec, banks)
     streams = {voice: core.stream() for voice in sounds}
     bits = {
-        (voice, k): streams[voice].extract(window(voice, k)).tobytes()
-        for k in range(count)
+        (voice, k): streams[voice].extract(sounds[voice][k * spec.hop :][: spec.window]).tobytes()
+        for k in range(WINDOWS)
         for voice in sounds
     }
-    voices, starts = st.sampled_from(sorted(sounds)), st.integers(0, count - 1)
-    other = make_core(spec, banks)
-    again = {voice: other.stream() for voice in sounds}
+    return spec, sounds, bits
+
+
+@examples(40)
+@given(data=st.data())
+@pytest.mark.parametrize("name", SPECS)
+def test_a_window_has_the_same_bits_from_any_start(name: str, data: st.DataObject) -> None:
+    """In order, from any window on, with jumps, and interleaved with another stream."""
+    spec, sounds, bits = in_order(name)
+    voices, starts = st.sampled_from(sorted(sounds)), st.integers(0, WINDOWS - 1)
+    core = make_core(spec, BANKS[name])
+    streams = {voice: core.stream() for voice in sounds}
     for voice, start in data.draw(st.lists(st.tuples(voices, starts), min_size=1, max_size=4)):
-        for k in range(start, min(count, start + 3)):
-            assert again[voice].extract(window(voice, k)).tobytes() == bits[voice, k]
+        for k in range(start, min(WINDOWS, start + 3)):
+            window = sounds[voice][k * spec.hop :][: spec.window]
+            assert streams[voice].extract(window).tobytes() == bits[voice, k]
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name not in ("original",)])

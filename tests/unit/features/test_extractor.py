@@ -9,12 +9,13 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from speech_emotion.common.bundle.grid import WindowGrid, missing_samples
 from speech_emotion.common.errors import UserError
 from speech_emotion.features.extractor import load_statistics, windows_of
+from tests.support.examples import examples
 from tests.support.extractors import BOX, EXTRACTORS, GRID, SPEC, Samples, speech, without_time
 
 grids = st.integers(1, 40).flatmap(
@@ -66,7 +67,7 @@ def test_a_tenth_may_be_missing(tenth: int) -> None:
 # The analysis ---------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(data=st.data())
 def test_an_extractor_that_resumes_from_a_gate_decides_the_same(
     demo: tuple[Samples, int], data: st.DataObject

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ from bench.gate import colored, fan, gain, harmonics, opened
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.levels import rms_dbfs
 from speech_emotion.features.gate import AdaptiveGate, State, make_gate, transition
+from tests.support.examples import examples
 
 Samples = NDArray[np.float32]
 
@@ -293,7 +294,7 @@ def scene(parts: list[tuple[str, float]]) -> Samples:
     return np.concatenate(made)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(SCENES, GRIDS, st.data())
 def test_a_restored_gate_decides_bit_for_bit_the_same(
     parts: list[tuple[str, float]], grid: tuple[float, float], data: st.DataObject

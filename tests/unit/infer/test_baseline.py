@@ -16,14 +16,16 @@ from speech_emotion.common.bundle.baseline import Baseline
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.wire import internal
 from speech_emotion.infer.baseline import (
     BaselineState,
     Evidence,
     blend,
     observe,
     one_sidedness,
-    weight_of,
+    trust_in,
 )
+from speech_emotion.infer.classify import submission
 from speech_emotion.infer.decision import State, calibrate, speech_of
 
 LABELS = ("angry", "happy", "neutral")
@@ -36,6 +38,7 @@ PARAMETERS = Baseline(
     variety=0.0,
     mixed=0.3,
     one_sided=0.45,
+    temperature=1.0,
 )
 EMPTY = BaselineState.empty(3)
 
@@ -43,7 +46,9 @@ EMPTY = BaselineState.empty(3)
 def bundle(baseline: Baseline | None = PARAMETERS, output: str = "probabilities") -> Bundle:
     return Bundle(
         *(Path(), "test", "0" * 64, LABELS, FeatureSpec(), "dims", output),
-        *(Calibration(temperature=1.5), Decision(), True, baseline),
+        *(Calibration(temperature=1.5), Decision()),
+        speech_output=True,
+        baseline=baseline,
     )
 
 
@@ -86,11 +91,11 @@ def test_a_stream_of_mostly_one_emotion_is_not_compared_with_itself(
     cold: list[float], share: float
 ) -> None:
     state = spoken(([2.0, 0.0, 1.0], 40), cold=cold)  # 20 s: half of the trust
-    weight, found = weight_of(state, PARAMETERS, 2)
-    assert (weight, found) == pytest.approx((0.25 * share, 0.5 * share), abs=1e-9)
+    trust = trust_in(state, PARAMETERS, 2)
+    assert (trust.weight, trust.share) == pytest.approx((0.25 * share, 0.5 * share), abs=1e-9)
     scores, relative = np.log(cold), np.array([3.0, 0.5, 0.0])
     if share == 0.0:
-        blended, temperature = blend(scores, relative, 1.5, state, PARAMETERS, 2)
+        blended, temperature = blend(scores, relative, 1.5, trust, PARAMETERS)
         assert (blended.tolist(), temperature) == (scores.tolist(), 1.5)
 
 
@@ -102,7 +107,7 @@ def test_a_spread_between_utterances_speaks_against_one_emotion() -> None:
         ([3.0, 0.0, 0.0], 10), ([-1.0, 0.0, 0.0], 10), cold=[0.1, 0.4, 0.5]
     )  # deviations of 2: a variance of 4
     assert one_sidedness(varied, to, 2) == pytest.approx(0.4 - 0.1 * math.log(4.1), abs=0.001)
-    assert weight_of(alike, to, 2)[0] == 0.0 < weight_of(varied, to, 2)[0]
+    assert trust_in(alike, to, 2).weight == 0.0 < trust_in(varied, to, 2).weight
     assert one_sidedness(alike, to, None) > one_sidedness(alike, to, 2)  # neutral counts as well
 
 
@@ -132,7 +137,7 @@ def test_the_blend_is_the_documented_formula() -> None:
     cold, relative = np.log([0.2, 0.5, 0.3]), np.array([3.0, 0.5, 0.0])
     mean = (20.0 * np.array([2.0, 0.0, 1.0]) + 10.0 * np.array([1.0, 0.0, -1.0])) / 30.0
     expected = 0.75 * cold + 0.25 * (relative - mean + np.array([0.0, 0.0, 0.5]))
-    scores, temperature = blend(cold, relative, 1.5, state, PARAMETERS, 2)
+    scores, temperature = blend(cold, relative, 1.5, trust_in(state, PARAMETERS, 2), PARAMETERS)
     assert scores == pytest.approx(expected)
     assert temperature == pytest.approx(1.25)
 
@@ -141,11 +146,12 @@ def test_the_same_voice_is_judged_alike_wherever_its_scores_lie() -> None:
     """A constant in all relative scores, as a room adds it, has no effect with much evidence."""
     cold, relative = np.log([0.2, 0.5, 0.3]), np.array([3.0, 0.5, 0.0])
     unshrunk = dataclasses.replace(PARAMETERS, prior_s=0.0)
+    found = []
     for room in ([0.0, 0.0, 0.0], [5.0, -3.0, 1.0]):
         state = spoken(((np.array([1.0, 0.5, 0.0]) + room).tolist(), 60))
-        scores, _ = blend(cold, relative + room, 1.5, state, unshrunk, 2)
-        again = scores if room[0] == 0.0 else again  # noqa: F821
-        assert scores == pytest.approx(again)
+        trust = trust_in(state, unshrunk, 2)
+        found.append(blend(cold, relative + room, 1.5, trust, unshrunk)[0])
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_an_output_that_is_not_finite_has_no_probabilities() -> None:
@@ -177,3 +183,53 @@ def test_a_checkpoint_anywhere_changes_no_bit_and_stays_small(
         state = observe(state, heard, PARAMETERS, ended=ended)
         resumed = observe(resumed, heard, PARAMETERS, ended=ended)
     assert resumed == state
+
+
+class Fixed:
+    """A model with the same output for every window."""
+
+    def predict(self, _: object) -> np.ndarray:
+        return np.array([0.2, 0.2, 0.6, 0.9, 1.0, 0.0, 2.0], np.float32)
+
+
+def heard(kinds: list[str], **window: float) -> list[BaselineState | None]:
+    """The baseline after each window of a stream."""
+    using = dataclasses.replace(
+        bundle(), decision=Decision(min_speech=0.5, clipped_fraction=0.1, too_quiet_dbfs=-60.0)
+    )
+    spec = using.spec
+    state, found = State(baseline=EMPTY), []
+    for seq, kind in enumerate(kinds):
+        one = internal.Window(
+            *("main", "r", "s", seq, seq * spec.hop, seq * spec.hop + spec.window, kind),
+            **{"rms_db": -30.0, "clipped": 0.0, "lost": 0, "skipped": 0, "captured": 0.0} | window,
+            time=None,
+            features_ms=0.0,
+            gate=[],
+            features=bytes(4 * spec.n_frames * spec.dims) if kind == "speech" else None,
+        )
+        submit, state = submission(one, state, Fixed(), using)  # type: ignore[arg-type]
+        assert State.from_map(submit.decision) == state
+        found.append(state.baseline)
+    return found
+
+
+@pytest.mark.parametrize("ending", [["silence", "silence"], ["gap"]])
+def test_silence_and_gaps_end_the_utterance_and_keep_the_baseline(ending: list[str]) -> None:
+    *_, before, after = heard(["speech"] * 4 + ending)
+    assert after is not None
+    assert after.seconds == 2.0
+    assert after.total == pytest.approx([2.0, 0.0, 4.0])
+    assert before is not None
+    assert before.seconds == 0.0
+    later = heard(["speech"] * 4 + ending + ["gap"] * 50 + ["silence"] * 50)[-1]
+    assert later == after
+
+
+@pytest.mark.parametrize("flaw", [{"clipped": 0.5}, {"rms_db": -70.0}])
+def test_flawed_sound_is_no_evidence(flaw: dict[str, float]) -> None:
+    assert heard(["speech"] * 4 + ["gap"], **flaw)[-1] == EMPTY
+
+
+def test_the_end_of_a_stream_forgets_it() -> None:
+    assert heard(["speech", "end"])[-1] is None

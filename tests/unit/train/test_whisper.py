@@ -15,7 +15,6 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.train.data.clips import Clip
 from speech_emotion.train.data.corpora import read_corpus
 from speech_emotion.train.data.soft_targets import cell_weights, read_votes, soft_targets
-from speech_emotion.train.evaluation.held_out import label_rates, operating_point
 from speech_emotion.train.model.whisper.discriminant import (
     common_means,
     moments,
@@ -313,21 +312,3 @@ def test_a_speaker_is_in_one_fold() -> None:
         assert len(set(fold[speaker == name].tolist())) == 1
     for name in ("A", "B"):
         assert set(fold[corpus == name].tolist()) == {0, 1, 2, 3}
-
-
-def test_false_labels_and_found_emotions() -> None:
-    truth = np.array([2, 2, 2, 2, 0, 0, 1, 3])
-    top = np.array([2, 0, 1, 2, 0, 0, 0, 3])
-    sure = np.array([True, True, False, True, True, False, True, True])
-    found = label_rates(truth, top, sure)
-    assert found == {"false_per_100": 25.0, "found_per_100": 50.0}
-
-
-def test_the_operating_point_is_the_lowest_threshold_with_few_false_labels() -> None:
-    rows = [
-        {"threshold": 0.4, "false_per_100": 9.0},
-        {"threshold": 0.5, "false_per_100": 4.9},
-        {"threshold": 0.6, "false_per_100": 2.0},
-    ]
-    assert operating_point(rows, 5.0) == 0.5
-    assert operating_point(rows, 1.0) == 1.0

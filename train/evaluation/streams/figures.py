@@ -3,53 +3,78 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from speech_emotion.common.bundle.baseline import Baseline
-from speech_emotion.infer.baseline import BaselineState, Evidence, blend, observe
-from speech_emotion.train.evaluation.metrics import RESAMPLES, ece, recall
+from speech_emotion.infer.baseline import BaselineState, Evidence, observe, trust_in
+from speech_emotion.train.evaluation.metrics import RESAMPLES, ece
 from speech_emotion.train.evaluation.streams.scenarios import SCENARIOS, Stream
-from speech_emotion.train.evaluation.streams.window_outputs import Index, Matrix, WindowOutputs
+from speech_emotion.train.evaluation.streams.window_outputs import (
+    Index,
+    Matrix,
+    Parameters,
+    WindowOutputs,
+)
 
 AFTER = (0, 1, 5, 20)
 """Numbers of utterances heard before the judged ones."""
 HOP_S = 0.5
 WINDOW_S = 3.0
-WORST = 0.01
-"""Largest loss of UAR against no baseline that is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamStates:
-    """The baselines of streams. They do not depend on most parameters, so they are kept.
+    """Streams of one scenario and corpus, and what was heard of them.
+
+    They depend on no parameter but `memory_s`, so they are kept while others are chosen.
 
     Attributes:
-        streams: what is judged.
-        states: per stream, the state after each number of utterances in `AFTER`.
+        states: per number of utterances in `AFTER`, the baseline of each stream.
+        stream: stream of each judged clip, (judged,).
+        clips: judged clips, (judged,).
+        speaker: speaker of each judged clip, (judged,).
+        rows: their windows, clip by clip, (windows,).
+        first: position in `rows` of each clip's first window, (judged,).
     """
 
     outputs: WindowOutputs
-    streams: list[Stream]
     states: list[list[BaselineState]]
+    stream: Index
+    clips: Index
+    speaker: Index
+    rows: Index
+    first: Index
 
 
-def listen(outputs: WindowOutputs, streams: Iterable[Stream], to: Baseline) -> StreamStates:
+def listen(outputs: WindowOutputs, streams: Sequence[Stream], to: Baseline) -> StreamStates:
     """The baselines of streams after some of their utterances, by the code that runs live."""
-    clips = _evidence(outputs)
-    streams = list(streams)
-    states = []
+    evidence = _evidence(outputs)
+    states: list[list[BaselineState]] = [[] for _ in AFTER]
     for stream in streams:
-        state, kept = BaselineState.empty(len(outputs.labels)), []
+        state = BaselineState.empty(len(outputs.labels))
+        for clip in stream.before:
+            state = observe(state, evidence[clip], to, ended=True)
         for number in range(max(AFTER) + 1):
             if number in AFTER:
-                kept.append(state)
+                states[AFTER.index(number)].append(state)
             if number < max(AFTER):
-                state = observe(state, clips[stream.history[number]], to, ended=True)
-        states.append(kept)
-    return StreamStates(outputs, streams, states)
+                state = observe(state, evidence[stream.history[number]], to, ended=True)
+    length = [len(stream.tests) for stream in streams]
+    clips = np.concatenate([stream.tests for stream in streams])
+    rows = outputs.windows_of(clips)
+    windows = np.bincount(outputs.clip, minlength=outputs.clips)[clips]
+    return StreamStates(
+        outputs,
+        states,
+        stream=np.repeat(np.arange(len(streams)), length),
+        clips=clips,
+        speaker=np.repeat([stream.speaker for stream in streams], length),
+        rows=rows,
+        first=np.cumsum(windows) - windows,
+    )
 
 
 def _evidence(outputs: WindowOutputs) -> list[Evidence | None]:
@@ -67,7 +92,9 @@ def _evidence(outputs: WindowOutputs) -> list[Evidence | None]:
         for table in (outputs.relative, np.exp(outputs.cold))
     )
     return [
-        Evidence(relative[k] / seconds[k], cold[k] / seconds[k], seconds[k]) if seconds[k] else None
+        Evidence(relative[k] / seconds[k], cold[k] / seconds[k], float(seconds[k]))
+        if seconds[k]
+        else None
         for k in range(outputs.clips)
     ]
 
@@ -85,7 +112,22 @@ class Judged:
     truth: Index
     probabilities: Matrix
 
-    def tables(self) -> np.ndarray:
+    def labelled(self, to: Parameters, neutral: int) -> dict[str, float]:
+        """Of 100 neutral utterances, those with another label; of 100 others, those with theirs."""
+        scores = np.log(np.maximum(self.probabilities, 1e-12))
+        scores /= to.calibration.utterance_temperature
+        raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+        raised /= raised.sum(axis=1, keepdims=True)
+        label = (scores + np.array(to.decision.bias or 0.0)).argmax(axis=1)
+        confidence = raised[np.arange(len(label)), label]
+        sure, calm = confidence >= to.decision.min_utterance_confidence, self.truth == neutral
+        false, found = sure & (label != neutral), sure & (label == self.truth)
+        return {
+            "false_per_100": 100.0 * float(false[calm].mean()) if calm.any() else 0.0,
+            "found_per_100": 100.0 * float(found[~calm].mean()) if (~calm).any() else 0.0,
+        }
+
+    def tables(self) -> Index:
         """Counts by (speaker, true label, predicted label)."""
         n = self.probabilities.shape[1]
         found = np.zeros((int(self.speaker.max()) + 1, n, n), np.int64)
@@ -93,34 +135,32 @@ class Judged:
         return found
 
 
-def judge(heard: StreamStates, after: int, temperature: float, to: Baseline) -> Judged:
-    """The judged utterances of streams after `AFTER[after]` utterances.
+def judge(heard: StreamStates, after: int | None, temperature: float, to: Baseline) -> Judged:
+    """The judged utterances of streams.
 
     Args:
+        after: position in `AFTER` of the number of utterances heard; None: without a baseline.
         temperature: of the scores without a baseline.
+        to: parameters; its `prior` and `bias` are replaced by those of the outputs.
     """
-    outputs, speakers, truth, found = heard.outputs, [], [], []
-    neutral = outputs.labels.index("neutral")
+    outputs, rows = heard.outputs, heard.rows
     to = dataclasses.replace(to, prior=(0.0,) * len(outputs.labels), bias=tuple(outputs.bias))
-    for stream, states in zip(heard.streams, heard.states, strict=True):
-        rows = outputs.windows_of(stream.tests)
-        cold, relative = outputs.cold[rows], outputs.relative[rows]
-        scores, heat = blend(cold, relative, temperature, states[after], to, neutral)
-        scores = scores / heat
-        raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-        raised /= raised.sum(axis=1, keepdims=True)
-        found.append(_means(raised, outputs.clip[rows]))
-        truth.append(outputs.truth[stream.tests])
-        speakers.append(np.full(len(stream.tests), stream.speaker))
-    return Judged(np.concatenate(speakers), np.concatenate(truth), np.concatenate(found))
-
-
-def _means(values: Matrix, clip: Index) -> Matrix:
-    """Mean per clip; the rows of a clip follow each other."""
-    first = np.flatnonzero(np.diff(clip, prepend=-1))
-    length = np.diff(np.append(first, len(clip)))
-    mean: Matrix = np.add.reduceat(values, first, axis=0) / length[:, np.newaxis]
-    return mean
+    neutral = outputs.labels.index("neutral")
+    empty = [BaselineState.empty(len(outputs.labels))] * len(heard.states[0])
+    states = empty if after is None else heard.states[after]
+    earned = [trust_in(state, to, neutral) for state in states]
+    windows = np.diff(np.append(heard.first, len(rows)))
+    stream = np.repeat(heard.stream, windows)
+    weight = np.array([one.weight for one in earned])[stream, np.newaxis]
+    share = np.array([one.share for one in earned])[stream, np.newaxis]
+    offset = np.stack([one.offset for one in earned])[stream]
+    # As `infer.baseline.blend`, for all windows at once; a test compares the two.
+    scores = (1.0 - weight) * outputs.cold[rows] + weight * (outputs.relative[rows] + offset)
+    scores /= temperature + share * (to.temperature - temperature)
+    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+    raised /= raised.sum(axis=1, keepdims=True)
+    mean = np.add.reduceat(raised, heard.first, axis=0) / windows[:, np.newaxis]
+    return Judged(heard.speaker, outputs.truth[heard.clips], mean)
 
 
 def make_streams(outputs: WindowOutputs, scenario: str, seeds: Sequence[int]) -> list[Stream]:
@@ -129,58 +169,85 @@ def make_streams(outputs: WindowOutputs, scenario: str, seeds: Sequence[int]) ->
     return [stream for seed in seeds for stream in maker(outputs, np.random.default_rng([seed, 1]))]
 
 
-def figures(
-    corpora: Sequence[WindowOutputs], temperature: float, to: Baseline, seeds: Sequence[int]
-) -> dict[str, Any]:
-    """Scenario → corpus → figures after each number of utterances, and what the rule says."""
-    found: dict[str, Any] = {"scenarios": {}}
+Heard = dict[str, dict[str, StreamStates]]
+
+
+def listen_to_all(corpora: Sequence[WindowOutputs], to: Baseline, seeds: Sequence[int]) -> Heard:
+    """Scenario → corpus → its streams, without corpora and scenarios that have none."""
+    found: Heard = {}
     for scenario in SCENARIOS:
-        rows = found["scenarios"][scenario] = {}
-        for outputs in corpora:
-            heard = listen(outputs, make_streams(outputs, scenario, seeds), to)
-            if heard.streams:
-                rows[outputs.name] = _row(heard, temperature, to)
-    found["summary"] = summary(found["scenarios"])
+        streams = {outputs.name: make_streams(outputs, scenario, seeds) for outputs in corpora}
+        rows = {
+            outputs.name: listen(outputs, streams[outputs.name], to)
+            for outputs in corpora
+            if streams[outputs.name]
+        }
+        if rows:
+            found[scenario] = rows
     return found
 
 
-def _row(heard: StreamStates, temperature: float, to: Baseline) -> dict[str, Any]:
+def figures(heard: Heard, given: Parameters, to: Mapping[str, Baseline]) -> dict[str, Any]:
+    """Scenario → corpus → figures after each number of utterances, and a summary.
+
+    Args:
+        given: calibration and decision.
+        to: the parameters of the baseline for each corpus.
+    """
+    scenarios = {
+        scenario: {name: _row(one, given, to[name]) for name, one in rows.items()}
+        for scenario, rows in heard.items()
+    }
+    return {"scenarios": scenarios, "summary": summary(scenarios)}
+
+
+def _row(heard: StreamStates, given: Parameters, to: Baseline) -> dict[str, Any]:
+    temperature, neutral = given.calibration.temperature, heard.outputs.labels.index("neutral")
     judged = [judge(heard, k, temperature, to) for k in range(len(AFTER))]
-    tables = [one.tables() for one in judged]
+    without = judge(heard, None, temperature, to)
+    tables, cold = [one.tables() for one in judged], without.tables()
     row: dict[str, Any] = {
         "speakers": len(np.unique(judged[0].speaker)),
         "judged": len(judged[0].truth),
+        "cold": {"uar": uar_of(cold.sum(axis=0)), **without.labelled(given, neutral)},
         "after": {},
     }
     for number, one, table in zip(AFTER, judged, tables, strict=True):
         right = one.probabilities.argmax(axis=1) == one.truth
         row["after"][str(number)] = {
             "uar": uar_of(table.sum(axis=0)),
-            "gain": uar_of(table.sum(axis=0)) - uar_of(tables[0].sum(axis=0)),
-            "gain_ci": gain_interval(tables[0], table),
+            "gain": uar_of(table.sum(axis=0)) - uar_of(cold.sum(axis=0)),
+            "gain_ci": gain_interval(cold, table),
             "ece": ece(right, one.probabilities.max(axis=1)),
+            **one.labelled(given, neutral),
         }
     return row
 
 
-def uar_of(table: np.ndarray) -> float:
+def uar_of(table: Index) -> float:
     """UAR of a confusion matrix."""
-    return float(recall(table).mean())
+    return float(_uars(table))
 
 
-def gain_interval(cold: np.ndarray, warm: np.ndarray, seed: int = 0) -> list[float]:
+def gain_interval(cold: Index, warm: Index, seed: int = 0) -> list[float]:
     """95 % bootstrap interval over speakers of the difference of two UARs.
 
     Args:
         cold, warm: confusion matrices per speaker, (speakers, labels, labels).
     """
-    rng = np.random.default_rng(seed)
     there = np.flatnonzero(cold.sum(axis=(1, 2)))
-    drawn = []
-    for _ in range(RESAMPLES):
-        counts = np.bincount(rng.choice(there, len(there)), minlength=len(cold))
-        drawn.append(uar_of(np.tensordot(counts, warm, 1)) - uar_of(np.tensordot(counts, cold, 1)))
-    return [float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))]
+    drawn = np.random.default_rng(seed).choice(there, (RESAMPLES, len(there)))
+    counts = np.stack([np.bincount(one, minlength=len(cold)) for one in drawn])
+    difference = _uars(np.tensordot(counts, warm, 1)) - _uars(np.tensordot(counts, cold, 1))
+    return [float(np.quantile(difference, 0.025)), float(np.quantile(difference, 0.975))]
+
+
+def _uars(tables: Index) -> Matrix:
+    """UAR of each confusion matrix (…, labels, labels); labels that do not occur do not count."""
+    totals = tables.sum(axis=-1)
+    right = np.diagonal(tables, axis1=-2, axis2=-1)
+    found: Matrix = (right / np.maximum(totals, 1)).sum(axis=-1) / (totals > 0).sum(axis=-1)
+    return found
 
 
 def summary(scenarios: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -192,28 +259,55 @@ def summary(scenarios: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             each = {name: row["after"][number] for name, row in rows.items()}
             worst = min(each, key=lambda name: each[name]["gain"])
             found[scenario][number] = {
-                "uar": float(np.mean([one["uar"] for one in each.values()])),
-                "gain": float(np.mean([one["gain"] for one in each.values()])),
-                "ece": float(np.mean([one["ece"] for one in each.values()])),
+                **{
+                    key: float(np.mean([one[key] for one in each.values()]))
+                    for key in ("uar", "gain", "ece", "false_per_100", "found_per_100")
+                },
                 "worst": worst,
                 "worst_gain": each[worst]["gain"],
-                "kept": each[worst]["gain"] >= -WORST,
+                "worst_ci": each[worst]["gain_ci"],
             }
     return found
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The summary as a Markdown table."""
-    heads = [f"after {number}" for number in AFTER]
-    lines = [
-        f"| stream | {' | '.join(heads)} | worst corpus after {', '.join(map(str, AFTER[1:]))} |",
-        f"|---|{'---|' * (len(AFTER) + 1)}",
-    ]
-    for scenario, rows in found["summary"].items():
-        cells = [f"{100 * rows[str(number)]['uar']:.1f}" for number in AFTER]
-        worst = [
-            f"{100 * rows[str(number)]['worst_gain']:+.1f} {rows[str(number)]['worst']}"
-            for number in AFTER[1:]
+    """UAR of each scenario as a Markdown table."""
+    rows = []
+    for scenario, after in found["summary"].items():
+        cells = [f"{100 * _cold(found, scenario, 'uar'):.1f}"]
+        for number in map(str, AFTER):
+            one = after[number]
+            cells.append(f"{100 * one['uar']:.1f} ({100 * one['gain']:+.1f})")
+        last = after[str(AFTER[-1])]
+        low, high = last["worst_ci"]
+        worst = f"{last['worst']} {100 * last['worst_gain']:+.1f}"
+        cells.append(f"{worst} ({100 * low:+.1f} to {100 * high:+.1f})")
+        rows.append([scenario, *cells])
+    heads = ["stream", "cold", *(f"after {n}" for n in AFTER), f"worst corpus after {AFTER[-1]}"]
+    return _markdown(heads, rows)
+
+
+def label_table(found: Mapping[str, Any]) -> str:
+    """False labels and emotions found by the bundle's decision, as a Markdown table."""
+    rows = []
+    for scenario, after in found["summary"].items():
+        cells = [
+            f"{_cold(found, scenario, 'false_per_100'):.1f} / "
+            f"{_cold(found, scenario, 'found_per_100'):.1f}"
         ]
-        lines.append(f"| {scenario} | {' | '.join(cells)} | {', '.join(worst)} |")
-    return "\n".join(lines)
+        cells += [
+            f"{after[str(n)]['false_per_100']:.1f} / {after[str(n)]['found_per_100']:.1f}"
+            for n in AFTER
+        ]
+        rows.append([scenario, *cells])
+    return _markdown(["stream", "cold", *(f"after {n}" for n in AFTER)], rows)
+
+
+def _cold(found: Mapping[str, Any], scenario: str, key: str) -> float:
+    """Mean over the corpora of a figure without a baseline."""
+    return float(np.mean([row["cold"][key] for row in found["scenarios"][scenario].values()]))
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

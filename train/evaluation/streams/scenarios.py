@@ -22,6 +22,7 @@ class Stream:
 
     Attributes:
         speaker: number of the speaker to whom the figures belong.
+        before: clips that are heard before the count of utterances begins.
         history: clips in the order in which they are heard, (HISTORY,).
         tests: clips that are judged after any part of the history, (tests,).
     """
@@ -29,6 +30,7 @@ class Stream:
     speaker: int
     history: Index
     tests: Index
+    before: Index = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 Maker = Callable[[WindowOutputs, np.random.Generator], Iterator[Stream]]
@@ -43,7 +45,8 @@ def halves(
     """
     pools, tests = [], []
     for label in range(len(outputs.labels)):
-        mine = np.flatnonzero((outputs.speaker == speaker) & (outputs.truth == label))
+        mine = (outputs.speaker == speaker) & (outputs.truth == label) & outputs.plain
+        mine = np.flatnonzero(mine)
         mine = chance.permutation(mine)
         half = (len(mine) + 1) // 2
         pools.append(mine[:half])
@@ -128,16 +131,36 @@ def in_turn(share: float) -> Maker:
 
 
 def another_voice(share: float) -> Maker:
-    """The history is another speaker's: a new voice, and another device, in the middle."""
+    """A change in the middle: first another speaker, then this one.
+
+    In corpora that people recorded by themselves it is another microphone and room, too.
+    """
 
     def make(outputs: WindowOutputs, chance: np.random.Generator) -> Iterator[Stream]:
         shares, number = _shares(outputs, share), int(outputs.speaker.max()) + 1
         for speaker in range(number):
             other = int(chance.choice([s for s in range(number) if s != speaker]))
-            _, tests = halves(outputs, speaker, chance)
-            history = drawn(halves(outputs, other, chance)[0], shares, HISTORY, chance)
-            if history is not None and len(tests):
-                yield Stream(speaker, history, tests)
+            pools, tests = halves(outputs, speaker, chance)
+            history = drawn(pools, shares, HISTORY, chance)
+            before = drawn(halves(outputs, other, chance)[0], shares, HISTORY, chance)
+            if history is not None and before is not None and len(tests):
+                yield Stream(speaker, history, tests, before)
+
+    return make
+
+
+def another_microphone(share: float) -> Maker:
+    """A change in the middle: the same speaker through another microphone."""
+
+    def make(outputs: WindowOutputs, chance: np.random.Generator) -> Iterator[Stream]:
+        shares = _shares(outputs, share)
+        for speaker in range(int(outputs.speaker.max()) + 1):
+            pools, tests = halves(outputs, speaker, chance)
+            before, history = (drawn(pools, shares, HISTORY, chance) for _ in range(2))
+            if before is None or history is None or not len(tests):
+                continue
+            if (outputs.twin[[*history, *tests]] >= 0).all():
+                yield Stream(speaker, outputs.twin[history], outputs.twin[tests], before)
 
     return make
 
@@ -157,5 +180,6 @@ SCENARIOS: dict[str, Maker] = {
     "one emotion only": one_label(others=False),
     "one emotion, then all": one_label(others=True),
     "speakers in turn": in_turn(0.7),
-    "another voice": another_voice(0.7),
+    "another voice in the middle": another_voice(0.7),
+    "another microphone in the middle": another_microphone(0.7),
 }

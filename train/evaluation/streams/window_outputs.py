@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_emotion.common.bundle.baseline import Baseline, read_baseline
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.errors import UserError
 
 Matrix = NDArray[np.float64]
@@ -31,6 +34,8 @@ class WindowOutputs:
         clip: number of the window's clip, 0 to clips - 1, (windows,).
         truth: label of each clip, (clips,).
         speaker: number of each clip's speaker, 0 to speakers - 1, (clips,).
+        twin: the same clip through another microphone, (clips,); -1 without one.
+        plain: the clip is no such twin, (clips,).
         bias: of the relative scores, (labels,).
     """
 
@@ -42,6 +47,8 @@ class WindowOutputs:
     clip: Index
     truth: Index
     speaker: Index
+    twin: Index
+    plain: NDArray[np.bool_]
     bias: Matrix
 
     @property
@@ -53,6 +60,49 @@ class WindowOutputs:
         begins = np.searchsorted(self.clip, clips)
         ends = np.searchsorted(self.clip, clips, side="right")
         return np.concatenate([np.arange(b, e) for b, e in zip(begins, ends, strict=True)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What a bundle does with the outputs.
+
+    Attributes:
+        baseline: its `prior` and `bias` are not used: the outputs have their own.
+        calibration: its temperatures; that of an utterance is applied to its mean probabilities.
+        decision: from `min_speech` on a window counts for a baseline; its bias and
+            `min_utterance_confidence` give an utterance its label.
+    """
+
+    baseline: Baseline
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    decision: Decision = dataclasses.field(default_factory=lambda: Decision(min_speech=0.7))
+
+
+def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
+    """The parameters of a bundle, or the defaults, with `settings` such as `trust=0.5`.
+
+    Raises:
+        UserError: the bundle is not valid, or a setting is no number of [baseline].
+    """
+    nothing: tuple[float, ...] = (0.0,) * 4
+    found = Parameters(Baseline(nothing, nothing))
+    if folder is not None:
+        bundle = load_bundle(folder)
+        usual = bundle.baseline or found.baseline
+        found = Parameters(usual, bundle.calibration, bundle.decision)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        try:
+            values[key] = float(value)
+        except ValueError:
+            raise UserError(f"--set {setting}: must be KEY=NUMBER") from None
+    table = {**dataclasses.asdict(found.baseline), **values}
+    table |= {key: list(table[key]) for key in ("prior", "bias")}
+    whole = {"relative_output": True, "baseline": table}
+    baseline = read_baseline(whole, len(found.baseline.prior), "--set")
+    assert baseline is not None
+    return dataclasses.replace(found, baseline=baseline)
 
 
 def read_outputs(files: Sequence[Path], min_speech: float) -> list[WindowOutputs]:
@@ -88,8 +138,11 @@ def _read(file: Path, min_speech: float) -> list[WindowOutputs]:
 
 def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> WindowOutputs:
     rows = np.flatnonzero(table["corpus"] == name)
-    rows = rows[np.argsort(table["clip"][rows], kind="stable")]
-    clips, first, clip = np.unique(table["clip"][rows], return_index=True, return_inverse=True)
+    rendering = table.get("rendering", np.zeros(len(table["clip"]), np.int8)).astype(np.int64)
+    number = 2 * table["clip"].astype(np.int64) + (rendering > 0)
+    rows = rows[np.argsort(number[rows], kind="stable")]
+    clips, first, clip = np.unique(number[rows], return_index=True, return_inverse=True)
+    place = {int(clip): k for k, clip in enumerate(clips)}
     # A prior per window belongs to the model of the window's fold.
     prior = table["prior"] if table["prior"].ndim == 1 else table["prior"][rows]
     bias = table["bias"] if table["bias"].ndim == 1 else table["bias"][rows].mean(axis=0)
@@ -104,5 +157,7 @@ def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> Win
         speaker=np.unique(table["speaker"][rows][first], return_inverse=True)[1].reshape(
             len(clips)
         ),
+        twin=np.array([-1 if clip % 2 else place.get(int(clip) + 1, -1) for clip in clips]),
+        plain=clips % 2 == 0,
         bias=bias.astype(np.float64),
     )

@@ -56,12 +56,6 @@ class Moments:
     present: NDArray[np.bool_]
     within: Matrix
 
-    def scaled(self, mean: Matrix, std: Matrix) -> Moments:
-        """The moments of (x - mean) / std."""
-        within = self.within / std
-        within /= std[:, np.newaxis]
-        return Moments((self.means - mean) / std, self.present, within)
-
 
 def label_weights(targets: Matrix) -> Matrix:
     """Weight per window of a corpus, (windows,), by which its labels have equal sums."""
@@ -125,20 +119,33 @@ class Discriminant:
         return np.asarray(x @ self.weight + self.bias, np.float32)
 
 
-def solve(corpora: Sequence[Moments], *, spread: float, ridge: float) -> Discriminant:
+def solve(
+    corpora: Sequence[Moments],
+    *,
+    spread: float,
+    ridge: float,
+    deviation: Matrix | float = 1.0,
+    centre: Matrix | float = 0.0,
+) -> Discriminant:
     """The discriminant of some corpora, weighted equally.
 
     Args:
         spread: weight of the variance of the labels' means between corpora.
-        ridge: variance added to every column; columns have variance 1.
+        ridge: variance added to every column, in units of its `deviation` squared.
+        deviation: standard deviation of each column, (columns,).
+        centre: point from which the labels' biases are measured, (columns,).
     """
-    noise = np.mean([m.within for m in corpora], axis=0)
+    noise = np.zeros_like(corpora[0].within)
+    for part in corpora:
+        noise += part.within
+    noise /= len(corpora)
     means, moved = common_means(corpora)
     noise += spread * (moved.T @ moved)
-    noise[np.diag_indices(len(noise))] += ridge
+    noise[np.diag_indices(len(noise))] += ridge * np.square(deviation)
     wanted = (means - means.mean(axis=0)).T
     weight = linalg.solve(noise, wanted, assume_a="pos", overwrite_a=True).astype(np.float32)
-    return Discriminant(weight, -0.5 * np.einsum("kd,dk->k", means, weight))
+    bias = -0.5 * np.einsum("kd,dk->k", means - centre, weight)
+    return Discriminant(weight, bias - np.broadcast_to(centre, len(weight)) @ weight)
 
 
 def common_means(corpora: Sequence[Moments], rounds: int = 20) -> tuple[Matrix, Matrix]:

@@ -113,6 +113,21 @@ def _statistics(inputs: Any, weights: Weights, names: Sequence[str]) -> list[Any
 
 
 @dataclasses.dataclass(frozen=True)
+class Relative:
+    """Relative scores: linear in the standardized columns; a stream's mean is subtracted in use.
+
+    Attributes:
+        weight: (columns, labels).
+        bias: of the scores after the subtraction, (labels,).
+        prior: mean of the scores over the training corpora, (labels,).
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    prior: NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
 class Head:
     """Linear outputs on the pooled statistics: labels and speech.
 
@@ -121,6 +136,7 @@ class Head:
         mean, std: of each column, (columns,).
         weight, bias: of the scores of the labels, (columns, labels) and (labels,).
         speech_weight, speech_bias: of the score of speech, (columns,) and ().
+        relative: of the relative scores; None without them.
     """
 
     names: tuple[str, ...]
@@ -130,21 +146,26 @@ class Head:
     bias: NDArray[np.float32]
     speech_weight: NDArray[np.float32]
     speech_bias: float
+    relative: Relative | None = None
 
     def outputs(self, x: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Probabilities of the labels and of speech for statistics (windows, columns)."""
+        """Outputs for statistics (windows, columns), (windows, labels + 1 or 2 * labels + 1).
+
+        Probabilities of the labels and of speech, then the relative scores of the labels.
+        """
         z = (x.astype(np.float32) - self.mean) / self.std
         scores = z @ self.weight + self.bias
         scores -= scores.max(axis=1, keepdims=True)
         raised = np.exp(scores)
         speech = 1.0 / (1.0 + np.exp(-(z @ self.speech_weight + self.speech_bias)))
-        return np.concatenate(
-            [raised / raised.sum(axis=1, keepdims=True), speech[:, np.newaxis]], axis=1
-        ).astype(np.float32)
+        found = [raised / raised.sum(axis=1, keepdims=True), speech[:, np.newaxis]]
+        if self.relative is not None:
+            found.append(z @ self.relative.weight)
+        return np.concatenate(found, axis=1).astype(np.float32)
 
 
 def emotion_graph(weights: Weights, head: Head, frames: int, bands: int = 80) -> Any:
-    """A Keras model from a window (1, frames, bands) to `head`'s probabilities.
+    """A Keras model from a window (1, frames, bands) to `head`'s outputs.
 
     The head stays in float32: it is small, and 8-bit weights would lose accuracy.
     """
@@ -154,14 +175,16 @@ def emotion_graph(weights: Weights, head: Head, frames: int, bands: int = 80) ->
     inputs = keras.Input((frames, bands), batch_size=1)
     parts = _statistics(inputs, weights, head.names)
     z = (ops.concatenate(parts, axis=1) - constant(head.mean)) * constant(1.0 / head.std)
-    rows = [*head.weight.T, head.speech_weight]
-    bias = [*head.bias, head.speech_bias]
-    scores = [
-        ops.sum(z * constant(row), axis=1, keepdims=True) + float(b)
-        for row, b in zip(rows, bias, strict=True)
-    ]
-    labels = ops.softmax(ops.concatenate(scores[:-1], axis=1), axis=1)
-    return keras.Model(inputs, ops.concatenate([labels, ops.sigmoid(scores[-1])], axis=1))
+
+    def score(row: NDArray[np.float32], bias: float) -> Any:
+        return ops.sum(z * constant(row), axis=1, keepdims=True) + float(bias)
+
+    scores = [score(row, b) for row, b in zip(head.weight.T, head.bias, strict=True)]
+    found = [ops.softmax(ops.concatenate(scores, axis=1), axis=1)]
+    found.append(ops.sigmoid(score(head.speech_weight, head.speech_bias)))
+    if head.relative is not None:
+        found += [score(row, 0.0) for row in head.relative.weight.T]
+    return keras.Model(inputs, ops.concatenate(found, axis=1))
 
 
 def run(interpreter: Any, window: NDArray[np.float32]) -> NDArray[np.float32]:

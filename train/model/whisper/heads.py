@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +14,9 @@ from scipy.optimize import minimize
 from speech_emotion.train.data.clips import LABEL_SETS, Clip, mapping
 from speech_emotion.train.data.soft_targets import Votes, cell_weights, soft_targets
 from speech_emotion.train.model.whisper.discriminant import (
+    Discriminant,
     Matrix,
+    Moments,
     Sums,
     add_up,
     label_weights,
@@ -22,13 +25,16 @@ from speech_emotion.train.model.whisper.discriminant import (
     speaker_folds,
     standard,
 )
-from speech_emotion.train.model.whisper.graph import Head, blocks
+from speech_emotion.train.model.whisper.graph import Head, Relative, blocks
+from speech_emotion.train.model.whisper.relative import PRIOR_NEUTRAL, subtract_usual_sounds
 from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
 
 log = logging.getLogger("train")
 
 LABELS = LABEL_SETS["four"]
 NEUTRAL = LABELS.index("neutral")
+LEAST_CORPORA = 2
+"""Fewest corpora that one head of an average is trained on."""
 SPEECH_RIDGE = 1e-3
 SPEECH_STATISTIC = "rest3"
 """Statistic of the speech output if the recipe has it; otherwise all its statistics."""
@@ -49,6 +55,9 @@ class HeadRecipe:
         spread, ridge: of the discriminant, see `discriminant.solve`.
         scale: divisor of the scores; makes the probabilities roughly calibrated before the
             bundle's temperatures.
+        average: use the mean of the heads that leave one corpus each out of training, where that
+            leaves at least two.
+        relative: add relative scores, see `relative`.
         copies: number of simulated recordings of every clip, in addition to the clean one.
         corpora: names of the corpora to train on; empty for all. The other selected corpora are
             for evaluation only.
@@ -60,6 +69,8 @@ class HeadRecipe:
     spread: float = 1.0
     ridge: float = 1.0
     scale: float = 2.0
+    average: bool = False
+    relative: bool = False
     copies: int = 1
     corpora: tuple[str, ...] = ()
 
@@ -139,6 +150,7 @@ class WindowSums:
         training_set: clips and window statistics.
         recipe: of the heads.
         sums: (corpus, fold) → sums of (x - shift) / scale.
+        relative_sums: the same of x relative to the speaker's usual sound; empty without.
         shift, scale: per column, (columns,), for numerical accuracy only.
         fold: fold index per clip, (clips,).
     """
@@ -149,6 +161,7 @@ class WindowSums:
     shift: Matrix
     scale: Matrix
     fold: Index
+    relative_sums: Mapping[tuple[str, int], Sums] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> Index:
@@ -186,6 +199,8 @@ def sum_windows(
     clean = renderings[0].x[:, columns].astype(np.float32)
     shift, scale = clean.mean(axis=0), clean.std(axis=0) + 1e-4
     sums: dict[tuple[str, int], Sums] = {}
+    relative_sums: dict[tuple[str, int], Sums] = {}
+    rng = np.random.default_rng(seed)
     for name in np.unique(corpus):
         rows = [np.flatnonzero(corpus[r.clip] == name) for r in renderings]
         clip = np.concatenate([r.clip[k] for r, k in zip(renderings, rows, strict=True)])
@@ -202,34 +217,89 @@ def sum_windows(
         for k in range(folds):
             inside = fold[clip] == k
             sums[str(name), k] = add_up(x[inside], soft[inside], weight[inside])
+        if recipe.relative:
+            ends = np.cumsum([0, *(len(k) for k in rows)])
+            for start, stop in itertools.pairwise(ends):
+                subtract_usual_sounds(
+                    x[start:stop], clip[start:stop], training_set.speaker, truth == NEUTRAL, rng
+                )
+            for k in range(folds):
+                inside = fold[clip] == k
+                relative_sums[str(name), k] = add_up(x[inside], soft[inside], weight[inside])
         log.info("summed up %s: %d windows", name, len(clip))
-    return WindowSums(training_set, recipe, sums, shift, scale, fold)
+    return WindowSums(training_set, recipe, sums, shift, scale, fold, relative_sums)
 
 
 def fit_head(window_sums: WindowSums, corpora: Sequence[str], folds: Sequence[int]) -> Head:
     """A head trained on some folds of some corpora."""
     training_set, recipe = window_sums.training_set, window_sums.recipe
-    parts = []
-    for name in corpora:
-        whole = window_sums.sums[name, folds[0]]
-        for k in folds[1:]:
-            whole = whole + window_sums.sums[name, k]
-        parts.append(moments_of(whole))
+    parts = [_moments(window_sums.sums, name, folds) for name in corpora]
     mean, std = standard(parts)
-    solved = solve([p.scaled(mean, std) for p in parts], spread=recipe.spread, ridge=recipe.ridge)
+    solved = _solved(parts, recipe)
     head = Head(
         names=recipe.statistics,
         mean=window_sums.shift + mean * window_sums.scale,
         std=std * window_sums.scale,
-        weight=solved.weight / recipe.scale,
-        bias=solved.bias / recipe.scale,
+        weight=solved.weight * std[:, np.newaxis],
+        bias=solved.bias + mean @ solved.weight,
         speech_weight=np.zeros(len(mean), np.float32),
         speech_bias=20.0,
+        relative=_relative(window_sums, corpora, folds, parts) if recipe.relative else None,
     )
     if not len(training_set.noise):
         return head
     inside = np.isin(training_set.corpus, corpora) & np.isin(window_sums.fold, folds)
     return _with_speech(head, window_sums, inside)
+
+
+def _moments(sums: Mapping[tuple[str, int], Sums], corpus: str, folds: Sequence[int]) -> Moments:
+    whole = sums[corpus, folds[0]]
+    for k in folds[1:]:
+        whole = whole + sums[corpus, k]
+    return moments_of(whole)
+
+
+def _solved(parts: Sequence[Moments], recipe: HeadRecipe, *, centred: bool = True) -> Discriminant:
+    """The recipe's discriminant of the corpora's moments, in their own columns, divided by scale.
+
+    Args:
+        centred: subtract the mean of the columns before; relative statistics have a zero already.
+    """
+    chosen = [list(parts)]
+    if recipe.average and len(parts) > LEAST_CORPORA:
+        chosen = [[p for p in parts if p is not left_out] for left_out in parts]
+    found = []
+    for group in chosen:
+        mean, std = standard(group)
+        centre = mean if centred else np.zeros_like(mean)
+        found.append(
+            solve(group, spread=recipe.spread, ridge=recipe.ridge, deviation=std, centre=centre)
+        )
+    weight = np.mean([d.weight for d in found], axis=0) / recipe.scale
+    bias = np.mean([d.bias for d in found], axis=0) / recipe.scale
+    return Discriminant(weight.astype(np.float32), bias.astype(np.float32))
+
+
+def _relative(
+    window_sums: WindowSums, corpora: Sequence[str], folds: Sequence[int], cold: Sequence[Moments]
+) -> Relative:
+    """Relative scores on the standardized columns of the cold head.
+
+    Args:
+        cold: moments of the corpora without a speaker's usual sound subtracted.
+    """
+    parts = [_moments(window_sums.relative_sums, name, folds) for name in corpora]
+    solved = _solved(parts, window_sums.recipe, centred=False)
+    mean, std = standard(cold)
+    weight = solved.weight * std[:, np.newaxis]
+    usual = []
+    for part in cold:
+        share = np.where(np.arange(len(LABELS)) == NEUTRAL, PRIOR_NEUTRAL, 0.0)
+        others = part.present & (np.arange(len(LABELS)) != NEUTRAL)
+        share[others] = (1.0 - PRIOR_NEUTRAL) / (int(np.count_nonzero(others)) or 1)
+        share *= part.present
+        usual.append((share / share.sum()) @ ((part.means - mean) / std))
+    return Relative(weight, solved.bias, np.asarray(np.mean(usual, axis=0) @ weight, np.float32))
 
 
 def _with_speech(head: Head, window_sums: WindowSums, inside: NDArray[np.bool_]) -> Head:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.support.rings import (
 # A writer's death ----------------------------------------------------------------------
 
 
-RING_CODE = Path(layout.__file__).parent
+RING_CODE = os.path.dirname(layout.__file__)
 
 
 class Killed(BaseException):
@@ -34,16 +34,20 @@ def killed_after(bytecodes: int, call: Callable[..., object], *args: object) -> 
     """Run `call` for a number of bytecodes of the ring's code. False if it ended before."""
     left = bytecodes
 
-    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
+    def count(_frame: FrameType, event: str, _arg: Any) -> Any:
         nonlocal left
-        if Path(frame.f_code.co_filename).parent != RING_CODE:
-            return None
-        frame.f_trace_opcodes = True
         if event == "opcode":
             left -= 1
             if left < 0:
                 raise Killed
-        return trace
+        return count
+
+    def trace(frame: FrameType, _event: str, _arg: Any) -> Any:
+        """Called for each new frame."""
+        if os.path.dirname(frame.f_code.co_filename) != RING_CODE:
+            return None
+        frame.f_trace_opcodes = True
+        return count
 
     before = sys.gettrace()
     sys._getframe().f_trace_opcodes = True  # Python 3.12 needs one such frame at settrace

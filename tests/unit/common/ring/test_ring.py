@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -15,6 +15,7 @@ from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.ring.layout import MAX_GAPS
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.ring.writer import RingWriter, add_span
+from tests.support.examples import examples
 from tests.support.rings import (
     LABEL,
     RUN,
@@ -32,7 +33,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     rate=st.integers(4, 16),
     extra=st.integers(0, 30),
@@ -136,7 +137,7 @@ def test_a_reader_cannot_write_by_accident() -> None:
 # Gaps -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(start=st.sampled_from(START_INDICES), steps=steps)
 def test_gaps_are_the_missing_samples_that_the_ring_holds(start: int, steps: list[Step]) -> None:
     capacity = 100

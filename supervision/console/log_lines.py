@@ -8,9 +8,8 @@ from collections.abc import Callable
 from logging.handlers import QueueHandler
 from typing import Any
 
-from speech_emotion.common.errors import printable
 from speech_emotion.common.stage.main import LOG_FORMAT
-from speech_emotion.supervision.console_view import BackgroundView
+from speech_emotion.supervision.console.view import BackgroundView
 
 
 class LogLines:
@@ -37,11 +36,11 @@ class LogLines:
         self._wake()
 
     def release(self, view: BackgroundView) -> None:
-        """Pass all lines to the view; control characters in names from outside are escaped."""
+        """Pass all lines to the view, which escapes control characters in names from outside."""
         self.held = False
         while not self._lines.empty():
             for line in self._lines.get().split("\n"):
-                view.write(printable(line))
+                view.write(line)
 
 
 class _LineHandler(QueueHandler):

@@ -1,0 +1,184 @@
+"""Sound through ffmpeg: one child process per connection. It decodes; this process never waits."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections import deque
+
+import numpy as np
+
+from speech_emotion.capture.sources.network.connection import Chunk, End
+from speech_emotion.capture.sources.network.ffmpeg_command import command_for
+from speech_emotion.capture.sources.network.ffmpeg_messages import end_of
+from speech_emotion.capture.sources.network.packets import SAMPLE_BYTES, Packet, PacketLines
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.parent_death import die_with_parent
+from speech_emotion.common.source_address import secrets_of
+
+PIPE_BYTES = 1 << 20
+"""Wanted size of the pipe with the samples: 2.7 s of stereo at 48 kHz."""
+F_SETPIPE_SZ = 1031
+READ_BYTES = 1 << 16
+LAST_LINES = 12
+"""Lines of ffmpeg's stderr that are kept; older ones are dropped."""
+LINE_BYTES = 500
+REAP_S = 0.2
+"""Longest wait for a killed ffmpeg; the kernel ends it at once unless a disk hangs."""
+
+
+def find_ffmpeg() -> str:
+    """Path of ffmpeg.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    path = shutil.which("ffmpeg")
+    if path is None:
+        raise UserError("network sources need ffmpeg; install it with: sudo apt-get install ffmpeg")
+    return path
+
+
+class FfmpegConnection:
+    """One ffmpeg that reads the source and writes samples as float32 into a pipe.
+
+    Create it in a thread that lives as long: the kernel kills ffmpeg when that thread ends.
+
+    Raises:
+        UserError: ffmpeg is missing, or the arguments are malformed.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.rate: int | None = None
+        self.end: End | None = None
+        self.doing = "connecting"
+        self._secrets = secrets_of(source)
+        self._stamped = True
+        self._started = time.monotonic()
+        self._lines = PacketLines()
+        self._packets: deque[Packet] = deque()
+        self._content = bytearray()
+        self._errors: deque[str] = deque(maxlen=LAST_LINES)
+        self._error_rest = b""
+        program = find_ffmpeg()
+        packets, packets_in = os.pipe2(os.O_CLOEXEC)
+        try:
+            command = command_for(source, packets_in)
+            self._stamped = command.stamped
+            self._process = subprocess.Popen(
+                [program, *command.words],
+                stdin=subprocess.DEVNULL if command.listing is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(packets_in,),
+                preexec_fn=die_with_parent,
+                env={**os.environ, "LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"},
+            )
+        except BaseException:
+            os.close(packets)
+            raise
+        finally:
+            os.close(packets_in)
+        self._packets_fd = packets
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._samples_fd = self._process.stdout.fileno()
+        self._errors_fd = self._process.stderr.fileno()
+        for descriptor in (packets, self._samples_fd, self._errors_fd):
+            os.set_blocking(descriptor, False)
+        with contextlib.suppress(OSError):  # a limit of the system: the usual 64 KiB remain
+            fcntl.fcntl(self._samples_fd, F_SETPIPE_SZ, PIPE_BYTES)
+        if command.listing is not None:
+            assert self._process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as listing:
+                listing.write(command.listing.encode("utf-8", "surrogateescape"))
+
+    def read(self, now: float, seconds: float) -> list[Chunk]:
+        """The chunks that have arrived, about `seconds` of sound at most."""
+        self._read_errors()
+        chunks: list[Chunk] = []
+        wanted: float | None = None
+        try:
+            while wanted is None or wanted > 0:
+                self._read_packets()
+                if self.rate is None:
+                    break
+                if wanted is None:
+                    wanted = seconds * self.rate
+                chunk = self._chunk(now)
+                if chunk is None:
+                    break
+                chunks.append(chunk)
+                wanted -= len(chunk.samples)
+        except ValueError as error:
+            self.end = End(f"ffmpeg gives unexpected output: {error}")
+            return chunks
+        if not chunks:
+            self._check_end()
+        return chunks
+
+    def close(self) -> None:
+        """Kill ffmpeg, also while it is stopped or hangs."""
+        process = self._process
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(REAP_S)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        if self._packets_fd >= 0:
+            os.close(self._packets_fd)
+            self._packets_fd = -1
+
+    def _chunk(self, now: float) -> Chunk | None:
+        """The next packet's samples; None where they have not arrived completely."""
+        if not self._packets:
+            return None
+        packet = self._packets[0]
+        while len(self._content) < packet.size:
+            content = _read(self._samples_fd, min(READ_BYTES, packet.size - len(self._content)))
+            if not content:
+                return None
+            self._content += content
+        self._packets.popleft()
+        samples = np.frombuffer(bytes(self._content), np.float32, packet.size // SAMPLE_BYTES)
+        self._content.clear()
+        index = packet.index if self._stamped else None
+        return Chunk(samples.reshape(packet.frames, packet.channels), now, index)
+
+    def _read_packets(self) -> None:
+        if not self._packets and (content := _read(self._packets_fd, 4096)):
+            self._packets.extend(self._lines.feed(content))
+            if self.rate is None and self._lines.rate is not None:
+                self.rate = self._lines.rate
+                self.doing = "connected"
+
+    def _read_errors(self) -> None:
+        while content := _read(self._errors_fd, READ_BYTES):
+            *lines, rest = (self._error_rest + content).split(b"\n")
+            self._error_rest = rest[-LINE_BYTES:]
+            for line in lines[-LAST_LINES:]:
+                self._errors.append(line[:LINE_BYTES].decode("utf-8", "replace"))
+
+    def _check_end(self) -> None:
+        code = self._process.poll()
+        if code is None:
+            return
+        self._read_errors()  # its last words are still in the pipe
+        lines = [*self._errors, self._error_rest.decode("utf-8", "replace")]
+        silent_s = time.monotonic() - self._started if self.rate is None else 0.0
+        self.end = end_of(lines, code, self._secrets, silent_s)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """Bytes that can be read without waiting; empty: none, or the end."""
+    try:
+        return os.read(descriptor, size)
+    except BlockingIOError:
+        return b""

@@ -1,0 +1,51 @@
+"""Ask a running supervisor over its control socket."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import zmq
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.process_identity import ProcessIdentity
+from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.sockets import connect, send
+
+CONTROL = "control"
+"""Name of the socket in the runtime folder of a supervisor."""
+ANSWER_S = 90.0
+"""Longest time that a client waits for the answer."""
+
+A = TypeVar("A", bound=codec.Message)
+
+
+def ask(control: Path, request: codec.Message, answer: type[A]) -> A:
+    """Send a request to a supervisor and wait for its answer.
+
+    Args:
+        control: its control socket.
+        answer: class of the answer.
+
+    Raises:
+        UserError: it gives no answer.
+    """
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        socket = connect(context, f"ipc://{control}", CONTROL)
+        send(socket, request)
+        deadline = time.monotonic() + ANSWER_S
+        while not socket.poll(200):
+            # kill -9 leaves the socket's file.
+            owner = ProcessIdentity.parse(control.parent.name)
+            if not control.exists() or (owner is not None and not owner.alive()):
+                raise UserError(f"{control}: the pipeline has ended")
+            if time.monotonic() > deadline:
+                raise UserError(f"{control}: no answer within {ANSWER_S:g} s")
+        received = internal.decode(socket.recv())
+    finally:
+        context.destroy(linger=0)
+    if not isinstance(received, answer):
+        raise UserError(f"{control}: this socket is not of a supervisor")
+    return received

@@ -1,0 +1,67 @@
+"""What goes into the audit log, and in which words."""
+
+from __future__ import annotations
+
+import os
+
+from speech_emotion import __version__
+from speech_emotion.common.config.model import Config
+from speech_emotion.common.config.privacy import AuditConfig
+from speech_emotion.common.wire.internal import LogIn, SetMute, Swapped
+from speech_emotion.supervision.privacy.audit_writer import AuditWriter
+
+
+def open_audit(config: AuditConfig) -> AuditWriter:
+    """The configured audit log.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    return AuditWriter(config.file, max_bytes=round(config.max_mb * 1e6), keep=config.keep)
+
+
+def note_start(audit: AuditWriter, config: Config, bundle: str) -> None:
+    """The pipeline starts: what is heard, and what is kept."""
+    history = config.history
+    audit.note(
+        "start",
+        version=__version__,
+        pid=os.getpid(),
+        bundle=bundle,
+        sources={stream.name: stream.source for stream in config.stream},
+        results=config.results,
+        record=str(config.record) if config.record is not None else None,
+        history=str(history.file) if history.file is not None else None,
+        history_days=history.days if history.file is not None else None,
+        page=config.dashboard.listen,
+    )
+
+
+def note_request(audit: AuditWriter, request: SetMute) -> None:
+    """Somebody mutes or unmutes by hand."""
+    event = "mute asked" if request.muted else "unmute asked"
+    audit.note_bounded(event, by=request.by, seconds=request.seconds)
+
+
+def note_swap(audit: AuditWriter, outcome: Swapped) -> None:
+    """A swap of bundles has ended."""
+    audit.note("swap", done=outcome.code == 0, text=outcome.text)
+
+
+def note_log_in(audit: AuditWriter, message: LogIn) -> None:
+    """Somebody gave a token to the page."""
+    event = "page opened" if message.accepted else "page refused"
+    audit.note_bounded(event, address=message.address[:100])
+
+
+def note_key(
+    audit: AuditWriter, domain: str, address: str, name: str | None, key: str | None
+) -> None:
+    """A client showed a key at an endpoint.
+
+    Args:
+        name: name of the allowed key; None: it was refused.
+        key: the public key in Z85; None: the client has none.
+    """
+    event = "key allowed" if name is not None else "key refused"
+    audit.note_bounded(event, endpoint=domain, address=address[:100], name=name, key=key)

@@ -1,0 +1,390 @@
+"""Real servers of sound on loopback: RTSP, Icecast, HLS, RTMP, SRT, UDP, and a cable to cut."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from speech_emotion.common.linux.parent_death import die_with_parent
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+START_S = 20.0
+PASSWORD = "swordfish-4711"
+
+
+def has_ffmpeg() -> bool:
+    """Whether ffmpeg and ffprobe are installed."""
+    return shutil.which("ffmpeg") is not None
+
+
+@functools.cache
+def has_rtsp_server() -> bool:
+    """Whether GStreamer's RTSP server is installed for the system's Python."""
+    code = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if not Path(SYSTEM_PYTHON).exists():
+        return False
+    return subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True).returncode == 0
+
+
+def has_icecast() -> bool:
+    """Whether Icecast is installed."""
+    return shutil.which("icecast2") is not None
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port of loopback that no program uses at this moment."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Whether a program listens at a TCP port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Server:
+    """A server process that can be started, killed, stopped (SIGSTOP) and continued.
+
+    Attributes:
+        url: what a client opens.
+    """
+
+    def __init__(self, url: str, commands: Callable[[], list[list[str]]], port: int | None) -> None:
+        self.url = url
+        self._commands = commands
+        self._port = port
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> Self:
+        """Start it and, where it listens at a TCP port, wait until it does."""
+        for number, words in enumerate(self._commands()):
+            self._processes.append(
+                subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    process_group=0,
+                    preexec_fn=die_with_parent,
+                )
+            )
+            if number == 0 and self._port is not None:
+                self._await(self._port)
+        return self
+
+    def _await(self, port: int) -> None:
+        deadline = time.monotonic() + START_S
+        while not answers(port):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.url}: the server did not start")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        for process in reversed(self._processes):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._processes = []
+
+    def freeze(self) -> None:
+        for process in self._processes:
+            os.killpg(process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for process in self._processes:
+            os.killpg(process.pid, signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+
+def noise(folder: Path, rate: int, channels: int = 1, seconds: float = 60.0) -> Sound:
+    """A sound in which every moment can be recognized."""
+    chance = np.random.default_rng(rate + channels)
+    samples = chance.normal(0.0, 3000.0, (round(seconds * rate), channels))
+    pcm = np.clip(np.rint(samples), -32767, 32767).astype("<i2")
+    path = folder / f"noise-{rate}-{channels}.wav"
+    soundfile.write(path, pcm, rate)
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(pcm.tobytes())
+    return Sound(path, raw, pcm, rate)
+
+
+class Sound:
+    """Samples (frames, channels), as a WAV file and as a file without a header."""
+
+    def __init__(self, path: Path, raw: Path, pcm: NDArray[np.int16], rate: int) -> None:
+        self.path, self.raw, self.pcm, self.rate = path, raw, pcm, rate
+
+    @property
+    def channels(self) -> int:
+        return int(self.pcm.shape[1])
+
+    def find(self, part: NDArray[np.int16]) -> int:
+        """Frame of the sound at which a part of it (frames, channels) begins; it repeats."""
+        key = part[:64, 0]
+        doubled = np.concatenate([self.pcm[:, 0], self.pcm[: len(key), 0]])
+        candidates = np.flatnonzero(doubled[: len(self.pcm)] == key[0])
+        for at in candidates:
+            if np.array_equal(doubled[at : at + len(key)], key):
+                return int(at)
+        raise AssertionError("the part is not in the sound")
+
+    def equals(self, start: int, part: NDArray[np.int16]) -> bool:
+        """Whether the sound, repeated, is `part` from the frame `start` on."""
+        frames = (start + np.arange(len(part))) % len(self.pcm)
+        return bool(np.array_equal(self.pcm[frames], part))
+
+
+def rtsp(sound: Sound, *, password: str | None = None, port: int | None = None) -> Server:
+    """GStreamer's RTSP server; user `joe` where there is a password."""
+    port = port or free_port()
+    script = str(Path(__file__).with_name("rtsp_server.py"))
+    words = [SYSTEM_PYTHON, script, str(port), str(sound.raw), str(sound.rate), str(sound.channels)]
+    words += ["joe", password] if password else []
+    login = f"joe:{password}@" if password else ""
+    return Server(f"rtsp://{login}127.0.0.1:{port}/sound", lambda: [words], port)
+
+
+def _ffmpeg(sound: Sound, *output: str) -> list[str]:
+    """ffmpeg that plays a sound in real time, again and again."""
+    loop = ("-re", "-stream_loop", "-1", "-i", str(sound.path))
+    return ["ffmpeg", "-nostdin", "-loglevel", "error", *loop, *output]
+
+
+ICECAST = """\
+<icecast><limits><sources>2</sources><burst-size>{burst}</burst-size></limits>
+<authentication><source-password>source</source-password><admin-user>admin</admin-user>
+<admin-password>{password}</admin-password></authentication>
+<hostname>localhost</hostname>
+<listen-socket><port>{port}</port><bind-address>127.0.0.1</bind-address></listen-socket>
+<paths><basedir>{folder}</basedir><logdir>{folder}</logdir><webroot>/usr/share/icecast2/web</webroot>
+<adminroot>/usr/share/icecast2/admin</adminroot></paths>
+<logging><accesslog>access.log</accesslog><errorlog>error.log</errorlog></logging>
+{owner}</icecast>
+"""
+
+
+def icecast(sound: Sound, folder: Path, *, burst: int = 65536) -> Server:
+    """Icecast, and ffmpeg that sends it FLAC in Ogg.
+
+    Args:
+        folder: for its files; other users must be able to enter it.
+        burst: bytes that a new client gets at once.
+    """
+    port = free_port()
+    config = folder / "icecast.xml"
+    root = Path("/proc/self").stat().st_uid == 0
+    owner = (
+        "<security><changeowner><user>nobody</user><group>nogroup</group></changeowner></security>"
+        if root
+        else ""
+    )
+    if root:  # Icecast refuses to run as root, and becomes another user
+        folder.chmod(0o777)
+    config.write_text(
+        ICECAST.format(port=port, folder=folder, burst=burst, password=PASSWORD, owner=owner)
+    )
+    target = f"icecast://source:source@127.0.0.1:{port}/sound.ogg"
+    send = _ffmpeg(
+        sound,
+        "-c:a",
+        "flac",
+        "-content_type",
+        "application/ogg",
+        "-f",
+        "ogg",
+        "-page_duration",
+        "20000",
+    )
+    commands = [["icecast2", "-c", str(config)], [*send, "-flush_packets", "1", target]]
+    return Server(f"http://127.0.0.1:{port}/sound.ogg", lambda: commands, port)
+
+
+def rtmp(sound: Sound) -> Server:
+    """ffmpeg as an RTMP server with uncompressed sound, for one client at a time."""
+    url = f"rtmp://127.0.0.1:{free_port()}/live/sound"
+    words = _ffmpeg(sound, "-c:a", "pcm_s16le", "-f", "flv", "-listen", "1", url)
+    return Server(url, lambda: [_again(words)], None)
+
+
+def srt(sound: Sound) -> Server:
+    """ffmpeg as an SRT server with TrueHD in MPEG-TS, for one client at a time."""
+    url = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
+    words = _ffmpeg(sound, *LOSSLESS_TS, f"{url}?mode=listener&latency=50000")
+    return Server(url, lambda: [_again(words)], None)
+
+
+def udp(sound: Sound) -> Server:
+    """ffmpeg that sends MPEG-TS with TrueHD in UDP packets."""
+    url = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
+    return Server(url, lambda: [_ffmpeg(sound, *LOSSLESS_TS, f"{url}?pkt_size=1316")], None)
+
+
+LOSSLESS_TS = ("-c:a", "truehd", "-strict", "-2", "-f", "mpegts", "-flush_packets", "1")
+
+
+def _again(words: list[str]) -> list[str]:
+    """A command that starts again when it ends: ffmpeg serves one client only."""
+    code = (
+        "import ctypes, subprocess, sys\n"
+        "die = lambda: ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\n"
+        "while True: subprocess.run(sys.argv[1:], preexec_fn=die)\n"
+    )
+    return [sys.executable, "-c", code, *words]
+
+
+class Hls:
+    """Segments of FLAC in MP4 by ffmpeg, and a static server in this process.
+
+    Attributes:
+        url: the playlist.
+        login: what a client must send as `Authorization`, if anything.
+    """
+
+    def __init__(self, sound: Sound, folder: Path) -> None:
+        self._folder = folder
+        self._writer = Server(
+            "",
+            lambda: [
+                _ffmpeg(
+                    sound,
+                    *("-c:a", "flac", "-strict", "-2", "-f", "hls", "-hls_time", "1"),
+                    *("-hls_list_size", "6", "-hls_flags", "delete_segments+omit_endlist"),
+                    *("-hls_segment_type", "fmp4", str(folder / "sound.m3u8")),
+                )
+            ],
+            None,
+        )
+        self._handler = functools.partial(_Quiet, directory=str(folder))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/sound.m3u8"
+
+    def __enter__(self) -> Self:
+        self._writer.start()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        deadline = time.monotonic() + START_S
+        while not (self._folder / "sound.m3u8").exists() or len(list(self._folder.iterdir())) < 5:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the playlist was not written")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._writer.kill()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Cable:
+    """A TCP relay to a port: it can be cut without a word, garbled, or delayed.
+
+    Attributes:
+        cut: relay nothing; connections are accepted and stay open.
+        garbage: relay zeros in place of what the server sends.
+        jitter_s: longest random delay of what the server sends.
+        port: where a client connects.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self.cut = False
+        self.garbage = False
+        self.jitter_s = 0.0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def pull(self) -> None:
+        """Relay nothing from now on; connections stay open."""
+        self.cut = True
+
+    def plug(self) -> None:
+        """Relay again."""
+        self.cut = False
+
+    def drop(self) -> None:
+        """Close every connection."""
+        self._close(*self._open)
+        self._open.clear()
+
+    def close(self) -> None:
+        self._close(self._listener, *self._open)
+
+    def _close(self, *sockets: socket.socket) -> None:
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._open.append(client)
+                threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+
+    def _relay(self, client: socket.socket) -> None:
+        while self.cut:  # the connection was accepted, and nothing follows
+            time.sleep(0.01)
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            client.close()
+            return
+        self._open.append(server)
+        for pair in ((client, server, False), (server, client, True)):
+            threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+        chance = random.Random(0)
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                if self.jitter_s and back:
+                    time.sleep(chance.uniform(0.0, self.jitter_s))
+                while self.cut:
+                    time.sleep(0.01)
+                sink.sendall(bytes(len(content)) if back and self.garbage else content)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)

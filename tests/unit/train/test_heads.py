@@ -1,0 +1,181 @@
+"""Heads on window statistics: average over corpora, relative scores, and the exported graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from speech_emotion.common.errors import UserError
+from speech_emotion.train.bundle.whisper_bundle import baseline_of
+from speech_emotion.train.data.clips import Clip
+from speech_emotion.train.evaluation.held_out import corpora_left_out, speakers_left_out
+from speech_emotion.train.evaluation.output_files import write_outputs
+from speech_emotion.train.model.whisper import heads
+from speech_emotion.train.model.whisper.discriminant import moments, solve, standard
+from speech_emotion.train.model.whisper.graph import BANDS, blocks
+from speech_emotion.train.model.whisper.heads import (
+    LABELS,
+    NEUTRAL,
+    HeadRecipe,
+    HeadTrainingSet,
+    fit_head,
+    sum_windows,
+)
+from speech_emotion.train.model.whisper.relative import subtract_usual_sounds, usual_sounds
+from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
+
+STATISTICS = ("melmean",)
+EMOTIONS = np.eye(len(LABELS), BANDS, dtype=np.float32) * 2.0
+
+
+def training_set(corpora: int = 4, offset: float = 3.0) -> HeadTrainingSet:
+    """Voices differ by more than emotions, along a column that also separates two labels."""
+    rng = np.random.default_rng(0)
+    columns = max(block.stop for block in blocks().values())
+    at = slice(blocks()["melmean"].start, blocks()["melmean"].stop)
+    clips, rows = [], []
+    for c in range(corpora):
+        for s in range(10):
+            voice = np.zeros(BANDS, np.float32)
+            voice[:4] = rng.normal(0.0, offset, 4)
+            for k in range(40):
+                label = LABELS[k % len(LABELS)]
+                name = f"{c}-{s}-{k}"
+                clips.append(Clip(Path(f"{name}.wav"), f"C{c}", f"C{c}_{s}", "", label, name))
+                x = np.zeros(columns, np.float32)
+                x[at] = rng.standard_normal(BANDS) * 0.5 + EMOTIONS[k % len(LABELS)] + voice
+                rows.append(x)
+    n = len(clips)
+    windows = WindowStatistics(
+        np.array(rows, np.float16), np.arange(n, dtype=np.int32), np.zeros(n, np.float32)
+    )
+    return HeadTrainingSet(clips, [windows], np.zeros((0, columns), np.float16), {})
+
+
+def recipe(**values: object) -> HeadRecipe:
+    chosen = {"statistics": STATISTICS, "copies": 0, "ridge": 0.1, **values}
+    return HeadRecipe(**chosen)  # type: ignore[arg-type]
+
+
+def right(scores: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
+    return float((scores.argmax(axis=1) == truth).mean())
+
+
+def test_scores_do_not_depend_on_the_scale_of_the_columns() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=500)
+    x = (rng.standard_normal((500, 5)) + 2 * np.eye(3, 5)[truth]).astype(np.float32)
+    scale, shift = np.array([1.0, 10.0, 0.1, 3.0, 1.0], np.float32), np.float32(2.0)
+    found = []
+    for values in (x, x * scale + shift):
+        parts = [moments(values, np.eye(3, dtype=np.float32)[truth], truth)]
+        mean, std = standard(parts)
+        solved = solve(parts, spread=1.0, ridge=1.0, deviation=std, centre=mean)
+        found.append(solved.scores(values))
+    np.testing.assert_allclose(found[0], found[1], atol=2e-2)
+
+
+def test_an_average_head_is_the_mean_of_the_heads_without_a_corpus() -> None:
+    known = training_set()
+    sums = sum_windows(known, recipe(average=True), 2, 0)
+    single = sum_windows(known, recipe(), 2, 0)
+    names = [f"C{c}" for c in range(4)]
+    x = known.renderings[0].x[:50, single.columns].astype(np.float32)
+
+    def scores(head: heads.Head) -> NDArray[np.float32]:
+        z = (x - head.mean) / head.std
+        return np.asarray(z @ head.weight + head.bias)
+
+    parts = [fit_head(single, [n for n in names if n != left], [0, 1]) for left in names]
+    wanted = np.mean([scores(head) for head in parts], axis=0)
+    np.testing.assert_allclose(scores(fit_head(sums, names, [0, 1])), wanted, atol=2e-2)
+    two = fit_head(sums, names[:2], [0, 1])
+    np.testing.assert_allclose(scores(two), scores(fit_head(single, names[:2], [0, 1])), atol=1e-4)
+
+
+def test_relative_scores_know_a_voice_better_than_the_others() -> None:
+    known = training_set()
+    sums = sum_windows(known, recipe(relative=True), 5, 0)
+    names, folds = [f"C{c}" for c in range(4)], [0, 1, 2, 3]
+    head = fit_head(sums, names, folds)
+    assert head.relative is not None
+    unknown = np.flatnonzero(sums.fold == 4)
+    outputs = head.outputs(known.renderings[0].x[np.ix_(unknown, sums.columns)])
+    assert outputs.shape[1] == 2 * len(LABELS) + 1
+    truth, speaker = known.truth[unknown], known.speaker[unknown]
+    relative = outputs[:, len(LABELS) + 1 :].copy()
+    for name in np.unique(speaker):
+        rows = speaker == name
+        weight = np.where(truth[rows] == NEUTRAL, 6.0, 1.0)
+        relative[rows] -= np.average(relative[rows], axis=0, weights=weight)
+    warm = right(relative + head.relative.bias, truth)
+    assert warm > right(outputs[:, : len(LABELS)], truth) + 0.1
+    assert warm > 0.85
+
+
+def test_the_prior_is_the_mean_over_mostly_neutral_speech() -> None:
+    known = training_set()
+    sums = sum_windows(known, recipe(relative=True), 2, 0)
+    head = fit_head(sums, [f"C{c}" for c in range(4)], [0, 1])
+    assert head.relative is not None
+    outputs = head.outputs(known.renderings[0].x[:, sums.columns])[:, len(LABELS) + 1 :]
+    share = np.where(known.truth == NEUTRAL, 0.65, 0.35 / 3)
+    wanted = np.average(outputs, axis=0, weights=share)
+    np.testing.assert_allclose(head.relative.prior, wanted, atol=0.05)
+    baseline = baseline_of(head, {"trust": 0.3})
+    assert baseline is not None
+    assert baseline.trust == 0.3
+    with pytest.raises(UserError, match=r"baseline\.most is not a key"):
+        baseline_of(head, {"most": 1.0})
+    np.testing.assert_allclose(baseline.prior, head.relative.prior, atol=1e-4)
+    np.testing.assert_allclose(baseline.bias, head.relative.bias, atol=1e-4)
+
+
+def test_usual_sounds_are_mostly_neutral() -> None:
+    rng = np.random.default_rng(0)
+    neutral = np.arange(40) < 10
+    x = np.where(neutral, 0.0, 1.0).astype(np.float32)[:, np.newaxis]
+    means = [usual_sounds(x, np.ones(40), neutral, rng) for _ in range(100)]
+    assert 0.25 < float(np.mean(means)) < 0.45
+    alone = usual_sounds(x[10:], np.ones(30), neutral[10:], rng)
+    np.testing.assert_allclose(alone, 1.0)
+
+
+def test_a_window_is_compared_with_its_own_speaker() -> None:
+    rng = np.random.default_rng(0)
+    speaker = np.array(["a"] * 8 + ["b"] * 8)
+    clip = np.repeat(np.arange(16), 2)
+    x = np.where(speaker[clip] == "a", 5.0, -3.0).astype(np.float32)[:, np.newaxis]
+    subtract_usual_sounds(x, clip, speaker, np.ones(16, bool), rng)
+    np.testing.assert_allclose(x, 0.0, atol=1e-5)
+
+
+def test_outputs_of_clips_held_out_are_written(tmp_path: Path) -> None:
+    known = training_set(corpora=3)
+    sums = sum_windows(known, recipe(relative=True, average=True), 2, 0)
+    for held_out in (corpora_left_out(sums), speakers_left_out(sums)):
+        write_outputs(tmp_path / "o.npz", known, held_out)
+        with np.load(tmp_path / "o.npz") as found:
+            n = len(known.clips)
+            assert found["labels"].tolist() == list(LABELS)
+            assert found["clip"].tolist() == list(range(n))
+            assert found["label"].tolist() == known.truth.tolist()
+            for key in ("cold", "relative", "prior", "bias"):
+                assert found[key].shape == (n, len(LABELS))
+            np.testing.assert_allclose(found["cold"].sum(axis=1), 1.0, atol=1e-4)
+
+
+def test_the_graph_gives_the_outputs_of_the_head() -> None:
+    pytest.importorskip("tensorflow")
+    from speech_emotion.train.model.whisper.graph import emotion_graph, pooled_graph
+
+    known = training_set()
+    sums = sum_windows(known, recipe(relative=True), 2, 0)
+    head = fit_head(sums, ["C0", "C1", "C2", "C3"], [0, 1])
+    mel = np.random.default_rng(1).normal(0.0, 1.0, (1, 300, BANDS)).astype(np.float32)
+    pooled = np.asarray(pooled_graph({}, 300, BANDS, STATISTICS)(mel))
+    found = np.asarray(emotion_graph({}, head, 300, BANDS)(mel))
+    np.testing.assert_allclose(found, head.outputs(pooled), rtol=1e-3, atol=1e-3)
