@@ -299,7 +299,7 @@ rig = Rig()
 rig.submit(-1)  # libzmq aborts if an ipc connection arrives while no descriptor is free
 print(rig.port, flush=True)
 sys.stdin.readline()
-for _ in range(100):
+for _ in range(600):
     try:
         subprocess.run(["true"], check=True)
         break
