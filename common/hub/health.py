@@ -33,6 +33,7 @@ def stream_info(opened: internal.Open, bundle: Bundle) -> public.Info:
         gate_db=(
             bundle.spec.gate_margin_db if bundle.spec.gate == "adaptive" else bundle.spec.gate_dbfs
         ),
+        min_confidence=bundle.decision.min_confidence,
     )
 
 
@@ -111,6 +112,7 @@ def stream_health(
         clipped=source.clipped if source and current else 0.0,
         gaps=source.gaps if source else 0,
         lost=source.lost if source else 0,
+        quality=source.quality if source and current else {},
     )
 
 

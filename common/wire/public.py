@@ -117,6 +117,7 @@ class Info(Message):
         source: the source as configured.
         gate: voice gate, `fixed` or `adaptive`; None from publishers older than these keys.
         gate_db: `fixed`: threshold in dBFS; `adaptive`: margin in dB above the noise level.
+        min_confidence: below it `emotion` is `uncertain`; None from older publishers.
     """
 
     stream: str
@@ -129,6 +130,7 @@ class Info(Message):
     source: str
     gate: str | None = None
     gate_db: float | None = None
+    min_confidence: float | None = None
 
     topic: ClassVar[str] = "info"
 
@@ -176,6 +178,9 @@ class StreamHealth(Message):
         clipped: share of the samples of about the last second at full scale, 0 to 1.
         gaps: gaps in the sound that the ring holds.
         lost: samples missing since the run began.
+        quality: figures of the sound; empty before 3 s of it. `snr_db`: distance between its loud
+            and its quiet parts in the last 30 s; `bandwidth_hz`: highest frequency; `dc`: mean as
+            a share of full scale; `dropouts_per_min`: gaps and holes in the last minute.
     """
 
     name: str
@@ -189,6 +194,7 @@ class StreamHealth(Message):
     clipped: float
     gaps: int
     lost: int
+    quality: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
