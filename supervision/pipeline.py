@@ -36,7 +36,7 @@ SHOW_S = 0.1
 """Time between two updates of the view."""
 DRAIN_S = 6.0
 """Longest time that capture may wait for its last results to be accepted before it is killed."""
-END_S = 3.0
+END_S = 6.0
 """Longest time that the other processes may take to stop before they are killed."""
 KILLED_S = 3.0
 """Longest time that a killed process may take to end. Longer takes one whose disk does not answer:

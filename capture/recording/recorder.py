@@ -36,7 +36,7 @@ log = logging.getLogger("record")
 POLL_MS = 100
 DRAIN_MS = 300
 """After a stop, recording ends when no message has come for this many milliseconds."""
-FINISH_S = 2.0
+FINISH_S = 5.0
 """Longest time in seconds that the end waits for a disk that stalls."""
 WRITE_S = 0.05
 """Seconds between two writes of a stream without messages."""

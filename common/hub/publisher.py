@@ -74,7 +74,9 @@ class Publisher:
         self._wanted: set[bytes] = set()
         self._full_turns = 0
         self._budgets: dict[bytes, tuple[float, float]] = {}
-        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        # Where connections are trusted, a subscription begins when `turn` reads it. Else libzmq
+        # could send a new message before the kept ones, and those would look lost and then late.
+        socket.setsockopt(zmq.XPUB_MANUAL if connections is None else zmq.XPUB_VERBOSER, 1)
 
     @property
     def pending(self) -> bool:
@@ -127,11 +129,16 @@ class Publisher:
                 connections.cut(connection)
 
     def _subscribed(self, request: bytes) -> None:
+        if self._connections is None and request[:1] in (SUBSCRIBE, UNSUBSCRIBE):
+            begins = request[:1] == SUBSCRIBE
+            self._socket.setsockopt(zmq.SUBSCRIBE if begins else zmq.UNSUBSCRIBE, request[1:])
         if request[:1] == SUBSCRIBE:
             prefix = request[1:]
             self._wanted |= {topic for topic in self._last_values if topic.startswith(prefix)}
 
     def _may_replay(self, topic: bytes, now: float) -> bool:
+        if self._connections is None:
+            return True
         left, updated = self._budgets.get(topic, (MAX_REPLAYS, now))
         left = min(MAX_REPLAYS, left + (now - updated) * REPLAYS_PER_S)
         self._budgets[topic] = (left - 1.0 if left >= 1.0 else left), now
