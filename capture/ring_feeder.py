@@ -103,7 +103,8 @@ class RingFeeder:
         self.quality = QualityMeter(stream_format.rate)
         self.muted_since: float | None = None
         self.muted_samples = 0
-        self._unix: float | None = ring.anchor[2] or None  # for a gap before the first sample
+        # Until the source gives its first anchor, the one of the process before holds.
+        self._unix: float | None = ring.anchor[2] or None
         self._last_tick = 0.0
 
     def _new_resampler(self) -> soxr.ResampleStream | None:

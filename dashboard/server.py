@@ -129,9 +129,15 @@ class PageServer:
             raise UserError(f"end - start must be at most {LONGEST_S:.0f} s")
 
         def read(reader: HistoryReader) -> dict[str, Any]:
+            windows = reader.windows(stream, start, end, ROWS)
+            step = windows["step"]
             return {
-                **reader.windows(stream, start, end, ROWS),
+                **windows,
                 "utterances": reader.utterances(stream, start, end),
+                "utterance_count": reader.count_utterances(stream, start, end),
+                "utterance_bins": (
+                    reader.utterance_bins(stream, start, end, step) if step else None
+                ),
                 "bounds": reader.bounds(stream),
                 "columns": COLUMNS,
             }

@@ -33,6 +33,7 @@ def stream_info(opened: internal.Open, bundle: Bundle) -> public.Info:
         gate_db=(
             bundle.spec.gate_margin_db if bundle.spec.gate == "adaptive" else bundle.spec.gate_dbfs
         ),
+        min_confidence=bundle.decision.min_confidence,
     )
 
 

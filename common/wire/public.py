@@ -117,6 +117,7 @@ class Info(Message):
         source: the source as configured.
         gate: voice gate, `fixed` or `adaptive`; None from publishers older than these keys.
         gate_db: `fixed`: threshold in dBFS; `adaptive`: margin in dB above the noise level.
+        min_confidence: below it `emotion` is `uncertain`; None from older publishers.
     """
 
     stream: str
@@ -129,6 +130,7 @@ class Info(Message):
     source: str
     gate: str | None = None
     gate_db: float | None = None
+    min_confidence: float | None = None
 
     topic: ClassVar[str] = "info"
 

@@ -70,8 +70,9 @@ class HistoryReader(Closing):
     def windows(self, stream: str, start: float, end: float, limit: int) -> dict[str, Any]:
         """Windows of a stream between two unix times, at most about `limit` rows.
 
-        More rows are aggregated in steps of equal length: levels and probabilities are means,
-        the emotion is the most frequent one.
+        More rows are aggregated in steps of equal length: levels are means, the emotion is the
+        most frequent one, and `smoothed` has the share of the windows with speech that have each
+        label; what is missing to 1 was `uncertain`.
 
         Returns:
             `labels`; `rows`, whose columns are `COLUMNS`; `step`, the length of a step in
@@ -98,39 +99,71 @@ class HistoryReader(Closing):
             ]
             return {"labels": labels, "rows": rows, "step": 0.0}
         step = (end - start) / limit
-        means = "".join(f", avg({_probability_sql(label, sources)})" for label in labels)
         steps = self._db.execute(
             "SELECT min(seq), cast((at - ?) / ? AS INTEGER) AS step, avg(confidence), avg(rms_db), "
             "sum(lost), sum(state = 'speech'), sum(state = 'gap')"
-            f"{means} FROM result WHERE {where} GROUP BY step ORDER BY step",
+            f" FROM result WHERE {where} GROUP BY step ORDER BY step",
             (start, step, *numbers, start, end),
         ).fetchall()
-        most_frequent = self._most_frequent(start, step, end, numbers)
+        counts = self._counts("result", start, step, end, numbers)
         rows = []
-        for seq, number, confidence, level, lost, speech, gaps, *probabilities in steps:
+        for seq, number, confidence, level, lost, speech, gaps in steps:
             state = "speech" if speech else "gap" if gaps else "silence"
-            emotion = most_frequent.get(number) if speech else None
-            values = probabilities if speech and probabilities[0] is not None else None
-            smoothed = None if values is None else [round(value or 0.0, DIGITS) for value in values]
+            given = counts.get(number, {})
+            emotion = max(given, key=lambda label: given[label]) if given else None
+            shares = None
+            if speech:
+                shares = [round(given.get(label, 0) / speech, DIGITS) for label in labels]
             at = start + (number + 1) * step
-            rows.append(
-                [seq, at, step, state, emotion, confidence, None, round(level, 1), lost, smoothed]
-            )
+            measured = (confidence, None, round(level, 1), lost, shares)
+            rows.append([seq, at, step, state, emotion, *measured])
         return {"labels": labels, "rows": rows, "step": step}
 
-    def _most_frequent(
-        self, start: float, step: float, end: float, numbers: list[int]
-    ) -> dict[int, str]:
-        """The most frequent emotion of each step."""
+    def _counts(
+        self, table: str, start: float, step: float, end: float, numbers: list[int]
+    ) -> dict[int, dict[str, int]]:
+        """How often each emotion occurs in each step."""
         marks = ",".join("?" * len(numbers))
-        counts = self._db.execute(
-            "SELECT cast((at - ?) / ? AS INTEGER) AS step, emotion, count(*) FROM result "
+        found: dict[int, dict[str, int]] = {}
+        for number, emotion, count in self._db.execute(
+            f"SELECT cast((at - ?) / ? AS INTEGER) AS step, emotion, count(*) FROM {table} "
             f"WHERE source IN ({marks}) AND at > ? AND at <= ? AND emotion IS NOT NULL "
-            "GROUP BY step, emotion ORDER BY step, count(*)",
+            "GROUP BY step, emotion",
             (start, step, *numbers, start, end),
-        )
-        # Rows are sorted by count: the last emotion of a step is the most frequent one.
-        return {number: emotion for number, emotion, _ in counts}
+        ):
+            found.setdefault(number, {})[emotion] = count
+        return found
+
+    def utterance_bins(
+        self, stream: str, start: float, end: float, step: float
+    ) -> list[dict[str, Any]]:
+        """The most frequent emotion of the utterances in each step of `step` seconds.
+
+        Returns:
+            Per step with utterances: `time`, its end; `seconds`, its length; `emotion`; `share`
+            of the utterances with it; `count` of all.
+        """
+        numbers = [number for number, _ in self._sources(stream)]
+        bins = []
+        for number, given in sorted(self._counts("utterance", start, step, end, numbers).items()):
+            emotion, count = max(given.items(), key=lambda item: item[1])
+            total = sum(given.values())
+            share = round(count / total, DIGITS)
+            at = start + (number + 1) * step
+            bins.append(
+                {"time": at, "seconds": step, "emotion": emotion, "share": share, "count": total}
+            )
+        return bins
+
+    def count_utterances(self, stream: str, start: float, end: float) -> int:
+        """Number of utterances that ended between two unix times."""
+        numbers = [number for number, _ in self._sources(stream)]
+        marks = ",".join("?" * len(numbers))
+        (count,) = self._db.execute(
+            f"SELECT count(*) FROM utterance WHERE source IN ({marks}) AND at > ? AND at <= ?",
+            (*numbers, start, end),
+        ).fetchone()
+        return int(count)
 
     def utterances(
         self, stream: str, start: float, end: float, limit: int = 500
@@ -181,13 +214,3 @@ def _aligned(smoothed: str | None, names: list[str], labels: list[str]) -> list[
         return None
     table = dict(zip(names, json.loads(smoothed), strict=True))
     return [table.get(label, 0.0) for label in labels]
-
-
-def _probability_sql(label: str, sources: list[tuple[int, list[str]]]) -> str:
-    """SQL for the probability of a label: its position differs between sources."""
-    cases = "".join(
-        f" WHEN {number} THEN json_extract(smoothed, '$[{names.index(label)}]')"
-        for number, names in sources
-        if label in names
-    )
-    return f"CASE source{cases} END"

@@ -8,6 +8,8 @@ export const ROW = { seq: 0, time: 1, span: 2, state: 3, emotion: 4, confidence:
 const STATE_BAND = { low: -0.13, high: -0.05 }; // speech, silence, gap
 const UTTERANCE_BAND = { low: -0.27, high: -0.17 };
 export const FLOOR = -80;
+const OUTAGE_S = 3; // without a window for so long, the time line shows an outage
+const middle = (band) => (band.low + band.high) / 2;
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const resolved = (colour) => (colour.startsWith("var(") ? css(colour.slice(4, -1)) : colour);
@@ -60,16 +62,16 @@ export class Charts {
       space: 70, gap: 6, size: 26,
     });
     this.ribbon = new uPlot({
-      ...this.#size(ribbon), legend: { show: false }, cursor, padding: [6, 8, 0, 0],
+      ...this.#size(ribbon), legend: { show: false }, cursor, padding: [6, 26, 0, 0],
       scales: { x, y: { range: [UTTERANCE_BAND.low - 0.02, 1] } },
-      axes: [{ ...times, size: 0, values: () => [] }, axis({ splits: () => [0, 0.5, 1], values: () => ["0", "50", "100 %"], size: 52, gap: 8 })],
+      axes: [{ ...times, size: 0, values: () => [] }, axis({ splits: () => [middle(UTTERANCE_BAND), middle(STATE_BAND), 0, 0.5, 1], values: () => ["utter.", "sound", "0", "50", "100 %"], size: 56, gap: 8, grid: { show: false } })],
       series: [{}, { paths: () => null, points: { show: false } }],
       hooks: { draw: [(u) => this.#draw(u)], setCursor: [(u) => this.#read(u)] },
     }, [[], []], ribbon);
     this.level = new uPlot({
-      ...this.#size(level), legend: { show: false }, cursor, padding: [8, 8, 0, 0],
+      ...this.#size(level), legend: { show: false }, cursor, padding: [8, 26, 0, 0],
       scales: { x, y: { range: [FLOOR, 0] } },
-      axes: [times, axis({ splits: () => [-80, -40, 0], values: () => ["-80", "-40", "0 dB"], size: 52, gap: 8 })],
+      axes: [times, axis({ splits: () => [-80, -40, 0], values: () => ["-80", "-40", "0 dB"], size: 56, gap: 8 })],
       series: [{}, { stroke: () => css("--accent"), width: 1.25, fill: () => `${css("--accent")}26`, fillTo: FLOOR, points: { show: false } }],
       hooks: { draw: [(u) => this.#gate(u)] },
     }, [[], []], level);
@@ -125,6 +127,7 @@ export class Charts {
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     ctx.clip();
 
+    this.#outages(ctx, u, y);
     const sure = labels.map(() => new Path2D());
     const unsure = labels.map(() => new Path2D());
     const band = { speech: new Path2D(), silence: new Path2D(), gap: new Path2D() };
@@ -172,6 +175,19 @@ export class Charts {
     ctx.restore();
   }
 
+  /** Grey where nothing was published: a stop, a restart, an outage. */
+  #outages(ctx, u, y) {
+    const { rows } = this.view;
+    ctx.fillStyle = css("--wash");
+    rows.forEach((row, n) => {
+      if (!n) return;
+      const [from, to] = [rows[n - 1][ROW.time], row[ROW.time] - row[ROW.span]];
+      if (to - from < Math.max(OUTAGE_S, row[ROW.span])) return;
+      const x0 = u.valToPos(from, "x", true);
+      ctx.fillRect(x0, y(1), u.valToPos(to, "x", true) - x0, y(STATE_BAND.low) - y(1));
+    });
+  }
+
   #gate(u) {
     if (this.view.gate === null) return;
     const y = Math.round(u.valToPos(this.view.gate, "y", true));
@@ -194,16 +210,28 @@ export class Charts {
   }
 }
 
-/** A small canvas with the colour and the pattern of a label, for the legend. */
-export function swatch(label, labels) {
-  const { shape, colour } = labelStyle(label, labels);
+/** A small canvas for the legend, filled with each style over the one before. */
+function small(styles, alpha = 1) {
   const canvas = document.createElement("canvas");
   canvas.width = 24 * devicePixelRatio;
   canvas.height = 12 * devicePixelRatio;
   const ctx = canvas.getContext("2d");
-  for (const style of [resolved(colour), pattern(ctx, shape, css("--pattern"))]) {
+  ctx.globalAlpha = alpha;
+  for (const style of styles(ctx)) {
     ctx.fillStyle = style;
     ctx.fillRect(0, 0, canvas.width, canvas.height);
   }
   return canvas;
 }
+
+const styles = (label, labels) => (ctx) => {
+  const { shape, colour } = labelStyle(label, labels);
+  return [resolved(colour), pattern(ctx, shape, css("--pattern"))];
+};
+
+/** The colour and the pattern of a label. */
+export const swatch = (label, labels) => small(styles(label, labels));
+/** The same, pale: what `uncertain` looks like. */
+export const uncertainSwatch = (labels) => small(styles(labels[0], labels), 0.42);
+/** The pattern of missing sound. */
+export const gapSwatch = () => small((ctx) => [pattern(ctx, "up", css("--bad"))]);

@@ -31,7 +31,15 @@ export function setText(node, value) {
 
 /** Set the symbol and the colour of the icon in a node. */
 export function setIcon(node, name, colour) {
-  const use = node.querySelector("use");
+  let use = node.querySelector("use");
+  if (use.parentNode.dataset.split) { // two halves, see splitIcon
+    delete use.parentNode.dataset.split;
+    const whole = use.cloneNode();
+    whole.removeAttribute("class");
+    whole.removeAttribute("style");
+    use.parentNode.replaceChildren(whole);
+    use = whole;
+  }
   if (use.getAttribute("href") !== `#${name}`) use.setAttribute("href", `#${name}`);
   node.style.setProperty("--c", colour ?? "");
 }

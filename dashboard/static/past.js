@@ -24,7 +24,8 @@ const charts = new Charts($("ribbon"), $("level-chart"), (row, labels) => {
   const shares = row[ROW.smoothed]?.map((p, k) => `${labels[k]} ${words.percent(p)}`).join(", ");
   const label = row[ROW.emotion] ?? { gap: "sound is missing" }[row[ROW.state]] ?? row[ROW.state];
   const level = String(Math.round(row[ROW.level])).replace("-", "−");
-  setText($("reading"), `${clock(row[ROW.time])}  ${label}${shares ? `  (${shares})` : ""}  ${level} dBFS`);
+  const why = row[ROW.reason] ? `: ${words.reasonText(row[ROW.reason])}` : "";
+  setText($("reading"), `${clock(row[ROW.time])}  ${label}${why}${shares ? `  (${shares})` : ""}  ${level} dBFS`);
 });
 
 let frameRequested = false;
@@ -46,25 +47,52 @@ async function fetchHistory() {
   const stream = chosenStream();
   if (!stream || view.busy || showsRecent()) return;
   view.busy = true;
+  showBusy(true);
   const end = view.end ?? now();
   const start = end - view.span;
   const query = new URLSearchParams({ stream: stream.name, start, end });
   const response = await fetch(`history?${query}`).catch(() => null);
   view.busy = false;
   view.fetched = now();
+  if (following() || view.end === end) showBusy(false);
   if (response?.ok && stream === chosenStream() && !showsRecent()) {
     const history = await response.json();
     view.history = history;
-    charts.show({ labels: history.labels, rows: history.rows, utterances: history.utterances, start, end, gate: gateLevel(stream) });
+    charts.show({ labels: history.labels, rows: history.rows, utterances: history.utterance_bins ?? history.utterances, start, end, gate: gateLevel(stream) });
     drawUtterances();
+    drawBinned(history);
     if (!history.rows.length) setText($("reading"), "The history has no data of this time span.");
   } else if (response && !response.ok) setText($("reading"), (await response.text()).trim());
   if (!following() && view.end !== end) fetchHistory(); // the user moved on during the request
 }
 
+let busyTimer = null;
+
+/** The shown data is of another time span until the answer comes: pale, and said so. */
+function showBusy(busy) {
+  clearTimeout(busyTimer);
+  const show = () => {
+    $("ribbon").setAttribute("aria-busy", busy);
+    $("ribbon").parentElement.classList.toggle("busy", busy);
+    if (busy) setText($("reading"), "Reading the history …");
+  };
+  if (busy) busyTimer = setTimeout(show, 150); // a quick answer needs no sign
+  else show();
+}
+
+/** Say what a bin of the chart stands for, and how many utterances there are. */
+function drawBinned(history) {
+  const step = history?.step ?? 0;
+  $("binned").hidden = showsRecent() || !step;
+  if (!step) return;
+  setText($("binned"), `Each bar is ${words.duration(step)}: the share of its speech with each label; what is left empty was uncertain.`);
+}
+
 export function drawUtterances() {
   const stream = chosenStream();
   const utterances = (showsRecent() ? stream?.utterances : view.history?.utterances) ?? [];
+  const all = showsRecent() ? utterances.length : view.history?.utterance_count ?? utterances.length;
+  setText($("utterances-title"), all > LISTED ? `Utterances: the newest ${Math.min(LISTED, utterances.length)} of ${all.toLocaleString()}` : "Utterances");
   const items = utterances.slice(-LISTED).reverse().map((utterance) => utteranceItem(utterance, stream.labels));
   $("utterances").replaceChildren(...items);
   $("no-utterances").hidden = items.length > 0;
@@ -105,6 +133,7 @@ function showUntil(end, span = view.span) {
   view.end = end === null || end >= now() - 1 ? null : end;
   drawControls();
   drawUtterances();
+  drawBinned(showsRecent() ? null : view.history);
   drawRecent();
   fetchHistory();
 }

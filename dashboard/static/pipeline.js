@@ -1,6 +1,6 @@
 // The card "Pipeline": stages, counters and the model card.
 
-import { $, element, icon, setText } from "./dom.js";
+import { $, element, icon, setIcon, setText } from "./dom.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
@@ -10,7 +10,21 @@ export function drawHealth() {
   $("stages").tBodies[0].replaceChildren(...state.health.stages.flatMap(stageRows));
   const counted = Object.entries(state.health.counters).filter(([name, count]) => count && !NORMAL_COUNTERS.includes(name));
   const list = counted.map(([name, count]) => `${words.readable(name)} ${count}`).join(", ");
+  drawSummary();
   setText($("counters"), list ? `Counters: ${list}.` : "Nothing lost, nothing refused.");
+}
+
+let wasWell = true;
+
+/** One line for all stages; the table opens by itself when something is wrong. */
+function drawSummary() {
+  const bad = state.health.stages.filter((stage) => !words.isGoodStage(stage.state));
+  const well = bad.length === 0;
+  if (!well && wasWell) $("health").open = true;
+  wasWell = well;
+  $("health-summary").dataset.fine = well;
+  setIcon($("health-summary"), well ? "tick" : "cross");
+  setText($("health-summary").querySelector("span"), well ? "All well" : `${bad.map((stage) => stage.name).join(", ")}: not ready`);
 }
 
 function stageRows(stage) {

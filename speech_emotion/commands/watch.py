@@ -33,6 +33,8 @@ HEALTH_S = 1.5
 """Time of `--once` in seconds: `health` comes once a second."""
 FLOOR_DB = -80.0
 UTTERANCES = 3
+STAGE_LINES = 3
+"""Lines that the stages may take where there is room."""
 MARKS = {
     Freshness.FRESH: ("●", "green"),
     Freshness.DEGRADED: ("▲", "yellow"),
@@ -92,7 +94,9 @@ class Screen:
             yield SafeText(
                 f"  {_utterance_line(utterance)}", "bright_black", no_wrap=True, overflow="crop"
             )
-        yield self._stages(health)
+        used = 3 + len(shown) + (len(shown) < len(names)) + utterances
+        spare_lines = (options.max_height or 24) - used
+        yield self._stages(health, options.max_width, min(STAGE_LINES, max(1, spare_lines)))
 
     def _header(self) -> SafeText:
         status = self._results.status()
@@ -111,7 +115,7 @@ class Screen:
         width: int,
     ) -> RenderableType:
         table = Table.grid(padding=(0, 1))
-        fair, wide = width >= 56, width >= 90
+        fair, wide = width >= 56, width >= 100
         for name in names:
             result, status = self._latest.get(name), statuses[name]
             mark, colour = MARKS[status.state]
@@ -127,11 +131,13 @@ class Screen:
                 SafeText(name, "bold", no_wrap=True, overflow="ellipsis"),
                 SafeText(f"{label:<9}", shade, no_wrap=True),
                 SafeText("" if confidence is None else f"{confidence:4.0%}", no_wrap=True),
-                ProgressBar(100, 100 * (confidence or 0.0), width=14) if wide else "",
-                ProgressBar(-FLOOR_DB, max(0.0, level - FLOOR_DB), width=12, complete_style="green")
-                if fair
-                else "",
+                # The bar beside the percentage is that percentage; the level has one of its own
+                # only where both fit.
+                ProgressBar(100, 100 * (confidence or 0.0), width=14) if fair else "",
                 SafeText(f"{level:4.0f} dB" if result and not old else "", no_wrap=True),
+                ProgressBar(-FLOOR_DB, max(0.0, level - FLOOR_DB), width=12, complete_style="green")
+                if wide
+                else "",
                 SafeText(_lag(result) if wide and not old else "", "bright_black", no_wrap=True),
                 SafeText(problem, colour if status.reason else "yellow", no_wrap=True)
                 if problem
@@ -139,20 +145,33 @@ class Screen:
             )
         return table if names else SafeText("  no stream yet", "bright_black")
 
-    def _stages(self, health: public.Health | None) -> SafeText:
-        line = SafeText(no_wrap=True, overflow="ellipsis")
+    def _stages(self, health: public.Health | None, width: int, lines: int) -> RenderableType:
+        """The stages, in at most `lines` lines; what does not fit into one line is cut."""
         if health is None:
-            return line.append("  no health message yet", "bright_black")
-        for stage in health.stages:
-            fine = stage.state in FINE_STAGES
-            line.append("  ")
-            line.append(f"{'✓' if fine else '✕'} {stage.name}", "" if fine else "bold red")
-            how = f"{stage.cpu_percent:.0f} %" if fine else stage.state
-            line.append(f" {how}", "bright_black")
-            if stage.restarts:
-                line.append(f" ↻{stage.restarts}", "yellow")
+            return SafeText("  no health message yet", "bright_black")
+        parts = [_stage(stage) for stage in health.stages]
         memory = sum(stage.rss_mb for stage in health.stages)
-        return line.append(f"  {memory:.0f} MB", "bright_black")
+        parts.append(SafeText(f"  {memory:.0f} MB", "bright_black"))
+        rows = [SafeText(no_wrap=True, overflow="ellipsis")]
+        for part in parts:
+            if (
+                rows[-1].cell_len + part.cell_len > width
+                and rows[-1].cell_len
+                and len(rows) < lines
+            ):
+                rows.append(SafeText(no_wrap=True, overflow="ellipsis"))
+            rows[-1].append_text(part)
+        return Group(*rows)
+
+
+def _stage(stage: public.StageHealth) -> SafeText:
+    fine = stage.state in FINE_STAGES
+    text = SafeText("  ")
+    text.append(f"{'✓' if fine else '✕'} {stage.name}", "" if fine else "bold red")
+    text.append(f" {stage.cpu_percent:.0f} %" if fine else f" {stage.state}", "bright_black")
+    if stage.restarts:
+        text.append(f" ↻{stage.restarts}", "yellow")
+    return text
 
 
 def _problem(row: public.StreamHealth | None, status: Status, result: public.Result | None) -> str:

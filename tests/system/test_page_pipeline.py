@@ -51,6 +51,8 @@ def test_sound_becomes_words_on_the_page(chromium: Any, supervise: Supervise, cl
         labels = {"angry", "happy", "neutral", "sad", "uncertain"}
         assert emotions <= {*labels, "silence", "waiting", "no data"}
         shows(page, "#utterances li", "%")
+        shows(page, "#health-summary", "All well")
+        page.locator("#health summary").click()
         shows(page, "#stages", "infer")
         assert "small@" in text(page, "#bundle")
         page.click("#card-open")

@@ -156,10 +156,12 @@ def test_the_audit_log_tells_what_happened(
     assert process.returncode == 0, stderr
     rows = records(path)
     by_event = {row["event"]: row for row in rows}
-    assert list(by_event) == [
-        *("start", "page refused", "page opened", "key allowed", "key refused"),
-        *("mute asked", "muted", "unmute asked", "listening", "swap", "stop"),
-    ]
+    # The page and the keys report over sockets of their own.
+    assert set(list(by_event)[:5]) == {
+        *("start", "page refused", "page opened", "key allowed", "key refused")
+    }
+    order = ("mute asked", "muted", "unmute asked", "listening", "swap", "stop")
+    assert tuple(list(by_event)[5:]) == order
     start = by_event["start"]
     assert start["sources"] == {"main": f"file:{clip(5.0, repeat=40)}"}
     assert start["record"] == str(tmp_path / "recordings")

@@ -17,7 +17,10 @@ from rich.console import Console
 
 from speech_emotion.commands.watch import Screen
 from speech_emotion.common.client.results import Results
+from speech_emotion.common.wire import public
 from tests.support.history import make_result, make_utterance
+from tests.support.live_page import live
+from tests.support.pages import stamped
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher, health
 
@@ -79,6 +82,30 @@ def test_many_streams_fit_any_terminal(publisher: tuple[Publisher, str]) -> None
         assert "room-33" in some[1]  # what is in trouble comes first
         assert "silent input" in some[1]
         assert any("more" in line for line in some)
+
+
+def test_at_80_columns_the_bar_is_the_probability_and_no_stage_is_cut(
+    publisher: tuple[Publisher, str],
+) -> None:
+    stages = [
+        public.StageHealth(name, 1, "ready", 0, 0.1, 2.0, 9.0, 0, 1.0, 50.0, None)
+        for name in ("features", "infer", "record", "history", "dashboard", "capture/kitchen")
+    ]
+    with Results(publisher[1]) as results:
+        screen = Screen(results)
+        publisher[0].wait_for()
+        publisher[0].send(live(0))
+        publisher[0].send(stamped(dataclasses.replace(health(), stages=stages)))
+        take_until(screen, lambda: "75%" in "\n".join(lines(screen, 80, 24)))
+        take_until(screen, lambda: "kitchen" in "\n".join(lines(screen, 80, 24)))
+        shown = lines(screen, 80, 24)
+        (row,) = [line for line in shown if "75%" in line]
+        bar = row.partition("75%")[2].partition("-20 dB")[0]
+        assert bar.count("━") + bar.count("╸") >= 10
+        assert "━" not in row.partition("-20 dB")[2]  # the level has no bar here
+        text = " ".join(shown)
+        assert all(f"✓ {stage.name} 1 %" in text for stage in stages)
+        assert len(lines(screen, 80, 5)) <= 5
 
 
 def test_a_line_says_how_far_a_stream_is_adapted(publisher: tuple[Publisher, str]) -> None:

@@ -91,14 +91,50 @@ def test_many_windows_are_aggregated(writer: HistoryWriter, path: Path) -> None:
     assert times == sorted(times)
 
 
+def test_the_rest_of_an_aggregate_was_uncertain(writer: HistoryWriter, path: Path) -> None:
+    doubtful = dataclasses.replace(make_result(0), emotion="uncertain", reason="low_margin")
+    sure = dataclasses.replace(make_result(0), emotion="angry")
+    put(
+        writer,
+        *(
+            dataclasses.replace(sure if seq % 4 == 0 else doubtful, seq=seq, time=T0 + 1 + seq)
+            for seq in range(400)
+        ),
+    )
+    with HistoryReader(path) as reader:
+        answer = reader.windows("main", T0, T0 + 400.0, 10)
+    assert [row[4] for row in answer["rows"]] == ["uncertain"] * len(answer["rows"])
+    for row in answer["rows"][:-1]:  # the last one has the single window at the end
+        assert row[9] == pytest.approx([0.25, 0.0], abs=0.03)
+
+
+def test_utterances_are_counted_and_aggregated(writer: HistoryWriter, path: Path) -> None:
+    put(
+        writer,
+        *(
+            dataclasses.replace(make_utterance(seq), emotion="angry" if seq % 3 else "sad")
+            for seq in range(1, 1201)
+        ),
+    )
+    with HistoryReader(path) as reader:
+        assert reader.count_utterances("main", T0, T0 + 2000.0) == 1200
+        assert len(reader.utterances("main", T0, T0 + 2000.0)) == 500
+        bins = reader.utterance_bins("main", T0, T0 + 1200.0, 300.0)
+    assert [one["time"] for one in bins] == [T0 + 300.0 * n for n in range(1, 6)][: len(bins)]
+    assert sum(one["count"] for one in bins) == 1200
+    for one in bins[:4]:
+        assert (one["emotion"], one["seconds"]) == ("angry", 300.0)
+        assert one["share"] == pytest.approx(2 / 3, abs=0.01)
+
+
 def test_labels_with_quotes_do_no_harm(writer: HistoryWriter, path: Path) -> None:
     odd = {'it\'s "x"': 0.75, "$.a; DROP TABLE result": 0.25}
-    one = dataclasses.replace(make_result(0), smoothed=odd)
+    one = dataclasses.replace(make_result(0), emotion='it\'s "x"', smoothed=odd)
     put(writer, *(dataclasses.replace(one, seq=seq, time=T0 + 1 + seq) for seq in range(20)))
     with HistoryReader(path) as reader:
         answer = reader.windows("main", T0, T0 + 30.0, 5)
     assert answer["labels"] == list(odd)
-    assert all(row[9] == list(odd.values()) for row in answer["rows"])
+    assert all(row[9] == [1.0, 0.0] for row in answer["rows"])
 
 
 def test_old_rows_are_deleted_in_portions(writer: HistoryWriter, path: Path) -> None:

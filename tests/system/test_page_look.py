@@ -1,0 +1,212 @@
+"""What a person sees at once: whether it listens, what was heard last, how sure; and axe-core."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history.writer import HistoryWriter
+from tests.support.history import make_result, make_utterance
+from tests.support.live_page import INFO, live
+from tests.support.pages import dashboard, opened, shows, stamped, text
+from tests.support.pipelines import fresh_endpoint, wait_until
+from tests.support.publisher import Publisher, health
+from tools.browser import CHROMIUM, browser
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"
+)
+QUIET = {"state": "silence", "emotion": None, "confidence": None, "smoothed": None}
+LOOKS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 900}},
+    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
+    "narrow": {"viewport": {"width": 320, "height": 640}, "is_mobile": True, "has_touch": True},
+    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    "forced": {"viewport": {"width": 1280, "height": 900}, "forced_colors": "active"},
+}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture
+def publisher() -> Iterator[tuple[Publisher, str]]:
+    endpoint = fresh_endpoint()
+    one = Publisher(endpoint)
+    yield one, endpoint
+    one.close()
+    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sending(send: Callable[[], object]) -> Iterator[None]:
+    """Send again and again meanwhile: what is old is drawn pale."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(0.2):
+            send()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def spoken(seq: int, **changes: Any) -> public.Utterance:
+    utterance = public.Utterance(
+        *("main", "a", seq, 8000 * seq, 8000 * seq + 24000, 16000, time.time(), "sad", 0.69),
+        *({"angry": 0.31, "sad": 0.69}, None, 2, "b@1"),
+    )
+    return dataclasses.replace(utterance, **changes)
+
+
+def test_silence_tells_what_was_heard_last(chromium: Any, publisher: tuple[Publisher, str]) -> None:
+    with dashboard(publisher) as server, opened(chromium, server.url) as page:
+        publisher[0].send(dataclasses.replace(INFO, min_confidence=0.6))
+        publisher[0].send(live(0))
+        shows(page, "#listening", "Listening")
+        shows(page, "#confidence", "75 % likely, by the model’s own estimate")
+        assert text(page, "#level-word") == "good"
+        ticks = page.locator("#bars .track b")
+        assert ticks.count() == 2
+        assert ticks.first.evaluate("e => e.style.left") == "60%"
+        page.locator("#trust").click()
+        shows(page, "#trust-dialog", "the model’s own estimate")
+        page.keyboard.press("Escape")
+        publisher[0].send(spoken(1, time=time.time() - 8.0))
+        publisher[0].send(live(2, **QUIET, rms_db=-60.0))
+        shows(page, "#last", "last: sad 69 %")
+        assert "s ago" in text(page, "#last")
+        assert text(page, "#level-word") == "quiet"
+        assert page.locator("#trust").is_hidden()
+        publisher[0].send(live(3, rms_db=-1.0))
+        shows(page, "#level-word", "too loud")
+        publisher[0].send(live(4, rms_db=-60.0))
+        shows(page, "#level-word", "too quiet")
+        shows(page, "#listening", "Not listening")  # nothing is published any more
+
+
+def test_uncertain_is_two_halves(chromium: Any, publisher: tuple[Publisher, str]) -> None:
+    with dashboard(publisher) as server, opened(chromium, server.url) as page:
+        smoothed = {"angry": 0.55, "sad": 0.45}
+        doubt = {"emotion": "uncertain", "reason": "low_margin", "confidence": 0.55}
+        publisher[0].send(live(0, **doubt, smoothed=smoothed))
+        shows(page, "#emotion", "uncertain")
+        halves = page.locator("#emotion svg use")
+        assert halves.evaluate_all("all => all.map((e) => e.getAttribute('href'))") == [
+            "#up",
+            "#down",
+        ]
+        publisher[0].send(live(1))
+        shows(page, "#emotion", "angry")
+        assert halves.evaluate_all(
+            "all => all.map((e) => [e.getAttribute('href'), e.getAttribute('style')])"
+        ) == [["#up", None]]
+
+
+def test_the_pipeline_is_one_line_until_something_is_wrong(
+    chromium: Any, publisher: tuple[Publisher, str]
+) -> None:
+    with dashboard(publisher) as server, opened(chromium, server.url) as page:
+        publisher[0].send(live(0))
+        shows(page, "#health-summary", "All well")
+        assert page.locator("#stages").is_hidden()
+        publisher[0].send(stamped(health(stage="restarting")))
+        shows(page, "#health-summary", "not ready")
+        page.locator("#stages").wait_for()
+
+
+@pytest.mark.slow
+def test_a_long_time_is_shown_as_shares_and_counts(
+    chromium: Any, publisher: tuple[Publisher, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "h.sqlite"
+    writer = HistoryWriter(path)
+    begin = time.time() - 80_000.0
+    for first in range(0, 40_000, 5000):
+        seqs = range(first, first + 5000)
+        rows = [dataclasses.replace(make_result(seq), time=begin + 2.0 * seq) for seq in seqs]
+        writer.write([(row, 0.0) for row in rows])
+    utterances = [
+        dataclasses.replace(make_utterance(seq), time=begin + 60.0 * seq) for seq in range(1, 1300)
+    ]
+    writer.write([(one, 0.0) for one in utterances])
+    writer.close()
+    with (
+        dashboard(publisher, f"--history={path}") as server,
+        opened(chromium, server.url) as page,
+    ):
+        publisher[0].send(live(50_000))
+        shows(page, "#emotion", "sad")
+        page.locator("#past input[value='86400']").check()
+        shows(page, "#binned", "Each bar is 72 s")
+        shows(page, "#utterances-title", "the newest 60 of 1,299")
+        assert page.locator("#ribbon").get_attribute("aria-busy") in (None, "false")
+        page.locator("#past input[value='300']").check()
+        page.locator("#binned").wait_for(state="hidden")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_core_finds_nothing_and_nothing_leaves_the_screen(
+    chromium: Any, publisher: tuple[Publisher, str], look: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with dashboard(publisher) as server:
+        context = chromium.new_context(**LOOKS[look], bypass_csp=True)
+        page = context.new_page()
+        page.goto(server.url)
+        names = ("main", "hall")
+        rows = [health(name).streams[0] for name in names]
+        publisher[0].send(stamped(dataclasses.replace(health(), streams=rows)))
+        for seq in range(30):
+            publisher[0].send(spoken(100 + seq, time=time.time() - 60.0 + seq))
+
+        seqs = itertools.count()
+
+        def shown() -> bool:
+            for name in names:
+                publisher[0].send(live(next(seqs), stream=name))
+            time.sleep(0.1)
+            return "angry" in text(page, "#streams [data-stream=hall]")  # its numbers are odd
+
+        wait_until(shown, "the page to show the streams")
+        page.locator("#health summary").click()
+        with sending(lambda: [publisher[0].send(live(next(seqs), stream=name)) for name in names]):
+            page.locator("body:not(.old)").wait_for()
+            found = axe.Axe().run(page).response["violations"]
+        assert [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found] == []
+        width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1]
+        outside = page.evaluate(
+            """() => [...document.querySelectorAll('.card')].flatMap((card) =>
+            [...card.querySelectorAll('*')].filter((e) => e.offsetParent !== null
+              && !e.closest('.utterances, .uplot')
+              && e.getBoundingClientRect().right > card.getBoundingClientRect().right + 1)
+            .map((e) => e.outerHTML.slice(0, 100)))"""
+        )
+        assert outside == []
+        if LOOKS[look].get("has_touch"):
+            small = page.evaluate(
+                """() => [...document.querySelectorAll('button, summary, .button, .segments span')]
+                .filter((e) => e.offsetParent && e.getBoundingClientRect().height < 43.9)
+                .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect().height])"""
+            )
+            assert small == []
+        context.close()
