@@ -100,6 +100,8 @@ def list_devices() -> int:
         print(printable(f"{'*' if device.default else ' '} mic:{device.label}  {device}"))
     if not devices:
         print("no input device", file=sys.stderr)
+    elif sys.stdout.isatty():
+        print("other sources: cameras, radio, phones, folders; see docs/SOURCES.md")
     return 0 if devices else 1
 
 
