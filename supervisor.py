@@ -37,8 +37,8 @@ from speech_emotion.common.linux.scheduling import request_short_time_slices
 from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.security.exposure import DEFAULT_LISTEN
 from speech_emotion.common.stage.main import Parser, program
-from speech_emotion.supervision.console_view import leave
-from speech_emotion.supervision.log_lines import LogLines
+from speech_emotion.supervision.console.log_lines import LogLines
+from speech_emotion.supervision.console.view import leave
 from speech_emotion.supervision.pipeline import Pipeline
 from speech_emotion.supervision.privacy.audit_events import note_start
 from speech_emotion.supervision.process_table import FILES, profiles_of

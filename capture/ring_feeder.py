@@ -100,8 +100,7 @@ class RingFeeder:
         self.mix = MixMonitor(source_rate)
         self.muted_since: float | None = None
         self.muted_samples = 0
-        # Until the source gives its first anchor, the one of the process before holds.
-        self._unix: float | None = ring.anchor[2] or None
+        self._unix: float | None = ring.anchor[2] or None  # for a gap before the first sample
         self._last_tick = 0.0
 
     def _new_resampler(self) -> soxr.ResampleStream | None:

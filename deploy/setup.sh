@@ -65,9 +65,9 @@ fi
 wanted="libportaudio2"
 "$python" -c "import ensurepip" 2>/dev/null || wanted="$wanted python3-venv"
 # A virtual microphone, a compiler for the stepped clock, a browser, a broker, a terminal, proxies,
-# servers of sound. Not every system packages them (Ubuntu has no chromium): tests that need them are skipped there.
+# servers of sound, Praat. Not every system packages them (Ubuntu has no chromium): tests that need them are skipped there.
 case $kind in run | newest) ;; *) wanted="$wanted pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev" ;; esac
-[ "$kind" != dev ] || wanted="$wanted chromium fonts-dejavu-core mosquitto tmux nginx-light caddy"
+[ "$kind" != dev ] || wanted="$wanted chromium fonts-dejavu-core mosquitto tmux nginx-light caddy praat"
 [ "$kind" != dev ] || wanted="$wanted ffmpeg icecast2 python3-gi gir1.2-gst-rtsp-server-1.0"
 [ "$kind" != dev ] || wanted="$wanted gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 

@@ -108,15 +108,19 @@ def calibrate(
     """
     if not np.isfinite(output).all():
         return None
-    scores = output[: len(bundle.labels)].astype(np.float64)
-    if bundle.output == "probabilities":
-        scores = np.log(np.maximum(scores, 1e-12))
+    scores = cold_scores(output, bundle)
     temperature = bundle.calibration.temperature
     if baseline is not None and bundle.baseline is not None:
         relative, to = relative_of(output, bundle), bundle.baseline
         trust = trust_in(baseline, to, bundle.neutral)
         scores, temperature = blend(scores, relative, temperature, trust, to)
     return _softmax(scores / temperature)
+
+
+def cold_scores(output: NDArray[np.float32], bundle: Bundle) -> Vector:
+    """The logits, or log probabilities, of the labels without a baseline, (labels,)."""
+    scores = output[: len(bundle.labels)].astype(np.float64)
+    return np.log(np.maximum(scores, 1e-12)) if bundle.output == "probabilities" else scores
 
 
 def relative_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:

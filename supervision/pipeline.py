@@ -13,9 +13,9 @@ from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.common.wire.internal import ForgetBaseline, LogIn, SetMute, Swap
 from speech_emotion.supervision.bundle_swap import BundleSwap
-from speech_emotion.supervision.console_view import BackgroundView, make_view
+from speech_emotion.supervision.console.log_lines import LogLines
+from speech_emotion.supervision.console.view import BackgroundView, make_view
 from speech_emotion.supervision.forget_baseline import forget_baseline
-from speech_emotion.supervision.log_lines import LogLines
 from speech_emotion.supervision.managed_process import (
     ManagedProcess,
     sound_is_taken,

@@ -243,7 +243,7 @@ def _rings(
 
 def _serve_metrics(config: Config, state: PipelineState, hub: Hub, stack: ExitStack) -> None:
     if config.metrics.port is not None:
-        from speech_emotion.supervision.metrics_server import MetricsServer
+        from speech_emotion.supervision.metrics.server import MetricsServer
 
         address, port, token = config.metrics.address, config.metrics.port, config.metrics.token
         server = MetricsServer(address, port, lambda: state.health(hub.snapshot()), token)

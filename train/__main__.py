@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(add.add_parser("evaluate", help="figures of a bundle on any manifest"))
     _add_explore(add.add_parser("explore", help="compare ideas in one table"))
     _add_calibrate(add.add_parser("calibrate", help="fit gate and thresholds to your room"))
+    _add_outputs(add.add_parser("outputs", help="outputs of a bundle, as `streams` reads them"))
     _add_streams(add.add_parser("streams", help="figures of a baseline on streams of utterances"))
     _add_events(add.add_parser("events", help="false events of a bundle on sounds without speech"))
     _add_bundle(add.add_parser("bundle", help="make a bundle of a model that you have"))
@@ -147,6 +148,25 @@ def _add_events(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the mix (default: 1)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for figures and parts")
     parser.set_defaults(run=commands.events)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    _add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="file to write")
+    parser.add_argument("--speakers", type=int, metavar="N", help="of each corpus (default: all)")
+    parser.add_argument(
+        "--clips", type=int, metavar="N", help="of each speaker and label (default: all)"
+    )
+    parser.add_argument(
+        "--microphone",
+        action="store_true",
+        help="each clip a second time, through a telephone or a tilted microphone",
+    )
+    parser.add_argument(
+        "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="TFLite runtime"
+    )
+    parser.set_defaults(run=commands.outputs)
 
 
 def _add_streams(parser: argparse.ArgumentParser) -> None:

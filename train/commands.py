@@ -160,6 +160,22 @@ def events(parsed: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def outputs(parsed: argparse.Namespace) -> int:
+    """Write the outputs of a bundle for the windows of clips."""
+    from speech_emotion.train.evaluation.streams.bundle_outputs import Selection, write_outputs
+
+    windows = write_outputs(
+        parsed.out,
+        parsed.bundle,
+        selected_clips(parsed),
+        Selection(parsed.speakers, parsed.clips),
+        microphones=parsed.microphone,
+        runtime=parsed.runtime,
+    )
+    print(f"wrote {parsed.out}: {windows} windows")
+    return EXIT_OK
+
+
 def streams(parsed: argparse.Namespace) -> int:
     """Figures of a baseline on streams of utterances; with --choose also its parameters."""
     from speech_emotion.train.evaluation.evaluate import write_json
@@ -167,7 +183,7 @@ def streams(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.evaluation.streams.window_outputs import parameters, read_outputs
 
     given = parameters(parsed.bundle, parsed.set)
-    corpora = read_outputs(parsed.outputs, given.min_speech)
+    corpora = read_outputs(parsed.outputs, given.decision.min_speech)
     heard = figures.listen_to_all(corpora, given.baseline, range(parsed.seeds))
     used = {outputs.name: given.baseline for outputs in corpora}
     found: dict[str, Any] = {"command": _command_line()}
@@ -175,13 +191,16 @@ def streams(parsed: argparse.Namespace) -> int:
         if len(corpora) < 3:
             raise UserError("--choose needs window outputs of at least three corpora")
         tried = choice.candidates(parsed.choose, 0, given.baseline)
-        chosen, used = choice.choose(heard, given.temperature, tried)
+        chosen, used = choice.choose(heard, given.calibration.temperature, tried)
         found["chosen"] = chosen
         print("chosen by all corpora:", choice.text(chosen))
         for name, to in used.items():
             print(f"chosen without {name}:", choice.text(to))
-    found |= figures.figures(heard, given.temperature, used)
-    print(figures.table(found))
+    found |= figures.figures(heard, given, used)
+    print("UAR", figures.table(found), sep="\n")
+    if parsed.bundle:
+        print("of 100 neutral utterances, those with an emotional label / of 100 emotional ones,")
+        print("those with the right one", figures.label_table(found), sep="\n")
     if parsed.json:
         found["parameters"] = {name: dataclasses.asdict(to) for name, to in used.items()}
         if parsed.choose:

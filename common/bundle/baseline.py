@@ -16,7 +16,7 @@ MAX_SCORE = 1000.0
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """How relative scores are used: `infer/baseline.py`.
+    """How relative scores are used: `infer/baseline.py`. The defaults: docs/MODEL_BASELINE.md.
 
     Attributes:
         prior: mean of the relative scores over the training corpora, one per label.
@@ -35,13 +35,13 @@ class Baseline:
     prior: tuple[float, ...]
     bias: tuple[float, ...]
     prior_s: float = 10.0
-    trust: float = 0.8
-    evidence_s: float = 10.0
+    trust: float = 0.7
+    evidence_s: float = 20.0
     memory_s: float = 600.0
-    variety: float = 0.14
-    mixed: float = 0.2
+    variety: float = 0.1
+    mixed: float = 0.25
     one_sided: float = 0.4
-    temperature: float = 1.0
+    temperature: float = 0.55
 
 
 RANGES: dict[str, tuple[float, float]] = {

@@ -45,6 +45,7 @@ BEFORE = (
 AFTER = (
     ("rate", "int32"),
     ("bundle", "string"),
+    ("time", "double"),
     ("clipped", "double"),
     ("peak_db", "double"),
     ("snr_db", "double"),
@@ -93,6 +94,39 @@ def about(schema: pa.Schema) -> tuple[str, tuple[str, ...]]:
     return bundle, labels
 
 
+def row_of(message: Message) -> dict[str, Any]:
+    """The columns of a result or an utterance that are not null, without `file`."""
+    rate = message.rate
+    row: dict[str, Any] = {
+        "kind": message.topic,
+        "seq": message.seq,
+        "start": message.start / rate,
+        "end": message.end / rate,
+        "emotion": message.emotion,
+        "confidence": message.confidence,
+        "reason": message.reason,
+        "rate": rate,
+        "bundle": message.bundle,
+        "time": message.time,
+    }
+    if isinstance(message, public.Result):
+        row |= {
+            "state": message.state,
+            "rms_db": message.rms_db,
+            "lost": message.lost,
+            "skipped": message.skipped,
+            "baseline": message.baseline,
+            "baseline_forgotten": message.baseline_forgotten,
+        }
+        if message.probabilities is not None:
+            row |= {f"raw_{label}": p for label, p in message.probabilities.items()}
+    else:
+        row["windows"] = message.windows
+    if (shown := probabilities_of(message)) is not None:
+        row |= {f"p_{label}": p for label, p in shown.items()}
+    return row
+
+
 class TableWriter:
     """Writes the rows of one input to an open file, in constant memory.
 
@@ -106,7 +140,7 @@ class TableWriter:
 
         self._schema = schema
         self._name = name
-        self._bundle, self._labels = about(schema)
+        self._bundle, _ = about(schema)
         self._columns: dict[str, list[Any]] = {column: [] for column in schema.names}
         # Dictionaries, statistics and better compression cost more than the analysis of a short
         # clip; the table of many files has them.
@@ -116,33 +150,7 @@ class TableWriter:
 
     def add(self, message: Message) -> None:
         """Add a result or an utterance."""
-        rate = message.rate
-        row: dict[str, Any] = {
-            "kind": message.topic,
-            "seq": message.seq,
-            "start": message.start / rate,
-            "end": message.end / rate,
-            "emotion": message.emotion,
-            "confidence": message.confidence,
-            "reason": message.reason,
-            "rate": rate,
-        }
-        if isinstance(message, public.Result):
-            row |= {
-                "state": message.state,
-                "rms_db": message.rms_db,
-                "lost": message.lost,
-                "skipped": message.skipped,
-                "baseline": message.baseline,
-                "baseline_forgotten": message.baseline_forgotten,
-            }
-            if message.probabilities is not None:
-                row |= {f"raw_{label}": p for label, p in message.probabilities.items()}
-        else:
-            row["windows"] = message.windows
-        if (shown := probabilities_of(message)) is not None:
-            row |= {f"p_{label}": p for label, p in shown.items()}
-        self._add(row)
+        self._add(row_of(message))
 
     def end(self, **row: Any) -> None:
         """Add the row `file` and complete the table.
@@ -150,12 +158,12 @@ class TableWriter:
         Args:
             row: `end` in seconds, and any of the columns for quality and `error`.
         """
-        self._add({"kind": FILE, "start": 0.0, **row})
+        self._add({"kind": FILE, "start": 0.0, "bundle": self._bundle, **row})
         self._write()
         self._writer.close()
 
     def _add(self, row: dict[str, Any]) -> None:
-        row["file"], row["bundle"] = self._name, self._bundle
+        row["file"] = self._name
         for column, values in self._columns.items():
             values.append(row.get(column))
         if len(self._columns["file"]) >= ROWS:
@@ -175,10 +183,12 @@ def messages_of(table: pa.Table | pa.RecordBatch) -> Iterator[tuple[str, Message
     _, labels = about(table.schema)
     for row in table.to_pylist():
         if row["kind"] != FILE:
-            yield row["file"], _message(row, labels)
+            yield row["file"], message_of(row, labels)
 
 
-def _message(row: dict[str, Any], labels: tuple[str, ...]) -> Message:
+def message_of(row: dict[str, Any], labels: tuple[str, ...]) -> Message:
+    """The message of a row that is a result or an utterance."""
+
     def probabilities(kind: str) -> dict[str, float] | None:
         if row[f"{kind}_{labels[0]}"] is None:
             return None
@@ -190,9 +200,8 @@ def _message(row: dict[str, Any], labels: tuple[str, ...]) -> Message:
         "run": RUN,
         "start": round(row["start"] * rate),
         "end": round(row["end"] * rate),
-        "time": None,
         **{name: row[name] for name in ("seq", "rate", "emotion", "confidence", "reason")},
-        "bundle": row["bundle"],
+        **{name: row[name] for name in ("time", "bundle")},
     }
     if row["kind"] == UTTERANCE:
         shown = probabilities("p") or {}

@@ -156,6 +156,18 @@ class Running:
         _, stderr = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, stderr, self.subscriber.finish()
 
+    def stopped(self, further: int = 3) -> tuple[int, str, Received]:
+        """Stop it in order after some further results, or wait for its end; as `ended`."""
+        wanted = len(self.received.fresh(public.Result)) + further
+        self.subscriber.wait_for(
+            lambda received: (
+                len(received.fresh(public.Result)) >= wanted or self.process.poll() is not None
+            )
+        )
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.ended()
+
     def end(self) -> None:
         with self.process:  # closes its pipes and waits for it
             if self.process.poll() is None:
@@ -164,6 +176,17 @@ class Running:
             self.subscriber.finish()
         if self.process.returncode < 0:  # killed, its socket file is left
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def check_beginning(stream: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
+    """Fail unless a stream that was stopped equals the beginning of the whole one.
+
+    The stop ends the last utterance.
+    """
+    for kind, sure in (("result", None), ("utterance", -1)):
+        rows, expected = ([row for row in part if row["kind"] == kind] for part in (stream, whole))
+        assert kind != "result" or rows
+        assert rows[:sure] == expected[: len(rows)][:sure]
 
 
 def fresh_endpoint() -> str:

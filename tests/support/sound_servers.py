@@ -6,6 +6,7 @@ import contextlib
 import functools
 import http.server
 import os
+import random
 import shutil
 import signal
 import socket
@@ -318,6 +319,9 @@ class Cable:
     """A TCP relay to a port: it can be cut without a word, garbled, or delayed.
 
     Attributes:
+        cut: relay nothing; connections are accepted and stay open.
+        garbage: relay zeros in place of what the server sends.
+        jitter_s: longest random delay of what the server sends.
         port: where a client connects.
     """
 
@@ -325,14 +329,30 @@ class Cable:
         self._target = target
         self.cut = False
         self.garbage = False
-        self.delay_s = 0.0
+        self.jitter_s = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def pull(self) -> None:
+        """Relay nothing from now on; connections stay open."""
+        self.cut = True
+
+    def plug(self) -> None:
+        """Relay again."""
+        self.cut = False
+
+    def drop(self) -> None:
+        """Close every connection."""
+        self._close(*self._open)
+        self._open.clear()
+
     def close(self) -> None:
-        for one in (self._listener, *self._open):
+        self._close(self._listener, *self._open)
+
+    def _close(self, *sockets: socket.socket) -> None:
+        for one in sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
@@ -357,10 +377,11 @@ class Cable:
             threading.Thread(target=self._copy, args=pair, daemon=True).start()
 
     def _copy(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+        chance = random.Random(0)
         with contextlib.suppress(OSError):
             while content := source.recv(65536):
-                if self.delay_s:
-                    time.sleep(self.delay_s)
+                if self.jitter_s and back:
+                    time.sleep(chance.uniform(0.0, self.jitter_s))
                 while self.cut:
                     time.sleep(0.01)
                 sink.sendall(bytes(len(content)) if back and self.garbage else content)

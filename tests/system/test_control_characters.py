@@ -22,7 +22,7 @@ from speech_emotion.commands.finding import look
 from speech_emotion.common.errors import printable
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
 from speech_emotion.common.wire import internal
-from speech_emotion.supervision.console_view import BackgroundView, LiveView, PlainView
+from speech_emotion.supervision.console.view import BackgroundView, LiveView, PlainView
 from speech_emotion.supervision.control_socket import ControlSocket
 from tests.support.history import make_utterance
 from tests.support.live_page import INFO, live

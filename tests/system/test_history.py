@@ -77,10 +77,16 @@ def test_a_killed_history_writer_restarts_and_the_pipeline_goes_on(
     supervise: Supervise, clip: Clip, tmp_path: Path
 ) -> None:
     path = tmp_path / "kept.sqlite"
-    running = supervise(f"--source=file:{clip(14.0)}", f"--history={path}")
+    running = supervise(f"--source=file:{clip(50.0)}", f"--history={path}")
     running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
     running.stages()["history"].kill()
-    code, stderr, received = running.ended()
+    running.subscriber.wait_for(
+        lambda received: any(
+            (stage.name, stage.restarts, stage.state) == ("history", 1, "ready")
+            for stage in received.fresh(public.Health)[-1].stages
+        )
+    )
+    code, stderr, received = running.stopped()
     assert code == 0, stderr
     rows = [s for h in received.fresh(public.Health) for s in h.stages if s.name == "history"]
     assert rows[-1].restarts == 1
@@ -96,7 +102,7 @@ def test_a_lock_of_another_program_loses_nothing(
     supervise: Supervise, clip: Clip, tmp_path: Path, seconds: float
 ) -> None:
     path = tmp_path / "kept.sqlite"
-    sound = clip(8.0, repeat=2 + round(seconds / 8.0))
+    sound = clip(50.0, repeat=1 + round(seconds / 50.0))
     running = supervise(f"--source=file:{sound}", f"--history={path}")
     running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     other = sqlite3.connect(path, isolation_level=None)
@@ -104,7 +110,7 @@ def test_a_lock_of_another_program_loses_nothing(
     time.sleep(seconds)
     other.execute("ROLLBACK")
     other.close()
-    code, stderr, received = running.ended()
+    code, stderr, received = running.stopped()
     assert code == 0, stderr
     assert "history is written again" in stderr
     rows = [s for h in received.fresh(public.Health) for s in h.stages if s.name == "history"]
@@ -120,11 +126,11 @@ def test_a_removed_file_of_a_running_pipeline_is_written_again(
 ) -> None:
     path = tmp_path / "kept" / "kept.sqlite"
     path.parent.mkdir()
-    running = supervise(f"--source=file:{clip(12.0)}", f"--history={path}")
+    running = supervise(f"--source=file:{clip(50.0)}", f"--history={path}")
     running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
     for file in path.parent.iterdir():
         file.unlink()
-    code, stderr, received = running.ended()
+    code, stderr, received = running.stopped(8)
     assert code == 0, stderr
     assert "was removed or replaced" in stderr
     with HistoryReader(path) as reader:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import soundfile
 
-from speech_emotion.capture.recording.reader import RecordingFile, open_recording
 from speech_emotion.common.wire import public
+from tests.chaos.network import gap_errors
 from tests.support import sound_servers
 from tests.support.pipelines import (
     BUNDLE,
@@ -326,9 +326,10 @@ def test_ffmpeg_ends_with_its_capture(watch: Watch, camera: Server) -> None:
         for child in psutil.Process(seen.running.process.pid).children(recursive=True)
         if child.name() == "ffmpeg"
     )
-    seen.running.process.kill()
+    seen.running.stages()["capture"].kill()
     wait_until(lambda: not decoder.is_running(), "ffmpeg to end")
-    seen.running.process.wait()
+    seen.wait_live()
+    seen.end()
 
 
 def test_a_killed_ffmpeg_is_replaced(watch: Watch, camera: Server) -> None:
@@ -384,16 +385,5 @@ def test_the_gap_of_a_cut_is_as_long_as_the_sound_that_is_missing(
             seen.end()
         finally:
             cable.close()
-    recording = open_recording(tape / "main", 16000)
-    (gap,) = recording.gaps
-    file = RecordingFile(recording)
-    file.seek(gap[0] - 16000)
-    before = sound.find(pcm(file.read(16000)))
-    file.seek(gap[1])
-    after = sound.find(pcm(file.read(16000)))
-    missing = (after - before - 16000) % len(sound.pcm)
-    assert missing == pytest.approx(gap[1] - gap[0], abs=0.25 * 16000)  # a packet of FLAC
-
-
-def pcm(samples: np.ndarray) -> np.ndarray:
-    return np.rint(samples * 32768.0).astype(np.int16)
+    (error,) = gap_errors(tape / "main", sound)
+    assert abs(error) < 0.5  # a busy machine reads late; `python -m tests.chaos` measures it

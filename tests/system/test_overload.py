@@ -39,7 +39,7 @@ def test_loaded_cores_lose_no_sample(supervise: Supervise, clip: Clip) -> None:
 def test_features_stopped_for_longer_than_the_ring_is_declared_and_counted(
     supervise: Supervise, clip: Clip
 ) -> None:
-    path = clip(25.0)
+    path = clip(50.0)
     ring_s = 6.0
     running = supervise(f"--source=file:{path}", env={"SEP_RING__SECONDS": str(ring_s)})
     running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
@@ -48,7 +48,10 @@ def test_features_stopped_for_longer_than_the_ring_is_declared_and_counted(
         if victim := running.stages().get("features"):
             victim.kill()
         time.sleep(0.02)
-    code, stderr, received = running.ended()
+    running.subscriber.wait_for(
+        lambda received: any(result.skipped for result in received.fresh(public.Result))
+    )
+    code, stderr, received = running.stopped()
     assert code == 0, stderr
 
     results = received.fresh(public.Result)

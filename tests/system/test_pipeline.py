@@ -17,7 +17,7 @@ import soundfile
 import soxr
 
 from speech_emotion.common.wire import public
-from speech_emotion.supervision import console_view as terminal
+from speech_emotion.supervision.console import view as terminal
 from tests.support.pipelines import PATIENCE_S, Running, offline, wait_until
 
 Supervise = Callable[..., Running]

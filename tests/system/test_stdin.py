@@ -33,6 +33,7 @@ from tests.support.pipelines import (
 )
 
 Clip = Callable[..., Path]
+RING_S = 6.0
 
 
 def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber:
@@ -45,7 +46,7 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "SEP_BUNDLE": str(BUNDLE)},
+        env={**os.environ, "SEP_BUNDLE": str(BUNDLE), "SEP_RING__SECONDS": str(RING_S)},
     )
     assert process.stdin is not None
     chance, sent = random.Random(seed), 0
@@ -64,7 +65,7 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
 
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_a_pipe_equals_its_file(clip: Clip, speed: str) -> None:
-    path = clip(45.0)  # longer than the ring: the writer has to wait
+    path = clip(2.5 * RING_S)  # longer than the ring: the writer has to wait
     samples, rate = soundfile.read(path, dtype="int16")
     subscriber = piped(f"stdin:{rate}", samples.tobytes(), f"--speed={speed}")
     assert subscriber.finish().stream() == offline(path)

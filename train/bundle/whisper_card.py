@@ -66,7 +66,7 @@ class Exported:
         relative_difference: largest difference of a relative score; 0 without them.
         changed: share of the windows whose label differs.
         lost: accuracy of the float32 graph minus accuracy of the 8-bit graph.
-        milliseconds: mean time of a window, one thread, on this machine.
+        milliseconds: mean CPU time of a window, one thread, on this machine.
     """
 
     model: bytes
@@ -153,8 +153,8 @@ def _facts(training_set: HeadTrainingSet, recipe: HeadRecipe, exported: Exported
         "Network": "convolutions and the lowest three layers of Whisper base (multilingual, MIT), "
         "not changed; the mean over the frames of speech of "
         f"{', '.join(recipe.statistics)}; {heads}. 8-bit weights, "
-        f"{len(exported.model) / 1e6:.1f} MB, {exported.milliseconds:.1f} ms a window on one "
-        "thread of the machine that built it. 8 bits change "
+        f"{len(exported.model) / 1e6:.1f} MB, {exported.milliseconds:.1f} ms of CPU time a "
+        "window, one thread of the machine that built it. 8 bits change "
         f"{100 * exported.changed:.1f} % of the labels of {SAMPLE} real windows and cost "
         f"{100 * exported.lost:.1f} points of accuracy",
         "Trained on": f"{len(training_set.clips)} clips of {speakers} speakers of "

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from speech_emotion.common.errors import DeviceError, UserError, printable
 from speech_emotion.common.safe_text import SafeText
-from speech_emotion.supervision.console_view import BackgroundView, PlainView
-from speech_emotion.supervision.log_lines import LogLines
+from speech_emotion.supervision.console.log_lines import LogLines
+from speech_emotion.supervision.console.view import BackgroundView, PlainView
 
 TITLE = "\x1b]0;title\x07 \x9b31m red\r\nnext \u202e \u2028"
 ESCAPED = r"\x1b]0;title\x07 \x9b31m red\r\nnext \u202e \u2028"

@@ -11,7 +11,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.health import stream_health
 from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire import internal, public
-from speech_emotion.supervision.metrics_server import MetricsServer
+from speech_emotion.supervision.metrics.server import MetricsServer
 
 
 def stage(state: str, reason: str | None = None, restarts: int = 0) -> public.StageHealth:

@@ -38,6 +38,7 @@ PARAMETERS = Baseline(
     variety=0.0,
     mixed=0.3,
     one_sided=0.45,
+    temperature=1.0,
 )
 EMPTY = BaselineState.empty(3)
 

@@ -11,8 +11,8 @@ import pytest
 
 from speech_emotion.common.config.model import MetricsConfig
 from speech_emotion.common.wire import public
-from speech_emotion.supervision import metrics_server
-from speech_emotion.supervision.metrics_server import MetricsServer
+from speech_emotion.supervision.metrics import server as metrics_server
+from speech_emotion.supervision.metrics.server import MetricsServer
 from tests.support.pipelines import wait_until
 
 HEALTH = public.Health(1.0, "ok", [], [], {"hub_malformed": 1})

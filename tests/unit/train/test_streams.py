@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from speech_emotion.common.bundle.baseline import Baseline
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.errors import UserError
 from speech_emotion.infer.baseline import blend, trust_in
 from speech_emotion.train.__main__ import main
 from speech_emotion.train.evaluation.streams import choice
 from speech_emotion.train.evaluation.streams.figures import (
     AFTER,
+    Judged,
     figures,
     judge,
     listen,
@@ -25,6 +27,7 @@ from speech_emotion.train.evaluation.streams.figures import (
 )
 from speech_emotion.train.evaluation.streams.scenarios import HISTORY, SCENARIOS
 from speech_emotion.train.evaluation.streams.window_outputs import (
+    Parameters,
     WindowOutputs,
     parameters,
     read_outputs,
@@ -32,11 +35,12 @@ from speech_emotion.train.evaluation.streams.window_outputs import (
 
 LABELS = ("angry", "happy", "neutral", "sad")
 TO = Baseline((0.0,) * 4, (0.0,) * 4, prior_s=5.0, trust=0.8, evidence_s=5.0)
+GIVEN = Parameters(TO)
 CLIPS = 10
 """Per speaker and label."""
 
 
-def write(folder: Path, name: str, seed: int, speakers: int = 6) -> Path:
+def write(folder: Path, name: str, seed: int, speakers: int = 6, twins: bool = True) -> Path:
     """Window outputs of a corpus in which voices differ more than emotions.
 
     The usual scores see the voice as well as the emotion; the relative ones see both, too, so that
@@ -58,15 +62,24 @@ def write(folder: Path, name: str, seed: int, speakers: int = 6) -> Path:
                 rows["r"].append(2.0 * emotion + 2.0 * voice)
     n = len(rows["clip"])
     path = folder / f"{name}.npz"
+    if twins:  # through another microphone: everything is shifted
+        device = chance.normal(0.0, 1.0, 4)
+        shifted = np.array(rows["cold"]) * np.exp(0.7 * device)
+        rows["cold"] += list(shifted / shifted.sum(axis=1, keepdims=True))
+        rows["r"] += [r + 2.0 * device for r in rows["r"]]
+        for key in ("speaker", "clip", "label"):
+            rows[key] *= 2
+    total = len(rows["clip"])
     np.savez(
         path,
         labels=np.array(LABELS),
-        corpus=np.array([name] * n),
+        corpus=np.array([name] * total),
+        rendering=np.array([0] * n + [1] * (total - n), np.int8),
         speaker=np.array(rows["speaker"]),
         clip=np.array(rows["clip"], np.int32),
         label=np.array(rows["label"], np.int8),
         cold=np.array(rows["cold"], np.float32),
-        speech=np.where(chance.uniform(size=n) < 0.95, 0.9, 0.1).astype(np.float32),
+        speech=np.where(chance.uniform(size=total) < 0.95, 0.9, 0.1).astype(np.float32),
         relative=np.array(rows["r"], np.float32),
         prior=np.zeros(4, np.float32),
         bias=np.array([0.0, 0.0, 1.0, 0.0], np.float32),
@@ -122,6 +135,24 @@ def test_scenarios_are_what_their_names_say(corpora: list[WindowOutputs]) -> Non
         assert set(outputs.speaker[stream.history]) == {stream.speaker}
 
 
+def test_another_microphone_is_heard_and_judged_after_the_first_one(
+    corpora: list[WindowOutputs], tmp_path: Path
+) -> None:
+    outputs = corpora[0]
+    streams = make_streams(outputs, "another microphone in the middle", (0,))
+    assert len(streams) == 6
+    for stream in streams:
+        assert outputs.plain[stream.before].all()
+        assert not outputs.plain[[*stream.history, *stream.tests]].any()
+        originals = np.flatnonzero(np.isin(outputs.twin, stream.tests))
+        assert not set(originals) & set(stream.before)
+        assert sorted(outputs.truth[originals]) == sorted(outputs.truth[stream.tests])
+    (without,) = read_outputs([write(tmp_path, "D", 3, twins=False)], 0.7)
+    assert (without.twin == -1).all()
+    assert make_streams(without, "another microphone in the middle", (0,)) == []
+    assert "another microphone in the middle" not in listen_to_all([without], TO, (0,))
+
+
 def test_all_windows_at_once_equal_the_live_blend(corpora: list[WindowOutputs]) -> None:
     outputs, to = corpora[0], dataclasses.replace(TO, temperature=1.4)
     heard = listen(outputs, make_streams(outputs, "70 % neutral", (0,)), to)
@@ -141,21 +172,42 @@ def test_figures_show_the_gain_and_nothing_before_the_first_utterance(
     corpora: list[WindowOutputs],
 ) -> None:
     heard = listen_to_all(corpora, TO, (0,))
-    found = figures(heard, 1.0, {outputs.name: TO for outputs in corpora})
+    found = figures(heard, GIVEN, {outputs.name: TO for outputs in corpora})
     for scenario, rows in found["scenarios"].items():
         for row in rows.values():
-            change = scenario == "another voice in the middle"
+            change = scenario.endswith("in the middle")
             assert (row["after"]["0"]["gain"] == 0.0) != change
-            assert row["after"]["0"]["uar"] == row["cold_uar"] + row["after"]["0"]["gain"]
+            assert row["after"]["0"]["uar"] == row["cold"]["uar"] + row["after"]["0"]["gain"]
     last = found["summary"]["70 % neutral"]["20"]
     assert last["gain"] > 0.05
     assert last["worst_gain"] <= last["gain"]
     assert last["worst_ci"][0] < last["worst_gain"] < last["worst_ci"][1]
     # Without the guard against one-sided streams the emotion would be subtracted away.
     careless = dataclasses.replace(TO, mixed=4.0, one_sided=5.0)
-    lost = figures(heard, 1.0, {outputs.name: careless for outputs in corpora})
+    lost = figures(heard, GIVEN, {outputs.name: careless for outputs in corpora})
     alone = [table["summary"]["one emotion only"]["20"]["gain"] for table in (lost, found)]
     assert alone[0] < alone[1] - 0.05
+
+
+def test_labels_follow_the_bundles_decision() -> None:
+    """Four utterances, two of them neutral; the label needs a lead over neutral of its bias."""
+    probabilities = np.array(
+        [
+            [0.7, 0.1, 0.1, 0.1],
+            [0.3, 0.1, 0.5, 0.1],
+            [0.9, 0.05, 0.025, 0.025],
+            [0.4, 0.1, 0.3, 0.2],
+        ]
+    )
+    judged = Judged(np.zeros(4, np.int64), np.array([2, 2, 0, 0]), probabilities)
+
+    def rates(**decision: Any) -> tuple[float, float]:
+        found = judged.labelled(Parameters(TO, Calibration(), Decision(**decision)), 2)
+        return found["false_per_100"], found["found_per_100"]
+
+    assert rates() == (50.0, 100.0)
+    assert rates(bias=(0.0, 0.0, 0.5, 0.0)) == (50.0, 50.0)
+    assert rates(min_utterance_confidence=0.8) == (0.0, 50.0)
 
 
 def test_a_choice_gains_within_the_allowed_loss() -> None:
@@ -245,6 +297,7 @@ def test_a_mistake_is_one_line(
 def test_a_bundle_gives_its_parameters() -> None:
     root = Path(__file__).resolve().parents[3]
     given = parameters(root / "tests" / "data" / "models" / "relative", ["trust=0.2"])
-    assert (given.min_speech, given.baseline.trust, given.baseline.prior_s) == (0.5, 0.2, 2.0)
+    assert given.decision.min_speech == 0.5
+    assert (given.baseline.trust, given.baseline.prior_s) == (0.2, 2.0)
     with pytest.raises(UserError, match="no such bundle folder"):
         parameters(root / "nowhere", [])

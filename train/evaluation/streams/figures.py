@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,12 @@ from speech_emotion.common.bundle.baseline import Baseline
 from speech_emotion.infer.baseline import BaselineState, Evidence, observe, trust_in
 from speech_emotion.train.evaluation.metrics import RESAMPLES, ece
 from speech_emotion.train.evaluation.streams.scenarios import SCENARIOS, Stream
-from speech_emotion.train.evaluation.streams.window_outputs import Index, Matrix, WindowOutputs
+from speech_emotion.train.evaluation.streams.window_outputs import (
+    Index,
+    Matrix,
+    Parameters,
+    WindowOutputs,
+)
 
 AFTER = (0, 1, 5, 20)
 """Numbers of utterances heard before the judged ones."""
@@ -107,6 +112,21 @@ class Judged:
     truth: Index
     probabilities: Matrix
 
+    def labelled(self, to: Parameters, neutral: int) -> dict[str, float]:
+        """Of 100 neutral utterances, those with another label; of 100 others, those with theirs."""
+        scores = np.log(np.maximum(self.probabilities, 1e-12))
+        scores /= to.calibration.utterance_temperature
+        raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+        raised /= raised.sum(axis=1, keepdims=True)
+        label = (scores + np.array(to.decision.bias or 0.0)).argmax(axis=1)
+        confidence = raised[np.arange(len(label)), label]
+        sure, calm = confidence >= to.decision.min_utterance_confidence, self.truth == neutral
+        false, found = sure & (label != neutral), sure & (label == self.truth)
+        return {
+            "false_per_100": 100.0 * float(false[calm].mean()) if calm.any() else 0.0,
+            "found_per_100": 100.0 * float(found[~calm].mean()) if (~calm).any() else 0.0,
+        }
+
     def tables(self) -> Index:
         """Counts by (speaker, true label, predicted label)."""
         n = self.probabilities.shape[1]
@@ -153,38 +173,43 @@ Heard = dict[str, dict[str, StreamStates]]
 
 
 def listen_to_all(corpora: Sequence[WindowOutputs], to: Baseline, seeds: Sequence[int]) -> Heard:
-    """Scenario → corpus → its streams. A corpus without streams of a scenario is left out."""
+    """Scenario → corpus → its streams, without corpora and scenarios that have none."""
     found: Heard = {}
     for scenario in SCENARIOS:
         streams = {outputs.name: make_streams(outputs, scenario, seeds) for outputs in corpora}
-        found[scenario] = {
+        rows = {
             outputs.name: listen(outputs, streams[outputs.name], to)
             for outputs in corpora
             if streams[outputs.name]
         }
+        if rows:
+            found[scenario] = rows
     return found
 
 
-def figures(heard: Heard, temperature: float, to: Mapping[str, Baseline]) -> dict[str, Any]:
+def figures(heard: Heard, given: Parameters, to: Mapping[str, Baseline]) -> dict[str, Any]:
     """Scenario → corpus → figures after each number of utterances, and a summary.
 
     Args:
-        to: the parameters for each corpus.
+        given: calibration and decision.
+        to: the parameters of the baseline for each corpus.
     """
     scenarios = {
-        scenario: {name: _row(one, temperature, to[name]) for name, one in rows.items()}
+        scenario: {name: _row(one, given, to[name]) for name, one in rows.items()}
         for scenario, rows in heard.items()
     }
     return {"scenarios": scenarios, "summary": summary(scenarios)}
 
 
-def _row(heard: StreamStates, temperature: float, to: Baseline) -> dict[str, Any]:
+def _row(heard: StreamStates, given: Parameters, to: Baseline) -> dict[str, Any]:
+    temperature, neutral = given.calibration.temperature, heard.outputs.labels.index("neutral")
     judged = [judge(heard, k, temperature, to) for k in range(len(AFTER))]
-    tables, cold = [one.tables() for one in judged], judge(heard, None, temperature, to).tables()
+    without = judge(heard, None, temperature, to)
+    tables, cold = [one.tables() for one in judged], without.tables()
     row: dict[str, Any] = {
         "speakers": len(np.unique(judged[0].speaker)),
         "judged": len(judged[0].truth),
-        "cold_uar": uar_of(cold.sum(axis=0)),
+        "cold": {"uar": uar_of(cold.sum(axis=0)), **without.labelled(given, neutral)},
         "after": {},
     }
     for number, one, table in zip(AFTER, judged, tables, strict=True):
@@ -194,6 +219,7 @@ def _row(heard: StreamStates, temperature: float, to: Baseline) -> dict[str, Any
             "gain": uar_of(table.sum(axis=0)) - uar_of(cold.sum(axis=0)),
             "gain_ci": gain_interval(cold, table),
             "ece": ece(right, one.probabilities.max(axis=1)),
+            **one.labelled(given, neutral),
         }
     return row
 
@@ -235,7 +261,7 @@ def summary(scenarios: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             found[scenario][number] = {
                 **{
                     key: float(np.mean([one[key] for one in each.values()]))
-                    for key in ("uar", "gain", "ece")
+                    for key in ("uar", "gain", "ece", "false_per_100", "found_per_100")
                 },
                 "worst": worst,
                 "worst_gain": each[worst]["gain"],
@@ -244,27 +270,44 @@ def summary(scenarios: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def colds(found: Mapping[str, Any], scenario: str) -> Iterator[float]:
-    """UAR of each corpus without a baseline."""
-    for row in found["scenarios"][scenario].values():
-        yield row["cold_uar"]
-
-
 def table(found: Mapping[str, Any]) -> str:
-    """The summary as a Markdown table."""
-    heads = ["cold", *(f"after {number}" for number in AFTER)]
-    lines = [
-        f"| stream | {' | '.join(heads)} | worst corpus after {AFTER[-1]} |",
-        f"|---|{'---|' * (len(AFTER) + 2)}",
-    ]
-    for scenario, rows in found["summary"].items():
-        cells = [f"{100 * np.mean(list(colds(found, scenario))):.1f}"]
-        for number in AFTER:
-            row = rows[str(number)]
-            cells.append(f"{100 * row['uar']:.1f} ({100 * row['gain']:+.1f})")
-        last = rows[str(AFTER[-1])]
+    """UAR of each scenario as a Markdown table."""
+    rows = []
+    for scenario, after in found["summary"].items():
+        cells = [f"{100 * _cold(found, scenario, 'uar'):.1f}"]
+        for number in map(str, AFTER):
+            one = after[number]
+            cells.append(f"{100 * one['uar']:.1f} ({100 * one['gain']:+.1f})")
+        last = after[str(AFTER[-1])]
         low, high = last["worst_ci"]
         worst = f"{last['worst']} {100 * last['worst_gain']:+.1f}"
         cells.append(f"{worst} ({100 * low:+.1f} to {100 * high:+.1f})")
-        lines.append(f"| {scenario} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([scenario, *cells])
+    heads = ["stream", "cold", *(f"after {n}" for n in AFTER), f"worst corpus after {AFTER[-1]}"]
+    return _markdown(heads, rows)
+
+
+def label_table(found: Mapping[str, Any]) -> str:
+    """False labels and emotions found by the bundle's decision, as a Markdown table."""
+    rows = []
+    for scenario, after in found["summary"].items():
+        cells = [
+            f"{_cold(found, scenario, 'false_per_100'):.1f} / "
+            f"{_cold(found, scenario, 'found_per_100'):.1f}"
+        ]
+        cells += [
+            f"{after[str(n)]['false_per_100']:.1f} / {after[str(n)]['found_per_100']:.1f}"
+            for n in AFTER
+        ]
+        rows.append([scenario, *cells])
+    return _markdown(["stream", "cold", *(f"after {n}" for n in AFTER)], rows)
+
+
+def _cold(found: Mapping[str, Any], scenario: str, key: str) -> float:
+    """Mean over the corpora of a figure without a baseline."""
+    return float(np.mean([row["cold"][key] for row in found["scenarios"][scenario].values()]))
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -45,7 +45,8 @@ def halves(
     """
     pools, tests = [], []
     for label in range(len(outputs.labels)):
-        mine = np.flatnonzero((outputs.speaker == speaker) & (outputs.truth == label))
+        mine = (outputs.speaker == speaker) & (outputs.truth == label) & outputs.plain
+        mine = np.flatnonzero(mine)
         mine = chance.permutation(mine)
         half = (len(mine) + 1) // 2
         pools.append(mine[:half])
@@ -148,6 +149,22 @@ def another_voice(share: float) -> Maker:
     return make
 
 
+def another_microphone(share: float) -> Maker:
+    """A change in the middle: the same speaker through another microphone."""
+
+    def make(outputs: WindowOutputs, chance: np.random.Generator) -> Iterator[Stream]:
+        shares = _shares(outputs, share)
+        for speaker in range(int(outputs.speaker.max()) + 1):
+            pools, tests = halves(outputs, speaker, chance)
+            before, history = (drawn(pools, shares, HISTORY, chance) for _ in range(2))
+            if before is None or history is None or not len(tests):
+                continue
+            if (outputs.twin[[*history, *tests]] >= 0).all():
+                yield Stream(speaker, outputs.twin[history], outputs.twin[tests], before)
+
+    return make
+
+
 def _shares(outputs: WindowOutputs, neutral: float) -> Matrix:
     """Share of each label in a history."""
     at = outputs.labels.index("neutral")
@@ -164,4 +181,5 @@ SCENARIOS: dict[str, Maker] = {
     "one emotion, then all": one_label(others=True),
     "speakers in turn": in_turn(0.7),
     "another voice in the middle": another_voice(0.7),
+    "another microphone in the middle": another_microphone(0.7),
 }

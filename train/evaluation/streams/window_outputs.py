@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.baseline import Baseline, read_baseline
 from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.errors import UserError
 
 Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-MIN_SPEECH = 0.7
-"""Without a bundle: probability of speech from which a window counts for a baseline."""
 KEYS = ("labels", "corpus", "speaker", "clip", "label", "cold", "speech", "relative")
 
 
@@ -35,6 +34,8 @@ class WindowOutputs:
         clip: number of the window's clip, 0 to clips - 1, (windows,).
         truth: label of each clip, (clips,).
         speaker: number of each clip's speaker, 0 to speakers - 1, (clips,).
+        twin: the same clip through another microphone, (clips,); -1 without one.
+        plain: the clip is no such twin, (clips,).
         bias: of the relative scores, (labels,).
     """
 
@@ -46,6 +47,8 @@ class WindowOutputs:
     clip: Index
     truth: Index
     speaker: Index
+    twin: Index
+    plain: NDArray[np.bool_]
     bias: Matrix
 
     @property
@@ -65,13 +68,14 @@ class Parameters:
 
     Attributes:
         baseline: its `prior` and `bias` are not used: the outputs have their own.
-        temperature: of the scores without a baseline.
-        min_speech: probability of speech from which a window counts for a baseline.
+        calibration: its temperatures; that of an utterance is applied to its mean probabilities.
+        decision: from `min_speech` on a window counts for a baseline; its bias and
+            `min_utterance_confidence` give an utterance its label.
     """
 
     baseline: Baseline
-    temperature: float
-    min_speech: float
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    decision: Decision = dataclasses.field(default_factory=lambda: Decision(min_speech=0.7))
 
 
 def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
@@ -81,11 +85,11 @@ def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
         UserError: the bundle is not valid, or a setting is no number of [baseline].
     """
     nothing: tuple[float, ...] = (0.0,) * 4
-    found = Parameters(Baseline(nothing, nothing), 1.0, MIN_SPEECH)
+    found = Parameters(Baseline(nothing, nothing))
     if folder is not None:
         bundle = load_bundle(folder)
-        temperature, min_speech = bundle.calibration.temperature, bundle.decision.min_speech
-        found = Parameters(bundle.baseline or found.baseline, temperature, min_speech)
+        usual = bundle.baseline or found.baseline
+        found = Parameters(usual, bundle.calibration, bundle.decision)
     values: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -134,8 +138,11 @@ def _read(file: Path, min_speech: float) -> list[WindowOutputs]:
 
 def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> WindowOutputs:
     rows = np.flatnonzero(table["corpus"] == name)
-    rows = rows[np.argsort(table["clip"][rows], kind="stable")]
-    clips, first, clip = np.unique(table["clip"][rows], return_index=True, return_inverse=True)
+    rendering = table.get("rendering", np.zeros(len(table["clip"]), np.int8)).astype(np.int64)
+    number = 2 * table["clip"].astype(np.int64) + (rendering > 0)
+    rows = rows[np.argsort(number[rows], kind="stable")]
+    clips, first, clip = np.unique(number[rows], return_index=True, return_inverse=True)
+    place = {int(clip): k for k, clip in enumerate(clips)}
     # A prior per window belongs to the model of the window's fold.
     prior = table["prior"] if table["prior"].ndim == 1 else table["prior"][rows]
     bias = table["bias"] if table["bias"].ndim == 1 else table["bias"][rows].mean(axis=0)
@@ -150,5 +157,7 @@ def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> Win
         speaker=np.unique(table["speaker"][rows][first], return_inverse=True)[1].reshape(
             len(clips)
         ),
+        twin=np.array([-1 if clip % 2 else place.get(int(clip) + 1, -1) for clip in clips]),
+        plain=clips % 2 == 0,
         bias=bias.astype(np.float64),
     )

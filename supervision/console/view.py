@@ -8,15 +8,15 @@ import queue
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterable
-from typing import NoReturn, Protocol
+from typing import NoReturn, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from speech_emotion.common.closing import Closing
 from speech_emotion.common.errors import printable
 from speech_emotion.common.linux.entry import ERRORS
 from speech_emotion.common.safe_text import SafeText
@@ -38,31 +38,25 @@ THREAD = "view"
 COLOURS = {"silence": "bright_black", "gap": "red", "uncertain": "yellow"}
 
 
-class View(Protocol):
+class View(Closing):
     """Shows results and health. Use it as a context manager.
 
     Attributes:
         live: whether it has to be updated without new results as well.
     """
 
-    live: bool
-
-    def __enter__(self) -> View: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None: ...
+    live = False
 
     def write(self, line: str) -> None:
         """Write a log line."""
-        ...
+        raise NotImplementedError
 
     def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
         """Show the messages since the last call, and the health of the pipeline."""
-        ...
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the terminal back."""
 
 
 def make_view() -> BackgroundView:
@@ -70,7 +64,7 @@ def make_view() -> BackgroundView:
     return BackgroundView(LiveView() if sys.stderr.isatty() else PlainView())
 
 
-class BackgroundView:
+class BackgroundView(View):
     """Runs a view in its own thread.
 
     A terminal that is blocked (Ctrl-S), or a pipe without a reader, must not block the
@@ -88,16 +82,11 @@ class BackgroundView:
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(HELD_CALLS)
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
 
-    def __enter__(self) -> BackgroundView:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._put(None)
         self._thread.join(LEAVE_S)
 
@@ -146,24 +135,11 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-class PlainView:
+class PlainView(View):
     """Changes of the label and utterances as log lines."""
-
-    live = False
 
     def __init__(self) -> None:
         self._labels: dict[str, str] = {}
-
-    def __enter__(self) -> PlainView:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        pass
 
     def write(self, line: str) -> None:
         # Not through Python's buffer: a blocked thread would hold its lock until the end.
@@ -181,7 +157,7 @@ class PlainView:
                 log.info("%s  %7.1f s  %s%s", message.stream, at, label, _confidence(message))
 
 
-class LiveView:
+class LiveView(View):
     """One live line per stream, below the log lines and utterances."""
 
     live = True
@@ -191,16 +167,11 @@ class LiveView:
         self._live = Live(console=self._console, auto_refresh=False)
         self._latest: dict[str, Result] = {}
 
-    def __enter__(self) -> LiveView:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._live.stop()
 
     def write(self, line: str) -> None:

@@ -15,7 +15,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.exposure import split_listen
 from speech_emotion.common.wire.endpoint import is_loopback
 from speech_emotion.common.wire.public import Health
-from speech_emotion.supervision.prometheus import HealthCollector
+from speech_emotion.supervision.metrics.collector import HealthCollector
 
 MAX_CONNECTIONS = 32
 """Most connections at once; a further one is closed."""

@@ -9,7 +9,7 @@ from logging.handlers import QueueHandler
 from typing import Any
 
 from speech_emotion.common.stage.main import LOG_FORMAT
-from speech_emotion.supervision.console_view import BackgroundView
+from speech_emotion.supervision.console.view import BackgroundView
 
 
 class LogLines:
