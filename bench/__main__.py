@@ -19,7 +19,7 @@ from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 
 os.environ.update(ONE_BLAS_THREAD)  # read when numpy is imported
 
-from bench import features, inference, pipelines, report, ring
+from bench import batch, features, inference, pipelines, report, ring
 from bench.harness import machine
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import EXIT_USER, UserError
@@ -32,6 +32,7 @@ PARTS: dict[str, Part] = {
     "features": lambda at: features.measure(at.bundle, at.rounds(400) if at.quick else 400),
     "ring": lambda at: ring.measure(at.rounds(5)),
     "inference": lambda at: inference.measure(at.bundle, 2000),
+    "batch": lambda at: batch.measure(30.0 if at.quick else 300.0, at.rounds(3)),
     "start": pipelines.start,
     "latency": pipelines.latency,
     "loaded": pipelines.loaded,

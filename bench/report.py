@@ -57,6 +57,7 @@ def rows_of(results: Results) -> list[Row]:
         "ring": _ring,
         "inference": _inference,
         "streams": _streams,
+        "batch": _batch,
         "speed": _speed,
     }
     return [row for part, make in makers.items() if part in results for row in make(results[part])]
@@ -278,6 +279,64 @@ def _speed(part: Any) -> list[Row]:
     )
     measure = "one file at full speed through the whole pipeline"
     return [Row(measure, "≥ 200x real time", text, speed["median"], 200, more=True)]
+
+
+def _batch(part: Any) -> list[Row]:
+    def speed(*keys: str) -> float:
+        found = part
+        for key in keys:
+            found = found[key]
+        return float(found["median"])
+
+    rows = []
+    librosa = speed("others", "librosa")
+    ours = speed("small", "long, flac", "batch")
+    rows.append(
+        Row(
+            "recordings (`infer --out`, models/small), CPU to librosa's three calls",
+            "≥ 20x less",
+            f"{ours / librosa:.0f}x: {ours:.0f} to {librosa:.0f} times real time per core",
+            ours / librosa,
+            20,
+            more=True,
+        )
+    )
+    if part["openSMILE"]:
+        smile = speed("others", "openSMILE")
+        rows.append(
+            Row(
+                "the same, CPU to openSMILE's eGeMAPSv02 low-level descriptors",
+                "≥ 5x less",
+                f"{ours / smile:.0f}x: to {smile:.0f} times real time (opensmile "
+                f"{part['openSMILE']})",
+                ours / smile,
+                5,
+                more=True,
+            )
+        )
+    for kind, limit in (("long", 2.5), ("clips", 5.0)):
+        to_floor = speed("small", f"{kind}, flac", "floor") / speed(
+            "small", f"{kind}, flac", "batch"
+        )
+        text = "; ".join(
+            f"{bundle}, {form}: {speed(bundle, key, 'batch'):.0f}, library "
+            f"{speed(bundle, key, 'library'):.0f}, floor {speed(bundle, key, 'floor'):.0f}, "
+            f"decoder alone {speed(bundle, key, 'decoder'):.0f}"
+            for bundle in ("small", "default")
+            for form in ("flac", "opus")
+            for key in (f"{kind}, {form}",)
+        )
+        what = "one long file" if kind == "long" else "clips of 3 s"
+        rows.append(
+            Row(
+                f"the same, {what}, CPU to decoding, rfft, product and model alone",
+                f"≤ {limit:g}x",
+                f"{to_floor:.2f}x; times real time per core: {text}",
+                to_floor,
+                limit,
+            )
+        )
+    return rows
 
 
 def _us(us: Any) -> str:

@@ -160,7 +160,7 @@ def alone(arguments: argparse.Namespace) -> int:
         raise UserError(f"--channel {arguments.channel} must be 0 or more")
     if arguments.seconds is not None and not arguments.seconds > 0:
         raise UserError(f"--seconds {arguments.seconds:g} must be more than 0")
-    live = arguments.source.partition(":")[0] in ("mic", *FFMPEG_KINDS)
+    live = arguments.source.partition(":")[0] in ("mic", "listen", "wyoming", *FFMPEG_KINDS)
     if not live and (arguments.seconds or arguments.record):
         raise UserError("--seconds and --record need a live source: a microphone or a URL")
     spec = load_bundle(arguments.bundle).spec

@@ -47,7 +47,11 @@ def open_streams(
         from speech_emotion.capture.sources.stdin import StdinStream
 
         return [StdinStream(job, stream_format, send, options) for job in jobs[:1]]
-    if kind in FFMPEG_KINDS:
+    if kind == "watch":
+        from speech_emotion.capture.sources.watch import WatchStream
+
+        return [WatchStream(job, stream_format, send, options) for job in jobs]
+    if kind in (*FFMPEG_KINDS, "listen", "wyoming"):
         from speech_emotion.capture.sources.network.kinds import open_network_streams
 
         return [*open_network_streams(jobs, stream_format, send, options)]

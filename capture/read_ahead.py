@@ -8,8 +8,9 @@ from speech_emotion.common.wire import internal
 
 log = logging.getLogger("capture")
 
-RECORDER_WAIT_S = 10.0
-"""Longest time in seconds that a source waits for a recorder that makes no progress."""
+RECORDER_WAIT_S = 60.0
+"""Longest time in seconds that a source waits for a recorder that makes no progress. It waits
+again when the recorder does: the supervisor restarts it without limit."""
 
 
 class ReadAhead:
@@ -33,6 +34,7 @@ class ReadAhead:
         self._recorder = recorder
         self._waits_since: float | None = None
         self._waits_at: int | None = None
+        self._gave_up = False
 
     def allows(self, position: int, now: float, *, without_hub: bool = False) -> bool:
         """Whether the sample at `position` may be read at `now` (CLOCK_MONOTONIC).
@@ -51,11 +53,12 @@ class ReadAhead:
             self._waits_since = None
             return True
         if self._waits_since is None or recorded != self._waits_at:
-            self._waits_since, self._waits_at = now, recorded
+            self._waits_since, self._waits_at, self._gave_up = now, recorded, False
         if now - self._waits_since < RECORDER_WAIT_S:
             return False
-        log.warning(
-            "the recorder makes no progress for %.0f s: continuing without it", RECORDER_WAIT_S
-        )
-        self._recorder = False
+        if not self._gave_up:
+            log.warning(
+                "the recorder makes no progress for %.0f s: continuing without it", RECORDER_WAIT_S
+            )
+        self._gave_up = True
         return True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from speech_emotion.capture.mix_monitor import MixMonitor
+from speech_emotion.capture.quality import QualityMeter
 from speech_emotion.capture.samples import Samples, quantize, to_mono
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.levels import rms_dbfs
@@ -69,6 +70,7 @@ class RingFeeder:
         ended: the source has ended; the ticks say so.
         level_db: RMS of the newest block in dBFS; None before the first.
         mix: detects channels that cancel each other.
+        quality: measures what is written to the ring.
         muted_since: CLOCK_MONOTONIC since when no sample is written; None: samples are written.
         muted_samples: samples declared missing because of that, by this process.
     """
@@ -98,9 +100,11 @@ class RingFeeder:
         self._source_rate = source_rate
         self._resampler = self._new_resampler()
         self.mix = MixMonitor(source_rate)
+        self.quality = QualityMeter(stream_format.rate)
         self.muted_since: float | None = None
         self.muted_samples = 0
-        self._unix: float | None = ring.anchor[2] or None  # for a gap before the first sample
+        # Until the source gives its first anchor, the one of the process before holds.
+        self._unix: float | None = ring.anchor[2] or None
         self._last_tick = 0.0
 
     def _new_resampler(self) -> soxr.ResampleStream | None:
@@ -166,6 +170,7 @@ class RingFeeder:
         """Write `samples` missing samples, at the stream's rate."""
         if samples > 0:
             self._write_gap(samples)
+            self.quality.gap()
             self.tick(now=True)
 
     def mute(self, now: float, *, muted: bool) -> None:
@@ -206,6 +211,7 @@ class RingFeeder:
             self._write_gap(len(samples))
         else:
             self.ring.write(samples)
+            self.quality.add(samples)
         if self._format.grid.complete(self.position) > before:
             self.tick(now=True)
 

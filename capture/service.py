@@ -255,6 +255,7 @@ class CaptureService:
                     clipped=round(condition.clipped, 4),
                     gaps=len(gaps),
                     lost=stream.feeder.ring.lost,
+                    quality=stream.feeder.quality.figures,
                 )
             )
         streams = self._streams.values()

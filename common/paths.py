@@ -11,4 +11,5 @@ PACKAGE = Path(__file__).resolve().parent.parent
 IMPORT_ROOT = Path(*speech_emotion.__path__).parent
 """Folder that must be on a child process's module path to import `speech_emotion`."""
 DEFAULT_BUNDLE = PACKAGE / "models" / "default"
+MICROPHONE_PAGE = PACKAGE / "examples" / "microphone.html"
 DEMO_CLIP = PACKAGE / "examples" / "demo.flac"

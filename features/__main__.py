@@ -67,13 +67,13 @@ def main(arguments: argparse.Namespace) -> int:
             remote=job.remote,
         )
     from speech_emotion.common.linux.runtime_dir import standalone_endpoint
+    from speech_emotion.common.wire.endpoint import remove_file
 
     path = arguments.bundle or DEFAULT_BUNDLE
-    return serve(
-        BundleFolder(path, path),
-        arguments.bind or standalone_endpoint("features"),
-        arguments.hub or standalone_endpoint("hub"),
-    )
+    bind = arguments.bind or standalone_endpoint("features")
+    code = serve(BundleFolder(path, path), bind, arguments.hub or standalone_endpoint("hub"))
+    remove_file(bind)
+    return code
 
 
 def self_test(path: Path) -> int:

@@ -26,7 +26,7 @@ from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.connections import Connections
-from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file, watch_link
+from speech_emotion.common.wire.sockets import bind, configure, drain, watch_link
 from speech_emotion.features.extractor import ExtractorFactory, FeatureExtractor, Samples
 from speech_emotion.features.messages import WindowBuilder
 
@@ -82,6 +82,9 @@ class Stream:
 class FeaturesService:
     """The loop of the stage: at most one window per stream and turn, so all streams are served.
 
+    The socket file of an ipc endpoint stays after the end: the supervisor, which removes it, takes
+    a missing one for a fault. The next process binds the endpoint again.
+
     A turn looks only at streams with a new message or with more windows to send.
 
     Args:
@@ -111,7 +114,6 @@ class FeaturesService:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         configure(self._socket)
         bind(self._socket, endpoint, "features")
-        self._endpoint = endpoint
         self._authenticator = ZapAuthenticator(context) if remote else None
         self._connections = Connections(self._socket, tcp_only=True) if remote else None
         if remote is not None:
@@ -158,7 +160,6 @@ class FeaturesService:
         for stream in self._streams.values():
             stream.detach()
         self._socket.close()
-        remove_file(self._endpoint)
         return code
 
     def _ring_removed(self) -> bool:

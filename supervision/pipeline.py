@@ -41,7 +41,7 @@ END_S = 3.0
 KILLED_S = 3.0
 """Longest time that a killed process may take to end. Longer takes one whose disk does not answer:
 the kernel ends it when the disk does."""
-RESTART_S = 6.0
+RESTART_S = 15.0
 """Longest time at the end for a recorder or history writer that restarts or does not answer: it
 writes what the ring still holds, and counts what it has missed."""
 QUIET_START_S = 10.0

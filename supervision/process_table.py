@@ -21,6 +21,7 @@ from speech_emotion.common.stage.jobs import (
     HistoryOptions,
     InferJob,
     Job,
+    ListenOptions,
     MuteOptions,
     PageOptions,
     RecordedStream,
@@ -201,6 +202,7 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         recorded=config.record is not None,
         stdin=plan.stdin,
         stdin_format=plan.stdin_format,
+        listen=ListenOptions(**config.listen.model_dump()),
         close_muted=config.mute.close_device,
         **config.capture.model_dump(),
     )
@@ -292,11 +294,15 @@ def workers(stage: str, count: int, streams: Mapping[str, str]) -> dict[str, lis
 
 
 def captures(config: Config) -> dict[str, list[StreamConfig]]:
-    """Capture process → its streams: one process for all files, one for every device."""
+    """Capture process → its streams: one for all files, one for every device, source or port."""
     groups: dict[str, list[StreamConfig]] = {}
     for stream in config.stream:
-        kind = stream.source.partition(":")[0]
-        groups.setdefault("file" if kind in FILES else stream.source, []).append(stream)
+        group = stream.source
+        if group.startswith(FILES):
+            group = "file"
+        elif group.startswith(("listen:ws:", "listen:wss:")):
+            group = group.rpartition("/")[0]  # the port, which all its devices share
+        groups.setdefault(group, []).append(stream)
     if len(groups) == 1:
         return {"capture": next(iter(groups.values()))}
     return {f"capture/{streams[0].name}": streams for streams in groups.values()}

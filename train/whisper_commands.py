@@ -134,8 +134,8 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     print(whisper_card.operating_points_text(training_set, figures))
     print(whisper_card.frontier_markdown(figures.frontier))
     if parsed.outputs:
-        for name, held_out in zip(("left_out", "new_speakers"), figures.outputs, strict=True):
-            write_outputs(parsed.outputs / f"{name}.npz", training_set, held_out)
+        for name, (clips, held_out) in figures.outputs.items():
+            write_outputs(parsed.outputs / f"{name}.npz", clips, held_out)
     if parsed.json:
         found = {
             "command": _command(),

@@ -37,12 +37,14 @@ class Progress:
         lost: samples that were not recorded.
         next_seq: window after the last recorded result.
         lost_messages: windows without a recorded result, below `next_seq`.
+        utterance_end: end of the last recorded utterance.
     """
 
     declared: int = 0
     lost: int = 0
     next_seq: int = 0
     lost_messages: int = 0
+    utterance_end: int = 0
 
     def row(self) -> dict[str, Any]:
         """The checkpoint for the timeline."""
@@ -86,16 +88,20 @@ def read_progress(folder: Path) -> Progress:
                 lost = progress.lost + (end - start if row.get("lost") else 0)
                 declared = max(progress.declared, end)
                 progress = dataclasses.replace(progress, declared=declared, lost=lost)
-    expected, missing = progress.next_seq, progress.lost_messages
+    expected, missing, spoken = progress.next_seq, progress.lost_messages, progress.utterance_end
 
     def known(row: dict[str, Any]) -> bool:
         return row.get("topic") == "result" and row["seq"] < progress.next_seq
 
     for row in _tail(folder / MESSAGES, known):
-        if row.get("topic") == "result" and row["seq"] >= expected:
+        if row.get("topic") == "utterance":
+            spoken = max(spoken, row["end"])
+        elif row.get("topic") == "result" and row["seq"] >= expected:
             missing += row["seq"] - expected
             expected = row["seq"] + max(1, row["skipped"])
-    return dataclasses.replace(progress, next_seq=expected, lost_messages=missing)
+    return dataclasses.replace(
+        progress, next_seq=expected, lost_messages=missing, utterance_end=spoken
+    )
 
 
 def _tail(path: Path, enough: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:

@@ -170,8 +170,8 @@ def _take(
             continue
         if not isinstance(message, Recorded) or message.stream not in writer.recorders:
             continue
-        # After a restart the replayed result may be new, and tells how many were missed.
-        if not replay or isinstance(message, public.Result):
+        # After a restart replays are what was published meanwhile.
+        if not replay or not isinstance(message, public.Info):
             writer.put(message)
             heartbeat.count += 1
     return True

@@ -82,7 +82,7 @@ class StreamRecorder:
         self._segment: _SegmentWriter | None = None
         self._declared = 0
         self._anchor = (0, 0.0, 0.0)
-        self._next_seq = 0
+        self._next_seq = self._utterance_end = 0
         self._announced = 0
         self._seen = (time.monotonic(), ring.index)
         self._due = 0.0
@@ -95,7 +95,7 @@ class StreamRecorder:
     def message(self, message: public.Result | public.Utterance | public.Info) -> None:
         """Take a published message; a result announces the samples up to its end.
 
-        A result that is known is ignored.
+        A result or an utterance that is known is ignored.
         """
         if isinstance(message, public.Result):
             if message.seq < self._next_seq:
@@ -105,6 +105,10 @@ class StreamRecorder:
             if not message.skipped:  # those windows may end later than the samples so far
                 self._announced = max(self._announced, message.end)
             self._seen = (time.monotonic(), self._ring.index)
+        if isinstance(message, public.Utterance):
+            if message.end <= self._utterance_end:
+                return
+            self._utterance_end = message.end
         self._line(MESSAGES, {"topic": message.topic, **public.to_json_map(message)})
 
     def turn(self, now: float) -> None:
@@ -212,7 +216,9 @@ class StreamRecorder:
             self._line(TIMELINE, {"gap": [start, end], **({"lost": True} if lost else {})})
 
     def _progress(self) -> Progress:
-        return Progress(self._declared, self.lost, self._next_seq, self.lost_messages)
+        return Progress(
+            *(self._declared, self.lost, self._next_seq, self.lost_messages, self._utterance_end)
+        )
 
     def _line(self, file: str, table: dict[str, Any]) -> None:
         if len(self._lines) >= MAX_LINES:
@@ -271,6 +277,7 @@ class StreamRecorder:
         progress = read_progress(folder)
         self._declared = max(self._declared, progress.declared)
         self._next_seq = max(self._next_seq, progress.next_seq)
+        self._utterance_end = max(self._utterance_end, progress.utterance_end)
         self.lost = max(self.lost, progress.lost)
         self.lost_messages = max(self.lost_messages, progress.lost_messages)
 

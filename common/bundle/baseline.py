@@ -41,7 +41,7 @@ class Baseline:
     variety: float = 0.1
     mixed: float = 0.25
     one_sided: float = 0.4
-    temperature: float = 0.55
+    temperature: float = 0.75
 
 
 RANGES: dict[str, tuple[float, float]] = {

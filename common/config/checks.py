@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.exposure import check_listen
 from speech_emotion.common.source_address import FFMPEG_URLS, shown
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
@@ -20,8 +21,14 @@ BASELINES = ("off", "stream")
 
 SOURCES = (
     "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER, "
-    "a URL (rtsp, http, rtmp, udp, srt) or ffmpeg:ARGUMENTS"
+    "watch:FOLDER, "
+    "a URL (rtsp, http, rtmp, udp, srt), ffmpeg:ARGUMENTS, listen:ws://HOST:PORT/NAME (or wss) "
+    "listen:rtp://HOST:PORT/RATE[/CHANNELS] (or udp) or wyoming:HOST:PORT"
 )
+
+
+LISTEN_DEVICES = r"listen:wss?://([^\s/@]+)/[A-Za-z0-9_-]{1,40}"
+LISTEN_DATAGRAMS = r"listen:(?:rtp|udp)://([^\s/@]+)/(\d{4,6})(?:/[1-8])?"
 
 
 STDIN = r"stdin:(\d{4,6})(:\d{1,2})?"
@@ -49,17 +56,36 @@ def check_baseline(mode: str) -> str:
 def check_source(source: str) -> str:
     """Raises UserError where `source` is of no known kind."""
     kind, _, rest = source.partition(":")
-    if source == "mic" or (kind in ("file", "mic", "replay") and rest):
+    if source == "mic" or (kind in ("file", "mic", "replay", "watch") and rest):
         return source
     if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
         return source
     if kind in FFMPEG_URLS and rest.startswith("//"):
         return _check_url(source)
+    if kind == "wyoming":
+        check_listen(rest)
+        return source
+    if kind == "listen":
+        return _check_listening(source)
     if kind == "ffmpeg" and rest:
         if not re.search(r"(^|\s)-i\s+\S", rest):
             raise UserError(f"source {shown(source)!r} has no input; write ffmpeg:… -i INPUT")
         return source
     raise UserError(f"source {shown(source)!r} is not known; allowed: {SOURCES}")
+
+
+def _check_listening(source: str) -> str:
+    """Raises UserError where a `listen:` source has no address, name or rate."""
+    devices = re.fullmatch(LISTEN_DEVICES, source)
+    datagrams = re.fullmatch(LISTEN_DATAGRAMS, source)
+    found = devices or datagrams
+    if found is None or (datagrams and not 8000 <= int(datagrams[2]) <= 192000):
+        raise UserError(
+            f"source {source!r} must be listen:ws://HOST:PORT/NAME, listen:wss://HOST:PORT/NAME, "
+            "listen:rtp://HOST:PORT/RATE[/CHANNELS] or listen:udp://HOST:PORT/RATE[/CHANNELS]"
+        )
+    check_listen(found[1])
+    return source
 
 
 def _check_url(source: str) -> str:
@@ -88,7 +114,7 @@ def expand_path(path: Path) -> Path:
 
 
 def expand_source(source: str) -> str:
-    """A source with the `~` of `file:~/…` and `replay:~/…` expanded, which no shell expands."""
+    """A source with the leading `~` of its path expanded, which no shell does after `file:`."""
     kind, _, path = source.partition(":")
     return f"{kind}:{expand_path(Path(path))}" if path.startswith("~") else source
 

@@ -20,6 +20,7 @@ from speech_emotion.common.config.model import (
     MAX_STREAMS,
     Config,
     DashboardConfig,
+    ListenConfig,
     MetricsConfig,
     config_file,
 )
@@ -65,7 +66,8 @@ def to_toml(config: Config) -> str:
 
 def without_secrets(config: Config) -> Config:
     """The configuration to show: asterisks stand for every secret, URLs have no passwords."""
-    tables: dict[str, DashboardConfig | MetricsConfig] = {
+    tables: dict[str, DashboardConfig | ListenConfig | MetricsConfig] = {
+        "listen": config.listen,
         "dashboard": config.dashboard,
         "metrics": config.metrics,
     }

@@ -37,6 +37,7 @@ from speech_emotion.common.security.exposure import (
     check_listen,
     check_reach,
     check_token,
+    split_listen,
 )
 from speech_emotion.common.wire.endpoint import check_exposure, is_loopback
 
@@ -188,6 +189,28 @@ class WorkersConfig(_Table):
     infer: int = Field(default=1, ge=1, le=64, description="number of infer processes")
 
 
+class ListenConfig(_Table):
+    """[listen]"""
+
+    token: str | None = Field(
+        default=None,
+        description="secret that devices send to `listen:ws://` sources; required beyond loopback",
+    )
+    certificate: UserPath | None = Field(
+        default=None, description="PEM certificate chain for `listen:wss://` sources"
+    )
+    private_key: UserPath | None = Field(default=None, description="PEM key of the certificate")
+
+    _token = field_validator("token")(lambda value: value and _checked(check_token, value))
+
+    @model_validator(mode="after")
+    def _both(self) -> ListenConfig:
+        if (self.certificate is None) != (self.private_key is None):
+            missing = "certificate" if self.certificate is None else "private_key"
+            raise ValueError(f"{missing} is missing; certificate and private_key belong together")
+        return self
+
+
 class DashboardConfig(_Table):
     """[dashboard]"""
 
@@ -283,6 +306,7 @@ class Config(pydantic_settings.BaseSettings):
     infer_host: InferHostConfig = InferHostConfig()
     metrics: MetricsConfig = MetricsConfig()
     workers: WorkersConfig = WorkersConfig()
+    listen: ListenConfig = ListenConfig()
     dashboard: DashboardConfig = DashboardConfig()
     history: HistoryConfig = HistoryConfig()
     mute: MuteConfig = MuteConfig()
@@ -303,6 +327,20 @@ class Config(pydantic_settings.BaseSettings):
             check_exposure(self.results, "results", locked=locked, unprotected=unprotected)
         except UserError as error:
             raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _devices_need_a_token(self) -> Config:
+        for source in (stream.source for stream in self.stream):
+            if source.startswith(("listen:ws:", "listen:wss:")):
+                host = split_listen(source.split("/")[2])[0]
+                if self.listen.token is None and not is_loopback(host):
+                    raise ValueError(
+                        f"{source} can be reached from other machines: set listen.token, "
+                        "or listen on 127.0.0.1"
+                    )
+                if source.startswith("listen:wss:") and self.listen.certificate is None:
+                    raise ValueError(f"{source} needs listen.certificate and listen.private_key")
         return self
 
     @model_validator(mode="after")

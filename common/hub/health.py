@@ -112,6 +112,7 @@ def stream_health(
         clipped=source.clipped if source and current else 0.0,
         gaps=source.gaps if source else 0,
         lost=source.lost if source else 0,
+        quality=source.quality if source and current else {},
     )
 
 

@@ -387,8 +387,6 @@ class Hub:
         return True
 
     def _open(self, identity: bytes, message: internal.Open) -> None:
-        if message.next < 0:
-            raise codec.ProtocolError(f"window {message.next} is before the first")
         if self._ledger.open(message):
             self._observed.opened(message.stream, message.run)
             self._publish(self._info(message))

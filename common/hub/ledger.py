@@ -102,7 +102,7 @@ class Ledger:
         if known is not None and known.opened.run == message.run:
             return False
         self.streams[message.stream] = StreamLedger(
-            message, self.bundle, self._baseline, next=message.next
+            message, self.bundle, self._baseline, next=max(0, message.next)
         )
         return True
 

@@ -1,8 +1,10 @@
-"""An XPUB socket that sends each topic's last message to new subscribers, within bounds."""
+"""An XPUB socket that sends the last messages of each topic to new subscribers, within bounds."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Iterable
 
 import zmq
 
@@ -15,6 +17,10 @@ SUBSCRIBER_HIGH_WATER_MARK = 1000
 
 INNER_HIGH_WATER_MARK = 10_000
 """The same for this pipeline's own subscribers (recorder, history, page)."""
+
+INNER_REPLAYS = 600
+"""Results and utterances that this pipeline's own subscribers get again when they connect: what
+was published while their process restarted. Five minutes of one stream, five seconds of 64."""
 
 SUBSCRIBE, UNSUBSCRIBE = b"\x01", b"\x00"
 """First byte of a subscription as an XPUB receives it; the prefix follows."""
@@ -55,16 +61,19 @@ class Publisher:
 
     Args:
         socket: an XPUB, bound or not.
-        connections: of that socket, to close those that break a bound; None: trust them all.
+        connections: of that socket, to close those that break a bound; None: trust them all, and
+            keep `INNER_REPLAYS` messages for them.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], connections: Connections | None = None) -> None:
         self._socket = socket
         self._connections = connections
         self._last_values: dict[bytes, public.Public] = {}
+        kept = INNER_REPLAYS if connections is None else 0
+        self._recent: deque[tuple[bytes, public.Public]] = deque(maxlen=kept)
         self._wanted: set[bytes] = set()
         self._full_turns = 0
-        self._replays: dict[bytes, tuple[float, float]] = {}
+        self._budgets: dict[bytes, tuple[float, float]] = {}
         socket.setsockopt(zmq.XPUB_VERBOSER, 1)
 
     @property
@@ -75,10 +84,12 @@ class Publisher:
     def publish(self, topic: bytes, payload: bytes, message: public.Public) -> None:
         """Send an encoded message to all subscribers of its topic."""
         self._last_values[topic] = message
+        if isinstance(message, public.Result | public.Utterance):
+            self._recent.append((topic, message))
         self._socket.send_multipart([topic, payload])
 
     def turn(self) -> None:
-        """Read subscriptions, then send the last message of each topic that they match."""
+        """Read subscriptions, then send the kept messages of each topic that they match."""
         number = 0
         for frames in drain_frames(self._socket, REQUESTS_PER_TURN):
             number += 1
@@ -89,10 +100,20 @@ class Publisher:
             self._bound_all(self._connections)
             self._end_flood(self._connections, full=number == REQUESTS_PER_TURN)
         now = time.monotonic()
-        for topic in [topic for topic in self._wanted if self._may_replay(topic, now)]:
-            self._wanted.discard(topic)
-            replay = public.encode_public(self._last_values[topic], replay=True)
-            self._socket.send_multipart(replay)
+        due = {topic for topic in self._wanted if self._may_replay(topic, now)}
+        self._wanted -= due
+        for message in self._replays_of(due):
+            self._socket.send_multipart(public.encode_public(message, replay=True))
+
+    def _replays_of(self, topics: set[bytes]) -> Iterable[public.Public]:
+        """The kept messages of some topics, in the order in which they were published."""
+        if not topics:
+            return
+        recent = [(topic, message) for topic, message in self._recent if topic in topics]
+        for topic in topics - {topic for topic, _ in recent}:
+            yield self._last_values[topic]
+        for _, message in recent:
+            yield message
 
     def _end_flood(self, connections: Connections, *, full: bool) -> None:
         """Cut connections while requests come faster than they can be read.
@@ -111,9 +132,9 @@ class Publisher:
             self._wanted |= {topic for topic in self._last_values if topic.startswith(prefix)}
 
     def _may_replay(self, topic: bytes, now: float) -> bool:
-        left, updated = self._replays.get(topic, (MAX_REPLAYS, now))
+        left, updated = self._budgets.get(topic, (MAX_REPLAYS, now))
         left = min(MAX_REPLAYS, left + (now - updated) * REPLAYS_PER_S)
-        self._replays[topic] = (left - 1.0 if left >= 1.0 else left), now
+        self._budgets[topic] = (left - 1.0 if left >= 1.0 else left), now
         return left >= 1.0
 
     def _permitted(self, frame: zmq.Frame, connections: Connections) -> bool:

@@ -55,6 +55,20 @@ class StreamJob:
 
 
 @dataclasses.dataclass(frozen=True)
+class ListenOptions:
+    """How devices may send sound to `listen:ws://` sources.
+
+    Attributes:
+        token: secret that they must send; None: none, on loopback only.
+        certificate, private_key: PEM files for TLS.
+    """
+
+    token: str | None = dataclasses.field(default=None, repr=False)
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceOptions:
     """How sources are opened.
 
@@ -72,6 +86,7 @@ class SourceOptions:
         stdin_format: descriptor of a file that keeps the format found in the header of `stdin`
             for the processes after this one; None: there are none.
         alone: whether capture runs without a hub that accepts results.
+        listen: how devices may connect.
         close_muted: whether a device is closed while capture is muted.
     """
 
@@ -86,6 +101,7 @@ class SourceOptions:
     stdin: int = 0
     stdin_format: int | None = None
     alone: bool = False
+    listen: ListenOptions = ListenOptions()
     close_muted: bool = True
 
     def device_block(self, rate: int) -> int:

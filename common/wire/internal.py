@@ -222,6 +222,7 @@ class SourceStatus(Message):
     clipped: float
     gaps: int
     lost: int
+    quality: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 KEPT_COUNTERS = frozenset({"history_lost", "record_lost", "record_messages_lost"})

@@ -178,6 +178,9 @@ class StreamHealth(Message):
         clipped: share of the samples of about the last second at full scale, 0 to 1.
         gaps: gaps in the sound that the ring holds.
         lost: samples missing since the run began.
+        quality: figures of the sound; empty before 3 s of it. `snr_db`: distance between its loud
+            and its quiet parts in the last 30 s; `bandwidth_hz`: highest frequency; `dc`: mean as
+            a share of full scale; `dropouts_per_min`: gaps and holes in the last minute.
     """
 
     name: str
@@ -191,6 +194,7 @@ class StreamHealth(Message):
     clipped: float
     gaps: int
     lost: int
+    quality: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

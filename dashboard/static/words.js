@@ -62,6 +62,9 @@ export function sourceName(source = "") {
   if (kind === "file") return `The recording ${name.split("/").pop()}`;
   if (kind === "replay") return `The replay of ${name.split("/").filter(Boolean).pop()}`;
   if (kind === "stdin") return "The sound on standard input";
+  if (kind === "wyoming") return `The Wyoming satellite at ${name}`;
+  if (kind === "watch") return `The folder ${name}`;
+  if (kind === "listen") return `The device at ${name}`;
   if (kind === "ffmpeg") return "The sound from ffmpeg";
   if (name.startsWith("//")) return `The network source ${source}`;
   return source ? `The source ${source}` : "The source";

@@ -167,7 +167,8 @@ def _for_trial(config: Config, endpoint: str) -> Config:
     table.update(results=endpoint, speed="realtime")
     table["capture"]["wait_for_device"] = False
     for stream in table["stream"]:
-        if stream["source"].startswith("stdin"):
+        # A trial must not take what another program pipes, nor mark recordings as processed.
+        if stream["source"].startswith(("stdin:", "watch:")):
             stream["source"] = f"file:{DEMO_CLIP}"
     return load_config(None, table)
 

@@ -68,7 +68,7 @@ def refusals(_scale: Scale) -> list[Row]:
                 "/dev/shm too small",
                 ["unshare", "-m", "sh", "-c", small, "sh"],
                 ["--results", fresh_endpoint(), demo],
-                ["bytes"],
+                ["/dev/shm"],
             ),
             ("port taken", [], ["--results", f"tcp://127.0.0.1:{port}", demo], [str(port)]),
             (

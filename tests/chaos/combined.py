@@ -178,6 +178,8 @@ def disturbed(here: Path, paths: dict[str, Path], speed: str, plan: list[Event])
         inside = inner.finish()
         found.events = dict(disturber.done)
         found.swapped = sum(answer.code == 0 for answer in disturber.swaps)
+        if disturber.done["swap"] > 2 and not found.swapped:
+            found.problems.append("no swap succeeded")
         check_counters(received, disturber, found)
         for name, path in paths.items():
             check_stream(name, path, here / "tape" / name, inside, received, found)

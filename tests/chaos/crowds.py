@@ -17,13 +17,13 @@ import psutil
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.wire import public
-from speech_emotion.supervision.control_socket import ask, running
+from speech_emotion.supervision.control_socket import running
 from tests.chaos.late import PageReader, kill_and_wait, samples_from
 from tests.chaos.scene import Row, Scale, Scene, folder, in_order, speech
 from tests.chaos.stalls import losses, restarts
 from tests.support.key_files import House, free_port
 from tests.support.pipelines import BUNDLE, ROOT, Subscriber, offline, wait_until
-from tests.support.swaps import OTHER, messages_of
+from tests.support.swaps import OTHER, ask_swap, messages_of
 
 CONNECTIONS = 1000
 DESCRIPTORS = 1024
@@ -84,7 +84,7 @@ def _descriptors(
         time.sleep(1.0)
         used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
         took = _killed(scene, inside, "infer")
-        swapped = ask(home / "control", OTHER)
+        swapped = ask_swap(home / "control", OTHER)
         client = _gets_results(endpoint, keys)
         measured = _metrics(int(env["SEP_METRICS__PORT"]))
         scene.running.process.terminate()

@@ -22,10 +22,9 @@ import zmq
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import internal
-from speech_emotion.supervision.control_socket import ask
 from tests.support.pipelines import BUNDLE, PATIENCE_S, Running, wait_until
 from tests.support.rubbish import rubbish
-from tests.support.swaps import OTHER
+from tests.support.swaps import OTHER, ask_swap
 
 STAGES = ("capture", "features", "infer", "record", "history", "dashboard")
 WEIGHTS = {
@@ -232,7 +231,7 @@ class Disturber:
 
         def swap() -> None:
             with contextlib.suppress(UserError):
-                self.swaps.append(ask(self._home / "control", bundle))
+                self.swaps.append(ask_swap(self._home / "control", bundle))
 
         self._swap = threading.Thread(target=swap, daemon=True)
         self._swap.start()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.stage.control import ask
 from speech_emotion.common.wire import internal, public
 from speech_emotion.features.extractor import load_extractors, windows_of
 from speech_emotion.features.messages import WindowBuilder
@@ -74,6 +75,11 @@ def exchanges(received: list[public.Result]) -> list[tuple[int, str]]:
         if not found or found[-1][1] != result.bundle:
             found.append((result.seq, result.bundle))
     return found
+
+
+def ask_swap(control: Path, bundle: Path) -> internal.Swapped:
+    """Ask the supervisor at a control socket for another bundle, and wait for the outcome."""
+    return ask(control, internal.Swap(str(bundle)), internal.Swapped)
 
 
 def swap(bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:

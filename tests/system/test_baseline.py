@@ -167,7 +167,7 @@ def test_a_bundle_without_a_baseline_says_so_only_to_those_who_ask(
         (["supervisor.py", "--baseline=voice"], "'voice' does not exist"),
         (["-m", "infer", "x.wav", "--baseline=voice"], "'voice' does not exist"),
         (["-m", "infer", "--baseline=on"], "'on' is not known; allowed: off, stream"),
-        (["-m", "infer", "--forget-at=3"], "--forget-at needs a FILE"),
+        (["-m", "infer", "--forget-at=3"], "--forget-at needs a recording"),
         (["supervisor.py", "baseline", "forget", "--stream=A B"], "stream name 'A B'"),
         (["supervisor.py", "baseline", "forget"], "no pipeline of this user is running"),
         (["supervisor.py", "baseline"], "ACTION"),

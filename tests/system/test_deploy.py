@@ -19,7 +19,14 @@ import pytest
 from speech_emotion.common.errors import EXIT_USER
 from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.common.wire import public
-from speech_emotion.supervision.pipeline import DRAIN_S, END_S, HUB_TURN_S, Pipeline
+from speech_emotion.supervision.pipeline import (
+    DRAIN_S,
+    END_S,
+    HUB_TURN_S,
+    KILLED_S,
+    RESTART_S,
+    Pipeline,
+)
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 
 Supervise = Callable[..., Running]
@@ -253,7 +260,7 @@ def test_the_unit_fits_the_program() -> None:
     unit = settings_of(UNIT)
     assert unit["Type"] == "notify"
     assert float(unit["WatchdogSec"]) >= 2 * HUB_TURN_S
-    assert float(unit["TimeoutStopSec"]) > DRAIN_S + END_S
+    assert float(unit["TimeoutStopSec"]) > DRAIN_S + RESTART_S + END_S + KILLED_S
     assert unit["RestartPreventExitStatus"] == str(EXIT_USER)
     assert unit["Restart"] == "always"
 

@@ -19,7 +19,7 @@ import soxr
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
-from tests.support.pipelines import ROOT, Running, comparable, offline
+from tests.support.pipelines import ROOT, Running, comparable, offline, wait_until
 from tests.support.pulse import VirtualMicrophone, installed
 
 Supervise = Callable[..., Running]
@@ -145,6 +145,33 @@ def test_at_full_speed_no_sample_and_no_message_is_missing(
     assert [name.name for name in folder.iterdir()] == ["main"]
 
 
+def test_recorder_and_history_miss_nothing_while_they_restart(
+    supervise: Supervise, clip: Clip, tmp_path: Path
+) -> None:
+    folder, history = tmp_path / "recordings", tmp_path / "history.sqlite"
+    running = supervise(f"--source=file:{clip(50.0)}", f"--record={folder}", f"--history={history}")
+    for seen in (6, 14, 22):
+        running.subscriber.wait_for(lambda r, n=seen: len(r.fresh(public.Result)) >= n)
+        for name in ("record", "history"):
+            if (stage := running.stages().get(name)) is not None:
+                stage.kill()
+    running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= 30)
+    running.process.terminate()
+    code, stderr, live = running.ended()
+    assert code == 0, stderr
+    counters = live.fresh(public.Health)[-1].counters
+    names = ("record_lost", "record_messages_lost", "history_lost", "history_unwritten")
+    assert [counters.get(name, 0) for name in names] == [0, 0, 0, 0]
+    assert recorded_messages(folder / "main") == live.stream()
+    results, utterances = live.fresh(public.Result), live.fresh(public.Utterance)
+    with HistoryReader(history) as reader:
+        rows = reader.windows("main", 0.0, 1e11, 10**6)["rows"]
+        spoken = reader.utterances("main", 0.0, 1e11)
+    assert [row[0] for row in rows] == [one.seq for one in results]
+    assert [one["time"] for one in spoken] == [one.time for one in utterances]
+    assert len(utterances) >= 2
+
+
 @pytest.mark.parametrize(
     ("speed", "fault"),
     [("realtime", signal.SIGKILL), ("realtime", signal.SIGSTOP), ("max", signal.SIGKILL)],
@@ -160,6 +187,7 @@ def test_recorder_and_history_that_die_at_the_end_are_waited_for(
     )
     running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 8)
     for name in ("record", "history"):
+        wait_until(lambda n=name: n in running.stages(), name)  # type: ignore[misc]
         running.stages()[name].send_signal(fault)
     running.process.terminate()
     code, stderr, live = running.ended()

@@ -19,10 +19,10 @@ import pytest
 from speech_emotion.common.errors import EXIT_FAULT, UserError
 from speech_emotion.common.linux.runtime_dir import reclaim_runtime_dirs
 from speech_emotion.common.ring.segment import reclaim_segments
-from speech_emotion.common.wire import internal, public
-from speech_emotion.supervision.control_socket import ask, running
+from speech_emotion.common.wire import public
+from speech_emotion.supervision.control_socket import running
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
-from tests.support.swaps import OTHER
+from tests.support.swaps import OTHER, ask_swap
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -121,7 +121,7 @@ def test_the_swap_client_learns_at_once_that_its_supervisor_has_died(
 
     def client() -> None:
         with pytest.raises(UserError) as error:
-            ask(control, internal.Swap(str(OTHER)))
+            ask_swap(control, OTHER)
         outcome.append(str(error.value))
 
     thread = threading.Thread(target=client)

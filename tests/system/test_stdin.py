@@ -33,10 +33,11 @@ from tests.support.pipelines import (
 )
 
 Clip = Callable[..., Path]
-RING_S = 6.0
 
 
-def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber:
+def piped(
+    source: str, content: bytes, *flags: str, seed: int = 0, env: dict[str, str] | None = None
+) -> Subscriber:
     """A pipeline fed through a pipe in pieces of random sizes."""
     before = leftovers()
     endpoint = fresh_endpoint()
@@ -46,7 +47,7 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "SEP_BUNDLE": str(BUNDLE), "SEP_RING__SECONDS": str(RING_S)},
+        env={**os.environ, "SEP_BUNDLE": str(BUNDLE), **(env or {})},
     )
     assert process.stdin is not None
     chance, sent = random.Random(seed), 0
@@ -65,9 +66,15 @@ def piped(source: str, content: bytes, *flags: str, seed: int = 0) -> Subscriber
 
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_a_pipe_equals_its_file(clip: Clip, speed: str) -> None:
-    path = clip(2.5 * RING_S)  # longer than the ring: the writer has to wait
+    ring_s = 10.0
+    path = clip(1.5 * ring_s)  # longer than the ring: the writer has to wait
     samples, rate = soundfile.read(path, dtype="int16")
-    subscriber = piped(f"stdin:{rate}", samples.tobytes(), f"--speed={speed}")
+    subscriber = piped(
+        f"stdin:{rate}",
+        samples.tobytes(),
+        f"--speed={speed}",
+        env={"SEP_RING__SECONDS": str(ring_s)},
+    )
     assert subscriber.finish().stream() == offline(path)
 
 

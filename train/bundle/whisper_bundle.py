@@ -98,7 +98,10 @@ def measure(
             for name, most in operating_points.MAX_FALSE.items()
         },
         parameters=bundle,
-        outputs=(held_out, folded),
+        outputs={
+            "left_out": (training_set, held_out),
+            "new_speakers": (training_set, folded),
+        },
     )
     if others is None:
         return measured
@@ -106,6 +109,7 @@ def measure(
     found = study.utterances(others, outputs, bundle)
     return dataclasses.replace(
         measured,
+        outputs={**measured.outputs, "others": (others, outputs)},
         others=study.table(others, outputs, bundle),
         others_rates={
             name: operating_points.rates(found, point, NEUTRAL) for name, point in points.items()

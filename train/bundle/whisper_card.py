@@ -41,7 +41,7 @@ class Figures:
         frontier: `operating_points.frontier` of the corpora left out.
         nested: operating point → `operating_points.nested`.
         parameters: a bundle without files: temperatures and operating points.
-        outputs: of the corpora left out, then of the speakers left out.
+        outputs: of the corpora left out, of the speakers left out, and of other corpora, by name.
         others: `held_out.table` of corpora that are for evaluation only; None if there are none.
         others_rates: operating point → `operating_points.rates` of those; empty if there are none.
     """
@@ -51,7 +51,7 @@ class Figures:
     frontier: list[dict[str, Any]]
     nested: dict[str, Any]
     parameters: Bundle
-    outputs: tuple[HeldOutOutputs, HeldOutOutputs]
+    outputs: dict[str, tuple[HeadTrainingSet, HeldOutOutputs]]
     others: dict[str, Any] | None = None
     others_rates: dict[str, Any] = dataclasses.field(default_factory=dict)
 

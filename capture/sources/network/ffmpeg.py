@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 from speech_emotion.capture.sources.network.connection import Chunk, End
 from speech_emotion.capture.sources.network.ffmpeg_command import command_for
 from speech_emotion.capture.sources.network.ffmpeg_messages import end_of
-from speech_emotion.capture.sources.network.packets import SAMPLE_BYTES, Packet, PacketLines
+from speech_emotion.capture.sources.network.packets import Packet, PacketLines
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.parent_death import die_with_parent
 from speech_emotion.common.source_address import secrets_of
@@ -24,6 +25,8 @@ PIPE_BYTES = 1 << 20
 """Wanted size of the pipe with the samples: 2.7 s of stereo at 48 kHz."""
 F_SETPIPE_SZ = 1031
 READ_BYTES = 1 << 16
+JOIN_S = 0.02
+"""Packets are joined to chunks of at least so many seconds, where they have arrived."""
 LAST_LINES = 12
 """Lines of ffmpeg's stderr that are kept; older ones are dropped."""
 LINE_BYTES = 500
@@ -61,6 +64,7 @@ class FfmpegConnection:
         self._started = time.monotonic()
         self._lines = PacketLines()
         self._packets: deque[Packet] = deque()
+        self._joined: Packet | None = None
         self._content = bytearray()
         self._errors: deque[str] = deque(maxlen=LAST_LINES)
         self._error_rest = b""
@@ -137,20 +141,37 @@ class FfmpegConnection:
             self._packets_fd = -1
 
     def _chunk(self, now: float) -> Chunk | None:
-        """The next packet's samples; None where they have not arrived completely."""
-        if not self._packets:
+        """The next samples; None where they have not arrived completely."""
+        self._joined = packet = self._joined or self._join()
+        if packet is None:
             return None
-        packet = self._packets[0]
         while len(self._content) < packet.size:
             content = _read(self._samples_fd, min(READ_BYTES, packet.size - len(self._content)))
             if not content:
                 return None
             self._content += content
-        self._packets.popleft()
-        samples = np.frombuffer(bytes(self._content), np.float32, packet.size // SAMPLE_BYTES)
+        samples = np.frombuffer(bytes(self._content), np.float32)
         self._content.clear()
+        self._joined = None
         index = packet.index if self._stamped else None
         return Chunk(samples.reshape(packet.frames, packet.channels), now, index)
+
+    def _join(self) -> Packet | None:
+        """The next packets that follow each other without a gap, up to 20 ms, as one.
+
+        Some codecs have packets of a millisecond, and each chunk costs time.
+        """
+        if not self._packets or self.rate is None:
+            return None
+        first = self._packets.popleft()
+        frames = first.frames
+        while self._packets and frames < JOIN_S * self.rate:
+            following = self._packets[0]
+            if following.index != first.index + frames or following.channels != first.channels:
+                break
+            frames += following.frames
+            self._packets.popleft()
+        return dataclasses.replace(first, frames=frames)
 
     def _read_packets(self) -> None:
         if not self._packets and (content := _read(self._packets_fd, 4096)):

@@ -6,24 +6,12 @@ import time
 from collections.abc import Callable
 
 from speech_emotion.capture.ring_feeder import StreamFormat
-from speech_emotion.capture.sources.network.ffmpeg import FfmpegConnection, find_ffmpeg
-from speech_emotion.capture.sources.network.ffmpeg_command import command_for
 from speech_emotion.capture.sources.network.source import Kind, NetworkSource
 from speech_emotion.capture.sources.network.stream import NetworkStream
 from speech_emotion.capture.stream import SourceOptions, StreamJob
+from speech_emotion.common.security.exposure import split_listen
 from speech_emotion.common.source_address import shown
 from speech_emotion.common.wire import internal
-
-
-def kind_of(source: str) -> Kind:
-    """How a source is read.
-
-    Raises:
-        UserError: ffmpeg is missing, or the source is malformed.
-    """
-    find_ffmpeg()
-    command = command_for(source, packets=0)
-    return Kind(lambda: FfmpegConnection(source), shown(source), stored=command.stored)
 
 
 def open_network_streams(
@@ -32,11 +20,66 @@ def open_network_streams(
     send: Callable[[internal.Tick], None],
     options: SourceOptions,
 ) -> list[NetworkStream]:
-    """Open the streams of one network source.
+    """Open the streams of one process: of one source, or of the devices at one port.
 
     Raises:
-        UserError: ffmpeg is missing, or the source is malformed.
+        UserError: ffmpeg is missing, a source is malformed, or a port is in use.
     """
-    kind = kind_of(jobs[0].source)
-    source = NetworkSource(jobs, stream_format, send, options, kind, time.monotonic())
-    return [NetworkStream(job, source, number) for number, job in enumerate(jobs)]
+    by_source: dict[str, list[StreamJob]] = {}
+    for job in jobs:
+        by_source.setdefault(job.source, []).append(job)
+    streams: list[NetworkStream] = []
+    for (_, same), kind in zip(by_source.items(), _kinds(list(by_source), options), strict=True):
+        source = NetworkSource(same, stream_format, send, options, kind, time.monotonic())
+        streams += [NetworkStream(job, source, number) for number, job in enumerate(same)]
+    return streams
+
+
+def _kinds(sources: list[str], options: SourceOptions) -> list[Kind]:
+    """How each source is read. Imports only what they need."""
+    if sources[0].startswith("wyoming:"):
+        return [_wyoming(source) for source in sources]
+    if not sources[0].startswith("listen:"):
+        return [_ffmpeg(source) for source in sources]
+    if sources[0].startswith(("listen:ws:", "listen:wss:")):
+        return _devices(sources, options)
+    return [_datagrams(source) for source in sources]
+
+
+def _ffmpeg(source: str) -> Kind:
+    from speech_emotion.capture.sources.network.ffmpeg import FfmpegConnection, find_ffmpeg
+    from speech_emotion.capture.sources.network.ffmpeg_command import command_for
+
+    find_ffmpeg()
+    command = command_for(source, packets=0)
+    return Kind(lambda: FfmpegConnection(source), shown(source), stored=command.stored)
+
+
+def _wyoming(source: str) -> Kind:
+    from speech_emotion.capture.sources.network.wyoming import WyomingConnection
+
+    host, port = split_listen(source.removeprefix("wyoming:"))
+    return Kind(lambda: WyomingConnection(host, int(port)), source)
+
+
+def _datagrams(source: str) -> Kind:
+    from speech_emotion.capture.sources.network.datagrams import DatagramConnection, bind
+    from speech_emotion.capture.sources.network.listening import parse
+
+    address = parse(source)
+    bind(address).close()
+    return Kind(lambda: DatagramConnection(address), source, attempt_s=None)
+
+
+def _devices(sources: list[str], options: SourceOptions) -> list[Kind]:
+    from speech_emotion.capture.sources.network.listening import parse
+    from speech_emotion.capture.sources.network.websocket import Listener, WebSocketConnection
+
+    names = [parse(source).name for source in sources]
+    listener = Listener(parse(sources[0]), names, options.listen)
+
+    def kind(source: str, name: str) -> Kind:
+        url = source.removeprefix("listen:")
+        return Kind(lambda: WebSocketConnection(listener, name, url), source, attempt_s=None)
+
+    return [kind(source, name) for source, name in zip(sources, names, strict=True)]

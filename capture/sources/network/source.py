@@ -245,7 +245,7 @@ class NetworkSource:
         if not self._queue:
             return
         for feeder, earlier in zip(feeders, self.feeders, strict=True):
-            feeder.muted_samples = earlier.muted_samples
+            feeder.quality, feeder.muted_samples = earlier.quality, earlier.muted_samples
         self.feeders, self._clock = feeders, clock
         clock.begin(began)
         self._continuity = Continuity(rate)

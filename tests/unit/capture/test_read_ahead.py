@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from speech_emotion.capture.read_ahead import RECORDER_WAIT_S, ReadAhead
 from speech_emotion.common.wire.internal import Accepted, Recorded
 
@@ -51,3 +53,30 @@ def test_a_recorder_without_progress_is_not_waited_for_for_ever() -> None:
     assert not source.allows(AHEAD + 1, RECORDER_WAIT_S)
     assert not source.allows(AHEAD + 1, 2 * RECORDER_WAIT_S - 0.1)
     assert source.allows(AHEAD + 1, 2 * RECORDER_WAIT_S)
+
+
+def test_a_recorder_that_was_away_for_long_is_waited_for_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = ahead(recorder=True)
+    source.accepted = Accepted("main", "run", 1000, False)
+    source.recorded = Recorded("main", "run", 10)
+    position, now = 10 + AHEAD, 5.0
+    assert not source.allows(position, now)
+    for later in range(3):
+        assert source.allows(position + later, now + RECORDER_WAIT_S + later)
+    assert caplog.text.count("no progress") == 1
+    now += 2 * RECORDER_WAIT_S
+    source.recorded = Recorded("main", "run", 20)  # it is back, and behind
+    assert not source.allows(position + AHEAD, now)
+    source.recorded = Recorded("main", "run", position)
+    assert source.allows(position + AHEAD - 1, now + 1.0)
+    assert not source.allows(position + AHEAD, now + 2.0)
+
+
+def test_a_recorder_that_makes_progress_is_waited_for_without_limit() -> None:
+    source = ahead(recorder=True)
+    source.accepted = Accepted("main", "run", 1000, False)
+    for step in range(100):
+        source.recorded = Recorded("main", "run", step)
+        assert not source.allows(step + AHEAD, step * (RECORDER_WAIT_S - 1.0))

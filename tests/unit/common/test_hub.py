@@ -82,6 +82,8 @@ def test_a_hub_that_was_restarted_continues_where_capture_says() -> None:
     assert ledger.submit(submit(7)) is Verdict.ACCEPTED
     assert not ledger.open(dataclasses.replace(OPEN, next=3))  # it knows better
     assert ledger.streams["main"].next == 8
+    ledger.open(dataclasses.replace(OPEN, run="other", next=-5))
+    assert ledger.streams["main"].next == 0
 
 
 def test_a_new_run_starts_anew() -> None:

@@ -20,7 +20,14 @@ from speech_emotion.common.wire import connections, internal, public
 from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
 from tests.support.key_files import free_port
-from tests.support.pipelines import PATIENCE_S, ROOT, Subscriber, fresh_endpoint, wait_until
+from tests.support.pipelines import (
+    PATIENCE_S,
+    ROOT,
+    Received,
+    Subscriber,
+    fresh_endpoint,
+    wait_until,
+)
 from tests.support.sockets import KeepingContext
 
 LIMIT = 8
@@ -230,6 +237,26 @@ def test_a_storm_of_subscriptions_reaches_neither_the_inner_subscribers_nor_othe
     replays = [type(message) for message, replay, _ in other.finish().messages if replay]
     most = publisher.MAX_REPLAYS + publisher.REPLAYS_PER_S * (elapsed + 2.0)
     assert replays.count(public.Info) <= most
+
+
+def test_an_inner_subscriber_gets_what_was_published_before_it_in_order(rig: Rig) -> None:
+    number = publisher.INNER_REPLAYS + 20
+    for seq in range(-1, number):
+        rig.submit(seq)
+    accepted = "results_accepted"
+    wait_until(lambda: rig.hub.snapshot().counters[accepted] == number, "all to be accepted")
+    inner, other = Subscriber(rig.inner), Subscriber(rig.results)
+    for one in (inner, other):
+        one.wait_for(lambda received: bool(received.fresh(public.Health)))
+    rig.submit(number)
+    for one in (inner, other):
+        one.wait_for(lambda received: bool(received.fresh(public.Result)))
+
+    def seqs(received: Received) -> list[int]:
+        return [m.seq for m, _, _ in received.messages if isinstance(m, public.Result)]
+
+    assert seqs(inner.finish()) == list(range(20, number + 1))
+    assert seqs(other.finish()) == [number - 1, number]
 
 
 def test_a_connection_without_end_of_requests_is_closed(

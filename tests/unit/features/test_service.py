@@ -126,7 +126,8 @@ class Rig:
         self.end()
         self.context.destroy(linger=0)
         self.hub_file.unlink()
-        assert not Path(self.endpoint.removeprefix("ipc://")).exists()
+        # A stage that another program stops has not lost its socket file: see `Resources.removed`.
+        Path(self.endpoint.removeprefix("ipc://")).unlink()
 
 
 @pytest.fixture

@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from speech_emotion.capture.offline import read_recording
-from speech_emotion.common.bundle.manifest import load_bundle
-from speech_emotion.features.extractor import load_extractors
-from speech_emotion.infer.model import Model
-from speech_emotion.infer.offline import BaselineUse, results_of
 from speech_emotion.train.__main__ import main
 from speech_emotion.train.data.clips import Clip
 from speech_emotion.train.evaluation.streams.bundle_outputs import Selection, microphone
 from speech_emotion.train.evaluation.streams.window_outputs import read_outputs
+from tests.support.pipelines import ROOT, offline
 
-ROOT = Path(__file__).resolve().parents[3]
 RELATIVE = ROOT / "tests" / "data" / "models" / "relative"
 SPEECH = sorted((ROOT / "tests" / "data").glob("speech_*.flac"))
 
@@ -41,16 +36,11 @@ def test_outputs_are_those_of_the_live_code(manifest: Path, tmp_path: Path) -> N
     table = np.load(out)
     assert set(table["speaker"]) == {"s0", "s1"}  # the bundle has no label fear
     assert set(table["rendering"]) == {0, 1}
-    bundle = load_bundle(RELATIVE)
-    extractors, model = load_extractors(bundle), Model(bundle)
     for k in (0, 1):
-        recording = read_recording(str(SPEECH[k]), bundle.spec.sample_rate)
-        results = results_of(recording, bundle, extractors, model, use=BaselineUse("off"))
-        live = [r.probabilities for r in results if getattr(r, "state", "") == "speech"]
+        results = offline(SPEECH[k], RELATIVE, "--baseline=off")
+        live = [[*row["probabilities"].values()] for row in results if row.get("state") == "speech"]
         rows = (table["clip"] == k) & (table["rendering"] == 0)
-        assert table["cold"][rows] == pytest.approx(
-            np.array([list(one.values()) for one in live if one is not None]), abs=1e-4
-        )
+        assert table["cold"][rows] == pytest.approx(np.array(live), abs=1e-4)
     (outputs,) = read_outputs([out], 0.5)
     assert outputs.twin[outputs.plain].tolist() == [1, 3]
     assert (outputs.twin[~outputs.plain] == -1).all()
