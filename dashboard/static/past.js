@@ -125,6 +125,7 @@ export function drawControls() {
   const end = view.end ?? now();
   const query = new URLSearchParams({ stream: state.chosen ?? "", start: end - view.span, end });
   $("csv").href = `history.csv?${query}`;
+  $("csv-utterances").href = `history.csv?what=utterance&${query}`;
 }
 
 /** Show the time span that ends at a unix time; null follows the present. */
@@ -176,7 +177,7 @@ $("past").addEventListener("change", (event) => {
   else if (event.target.id === "until" && event.target.value) showUntil(new Date(event.target.value).getTime() / 1000);
 });
 $("past").addEventListener("submit", (event) => event.preventDefault());
-$("csv").addEventListener("click", drawControls);
+for (const id of ["csv", "csv-utterances"]) $(id).addEventListener("click", drawControls);
 $("ribbon").addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft" && event.shiftKey && state.history) move(-0.5);
   else if (event.key === "ArrowRight" && event.shiftKey && state.history) move(0.5);

@@ -385,6 +385,9 @@ def test_the_past_is_scrolled_through(
         with page.expect_download() as download:
             page.locator("#csv").click()
         assert download.value.suggested_filename.startswith("result-main-")
+        with page.expect_download() as download:
+            page.locator("#csv-utterances").click()
+        assert download.value.suggested_filename.startswith("utterance-main-")
         page.locator("#ribbon").focus()
         page.keyboard.press("End")
         shows(page, "#past-title", "Last five minutes")

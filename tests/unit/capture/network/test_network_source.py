@@ -356,3 +356,42 @@ def test_a_stop_ends_the_connection(scene: Scene) -> None:
     assert scene.wires[-1].closed
     assert scene.state is SourceState.ENDED
     assert scene.stream.error is None
+
+
+def test_a_muted_source_has_no_connection_and_its_time_is_a_gap(ring: RingOwner) -> None:
+    scene = Scene(ring)
+    scene.play(4.0)
+    heard = scene.stream.feeder.position
+    scene.stream.mute(scene.now, muted=True)
+    scene.stream.mute(scene.now, muted=True)  # the loop repeats it
+    assert scene.wires[0].closed
+    scene.wait(5.0)
+    assert len(scene.wires) == 1
+    assert scene.stream.feeder.muted_since is not None
+    muted = scene.stream.feeder.position - heard
+    assert muted == pytest.approx(5.0 * RATE, abs=0.3 * RATE)
+    scene.stream.mute(scene.now, muted=False)
+    scene.turn()
+    assert len(scene.wires) == 2
+    assert scene.stream.feeder.muted_since is None
+    scene.play(3.0)
+    assert scene.state is SourceState.LIVE
+    assert scene.stream.feeder.muted_samples == muted  # also counted by the new feeder
+    ((start, end),) = scene.gaps
+    assert start <= heard
+    assert end - start >= muted
+    samples = scene.contents()
+    assert not samples[start:end].any()
+    assert np.array_equal(samples[end:], values(scene.sent - len(samples[end:]), scene.sent))
+    assert len(samples) == pytest.approx(12.0 * RATE, abs=0.3 * RATE)
+
+
+def test_a_source_that_starts_muted_opens_no_connection(ring: RingOwner) -> None:
+    scene = Scene(ring)
+    scene.stream.mute(scene.now, muted=True)
+    scene.wait(3.0)
+    assert scene.wires == []
+    assert not scene.contents().any()
+    scene.stream.mute(scene.now, muted=False)
+    scene.play(2.0)
+    assert scene.contents()[-RATE:].any()
