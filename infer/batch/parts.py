@@ -51,24 +51,25 @@ def open_folder(folder: Path, about: dict[str, str | int | None], *, resume: boo
     wanted = {"format": FORMAT, **about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if index.exists():
-            found = json.loads(index.read_text())
-            for key, value in wanted.items():
-                if found.get(key) != value:
-                    raise UserError(
-                        f"{folder}: holds results of {key} {found.get(key)}, not {value}; "
-                        "name another --out"
-                    )
-            if not resume and any(folder.glob("??/*.parquet")):
+        # Another shard may begin at the same moment: look what is there before the index.
+        others = [path for path in folder.iterdir() if not path.name.startswith((".", INDEX))]
+        if not index.exists():
+            if others:
                 raise UserError(
-                    f"{folder}: holds results; --resume continues, or name another --out"
+                    f"{folder}: is not empty and no folder of results; name another --out"
                 )
-        elif any(folder.iterdir()):
-            raise UserError(f"{folder}: is not empty and no folder of results; name another --out")
-        else:
             with Draft(folder, INDEX) as draft:
                 draft.file.write(json.dumps(wanted).encode() + b"\n")
                 draft.publish(INDEX, sync=True)
+        found = json.loads(index.read_text())
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise UserError(
+                    f"{folder}: holds results of {key} {found.get(key)}, not {value}; "
+                    "name another --out"
+                )
+        if not resume and any(folder.glob("??/*.parquet")):
+            raise UserError(f"{folder}: holds results; --resume continues, or name another --out")
     except (OSError, OutputError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{folder}: cannot be written ({reason})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -172,6 +173,28 @@ def test_shards_fill_the_same_folder(clips: Path, tmp_path: Path) -> None:
     assert "12 already done" in batch(clips, "--out", one, "--resume").stderr
     assert batch(clips, "--out", other).code == 0
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_progress_on_a_terminal(clips: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        command(clips, "--out", tmp_path / "out", "--jobs", 1),
+        cwd=ROOT,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    text = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while chunk := os.read(ours, 4096):
+            text += chunk
+    os.close(ours)
+    assert process.wait(PATIENCE_S) == 0, text
+    shown = text.decode()
+    assert "of 12 files" in shown
+    assert "times real time" in shown
+    assert " left" in shown
+    assert "infer: 12 files, none with errors" in shown.splitlines()[-1]
 
 
 def test_a_changed_file_is_done_again_and_its_old_part_goes(clips: Path, tmp_path: Path) -> None:

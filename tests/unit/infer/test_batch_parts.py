@@ -198,6 +198,10 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     assert "--resume" in refusal(lambda: opened(tmp_path / "new"))
     opened(tmp_path / "new", resume=True)
     assert "of bundle b@1, not c@1" in refusal(lambda: opened(tmp_path / "new", "c@1", True))
+    # Another shard, on another machine, is about to write the index.
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / f".{parts.INDEX}.other.1.2{parts.TEMPORARY}").touch()
+    opened(tmp_path / "shared")
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "song.mp3").touch()
     assert "not empty" in refusal(lambda: opened(tmp_path / "music"))
