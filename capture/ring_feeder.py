@@ -170,7 +170,8 @@ class RingFeeder:
         """Write `samples` missing samples, at the stream's rate."""
         if samples > 0:
             self._write_gap(samples)
-            self.quality.gap()
+            if self.muted_since is None:  # a mute is no fault of the source
+                self.quality.gap()
             self.tick(now=True)
 
     def mute(self, now: float, *, muted: bool) -> None:
