@@ -13,10 +13,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import ssl
 import sys
 import time
 import wave
 from collections.abc import Iterator
+
+try:
+    from websockets.exceptions import InvalidStatus, WebSocketException
+    from websockets.sync.client import connect
+except ModuleNotFoundError as error:
+    print(f"push_audio: {error.name} is missing; pip install websockets", file=sys.stderr)
+    sys.exit(2)
 
 PACKET_S = 0.02
 AGAIN_S = 1.0
@@ -51,13 +59,6 @@ def main() -> int:
     flags.add_argument("--channels", type=int, default=1, help="of standard input")
     flags.add_argument("--ca", metavar="FILE", help="certificate to trust, for a self-signed one")
     options = flags.parse_args()
-    try:
-        import ssl
-
-        from websockets.exceptions import InvalidStatus, WebSocketException
-        from websockets.sync.client import connect
-    except ImportError:
-        sys.exit("push_audio: needs the package websockets: pip install websockets")
     rate, channels, sound = packets(options.sound, options.rate, options.channels)
     token = os.environ.get("TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -317,23 +317,23 @@ def test_a_full_disk_ends_the_run_in_one_line(clips: Path, tmp_path: Path) -> No
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     """A worker of `infer --out` on 192 kHz; a minute of it is 46 MB of float32."""
 
-    def peak(minutes: int) -> int:
+    def peak(minutes: int) -> float:
         path = tmp_path / f"{minutes}.flac"
         with soundfile.SoundFile(path, "w", 192_000, 1) as file:
             for _ in range(60 * minutes):
                 file.write(np.zeros(192_000, np.int16))
         code = (
-            "import resource, sys\n"
+            "from tests.support.memory import peak_mib\n"
             "from speech_emotion.infer.batch.analysis import PartWriter\n"
             "from speech_emotion.infer.batch.setting import Setting\n"
             f"setting = Setting({str(BUNDLE)!r}, {str(tmp_path / f'out{minutes}')!r})\n"
             f"PartWriter(setting).process({str(path)!r}, [], lambda *_: None)\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+            "print(peak_mib())"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
         )
-        return int(done.stdout)
+        return float(done.stdout)
 
     short, long = peak(1), peak(8)
     assert long - short < 25

@@ -409,8 +409,9 @@ def test_neither_sound_nor_features_reach_the_disk_unless_asked(
         assert any(str(tape) in path for path in watched.open)
     else:
         assert not changed
-        assert not watched.open
-        assert not watched.written
+        # The register of the mute: one byte in the runtime folder, which is on a disk here only.
+        assert {Path(path).name for path in watched.open} <= {"mute"}
+        assert sum(watched.written.values()) <= 4096
 
 
 STAGES = ("capture", "features", "infer", "common", "models")

@@ -38,10 +38,11 @@ def test_library_command_and_live_pipeline_are_equal(
 def peak_mb(path: Path) -> float:
     """Largest resident memory of `infer FILE` in MiB."""
     code = (
-        "import resource, runpy, sys\n"
+        "import runpy, sys\n"
+        "from tests.support.memory import peak_mib\n"
         f"sys.argv = ['infer', {str(path)!r}, '--bundle', {str(BUNDLE)!r}, '--json']\n"
         "try: runpy.run_module('infer', run_name='__main__', alter_sys=True)\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        "finally: print(peak_mib(), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -52,7 +53,7 @@ def peak_mb(path: Path) -> float:
         timeout=PATIENCE_S,
         check=True,
     )
-    return int(done.stderr.split()[-1]) / 1024
+    return float(done.stderr.split()[-1])
 
 
 def test_the_length_of_a_file_needs_no_memory(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def test_features_stopped_for_longer_than_the_ring_is_declared_and_counted(
     running.subscriber.wait_for(
         lambda received: any(result.skipped for result in received.fresh(public.Result))
     )
+    running.subscriber.wait_for(
+        lambda received: any(
+            "windows_overrun" in one.counters for one in received.fresh(public.Health)
+        )
+    )
     code, stderr, received = running.stopped()
     assert code == 0, stderr
 

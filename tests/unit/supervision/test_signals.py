@@ -187,6 +187,7 @@ def test_sighup_of_a_closed_terminal_is_a_stop(tmp_path: object) -> None:
         os.chdir(ROOT)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         program = HANGUP.replace(
             'print("ready"', f"open({path + '.ready'!r}, 'w').close(); print(1"
         )
