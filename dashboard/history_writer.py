@@ -104,6 +104,12 @@ class WriterThread:
                 "%d messages were not written: %s cannot be written", len(self._pending), self._path
             )
 
+    def close(self) -> None:
+        """Close the file; only where the thread does not run."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
     def turn(self, now: float) -> bool:
         """Write all that waits and purge when due; False if the file cannot be written.
 

@@ -144,6 +144,7 @@ def test_other_labels_are_named_or_left_out() -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it")
 def test_each_language_fills_one_page_of_a4(tmp_path: Path) -> None:
+    pytest.importorskip("playwright")
     path = tmp_path / "sign.html"
     with browser() as chromium:
         page = chromium.new_page()

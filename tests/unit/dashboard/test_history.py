@@ -318,6 +318,7 @@ def test_a_removed_file_is_opened_again(path: Path) -> None:
     with HistoryReader(kept) as reader:
         rows = reader.windows("main", 0.0, time.time() + 9.0, 100)["rows"]
     assert [row[0] for row in rows] == [1]  # a moved file is complete
+    thread.close()
 
 
 def test_a_file_that_is_locked_at_the_start_is_opened_later(
@@ -339,6 +340,7 @@ def test_a_file_that_is_locked_at_the_start_is_opened_later(
     assert thread.turn(2.0)
     with HistoryReader(path) as reader:
         assert len(reader.windows("main", 0.0, time.time() + 9.0, 100)["rows"]) == 1
+    thread.close()
 
 
 def test_a_value_that_sqlite_cannot_store_is_counted_and_skipped(
@@ -405,6 +407,7 @@ def test_a_start_with_a_clock_far_ahead_keeps_an_older_file(
         assert thread.turn(1000.0 * turn)
     with HistoryReader(path) as reader:
         assert len(reader.windows("main", 0.0, T0 + 100.0, 1000)["rows"]) == 10
+    thread.close()
 
 
 def test_days_are_calendar_days(monkeypatch: pytest.MonkeyPatch) -> None:

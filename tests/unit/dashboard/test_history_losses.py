@@ -106,6 +106,7 @@ def test_a_new_file_continues_the_count(path: Path) -> None:
     put(again, 5)
     assert again.lost == 3
     again.close()
+    thread.close()
 
 
 def test_a_file_of_an_earlier_version_is_extended(path: Path) -> None:

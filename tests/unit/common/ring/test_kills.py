@@ -34,20 +34,16 @@ def killed_after(bytecodes: int, call: Callable[..., object], *args: object) -> 
     """Run `call` for a number of bytecodes of the ring's code. False if it ended before."""
     left = bytecodes
 
-    def count(_frame: FrameType, event: str, _arg: Any) -> Any:
+    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
         nonlocal left
+        if os.path.dirname(frame.f_code.co_filename) != RING_CODE:
+            return None
+        frame.f_trace_opcodes = True
         if event == "opcode":
             left -= 1
             if left < 0:
                 raise Killed
-        return count
-
-    def trace(frame: FrameType, _event: str, _arg: Any) -> Any:
-        """Called for each new frame."""
-        if os.path.dirname(frame.f_code.co_filename) != RING_CODE:
-            return None
-        frame.f_trace_opcodes = True
-        return count
+        return trace
 
     before = sys.gettrace()
     sys._getframe().f_trace_opcodes = True  # Python 3.12 needs one such frame at settrace
