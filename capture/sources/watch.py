@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -58,13 +59,14 @@ class Ledger:
     def __init__(self, folder: Path, stream: str, run: str) -> None:
         self._path = folder / LEDGER
         self._stream, self._run = stream, run
+        self._failing = False
         self.known: set[Recording] = set()
         self.open: dict[Recording, int] = {}
         try:
             with self._path.open("a+") as file:
                 file.seek(0)
                 for line in file:
-                    with contextlib.suppress(ValueError, KeyError, TypeError):  # a broken last line
+                    with contextlib.suppress(ValueError, KeyError, TypeError):  # empty or cut
                         self._note(json.loads(line))
         except OSError as error:
             raise UserError(
@@ -72,12 +74,23 @@ class Ledger:
                 "the folder must be writable, so that each recording is processed once"
             ) from None
 
-    def write(self, recording: Recording, **fact: object) -> None:
-        """Add a line: `begin`, `done` or `refused`."""
+    def write(self, recording: Recording, **fact: object) -> bool:
+        """Add a line: `begin`, `done` or `refused`; False while the disk does not take it."""
         row = {"stream": self._stream, "run": self._run, **dataclasses.asdict(recording), **fact}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        # It begins with a line break: a killed process or a full disk may have cut the last line.
+        line = b"\n" + json.dumps(row).encode() + b"\n"
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if not self._failing:
+                log.warning("%s: cannot be written (%s); trying again", self._path, error.strerror)
+            self._failing = True
+            return False
+        self._failing = False
         self._note(row)
+        return True
 
     def _note(self, row: dict[str, Any]) -> None:
         if row["stream"] != self._stream:
@@ -227,7 +240,9 @@ class WatchStream:
         begin = self._ledger.open.get(recording)
         if begin is None:
             begin = self._ring.index
-            self._ledger.write(recording, begin=begin)
+            if not self._ledger.write(recording, begin=begin):
+                file.close()
+                return
         # A restarted process decodes again what the ring has, without writing it.
         before = self.feeder
         self.feeder = self._new_feeder(file.rate, skip=self._ring.index - begin)
@@ -268,14 +283,14 @@ class WatchStream:
         accepted = self.ahead.accepted
         for recording, begin, end in list(self._unaccepted):
             alone = accepted is None and self._alone
-            if alone or (accepted and accepted.next * self._format.grid.hop >= end):
-                self._ledger.write(recording, done=[begin, end])
+            is_accepted = accepted and accepted.next * self._format.grid.hop >= end
+            if (alone or is_accepted) and self._ledger.write(recording, done=[begin, end]):
                 self._unaccepted.remove((recording, begin, end))
 
     def _refuse(self, recording: Recording, error: UserError) -> None:
-        self._refused += 1
-        self._ledger.write(recording, refused=str(error))
-        log.warning("%s", error)
+        if self._ledger.write(recording, refused=str(error)):
+            self._refused += 1
+            log.warning("%s", error)
 
     def _close(self) -> None:
         if self._file is not None:
