@@ -191,7 +191,7 @@ class FfmpegConnection:
         code = self._process.poll()
         if code is None:
             return
-        self._read_errors()  # its last words are still in the pipe
+        self._read_errors()  # its last lines are still in the pipe
         lines = [*self._errors, self._error_rest.decode("utf-8", "replace")]
         silent_s = time.monotonic() - self._started if self.rate is None else 0.0
         self.end = end_of(lines, code, self._secrets, silent_s)

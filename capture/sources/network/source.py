@@ -44,7 +44,7 @@ JITTER = 0.25
 LATER_S = 15.0
 """Delay after credentials were refused."""
 SETTLED_S = 5.0
-"""A connection that gave sound for so long was a success: the next delay is the first one."""
+"""Seconds of sound after which a connection counts as a success: the next delay is the first."""
 AHEAD_S = 10.0
 """Seconds of sound that are read at once where a server sends a burst: a third of a ring."""
 DRIFT = 1.05
@@ -199,11 +199,16 @@ class NetworkSource:
     # Connecting ---------------------------------------------------------------------------
 
     def _open(self, now: float) -> None:
-        self._connection = self.kind.connect()
         self._connections += 1
         self.counters["capture_reconnects"] = self._connections - 1
         self._attempts += 1
         self._opened = now
+        try:
+            self._connection = self.kind.connect()
+        except (OSError, UserError) as error:  # no descriptor or process is left; no ffmpeg
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self._lose(now, End(f"no connection could be opened ({reason})"))
+            return
         if self._absent.state is SourceState.LOST:
             self._set_absent(SourceState.RECOVERING, self._absent.reason, now)
 

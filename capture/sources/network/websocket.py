@@ -41,7 +41,7 @@ LARGEST = 1 << 18
 QUEUE_S = 10.0
 """Seconds of sound that wait for the capture loop; beyond it the device has to wait."""
 QUIET_S = 1.0
-"""A device that sent nothing for so long is replaced by one that connects under the same name."""
+"""Seconds of silence after which another device may take the place of a connected one."""
 MAX_DEVICES = 64
 STAMP_BYTES = 8
 
@@ -63,7 +63,8 @@ class Device:
         self._channels = channels
         self._stamped = stamped
         self._chunks: deque[Chunk] = deque()
-        self._queued = 0
+        # Each is written by one thread only: `+=` of two threads would lose counts.
+        self._received = self._taken = 0
 
     def run(self) -> None:
         """Receive until the connection ends; in the thread of the connection."""
@@ -82,9 +83,9 @@ class Device:
                 samples = decode(message, self._channels, "<i2")
                 if samples is None:
                     continue
-                while self.ended is None and self._queued > QUEUE_S * self.rate:
+                while self.ended is None and self._received - self._taken > QUEUE_S * self.rate:
                     time.sleep(0.05)
-                self._queued += len(samples)
+                self._received += len(samples)
                 self._chunks.append(Chunk(samples, now, index))
         except ConnectionClosed:
             self.ended = self.ended or "the device closed the connection"
@@ -96,7 +97,7 @@ class Device:
         taken: list[Chunk] = []
         while self._chunks and frames > 0:
             chunk = self._chunks.popleft()
-            self._queued -= len(chunk.samples)
+            self._taken += len(chunk.samples)
             frames -= len(chunk.samples)
             taken.append(chunk)
         return taken

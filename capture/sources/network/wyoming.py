@@ -139,8 +139,9 @@ class WyomingConnection:
             opened.setblocking(False)
         except TimeoutError:
             self.end = End("the server does not answer (timed out)")
-        except OSError as error:
-            self.end = End(f"no connection to the server ({error.strerror or error})".lower())
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS can look up
+            reason = getattr(error, "strerror", None) or error
+            self.end = End(f"no connection to the server ({reason})".lower())
         else:
             with self._lock:
                 if self._closed:

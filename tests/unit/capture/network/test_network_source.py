@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from speech_emotion.capture.sources.network.source import (
 from speech_emotion.capture.sources.network.stream import NetworkStream
 from speech_emotion.capture.stream import SourceOptions, StreamJob
 from speech_emotion.common.bundle.grid import WindowGrid
+from speech_emotion.common.errors import UserError
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.source_state import SourceState
@@ -395,3 +397,26 @@ def test_a_source_that_starts_muted_opens_no_connection(ring: RingOwner) -> None
     scene.stream.mute(scene.now, muted=False)
     scene.play(2.0)
     assert scene.contents()[-RATE:].any()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(24, "Too many open files"), UserError("network sources need ffmpeg")],
+    ids=["descriptors", "no ffmpeg"],
+)
+def test_a_connection_that_cannot_be_opened_is_tried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse() -> Wire:
+        raise error
+
+    source = scene.source
+    working = source.kind
+    monkeypatch.setattr(source, "kind", dataclasses.replace(working, connect=refuse))
+    scene.turn()
+    assert scene.state is SourceState.LOST
+    assert str(getattr(error, "strerror", None) or error) in (source.condition.reason or "")
+    monkeypatch.setattr(source, "kind", working)
+    scene.wait(3.0)
+    scene.play(2.0)
+    assert scene.state is SourceState.LIVE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from speech_emotion.capture.sources.network.wyoming import Event, EventReader
+from speech_emotion.capture.sources.network.wyoming import Event, EventReader, WyomingConnection
+from tests.support.pipelines import wait_until
 
 STREAM = (
     b'{"type": "ping"}\n'
@@ -35,3 +36,11 @@ def test_events_in_pieces(size: int) -> None:
 def test_other_bytes_are_refused(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         EventReader().feed(content)
+
+
+def test_a_name_that_dns_cannot_look_up_ends_the_connection() -> None:
+    connection = WyomingConnection("a" * 300, 1)
+    wait_until(lambda: connection.end is not None, "the end of the attempt")
+    assert connection.end is not None
+    assert "no connection to the server" in connection.end.reason
+    connection.close()
