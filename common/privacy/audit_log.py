@@ -11,6 +11,7 @@ ones.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -126,13 +127,13 @@ def _linked(line: str, last: Record | None) -> Record:
 
 
 def old_files(path: Path) -> list[Path]:
-    """The full files of a log, the newest first."""
-    found = []
-    number = 1
-    while (old := path.with_name(f"{path.name}.{number}")).exists():
-        found.append(old)
-        number += 1
-    return found
+    """The full files of a log, the newest first; a rotation that was killed leaves a hole."""
+    found = {}
+    for one in path.parent.iterdir() if path.parent.is_dir() else ():
+        number = one.name.removeprefix(f"{path.name}.")
+        if one.name != number and number.isascii() and number.isdigit():
+            found[int(number)] = one
+    return [found[number] for number in sorted(found)]
 
 
 class AuditLog(Closing):
@@ -189,7 +190,7 @@ class AuditLog(Closing):
         size = os.fstat(self._file).st_size
         try:
             if os.write(self._file, content) != len(content):
-                raise OSError(28, os.strerror(28))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file)
         except OSError:
             os.ftruncate(self._file, size)
@@ -236,13 +237,14 @@ class AuditLog(Closing):
 
     def _rotate(self) -> None:
         """Go on in a new file, and remove the oldest."""
-        old = old_files(self._path)
-        for number in range(len(old), 0, -1):
-            if number >= self._keep:
-                old[number - 1].unlink()
-            else:
-                old[number - 1].rename(self._path.with_name(f"{self._path.name}.{number + 1}"))
-        self._path.rename(self._path.with_name(f"{self._path.name}.1"))
+        if self._path.exists():  # else an attempt that failed has renamed it
+            for old in reversed(old_files(self._path)):
+                number = int(old.suffix[1:])
+                if number >= self._keep:
+                    old.unlink()
+                else:
+                    old.rename(old.with_suffix(f".{number + 1}"))
+            self._path.rename(self._path.with_name(f"{self._path.name}.1"))
         self.close()
         self._file = self._open()
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -17,8 +17,8 @@ class Clocks:
     """The clocks at one moment.
 
     Attributes:
-        unix: unix time in seconds; somebody may set this clock.
-        boot: seconds since the machine started, also while it slept; never set.
+        unix: unix time in seconds; this clock can be set.
+        boot: seconds since the machine started, also while it slept; cannot be set.
         boot_id: id of this start of the machine.
     """
 

@@ -1,8 +1,8 @@
 """How capture learns that it is muted: a register of one byte, and the switch itself.
 
 The supervisor writes the register before capture starts, and capture reads it before it copies a
-sample. Capture also reads the switch, so that a supervisor that hangs cannot delay it. Whatever
-cannot be read counts as muted.
+sample. Capture also reads the switch, so that a supervisor that hangs cannot delay it. If one of
+them cannot be read, that counts as muted.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ class MuteRegister(Closing):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL if create else os.O_RDONLY
         self._descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
         self._closed = False
+        self._written: bool | None = None
         if create:
             self.set(muted=True)
 
     def set(self, *, muted: bool) -> None:
-        """Write the register."""
-        os.pwrite(self._descriptor, MUTED if muted else LISTENING, 0)
+        """Write the register where it changes."""
+        if muted != self._written:
+            os.pwrite(self._descriptor, MUTED if muted else LISTENING, 0)
+            self._written = muted
 
     @property
     def muted(self) -> bool:

@@ -7,6 +7,7 @@ import os
 from speech_emotion import __version__
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.config.privacy import AuditConfig
+from speech_emotion.common.source_address import shown
 from speech_emotion.common.wire.internal import LogIn, SetMute, Swapped
 from speech_emotion.supervision.privacy.audit_writer import AuditWriter
 
@@ -28,7 +29,7 @@ def note_start(audit: AuditWriter, config: Config, bundle: str) -> None:
         version=__version__,
         pid=os.getpid(),
         bundle=bundle,
-        sources={stream.name: stream.source for stream in config.stream},
+        sources={stream.name: shown(stream.source) for stream in config.stream},
         results=config.results,
         record=str(config.record) if config.record is not None else None,
         history=str(history.file) if history.file is not None else None,
@@ -38,7 +39,7 @@ def note_start(audit: AuditWriter, config: Config, bundle: str) -> None:
 
 
 def note_request(audit: AuditWriter, request: SetMute) -> None:
-    """Somebody mutes or unmutes by hand."""
+    """A person or program asks to mute or to unmute."""
     event = "mute asked" if request.muted else "unmute asked"
     audit.note_bounded(event, by=request.by, seconds=request.seconds)
 
@@ -49,7 +50,7 @@ def note_swap(audit: AuditWriter, outcome: Swapped) -> None:
 
 
 def note_log_in(audit: AuditWriter, message: LogIn) -> None:
-    """Somebody gave a token to the page."""
+    """The page received a token."""
     event = "page opened" if message.accepted else "page refused"
     audit.note_bounded(event, address=message.address[:100])
 

@@ -114,7 +114,7 @@ class Light:
         self._report = changed
         self._wanted = False
         self._closing = False
-        self._retry = 0.0
+        self._retry = self._keeper_due = 0.0
         self._changed = threading.Condition()
         self._keeper = self._start_keeper()
         self._thread = threading.Thread(target=self._run, name="light", daemon=True)
@@ -128,9 +128,15 @@ class Light:
         Args:
             now: CLOCK_MONOTONIC.
         """
-        if self._keeper.poll() is not None:
+        if self._keeper.poll() is not None and now >= self._keeper_due:
             log.warning("the keeper of the light has ended; starting it again")
-            self._keeper = self._start_keeper()
+            self._keeper_due = now + RETRY_S
+            assert self._keeper.stdin is not None
+            self._keeper.stdin.close()
+            try:
+                self._keeper = self._start_keeper()
+            except OSError as error:
+                log.error("the keeper of the light cannot be started (%s)", error.strerror)
         if self.failure is not None:
             if now < self._retry:
                 return

@@ -151,3 +151,23 @@ def test_no_light_is_no_light() -> None:
     assert make_light(LightConfig(), lambda: None) is None
     with pytest.raises(ValueError, match="exclude"):
         LightConfig(led="a", command="b")
+
+
+def test_a_keeper_that_cannot_be_started_does_not_end_the_pipeline(
+    led: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light = Light(Lamp(led), lambda: None)
+    light._keeper.kill()
+    light._keeper.wait()
+
+    def refuse() -> subprocess.Popen[bytes]:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as context:
+        context.setattr(light, "_start_keeper", refuse)
+        light.turn(1.0, wanted=True)
+    wait_until(lambda: light.on, "the light")
+    light.turn(2.0 + module.RETRY_S, wanted=True)
+    assert light._keeper.poll() is None
+    light.close()
+    assert brightness(led) == "0"

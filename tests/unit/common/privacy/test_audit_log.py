@@ -175,3 +175,34 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         verify(tmp_path / "nowhere")
     with pytest.raises(UserError, match="cannot be opened"):
         AuditLog(tmp_path, max_bytes=1000, keep=3)
+
+
+def test_a_change_of_files_that_was_interrupted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    with AuditLog(path, max_bytes=1, keep=10) as log:
+        log.append(T0, "start", {})
+
+        def refuse() -> int:
+            raise OSError(24, "Too many open files")
+
+        with monkeypatch.context() as context:
+            context.setattr(log, "_open", refuse)
+            for _ in range(2):
+                with pytest.raises(OSError, match="Too many"):
+                    log.append(T0 + 1, "mute", {})
+        log.append(T0 + 2, "mute", {})
+    found = verify(path)
+    assert (found.records, found.broken) == (2, None)
+
+
+def test_a_change_of_files_that_was_killed_hides_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    written(path, 4, max_bytes=1)
+    for old in reversed(old_files(path)):  # killed after the old files were renamed
+        old.rename(old.with_suffix(f".{int(old.suffix[1:]) + 1}"))
+    assert verify(path).records == 4
+    written(path, 2, max_bytes=1)
+    found = verify(path)
+    assert (found.records, found.broken) == (6, None)

@@ -71,3 +71,16 @@ def test_the_gate_reads_both_and_keeps_a_margin(tmp_path: Path) -> None:
             assert gate.muted(33.4)
             assert not gate.muted(33.5)
     assert not MuteGate(None).muted(0.0)
+
+
+def test_it_is_written_where_it_changes_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[bytes] = []
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *args: writes.append(args[1]) or real(*args))
+    with MuteRegister(tmp_path / "mute", create=True) as register:
+        for muted in (True, False, False, True, True):
+            register.set(muted=muted)
+            assert register.muted is muted
+    assert len(writes) == 3
