@@ -49,7 +49,7 @@ class AccessMiddleware:
         base_url: address of the page behind a reverse proxy, which may keep or rewrite `Host` and
             may keep or remove the path prefix.
         trusted_hosts: further accepted host names.
-        noted: called when somebody gives a token: whether it is right, and the address.
+        noted: called when a token arrives: whether it is right, and the address.
     """
 
     def __init__(

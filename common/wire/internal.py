@@ -292,7 +292,7 @@ class MuteSet(Message):
 
 @dataclasses.dataclass(frozen=True)
 class LogIn(Message):
-    """page → supervisor, for the audit log: somebody gave a token at `address`."""
+    """page → supervisor, for the audit log: a token arrived from `address`."""
 
     accepted: bool
     address: str

@@ -8,7 +8,7 @@ export const ROW = { seq: 0, time: 1, span: 2, state: 3, emotion: 4, confidence:
 const STATE_BAND = { low: -0.13, high: -0.05 }; // speech, silence, gap
 const UTTERANCE_BAND = { low: -0.27, high: -0.17 };
 export const FLOOR = -80;
-const OUTAGE_S = 3; // without a window for so long, the time line shows an outage
+const OUTAGE_S = 3; // seconds without a window that the time line shows as an outage
 const middle = (band) => (band.low + band.high) / 2;
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

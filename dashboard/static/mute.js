@@ -9,7 +9,7 @@ let drawn = null; // the text of the mute that is shown; null before the first m
 
 const byHand = () => state.health?.mute?.by.includes("hand") ?? false;
 
-/** Draw the button: `Unmute` for a mute by hand; nobody unmutes the switch or quiet hours here. */
+/** Draw the button: `Unmute` for a mute by hand; switch and quiet hours have none. */
 export function drawMute() {
   const mute = state.health?.mute ?? null;
   $("mute").hidden = !state.canMute || (mute !== null && !byHand());

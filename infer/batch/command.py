@@ -143,7 +143,7 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
             outcome = event.outcome
             if event.death is not None:
                 reason = f"{event.job.name}: the process that read it was {event.death}, twice"
-                outcome = _mourn(batch, event.job, reason)
+                outcome = _record_failure(batch, event.job, reason)
             if outcome is None:
                 progress.advance(number, event.seconds, event.share, sizes[number])
                 continue
@@ -154,7 +154,7 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
     return parts, progress
 
 
-def _mourn(batch: Batch, job: Job, reason: str) -> Outcome:
+def _record_failure(batch: Batch, job: Job, reason: str) -> Outcome:
     """The row of an input that no worker survives."""
     return PartWriter(batch.setting).fail(job.name, job.known, reason)
 

@@ -100,7 +100,7 @@ class Pool:
                         continue
                     worker.give(waiting.popleft() if waiting else None)
                 if worker.ended:
-                    job = self._bury(worker)
+                    job = self._remove(worker)
                     if job is not None and job.deaths < ATTEMPTS:
                         waiting.appendleft(job)
                     elif job is not None:
@@ -114,7 +114,7 @@ class Pool:
         self._workers.append(worker)
         self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
 
-    def _bury(self, worker: _Worker) -> Job | None:
+    def _remove(self, worker: _Worker) -> Job | None:
         self._selector.unregister(worker.stdout)
         self._workers.remove(worker)
         worker.close()

@@ -29,7 +29,7 @@ def main() -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program
     restrict_file_access()
-    # Whatever a library prints must not end up between the answers.
+    # What a library prints must not end up between the answers.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     lines = iter(sys.stdin.buffer.readline, b"")

@@ -117,7 +117,7 @@ def _fault(
     since = time.monotonic()
     break_it()
     told, health = scene.await_health(
-        lambda h: h.streams[0].state != "live", f"{name} to be told", since
+        lambda h: h.streams[0].state != "live", f"{name} to be reported", since
     )
     state = health.streams[0].state
     time.sleep(4.0)  # long enough for several vain attempts

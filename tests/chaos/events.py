@@ -44,7 +44,7 @@ WEIGHTS = {
 QUICK_S = 6.0
 """A stage that dies sooner than this after its start has ended quickly."""
 QUICK_DEATHS = 2
-"""Quick deaths in a row; further ones would only make the stage wait longer for its start."""
+"""Kills in a row within a short time; more would only lengthen the backoff of the stage."""
 HANG_S = 3.5
 """Longer than the supervisor waits for a heartbeat."""
 LONG_STOP_S = 4.0

@@ -137,8 +137,8 @@ def stop_stages(_scale: Scale) -> list[Row]:
                 rows.append(
                     Row(
                         f"SIGSTOP of {stage}, live",
-                        "told within 3 s, then replaced, results again within 4 s",
-                        f"told after {told:.2f} s, results {back:.2f} s later",
+                        "reported within 3 s, then replaced, results again within 4 s",
+                        f"reported after {told:.2f} s, results {back:.2f} s later",
                         told <= TOLD_S and back <= WINDOW_S + BACK_S,
                     )
                 )

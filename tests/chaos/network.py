@@ -102,7 +102,7 @@ def _fault(scene: Scene, name: str, break_it: Do, mend_it: Do) -> Row:
     since = time.monotonic()
     break_it()
     told, health = scene.await_health(
-        lambda h: h.streams[0].state != "live", f"{name} to be told", since
+        lambda h: h.streams[0].state != "live", f"{name} to be reported", since
     )
     row = health.streams[0]
     time.sleep(6.0)  # several attempts in vain

@@ -171,8 +171,8 @@ def _stopped_on_stalled() -> Row:
     told = "disk does not answer" in stderr and "Traceback" not in stderr
     return Row(
         "SIGTERM while the disk of recording and history does not answer",
-        f"exit 0 within {STOPPED_S:g} s, the cause is told, no message missing",
-        f"exit {code} after {took:.1f} s, cause {'told' if told else 'NOT TOLD'}, "
+        f"exit 0 within {STOPPED_S:g} s, the cause is reported, no message missing",
+        f"exit {code} after {took:.1f} s, cause {'reported' if told else 'NOT REPORTED'}, "
         f"{'no message' if in_order(results) else 'MESSAGES'} missing",
         code == 0 and took < STOPPED_S and told and in_order(results),
     )
