@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 from tests.support.pipelines import DEMO, Running, fresh_endpoint, leftovers, nothing_left_but
+from tests.support.publisher import Publisher, publishing
 
 # As the stages have it: how a product is split among threads decides its last bits.
 os.environ.update(ONE_BLAS_THREAD)
@@ -68,6 +70,22 @@ def _own_runtime_folder() -> Iterator[None]:
         environment.setenv("XDG_STATE_HOME", state)
         environment.delenv("STATE_DIRECTORY", raising=False)
         yield
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for all tests of a module."""
+    from tools.browser import browser
+
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture
+def publisher() -> Iterator[tuple[Publisher, str]]:
+    """What publishes a test's own messages, and its endpoint."""
+    with publishing() as one:
+        yield one
 
 
 @pytest.fixture

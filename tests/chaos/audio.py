@@ -14,7 +14,6 @@ import soundfile
 from speech_emotion.common.wire import public
 from tests.chaos.scene import (
     RATE,
-    TOLD_S,
     Row,
     Scale,
     Scene,
@@ -23,11 +22,10 @@ from tests.chaos.scene import (
     loaded_cores,
     microphone,
     noise,
+    source_fault,
 )
 from tests.support.pulse import VirtualMicrophone
 
-RETURN_S = 5.0
-"""A source that is back is to be heard again within this."""
 OTHER = "other"
 
 
@@ -101,37 +99,12 @@ def audio_faults(_scale: Scale) -> list[Row]:
         room.play()
         with Scene("--source=mic", microphone=mic) as scene:
             scene.await_results(2)
-            rows = [_fault(scene, *fault) for fault in faults]
+            rows = [source_fault(scene, *fault, settled_s=2.0, absent_s=4.0) for fault in faults]
             ordered = in_order(scene.stop().fresh(public.Result))
         room.hush()
     if not ordered:
         rows.append(Row("after them", "no message missing", "MESSAGES MISSING", False))
     return rows
-
-
-def _fault(
-    scene: Scene, name: str, break_it: Callable[[], None], mend_it: Callable[[], None]
-) -> Row:
-    scene.await_health(lambda h: h.streams[0].state == "live", "the source to be live")
-    time.sleep(2.0)
-    since = time.monotonic()
-    break_it()
-    told, health = scene.await_health(
-        lambda h: h.streams[0].state != "live", f"{name} to be reported", since
-    )
-    state = health.streams[0].state
-    time.sleep(4.0)  # long enough for several vain attempts
-    mend_it()
-    since = time.monotonic()
-    back, _ = scene.await_health(
-        lambda h: h.state == "ok" and h.streams[0].state == "live", "live again", since
-    )
-    return Row(
-        name,
-        "named within 3 s; live within 5 s of its return",
-        f"`{state}` after {told:.2f} s; live {back:.2f} s after its return",
-        told <= TOLD_S and back <= RETURN_S,
-    )
 
 
 def away(scale: Scale) -> list[Row]:

@@ -12,15 +12,16 @@ import psutil
 
 from speech_emotion.capture.recording.reader import RecordingFile, open_recording
 from speech_emotion.common.wire import public
-from tests.chaos.scene import TOLD_S, Row, Scale, Scene, folder, in_order
+from tests.chaos.scene import RETURN_S, Row, Scale, Scene, folder, in_order, source_fault
 from tests.support import sound_servers
 from tests.support.sound_servers import Cable, Server, Sound, noise
 
-RETURN_S = 5.0
 CYCLES = 200
 GROWN_MB = 2.0
 """Largest growth of capture over all cycles."""
 Do = Callable[[], object]
+LONG = {"settled_s": 6.0, "absent_s": 6.0}
+"""A settled connection, and an absence of several attempts."""
 
 
 def port_of(server: Server) -> int:
@@ -41,7 +42,7 @@ def network_faults(_scale: Scale) -> list[Row]:
                     ("RTSP server stopped (SIGSTOP)", server.freeze, server.thaw),
                     ("network to it cut without a word", cable.pull, cable.plug),
                 ]
-                rows += [_fault(scene, *fault) for fault in faults]
+                rows += [source_fault(scene, *fault, **LONG) for fault in faults]
                 rows.append(_jitter(scene, cable))
                 ordered = in_order(scene.stop().fresh(public.Result))
             cable.close()
@@ -96,29 +97,6 @@ def reconnections(scale: Scale) -> list[Row]:
     ]
 
 
-def _fault(scene: Scene, name: str, break_it: Do, mend_it: Do) -> Row:
-    scene.await_health(lambda h: h.streams[0].state == "live", "the source to be live")
-    time.sleep(6.0)  # a settled connection
-    since = time.monotonic()
-    break_it()
-    told, health = scene.await_health(
-        lambda h: h.streams[0].state != "live", f"{name} to be reported", since
-    )
-    row = health.streams[0]
-    time.sleep(6.0)  # several attempts in vain
-    mend_it()
-    since = time.monotonic()
-    back, _ = scene.await_health(
-        lambda h: h.state == "ok" and h.streams[0].state == "live", "live again", since
-    )
-    return Row(
-        name,
-        "named within 3 s; live within 5 s of its return",
-        f"`{row.state}` after {told:.2f} s ({row.reason}); live {back:.2f} s after its return",
-        told <= TOLD_S and back <= RETURN_S,
-    )
-
-
 def _jitter(scene: Scene, cable: Cable) -> Row:
     """Every packet delayed by up to 200 ms, for 20 s."""
     lost = _stream(scene).lost
@@ -170,7 +148,7 @@ def _killed(here: Path, name: str) -> Row:
         }
         with servers[name]() as server, Scene(f"--source={server.url}") as scene:
             scene.await_results(4)
-            row = _fault(scene, f"{name} server killed", server.kill, server.start)
+            row = source_fault(scene, f"{name} server killed", server.kill, server.start, **LONG)
             scene.stop()
     return row
 

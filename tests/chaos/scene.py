@@ -34,6 +34,8 @@ TOLD_S = 3.0
 """A fault is to be named in `health` within this."""
 BACK_S = 3.0
 """Results are to be there again within this."""
+RETURN_S = 5.0
+"""A source is to be live again within this after its return."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,3 +306,40 @@ def loaded_cores() -> Iterator[None]:
 def spread(seconds: list[float]) -> str:
     """Median and longest of some times."""
     return f"median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s"
+
+
+def source_fault(
+    scene: Scene,
+    name: str,
+    break_it: Callable[[], object],
+    mend_it: Callable[[], object],
+    *,
+    settled_s: float,
+    absent_s: float,
+) -> Row:
+    """Break a live source, and bring it back.
+
+    Args:
+        settled_s: seconds for which it is live before.
+        absent_s: seconds for which it is absent: several attempts are in vain.
+    """
+    scene.await_health(lambda h: h.streams[0].state == "live", "the source to be live")
+    time.sleep(settled_s)
+    since = time.monotonic()
+    break_it()
+    reported, health = scene.await_health(
+        lambda h: h.streams[0].state != "live", f"{name} to be reported", since
+    )
+    row = health.streams[0]
+    time.sleep(absent_s)
+    mend_it()
+    since = time.monotonic()
+    back, _ = scene.await_health(
+        lambda h: h.state == "ok" and h.streams[0].state == "live", "live again", since
+    )
+    return Row(
+        name,
+        "named within 3 s; live within 5 s of its return",
+        f"`{row.state}` after {reported:.2f} s ({row.reason}); live {back:.2f} s after its return",
+        reported <= TOLD_S and back <= RETURN_S,
+    )

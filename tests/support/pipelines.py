@@ -241,6 +241,17 @@ def stage_processes() -> set[int]:
     return found
 
 
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    """`speech-emotion WORDS`, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "speech_emotion", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
+    )
+
+
 def offline(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict[str, Any]]:
     """The messages of a recording as comparable maps, computed by the code of `python -m infer`.
 

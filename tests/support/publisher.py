@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -11,7 +14,7 @@ from speech_emotion.common.client.results import (
     Results,
 )
 from speech_emotion.common.wire import public
-from tests.support.pipelines import wait_until
+from tests.support.pipelines import fresh_endpoint, wait_until
 
 HOP, WINDOW, RATE = 8000, 16000, 16000
 
@@ -83,3 +86,13 @@ class Publisher:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+
+@contextlib.contextmanager
+def publishing() -> Iterator[tuple[Publisher, str]]:
+    """A publisher and its endpoint."""
+    endpoint = fresh_endpoint()
+    one = Publisher(endpoint)
+    yield one, endpoint
+    one.close()
+    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)

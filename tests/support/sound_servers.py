@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from speech_emotion.common.closing import Closing
 from speech_emotion.common.linux.parent_death import die_with_parent
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -63,7 +63,7 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Server:
+class Server(Closing):
     """A server process that can be started, killed, stopped (SIGSTOP) and continued.
 
     Attributes:
@@ -117,12 +117,7 @@ class Server:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.kill()
 
 
@@ -262,7 +257,7 @@ def _again(words: list[str]) -> list[str]:
     return [sys.executable, "-c", code, *words]
 
 
-class Hls:
+class Hls(Closing):
     """Segments of FLAC in MP4 by ffmpeg, and a static server in this process.
 
     Attributes:
@@ -299,12 +294,7 @@ class Hls:
             time.sleep(0.05)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._writer.kill()

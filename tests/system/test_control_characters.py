@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ from speech_emotion.supervision.control_socket import ControlSocket
 from tests.support.history import make_utterance
 from tests.support.live_page import INFO, live
 from tests.support.pages import Dashboard, get, greeting
-from tests.support.pipelines import BUNDLE, ROOT, fresh_endpoint, wait_until
+from tests.support.pipelines import BUNDLE, ROOT, wait_until
 from tests.support.publisher import Publisher, health
 
 EVIL = "\x1b]0;title\x07\x9b31m\u202eangry\n\r"
@@ -47,15 +46,6 @@ def messages() -> Iterator[Any]:
         yield dataclasses.replace(
             well, time=time.time(), state=EVIL, stages=[stage], streams=[source], counters={EVIL: 1}
         )
-
-
-@pytest.fixture
-def publisher() -> Iterator[tuple[Publisher, str]]:
-    endpoint = fresh_endpoint()
-    one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def raw(text: str) -> set[str]:

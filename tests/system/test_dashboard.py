@@ -23,8 +23,8 @@ from tests.support.history import make_result
 from tests.support.key_files import House
 from tests.support.live_page import INFO, live
 from tests.support.pages import STATIC, TOKEN, Dashboard, answers, get, greeting
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
-from tests.support.publisher import Publisher, health
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
+from tests.support.publisher import Publisher, health, publishing
 from tools.browser import free_port
 
 Supervise = Callable[..., Running]
@@ -36,11 +36,8 @@ pytestmark = pytest.mark.xdist_group("dashboard")  # its server is started once
 
 @pytest.fixture(scope="module")
 def publisher() -> Iterator[tuple[Publisher, str]]:
-    endpoint = fresh_endpoint()
-    one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+    with publishing() as one:
+        yield one
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import soundfile
 
 from speech_emotion import Pipeline, Result, Utterance
 from speech_emotion.infer.batch.table import messages_of
-from tests.support.pipelines import BUNDLE, DEMO, PATIENCE_S, ROOT, Running
+from tests.support.pipelines import BUNDLE, DEMO, PATIENCE_S, ROOT, Running, command
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -27,18 +26,8 @@ CLIPS = sorted((ROOT / "tests" / "data").glob("*.flac"))
 FILES = (DEMO, *CLIPS)
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "speech_emotion", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=PATIENCE_S,
-    )
-
-
 def export(source: Path, name: str, *words: object) -> str:
-    done = run("export", source, "--format", name, *words)
+    done = command("export", source, "--format", name, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -56,7 +45,7 @@ def expected() -> dict[str, list[Any]]:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory, expected: dict[str, list[Any]]) -> Path:
     out = tmp_path_factory.mktemp("export") / "results.parquet"
-    done = run("infer", *expected, "--out", out, "--bundle", BUNDLE)
+    done = command("infer", *expected, "--out", out, "--bundle", BUNDLE)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -286,7 +275,7 @@ def end_of(row: dict[str, Any]) -> tuple[int, str]:
     ],
 )
 def test_mistakes_are_one_line(words: list[str], said: str) -> None:
-    done = run("export", *words)
+    done = command("export", *words)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert said in line
@@ -295,7 +284,7 @@ def test_mistakes_are_one_line(words: list[str], said: str) -> None:
 def test_files_that_exist_are_kept(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.csv"
     out.write_text("precious")
-    done = run("export", table, "--format", "csv", "--out", out)
+    done = command("export", table, "--format", "csv", "--out", out)
     assert done.returncode == 2
     assert "--force writes over it" in done.stderr
     assert out.read_text() == "precious"
@@ -303,13 +292,13 @@ def test_files_that_exist_are_kept(table: Path, tmp_path: Path) -> None:
     assert out.read_text().startswith("file,kind,")
     damaged = tmp_path / "cut.parquet"
     damaged.write_bytes(table.read_bytes()[:2000])
-    done = run("export", damaged, "--format", "csv")
+    done = command("export", damaged, "--format", "csv")
     assert done.returncode == 2
     assert "is damaged" in done.stderr
     other = tmp_path / "other.parquet"
     pa = pytest.importorskip("pyarrow")
     pq.write_table(pa.table({"a": [1]}), other)
-    done = run("export", other, "--format", "csv")
+    done = command("export", other, "--format", "csv")
     assert done.returncode == 2
     assert "another program" in done.stderr
 
@@ -324,13 +313,13 @@ def test_names_never_leave_the_output_folder(tmp_path: Path) -> None:
     name = os.path.relpath(sound.parent, ROOT)
     assert name.startswith("..")
     out = tmp_path / "r.parquet"
-    assert run("infer", name, "--out", out, "--bundle", BUNDLE).returncode == 0
+    assert command("infer", name, "--out", out, "--bundle", BUNDLE).returncode == 0
     export(out, "vtt", "--out", deep / "vtt")
     found = sorted(p.name for p in (deep / "vtt").rglob("*.vtt"))
     assert found == ["talk.vtt", "talk.wav.vtt"]
     assert {p.name for p in tmp_path.iterdir()} == {"in", "a", "r.parquet", "r.parquet.parts"}
     export(out, "vtt", "--out", deep / "flat", "--root", tmp_path / "in")
     assert sorted(p.name for p in (deep / "flat").iterdir()) == found
-    done = run("export", out, "--format", "audformat", "--out", deep / "db", "--root", deep)
+    done = command("export", out, "--format", "audformat", "--out", deep / "db", "--root", deep)
     assert done.returncode == 2
     assert "lies outside --root" in done.stderr

@@ -26,7 +26,7 @@ from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.broker import MOSQUITTO
 from tests.support.history import make_utterance
 from tests.support.live_page import live
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 from tests.support.publisher import Publisher, health
 from tools.browser import free_port
 
@@ -37,15 +37,6 @@ Supervise = Callable[..., Running]
 
 
 Clip = Callable[..., Path]
-
-
-@pytest.fixture
-def publisher() -> Iterator[tuple[Publisher, str]]:
-    endpoint = fresh_endpoint()
-    one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,14 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.wire import public
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, comparable, offline, wait_until
+from tests.support.pipelines import (
+    PATIENCE_S,
+    Running,
+    command,
+    comparable,
+    offline,
+    wait_until,
+)
 from tests.support.pulse import VirtualMicrophone, installed
 
 Supervise = Callable[..., Running]
@@ -26,16 +32,6 @@ Clip = Callable[..., Path]
 needs_pulse = pytest.mark.skipif(
     not installed(), reason="needs PulseAudio: deploy/setup.sh dev installs it"
 )
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "speech_emotion", *words],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=PATIENCE_S,
-    )
 
 
 def mute(running: Running, *words: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result
 from tests.support.live_page import INFO, live
 from tests.support.pages import TOKEN, Dashboard, dashboard, opened, shows, stamped, text
-from tests.support.pipelines import Running, fresh_endpoint, wait_until
+from tests.support.pipelines import Running, wait_until
 from tests.support.publisher import Publisher, health
-from tools.browser import CHROMIUM, browser
+from tools.browser import CHROMIUM
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -36,21 +36,6 @@ PHONE = {
     "is_mobile": True,
     "has_touch": True,
 }
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture
-def publisher() -> Iterator[tuple[Publisher, str]]:
-    endpoint = fresh_endpoint()
-    one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def level_share(page: Any) -> float:

@@ -18,9 +18,9 @@ from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result, make_utterance
 from tests.support.live_page import INFO, live
 from tests.support.pages import dashboard, opened, shows, stamped, text
-from tests.support.pipelines import fresh_endpoint, wait_until
+from tests.support.pipelines import wait_until
 from tests.support.publisher import Publisher, health
-from tools.browser import CHROMIUM, browser
+from tools.browser import CHROMIUM
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"
@@ -33,21 +33,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
     "forced": {"viewport": {"width": 1280, "height": 900}, "forced_colors": "active"},
 }
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture
-def publisher() -> Iterator[tuple[Publisher, str]]:
-    endpoint = fresh_endpoint()
-    one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

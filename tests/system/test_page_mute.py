@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from speech_emotion.common.wire import public
 from tests.support.pages import TOKEN, Dashboard, answers, get, opened, shows, text
 from tests.support.pipelines import Running, fresh_endpoint, wait_until
-from tools.browser import CHROMIUM, browser, free_port
+from tools.browser import CHROMIUM, free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -24,12 +24,6 @@ needs_chromium = pytest.mark.skipif(
 
 
 pytestmark = pytest.mark.xdist_group("chromium")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as one:
-        yield one
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.pages import Dashboard, answers, opened, shows, text
 from tests.support.pipelines import Running, wait_until
-from tools.browser import CHROMIUM, browser, free_port
+from tools.browser import CHROMIUM, free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -24,12 +24,6 @@ pytestmark = [
 ]
 BOUND_MS = 3000.0
 """Longest time until the page shows a change of the pipeline's state."""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as one:
-        yield one
 
 
 def test_sound_becomes_words_on_the_page(chromium: Any, supervise: Supervise, clip: Clip) -> None:

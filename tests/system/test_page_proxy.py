@@ -15,9 +15,9 @@ import pytest
 
 from tests.support.live_page import INFO, live
 from tests.support.pages import TOKEN, Dashboard, opened, shows
-from tests.support.pipelines import PATIENCE_S, fresh_endpoint, wait_until
+from tests.support.pipelines import PATIENCE_S, wait_until
 from tests.support.publisher import Publisher
-from tools.browser import CHROMIUM, browser, free_port
+from tools.browser import CHROMIUM, free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CADDY = shutil.which("caddy")
@@ -27,21 +27,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"),
     pytest.mark.xdist_group("chromium"),
 ]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as one:
-        yield one
-
-
-@pytest.fixture
-def publisher() -> Iterator[tuple[Publisher, str]]:
-    endpoint = fresh_endpoint()
-    one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def nginx(folder: Path, port: int, page: int, *, prefix: str, strip: bool, keep_host: bool) -> Any:

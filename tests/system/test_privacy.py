@@ -17,7 +17,7 @@ from speech_emotion.common.security.curve import read_public
 from speech_emotion.common.wire import public
 from tests.support.key_files import House
 from tests.support.pages import TOKEN, answers, get
-from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, wait_until
+from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, command, wait_until
 from tests.support.swaps import OTHER
 from tools.browser import free_port
 
@@ -42,16 +42,6 @@ def led(tmp_path: Path) -> Path:
 
 def is_on(led: Path) -> bool:
     return (led / "brightness").read_text() == "255"
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "speech_emotion", *words],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=PATIENCE_S,
-    )
 
 
 def test_the_light_is_on_exactly_while_sound_is_analysed(

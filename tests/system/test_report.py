@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import soundfile
 
-from tests.support.pipelines import BUNDLE, DEMO, PATIENCE_S, ROOT
+from tests.support.pipelines import BUNDLE, DEMO, command
 from tools.browser import CHROMIUM, browser
 
 pytest.importorskip("pyarrow")
-
-
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "speech_emotion", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=PATIENCE_S,
-    )
 
 
 pytestmark = pytest.mark.xdist_group("report")
@@ -36,8 +24,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, part in (("b.wav", samples), ("a.wav", samples[: 9 * rate]), ("c.wav", samples[:0])):
         soundfile.write(folder / name, part, rate)
     out = folder / "results.parquet"
-    assert run("infer", folder, "--out", out, "--bundle", BUNDLE).returncode == 4
-    done = run("report", out)
+    assert command("infer", folder, "--out", out, "--bundle", BUNDLE).returncode == 4
+    done = command("report", out)
     assert done.returncode == 0, done.stderr
     return folder / "results.html"
 
@@ -46,8 +34,8 @@ def test_the_page_is_one_file(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"(src|href)=|https?://(?!www\.w3\.org)|@import|url\(", text)
     assert "holds no samples" in text
-    assert run("report", page.with_suffix(".parquet")).returncode == 2  # it is kept
-    assert run("report", page.with_suffix(".parquet"), "--force").returncode == 0
+    assert command("report", page.with_suffix(".parquet")).returncode == 2  # it is kept
+    assert command("report", page.with_suffix(".parquet"), "--force").returncode == 0
     assert page.read_text() == text  # the same bytes
 
 

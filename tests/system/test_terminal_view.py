@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,21 +21,12 @@ from speech_emotion.common.wire import public
 from tests.support.history import make_result, make_utterance
 from tests.support.live_page import live
 from tests.support.pages import stamped
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 from tests.support.publisher import Publisher, health
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 COMMAND = [sys.executable, "-m", "speech_emotion", "watch"]
-
-
-@pytest.fixture
-def publisher() -> Iterator[tuple[Publisher, str]]:
-    endpoint = fresh_endpoint()
-    one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def lines(screen: Screen, width: int, height: int) -> list[str]:
