@@ -66,7 +66,9 @@ class Ledger:
             with self._path.open("a+") as file:
                 file.seek(0)
                 for line in file:
-                    with contextlib.suppress(ValueError, KeyError, TypeError):  # empty or cut
+                    with contextlib.suppress(
+                        ValueError, KeyError, TypeError
+                    ):  # a line that was cut
                         self._note(json.loads(line))
         except OSError as error:
             raise UserError(
@@ -77,10 +79,13 @@ class Ledger:
     def write(self, recording: Recording, **fact: object) -> bool:
         """Add a line: `begin`, `done` or `refused`; False while the disk does not take it."""
         row = {"stream": self._stream, "run": self._run, **dataclasses.asdict(recording), **fact}
-        # It begins with a line break: a killed process or a full disk may have cut the last line.
-        line = b"\n" + json.dumps(row).encode() + b"\n"
+        line = json.dumps(row).encode() + b"\n"
         try:
-            with self._path.open("ab", buffering=0) as file:
+            with self._path.open("ab+", buffering=0) as file:
+                if file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a killed process or a full disk cut the last line
+                        line = b"\n" + line
                 if file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
