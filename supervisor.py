@@ -24,7 +24,7 @@ from speech_emotion.common.bundle.manifest import (
     warn_without_baseline,
     warn_without_operating_point,
 )
-from speech_emotion.common.bundle.parameters import OPERATING_POINTS
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS, RUNTIMES
 from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add("--bundle", metavar="DIR", help="model bundle; default: models/default")
     add("--results", metavar="ENDPOINT", help="publish here; default: tcp://127.0.0.1:5555")
     add("--speed", choices=("realtime", "max"), help="pace of file sources; default: realtime")
-    add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
+    add("--runtime", choices=RUNTIMES, help="library that runs the model; default: auto")
     add("--sensitivity", choices=OPERATING_POINTS, help="fewer labels or more; default: medium")
     add("--baseline", metavar="off|stream", help=usual)
     add("--streams", type=int, metavar="N", help="read the one source as N streams")

@@ -108,10 +108,22 @@ def load_extractors(bundle: Bundle) -> ExtractorFactory:
     """
     spec = bundle.spec
     mean, std = load_statistics(bundle)
-    core = make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
+    core = load_core(bundle)
     with np.errstate(all="ignore"):  # values that overflow fail the comparison
         _self_test(bundle, core)
-    return lambda: FeatureExtractor(spec, core, mean, std)
+    return lambda: FeatureExtractor(spec, core, mean, std, prosody=prosody)
+
+
+def load_core(bundle: Bundle) -> Core:
+    """The feature core of a bundle, with the bundle's filter banks.
+
+    Raises:
+        UserError: the banks do not match the spec.
+    """
+    spec = bundle.spec
+    if spec.waveform:
+        return make_core(spec, Banks.empty())
+    return make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
 
 
 def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:

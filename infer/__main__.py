@@ -10,7 +10,7 @@ if __name__ == "__main__":
 import argparse
 from pathlib import Path
 
-from speech_emotion.common.bundle.parameters import OPERATING_POINTS
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS, RUNTIMES
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import InferJob
 from speech_emotion.common.stage.main import base_parser, run
@@ -49,9 +49,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
-    flags.add_argument(
-        "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="default: auto"
-    )
+    flags.add_argument("--runtime", choices=RUNTIMES, default="auto", help="default: auto")
     many = flags.add_argument_group("many recordings")
     many.add_argument("--out", metavar="DIR|FILE.parquet", help="where to write the table")
     lists = "a file with one path a line, or CSV with a column `file` or `path`; -: standard input"

@@ -15,8 +15,8 @@ from speech_emotion.common.linux.entry import guarded, prepare
 TRAIN_PACKAGES = ("keras", "tensorflow", "sklearn", "tqdm", "matplotlib")
 """What the extra `train` installs, by import name."""
 
-LIGHT_TRAINING = "personal"
-"""The command of `train` that needs none of them: it runs on the box."""
+LIGHT_TRAINING = (["personal"], ["bundle"])
+"""The commands of `train` that need none of them: they run on the box."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def main() -> int:
     if command is None:
         print(f"speech-emotion: no command {name!r}; see speech-emotion --help", file=sys.stderr)
         return EXIT_USER
-    light = sys.argv[2:3] == [LIGHT_TRAINING]
+    light = sys.argv[2:3] in LIGHT_TRAINING
     if name == "train" and not light and (missing := absent(TRAIN_PACKAGES)):
         print(
             f"speech-emotion train: needs the extra `train` (missing: {', '.join(missing)}); "

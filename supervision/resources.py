@@ -15,12 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from speech_emotion.common.bundle.manifest import (
-    MANIFEST,
-    REQUIRED_FILES,
-    Bundle,
-    copy_bundle,
-)
+from speech_emotion.common.bundle.manifest import MANIFEST, Bundle, copy_bundle
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.hub import Hub
@@ -85,8 +80,8 @@ class Resources:
                 return f"ring {FOLDER / ring.name}"
         if inode_of(self.folder) != self._inode:
             return f"runtime folder {self.folder}"
-        bundle = self.state.bundle.path
-        files = [bundle / name for name in (MANIFEST, *REQUIRED_FILES)]
+        bundle = self.state.bundle
+        files = [bundle.path / name for name in (MANIFEST, *bundle.required_files)]
         endpoints = [f"ipc://{self.folder}/{name}" for name in ("hub", "results", CONTROL)]
         for process in self.processes:
             ready = process.lifecycle.state is ProcessState.READY

@@ -280,8 +280,8 @@ class Config(pydantic_settings.BaseSettings):
     )
 
     bundle: UserPath = Field(DEFAULT_BUNDLE, description="folder of the model bundle")
-    runtime: Literal["auto", "litert", "tflite"] = Field(
-        "auto", description="TFLite runtime; auto: the first one that is installed"
+    runtime: Literal["auto", "litert", "tflite", "onnx"] = Field(
+        "auto", description="library that runs the model; auto: the first one that can"
     )
     results: str = Field("tcp://127.0.0.1:5555", description="endpoint that subscribers connect to")
     speed: Literal["realtime", "max"] = Field(

@@ -205,7 +205,7 @@ class InferJob(BundleJob):
 
     Attributes:
         features: stream → endpoint of its features process.
-        runtime: `auto`, `litert` or `tflite`.
+        runtime: `auto`, `litert`, `tflite` or `onnx`.
         known: earlier bundles, for utterances that began under them.
         sensitivity: operating point, see `Bundle.at`.
     """

@@ -61,7 +61,7 @@ class Pipeline:
         rate: sample rate in Hz of `start` and `end` in messages.
 
     Raises:
-        UserError: the bundle is missing or damaged, or no TFLite runtime is installed.
+        UserError: the bundle is missing or damaged, or no runtime for its model is installed.
     """
 
     def __init__(
