@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
         default="medium",
         help="operating point of the bundle; default: medium",
     )
+    prosody = "measure pitch, loudness, speaking rate and pauses of each utterance"
+    flags.add_argument("--prosody", action="store_true", help=prosody)
     flags.add_argument("--channel", type=int, metavar="N", help="from 0; default: mix all")
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs one PATH")
     flags.add_argument(
@@ -96,6 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
             use=BaselineUse(arguments.baseline, frozenset(arguments.forget_at or ())),
             sensitivity=arguments.sensitivity,
             channel=arguments.channel,
+            prosody=arguments.prosody,
         )
     if arguments.self_test:
         return self_test(arguments.bundle, arguments.runtime)
@@ -120,7 +123,9 @@ def batch(arguments: argparse.Namespace) -> int:
         if getattr(arguments, flag):
             raise UserError(f"--{flag.replace('_', '-')} is for one recording, without --out")
     names = ("paths", "manifest", "shard", "out", "bundle", "runtime", "channel", "jobs", "resume")
-    given = {name: getattr(arguments, name) for name in (*names, "baseline", "sensitivity")}
+    given = {
+        name: getattr(arguments, name) for name in (*names, "baseline", "sensitivity", "prosody")
+    }
     return run(Batch(**given))
 
 

@@ -131,6 +131,7 @@ def features_jobs(plan: Plan, nice: int) -> dict[str, Job]:
             bundle=bundle_folder(plan.bundle),
             bind=plan.features[streams[0]],
             remote=RemoteFeatures(host.features, host.lock) if host else None,
+            prosody=plan.config.prosody,
         )
         for process, streams in workers(
             "features", plan.config.workers.features, plan.rings

@@ -297,6 +297,9 @@ class Config(pydantic_settings.BaseSettings):
         description="compare each stream with what it usually sounds like, if the bundle can: "
         "off or stream",
     )
+    prosody: bool = Field(
+        False, description="measure pitch, loudness, speaking rate and pauses of each utterance"
+    )
     record: UserPath | None = Field(
         None, description="folder for recorded sound and messages; unset: no recording"
     )

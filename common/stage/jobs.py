@@ -193,10 +193,12 @@ class FeaturesJob(BundleJob):
     Attributes:
         bind: endpoint to bind for capture and infer.
         remote: endpoint for an infer host; None: infer runs on this machine.
+        prosody: measure the prosody of utterances.
     """
 
     bind: str
     remote: RemoteFeatures | None = None
+    prosody: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

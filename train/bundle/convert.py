@@ -52,20 +52,13 @@ def bundle_model(
     Raises:
         UserError: the files are not a model, or the model does not fit the spec or the labels.
     """
-    if [f.suffix for f in files] == [".tflite"]:
-        if quantized:
-            raise UserError(f"{files[0]}: is TFLite already; only Keras models can be quantized")
-        flat = _read(files[0])
-        shape, size = tflite_shapes(files[0], flat)
-        layout = layout_for(shape, spec)
-    else:
-        model = load_keras(files)
-        layout = layout_for(tuple(model.input_shape[1:]), spec)
-        size = int(model.output_shape[-1])
-        flat = to_tflite(_fixed(model, layout, spec), quantized=quantized)
-    if size != len(labels):
-        raise UserError(f"{files[0]}: gives {size} values, but --labels names {len(labels)}")
-    output = "probabilities" if gives_probabilities(flat, layout, spec) else "logits"
+    content, file = model_content(files, spec, quantized=quantized)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file
+        path.write_bytes(content)
+        network = open_network(path, files[0])
+        layout = layout_of(network, files[0], spec)
+        output = output_kind(network, files[0], layout, spec, labels)
     name = out.name.lower()
     return write_bundle(
         out,
@@ -79,6 +72,13 @@ def bundle_model(
         stats=load_stats(stats, spec),
         golden_audio=golden,
         card=f"# Model card: {name}\n\nLabels: {', '.join(labels)}. Made from "
+        f"{', '.join(f.name for f in files)}. **Not measured yet**: `python -m train evaluate`.\n\n"
+        + PURPOSE,
+        licence="See the model's own licence.\n",
+        provenance={"files": [f.name for f in files]},
+    )
+
+
 def model_content(
     files: Sequence[Path], spec: FeatureSpec, *, quantized: bool
 ) -> tuple[bytes, str]:
@@ -104,15 +104,15 @@ def model_content(
     return to_tflite(_fixed(model, layout, spec), quantized=quantized), "model.tflite"
 
 
-        f"{', '.join(f.name for f in files)}. **Not measured yet**: `python -m train evaluate`.\n\n"
-        + PURPOSE,
-        licence="See the model's own licence.\n",
-        provenance={"files": [f.name for f in files]},
-    )
-
-
 def load_keras(files: Sequence[Path]) -> Any:
     """A Keras model from a .keras file, or from a config.json and a .weights.h5.
+
+    Raises:
+        UserError: other files, or Keras cannot load them.
+    """
+    by_suffix = {
+        "".join(f.suffixes[-2:]) if f.name.endswith(".weights.h5") else f.suffix: f for f in files
+    }
     names = ", ".join(f.name for f in files)
     if weights := {".pt", ".pth", ".ckpt", ".safetensors"}.intersection(by_suffix):
         raise UserError(
@@ -124,19 +124,12 @@ def load_keras(files: Sequence[Path]) -> Any:
             "--model takes one .onnx, .pt2, .tflite or .keras file, or a config.json and a "
             f".weights.h5; not {names}"
         )
-
-    Raises:
+    for file in files:
+        _read(file)
     if importlib.util.find_spec("keras") is None:
         raise UserError(f"--model {names}: needs Keras; install the extra `train` with pip")
     import keras
 
-        UserError: other files, or Keras cannot load them.
-    """
-    by_suffix = {
-        "".join(f.suffixes[-2:]) if f.name.endswith(".weights.h5") else f.suffix: f for f in files
-    }
-    for file in files:
-        _read(file)
     try:
         if ".keras" in by_suffix:
             return keras.models.load_model(by_suffix[".keras"], compile=False)
@@ -163,11 +156,6 @@ def layout_for(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
     Raises:
         UserError: no layout fits.
     """
-    if spec.waveform:
-        raise UserError(
-            f"the model takes {shape}, the spec gives {spec.window} samples: none of the layouts "
-            f"{'; '.join(layouts)} fits; set features.window_s to {_seconds(shape, spec)}"
-        )
     layouts = layouts_of(spec)
     for layout in layouts:
         wanted = axes_of(layout, spec)
@@ -175,6 +163,11 @@ def layout_for(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
             a is None or a == b for a, b in zip(shape, wanted, strict=True)
         ):
             return layout
+    if spec.waveform:
+        raise UserError(
+            f"the model takes {shape}, the spec gives {spec.window} samples: none of the layouts "
+            f"{'; '.join(layouts)} fits; set features.window_s to {_seconds(shape, spec)}"
+        )
     raise UserError(
         f"the model takes {shape}, the spec gives {spec.n_frames} frames of {spec.dims} dims: "
         f"none of the layouts {'; '.join(layouts)} fits; set features.frames, n_mfcc, chroma or "
@@ -182,8 +175,13 @@ def layout_for(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
     )
 
 
-def tflite_shapes(path: Path, flat: bytes) -> tuple[tuple[int, ...], int]:
-    """Input shape without the batch, and the size of the output, of a TFLite model.
+def _seconds(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
+    samples = max((n for n in shape if n), default=0)
+    return f"{samples / spec.sample_rate:g}" if samples > 1 else "the length it was trained with"
+
+
+def layout_of(network: Network, path: Path, spec: FeatureSpec) -> str:
+    """The input layout of a network.
 
     Raises:
         UserError: no layout fits, or its batch is fixed to more than 1.
@@ -205,8 +203,15 @@ def _fixed(model: Any, layout: str, spec: FeatureSpec) -> Any:
     return keras.Model(inputs, model(inputs, training=False))
 
 
-def gives_probabilities(flat: bytes, layout: str, spec: FeatureSpec) -> bool:
-    """Whether the model's outputs are probabilities: not negative and of sum 1, on seeded noise."""
+def output_kind(
+    network: Network, path: Path, layout: str, spec: FeatureSpec, labels: tuple[str, ...]
+) -> str:
+    """`probabilities` where the outputs are not negative and of sum 1 on seeded noise, or `logits`.
+
+    Raises:
+        UserError: the network does not give one value per label, fails, or gives other values
+            for the same window.
+    """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((8, spec.n_frames, spec.dims)).astype(np.float32)
     x *= np.float32(0.1 if spec.waveform else 3.0)
