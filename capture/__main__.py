@@ -190,7 +190,9 @@ def alone(arguments: argparse.Namespace) -> int:
         capacity=round(arguments.ring_seconds * stream_format.rate),
         run=secrets.token_hex(8),
     ) as ring:
-        job = StreamJob(arguments.stream, arguments.source, ring.name, channel, mix="flip" if live else "mean")
+        job = StreamJob(
+            arguments.stream, arguments.source, ring.name, channel, mix="flip" if live else "mean"
+        )
         options = SourceOptions(
             realtime=arguments.speed == "realtime",
             block_frames=arguments.block,

@@ -222,7 +222,9 @@ class RecordingFile:
     def check_channel(self, channel: Channels) -> None:
         """Raise UserError if the recording has no such channel."""
         if (needed := channels_needed(channel)) > 1:
-            raise UserError(f"{self._recording.folder}: has no channel {needed - 1}; allowed: 0 to 0")
+            raise UserError(
+                f"{self._recording.folder}: has no channel {needed - 1}; allowed: 0 to 0"
+            )
 
     def close(self) -> None:
         if self._file is not None:

@@ -1,4 +1,4 @@
-"""`speech-emotion wyoming`: stands between Home Assistant and its speech recognizer, and hears along.
+"""`speech-emotion wyoming`: between Home Assistant and its speech recognizer, hearing along.
 
 Every byte is forwarded unchanged, in both directions, before it is looked at: a mistake here, or a
 pipeline that does not run, changes nothing for the recognizer. The audio chunks of the client are
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wyoming")
 
-TOKEN = "SEP_LISTEN__TOKEN"  # noqa: S105
+TOKEN = "SEP_LISTEN__TOKEN"
 READ_BYTES = 1 << 16
 PIECE_BYTES = 1 << 15
 """Longest message to the pipeline: it takes 256 KiB at most."""
@@ -212,9 +212,7 @@ class PassThrough:
         await hearing
 
 
-async def _copy(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, ear: Ear | None
-) -> None:
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, ear: Ear | None) -> None:
     while content := await source.read(READ_BYTES):
         sink.write(content)
         if ear is not None:

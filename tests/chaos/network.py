@@ -165,9 +165,7 @@ def pause(scale: Scale) -> list[Row]:
                 name: scene.await_health(lambda h, n=name: not _not_live(n)(h), name, since)[0]
                 for name in servers
             }
-            ordered = all(
-                in_order(scene.received.fresh(public.Result, name)) for name in servers
-            )
+            ordered = all(in_order(scene.received.fresh(public.Result, name)) for name in servers)
             scene.stop()
     grown = max(b - a for a, b in zip(before, after, strict=True)) / 2**20
     slowest = max(back, key=lambda name: back[name])
@@ -176,7 +174,7 @@ def pause(scale: Scale) -> list[Row]:
             f"{', '.join(k.name for k in kinds)}: stopped for {scale.pause_s:g} s",
             "named within 3 s, never live meanwhile; live within 5 s of its return; memory flat; "
             "no message missing",
-            f"named after {max(named.values()):.2f} s at most; {sorted(set(revived)) or 'none'} live "
+            f"named after {max(named.values()):.2f} s; {sorted(set(revived)) or 'none'} live "
             f"meanwhile; live after {back[slowest]:.2f} s at most ({slowest}); capture "
             f"{grown:+.2f} MiB at most; {'no' if ordered else 'SOME'} `seq` missing",
             max(named.values()) <= TOLD_S

@@ -1,7 +1,7 @@
 """Every fault of every kind of source, with real servers at the other end of a wire that is cut.
 
-The servers run in a network namespace (tests/support/island.py), which needs root; without it they run
-on loopback, and nothing is cut or delayed.
+The servers run in a network namespace (tests/support/island.py), which needs root; without it
+they run on loopback, and nothing is cut or delayed.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ def _late(scene: Scene, place: Place) -> Row:
     return Row(
         f"{place.kind.name}: starts 5 s after the pipeline",
         f"waited for; live within {place.return_s:g} s",
-        f"waits after {waited:.2f} s ({health.streams[0].reason}); live {back:.2f} s after its start",
+        f"waits after {waited:.2f} s ({health.streams[0].reason}); "
+        f"live {back:.2f} s after its start",
         back <= place.return_s,
     )
 

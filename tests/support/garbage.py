@@ -3,6 +3,7 @@
 serve: to each TCP client; push: to a TCP server; answer: to each datagram; send: as datagrams.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -41,8 +42,6 @@ else:
             one.sendto(os.urandom(BYTES), one.recvfrom(65536)[1])
     one.connect((address, port))
     while True:
-        try:
+        with contextlib.suppress(OSError):  # nothing listens
             one.send(os.urandom(BYTES))
-        except OSError:
-            pass
         time.sleep(PAUSE_S)

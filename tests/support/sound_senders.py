@@ -15,7 +15,7 @@ HLS = (
     *("-c:a", "flac", "-strict", "-2", "-f", "hls", "-hls_time", "1", "-hls_list_size", "6"),
     *("-hls_flags", "delete_segments+omit_endlist", "-hls_segment_type", "fmp4"),
 )
-TOKEN = "a-token-of-a-device"  # noqa: S105
+TOKEN = "a-token-of-a-device"
 """What `websocket` sends; the pipeline needs it as SEP_LISTEN__TOKEN."""
 
 

@@ -220,9 +220,7 @@ ICECAST = """\
 """
 
 
-def icecast(
-    sound: Sound, folder: Path, *, burst: int = 65536, site: Site = LOCAL
-) -> Server:
+def icecast(sound: Sound, folder: Path, *, burst: int = 65536, site: Site = LOCAL) -> Server:
     """Icecast, and ffmpeg that sends it FLAC in Ogg.
 
     Args:
@@ -241,8 +239,12 @@ def icecast(
         folder.chmod(0o777)
     config.write_text(
         ICECAST.format(
-            **{"host": site.host, "port": port, "folder": folder, "burst": burst},
-            **{"password": PASSWORD, "owner": owner},
+            host=site.host,
+            port=port,
+            folder=folder,
+            burst=burst,
+            password=PASSWORD,
+            owner=owner,
         )
     )
     target = f"icecast://source:source@{site.host}:{port}/sound.ogg"

@@ -1,4 +1,4 @@
-"""`speech-emotion wyoming` between a client and a recognizer, with the package `wyoming` as both."""
+"""`speech-emotion wyoming` between a client and a recognizer of the package `wyoming`."""
 
 from __future__ import annotations
 

@@ -193,7 +193,9 @@ class NetworkSource:
 
     def _new_feeders(self, rate: int) -> list[RingFeeder]:
         return [
-            RingFeeder(job.name, ring, rate, self._format, self._send, channel=job.channel, mix=job.mix)
+            RingFeeder(
+                job.name, ring, rate, self._format, self._send, channel=job.channel, mix=job.mix
+            )
             for job, ring in zip(self._jobs, self._rings, strict=True)
         ]
 

@@ -59,7 +59,9 @@ def test_an_inverted_side_is_mended_after_a_second_of_sound(mode: str, block: in
     assert f"channel {1 if mode == 'best' else 0}" in mix.reason
     plain = to_mono(frames_of(0.8 * SOUND, -SOUND, 0 * SOUND), None)
     np.testing.assert_array_equal(mono[:RATE], plain[:RATE])
-    expected = -SOUND if mode == "best" else to_mono(frames_of(-0.8 * SOUND, -SOUND, 0 * SOUND), None)
+    expected = (
+        -SOUND if mode == "best" else to_mono(frames_of(-0.8 * SOUND, -SOUND, 0 * SOUND), None)
+    )
     np.testing.assert_array_equal(mono[RATE:], expected[RATE:])
 
 

@@ -1,4 +1,4 @@
-"""The sketch for an ESP32, compiled for this computer: its messages are those that are documented."""
+"""The sketch for an ESP32, compiled for this computer: it sends what is documented."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ FRAMES = 320
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_sketch_sends_stamped_samples(tmp_path: Path) -> None:
     program, main = tmp_path / "sketch", tmp_path / "main.cpp"
-    main.write_text(
-        f'#include "{SKETCH}"\nint main() {{ setup(); for (;;) loop(); }}\n'
-    )
+    main.write_text(f'#include "{SKETCH}"\nint main() {{ setup(); for (;;) loop(); }}\n')
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{STANDINS}"]
     subprocess.run(["g++", *flags, str(main), "-o", str(program)], check=True)
     values = np.random.default_rng(1).integers(-(2**17), 2**17, 30 * FRAMES)  # 2 bits too loud
