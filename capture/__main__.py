@@ -106,11 +106,15 @@ def channels(text: str) -> int | list[int]:
 
 def list_devices() -> int:
     """Print one line per input device, the default one marked; return the exit code."""
+    from speech_emotion.capture.sources.network.pipewire import nodes
     from speech_emotion.capture.sources.portaudio import input_devices
 
     devices = input_devices()
     for device in devices:
         print(printable(f"{'*' if device.default else ' '} mic:{device.label}  {device}"))
+    if not any(device.source for device in devices):  # else the sound server lists them
+        for node in nodes():
+            print(printable(f"  pipewire:{node.name}  {node.description!r}"))
     if not devices:
         print("no input device", file=sys.stderr)
     elif sys.stdout.isatty():

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 FFMPEG_URLS = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "srt")
 """Schemes of the sources that ffmpeg reads."""
 FFMPEG_KINDS = (*FFMPEG_URLS, "ffmpeg")
-LIVE_KINDS = ("mic", "listen", "wyoming", *FFMPEG_KINDS)
+LIVE_KINDS = ("mic", "pipewire", "listen", "wyoming", *FFMPEG_KINDS)
 """Kinds of sources that do not wait: what is not read in time is missing."""
 HIDDEN = "***"
 SHORTEST = 3

@@ -23,7 +23,7 @@ MAX_CHANNELS = 64
 
 
 SOURCES = (
-    "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER, "
+    "mic, mic:NAME, pipewire:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER, "
     "watch:FOLDER, "
     "a URL (rtsp, http, rtmp, udp, srt), ffmpeg:ARGUMENTS, listen:ws://HOST:PORT/NAME (or wss) "
     "listen:rtp://HOST:PORT/RATE[/CHANNELS] (or udp) or wyoming:HOST:PORT"
@@ -59,7 +59,9 @@ def check_baseline(mode: str) -> str:
 def check_source(source: str) -> str:
     """Raises UserError where `source` is of no known kind."""
     kind, _, rest = source.partition(":")
-    if source == "mic" or (kind in ("file", "mic", "replay", "watch") and rest):
+    if source in ("mic", "pipewire") or (
+        kind in ("file", "mic", "pipewire", "replay", "watch") and rest
+    ):
         return source
     if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
         return source

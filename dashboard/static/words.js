@@ -59,6 +59,7 @@ export function sourceName(source = "") {
   const [kind, ...rest] = source.split(":");
   const name = rest.join(":");
   if (kind === "mic") return name ? `The microphone “${name}”` : "The microphone";
+  if (kind === "pipewire") return name ? `The microphone “${name}”` : "The microphone";
   if (kind === "file") return `The recording ${name.split("/").pop()}`;
   if (kind === "replay") return `The replay of ${name.split("/").filter(Boolean).pop()}`;
   if (kind === "stdin") return "The sound on standard input";

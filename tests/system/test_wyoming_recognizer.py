@@ -78,6 +78,7 @@ async def ask(url: str, sound: Sound, seconds: float) -> str:
         return Transcript.from_event(event).text
 
 
+@pytest.mark.filterwarnings("ignore:'audioop':DeprecationWarning")
 def test_home_assistant_gets_its_transcript_and_the_pipeline_hears_it(
     supervise: Supervise, recognizer: int, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_every_byte_is_forwarded_without_a_pipeline_too() -> None:
         received = bytearray()
 
         def recognize() -> None:
+            listener.accept()[0].close()  # the look whether the command listens
             with listener.accept()[0] as peer:
                 sender = threading.Thread(target=peer.sendall, args=(back,))
                 sender.start()
@@ -127,7 +129,9 @@ def test_every_byte_is_forwarded_without_a_pipeline_too() -> None:
                 sender.start()
                 answer = bytearray()
                 while len(answer) < len(back):
-                    answer.extend(client.recv(65536))
+                    content = client.recv(65536)
+                    assert content
+                    answer.extend(content)
                 sender.join()
                 client.shutdown(socket.SHUT_WR)
                 assert client.recv(1) == b""  # the recognizer has seen the end, and closed
