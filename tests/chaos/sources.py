@@ -37,6 +37,8 @@ class Kind:
         make: makes its server or sender.
         garbage: how random bytes reach it (tests/support/garbage.py); None: any bytes are sound.
         stored: its server keeps sound in segments: what was read is heard before a fault is seen.
+        single: its server serves one client, and a cut or stop shows it late that the client is gone.
+        delay_s: what was sent is heard so many seconds later.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Kind:
     channels: int = 1
     garbage: str | None = "serve"
     stored: bool = False
+    single: bool = False
+    delay_s: float = 0.0
 
 
 def _in_folder(make: Callable[[Sound, Path, Site], Server]) -> Make:
@@ -61,9 +65,13 @@ def _in_folder(make: Callable[[Sound, Path, Site], Server]) -> Make:
 
 KINDS = {
     "rtsp": Kind("RTSP", lambda sound, site: sound_servers.rtsp(sound, site=site)),
-    "rtmp": Kind("RTMP", lambda sound, site: sound_servers.rtmp(sound, site=site), 22050),
+    "rtmp": Kind(
+        "RTMP", lambda sound, site: sound_servers.rtmp(sound, site=site), 22050, single=True
+    ),
     "srt": Kind(
-        "SRT", lambda sound, site: sound_servers.srt(sound, site=site), 48000, 2, garbage="answer"
+        *("SRT", lambda sound, site: sound_servers.srt(sound, site=site), 48000, 2, "answer"),
+        single=True,
+        delay_s=0.4,
     ),
     "udp": Kind(
         *("UDP (MPEG-TS)", lambda sound, site: sound_servers.udp(sound, site=site)),
@@ -110,11 +118,11 @@ class Place:
 
     @property
     def told_s(self) -> float:
-        return TOLD_S + 5.0 * self.kind.stored
+        return TOLD_S + 5.0 * self.kind.stored + self.kind.delay_s
 
     @property
     def return_s(self) -> float:
-        return RETURN_S + 5.0 * self.kind.stored
+        return RETURN_S + 5.0 * (self.kind.stored or self.kind.single)
 
     def bound(self, before: str) -> str:
         return f"{before} within {self.told_s:g} s; live within {self.return_s:g} s of its return"
@@ -170,6 +178,10 @@ def _faults(kind: Kind) -> list[Row]:
 def state_is(*states: str) -> Callable[[public.Health], bool]:
     """Whether the source is in one of some states."""
     return lambda health: bool(health.streams) and health.streams[0].state in states
+
+
+def _capture_runs(health: public.Health) -> bool:
+    return any(stage.name == "capture" and stage.state == "ready" for stage in health.stages)
 
 
 def _late(scene: Scene, place: Place) -> Row:
@@ -277,7 +289,7 @@ def _wrong_password(place: Place, here: Path) -> Row:
         source = server.url
     env = {"SEP_LISTEN__TOKEN": sound_senders.TOKEN}
     with server, Scene(f"--source={source}", env=env) as scene:
-        scene.await_health(lambda h: bool(h.streams), "the stream")
+        scene.await_health(_capture_runs, "capture to run")
         named, health = scene.await_health(state_is("lost"), "the refusal")
         time.sleep(3.0)
         scene.running.process.terminate()

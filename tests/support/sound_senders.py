@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ TOKEN = "a-token-of-a-device"
 def hls(sound: Sound, folder: Path, *, site: Site = LOCAL) -> Server:
     """Segments of FLAC in MP4 by ffmpeg, and a static server."""
     port = free_port()
-    serve = [sys.executable, "-m", "http.server", str(port), "--bind", site.host, "-d", str(folder)]
+    serve = [sys.executable, "-m", "http.server", str(port), "--bind", site.host]
+    serve += ["-d", str(folder), "--protocol", "HTTP/1.1"]
 
     def commands() -> list[list[str]]:
         for old in folder.iterdir():
@@ -41,10 +43,12 @@ def wyoming(sound: Sound, *, site: Site = LOCAL) -> Server:
 
 
 def websocket(sound: Sound, *, site: Site = LOCAL, token: str = TOKEN) -> Server:
-    """The example client, which sends a sound a few times; `url` is the source that listens."""
+    """The example client, which ffmpeg feeds; `url` is the source that listens."""
     url = f"ws://{site.box}:{free_port()}/device"
-    program, path = str(ROOT / "examples" / "push_audio.py"), str(sound.path)
-    again = f'while :; do "{sys.executable}" "{program}" "{url}" "{path}"; sleep 0.5; done'
+    play = shlex.join(ffmpeg(sound, "-f", "s16le", "pipe:1"))
+    program = str(ROOT / "examples" / "push_audio.py")
+    push = shlex.join([sys.executable, program, url, "-", "--rate", str(sound.rate)])
+    again = f"while :; do {play} | {push}; sleep 0.5; done"
     words = ["env", f"TOKEN={token}", "sh", "-c", again]
     return Server(f"listen:{url}", lambda: [words], None, site)
 

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import sys
 
-from wyoming.asr import Transcript
+from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.event import Event
 from wyoming.info import Describe, Info
@@ -30,7 +30,7 @@ class Recognizer(AsyncEventHandler):
         elif AudioStop.is_type(event.type):
             text = f"{len(self._sound)} {hashlib.sha256(self._sound).hexdigest()}"
             await self.write_event(Transcript(text).event())
-        else:
+        elif not Transcribe.is_type(event.type):
             await self.write_event(event)
         return True
 
