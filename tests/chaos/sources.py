@@ -37,7 +37,7 @@ class Kind:
         make: makes its server or sender.
         garbage: how random bytes reach it (tests/support/garbage.py); None: any bytes are sound.
         stored: its server keeps sound in segments: what was read is heard before a fault is seen.
-        single: its server serves one client, and a cut or stop shows it late that the client is gone.
+        single: its server serves one client, and notices late that the client is gone.
         delay_s: what was sent is heard so many seconds later.
     """
 
