@@ -25,7 +25,7 @@ def cards(folder: Path) -> Path:
 def test_the_kernel_tells_the_name_and_the_usb_identity(tmp_path: Path) -> None:
     folder = cards(tmp_path)
     assert card_identity("USB Audio: - (hw:1,0)", folder) == ("Device", "0d8c:0014")
-    assert card_identity("HDA Intel: ALC257 (hw:0,0)", folder) == ("PCH", None)
+    assert card_identity("Built-in: ALC257 (hw:0,0)", folder) == ("PCH", None)
     assert card_identity("pulse", folder) == (None, None)
     assert card_identity("gone: - (hw:7,0)", folder) == (None, None)
 
@@ -35,7 +35,7 @@ def test_a_card_is_chosen_without_a_sound_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     folder = cards(tmp_path)
-    names = ["HDA Intel: ALC257 (hw:0,0)", "USB Audio: - (hw:1,0)", "UVC Camera: - (hw:2,0)"]
+    names = ["Built-in: ALC257 (hw:0,0)", "USB Audio: - (hw:1,0)", "UVC Camera: - (hw:2,0)"]
     devices = []
     for index, name in enumerate(names):
         card, usb = card_identity(name, folder)
