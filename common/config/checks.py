@@ -131,7 +131,9 @@ def check_channel(channel: object) -> int | tuple[int, ...] | None:
         return None
     valid = [n for n in chosen if type(n) is int and 0 <= n < MAX_CHANNELS]
     if len(valid) < len(chosen) or len(set(valid)) < max(1, len(chosen)):
-        raise UserError(f"{channel!r} must be 0 to {MAX_CHANNELS - 1}, or a list of different ones")
+        raise UserError(
+            f"channel {channel!r} must be 0 to {MAX_CHANNELS - 1}, or a list of different ones"
+        )
     return valid[0] if channel is chosen[0] else tuple(valid)
 
 
