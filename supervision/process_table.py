@@ -11,6 +11,7 @@ from typing import Any
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.source_address import is_live
 from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.stage.jobs import (
     BundleFolder,
@@ -217,6 +218,7 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
                     source=stream.source,
                     ring=plan.rings[stream.name],
                     channel=stream.channel,
+                    mix=stream.mix or ("flip" if is_live(stream.source) else "mean"),
                     features=plan.features[stream.name],
                     spooled=plan.spooled.get(stream.source),
                 )

@@ -208,6 +208,8 @@ class StreamHealth(Message):
         quality: figures of the sound; empty before 3 s of it. `snr_db`: distance between its loud
             and its quiet parts in the last 30 s; `bandwidth_hz`: highest frequency; `dc`: mean as
             a share of full scale; `dropouts_per_min`: gaps and holes in the last minute.
+            `drift_ppm`: how much faster the clock of a live source runs than this machine's, over
+            the last `drift_s` seconds, 60 to 600.
     """
 
     name: str

@@ -22,7 +22,7 @@ export const chosenStream = () => state.streams.get(state.chosen) ?? null;
 export function newStream(name) {
   return {
     name, info: null, labels: [], rows: [], utterances: [], bundle: "", loaded: false,
-    row: null, stateSince: 0, source: null,
+    row: null, stateSince: 0, source: null, unsure: false,
   };
 }
 
@@ -57,6 +57,7 @@ export function addResult(stream, message) {
   stream.bundle = message.bundle;
   if (message.labels.length) stream.labels = message.labels;
   stream.row = message.row;
+  if (message.row[ROW.state] === "speech") stream.unsure = message.row[ROW.emotion] === "uncertain";
   stream.totalMs = message.total_ms;
   stream.baseline = message.baseline;
   if (stream.loaded) {
