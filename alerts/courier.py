@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 
 from speech_emotion.alerts.alert import Alert
@@ -38,7 +38,9 @@ class Courier:
         send: sends one alert; raises DeliveryError.
 
     Attributes:
-        counters: `delivered`, `failed` attempts, `dropped` alerts.
+        delivered: alerts that arrived.
+        failed: attempts that failed.
+        dropped: alerts that were given up.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Courier:
         give_up_s: float,
         send: Callable[[AlertAddress, Alert], None] = send,
     ) -> None:
-        self.counters: Counter[str] = Counter()
+        self.delivered = self.failed = self.dropped = 0
         self._address = address
         self._settled = settled
         self._give_up_s = give_up_s
@@ -129,7 +131,7 @@ class Courier:
         if failure is None:
             self._succeeded(delivery)
         elif delivery.alert.test:
-            self.counters["failed"] += 1
+            self.failed += 1
             self._remove(delivery)
             self._settled(dataclasses.replace(delivery, state=GIVEN_UP, ended=time.time()))
         else:
@@ -138,13 +140,13 @@ class Courier:
     def _succeeded(self, delivery: Delivery) -> None:
         if self._failures:
             log.info("alerts to %s are delivered again", self._address.shown)
-        self.counters["delivered"] += 1
+        self.delivered += 1
         self._failures, self._due = 0, 0.0
         self._remove(delivery)
         self._settled(dataclasses.replace(delivery, state=DELIVERED, ended=time.time()))
 
     def _failed(self, delivery: Delivery, failure: str) -> None:
-        self.counters["failed"] += 1
+        self.failed += 1
         self._failures += 1
         first, longest = BACKOFF_S
         self._due = time.monotonic() + min(longest, first * 2.0 ** min(self._failures - 1, 20))
@@ -172,7 +174,7 @@ class Courier:
                 self._waiting.popleft()
 
     def _give_up(self, delivery: Delivery, reason: str) -> None:
-        self.counters["dropped"] += 1
+        self.dropped += 1
         log.error("alert to %s given up: %s", self._address.shown, reason)
         self._settled(
             dataclasses.replace(delivery, state=GIVEN_UP, failure=reason, ended=time.time())

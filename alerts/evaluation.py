@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -38,7 +37,7 @@ class Evaluation:
     ) -> None:
         names = {"", *(rule.name for rule in rules)}
         self.states = {key: state for key, state in states.items() if key[0] in names}
-        self.suppressed: Counter[str] = Counter()
+        self.suppressed = 0
         self.lost = 0
         self._changed: set[Key] = set()
         self._rules = rules
@@ -61,7 +60,7 @@ class Evaluation:
             verdict = judge(rule, before, message, now, self._zone)
             if verdict.state != before:
                 self._set(key, verdict.state)
-            self.suppressed[rule.name] += verdict.suppressed
+            self.suppressed += verdict.suppressed
             if verdict.alert is not None:
                 alerts.append(verdict.alert)
         return alerts

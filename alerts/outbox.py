@@ -18,13 +18,14 @@ from pathlib import Path
 from speech_emotion.alerts.alert import Alert
 from speech_emotion.alerts.evaluation import Key
 from speech_emotion.alerts.rules import RuleState
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import DeviceError, UserError
 
 SCHEMA_VERSION = 1
 APPLICATION = 0x53455041
 """SQLite's `application_id`: "SEPA"."""
 BUSY_S = 2.0
 """Time that SQLite waits for the lock of another program before a call fails."""
+BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 KEPT = 200
 """Deliveries that have ended and stay in the file, for the page."""
 
@@ -77,46 +78,32 @@ class Outbox:
 
     Raises:
         UserError: the file cannot be used, or another pipeline uses it.
+        DeviceError: another program holds its lock; a later try can succeed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = -1
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _locked(path)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            self._prepare()
-            self._inode = path.stat().st_ino
-        except (OSError, sqlite3.Error) as error:
-            with contextlib.suppress(AttributeError):
-                self._db.close()
-            if self._lock >= 0:
-                os.close(self._lock)
-            if isinstance(error, BlockingIOError):
+        with contextlib.ExitStack() as opened:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                opened.callback(os.close, _locked(path))
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                self._db = sqlite3.connect(
+                    path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+                )
+                opened.callback(self._db.close)
+                _prepare(self._db)
+                self._inode = path.stat().st_ino
+            except BlockingIOError:
                 raise UserError(
                     f"{path}: another pipeline delivers its alerts; set outbox.file"
                 ) from None
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{path}: cannot be used as outbox ({reason})") from None
-
-    def _prepare(self) -> None:
-        db = self._db
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        fresh = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
-        if not fresh and (application, version) != (APPLICATION, SCHEMA_VERSION):
-            raise sqlite3.DatabaseError("it belongs to another program or another version")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        if fresh:
-            db.executescript(
-                f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
-                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+            except (OSError, sqlite3.Error) as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY_CODES:
+                    raise DeviceError(f"{path}: another program holds its lock") from None
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"{path}: cannot be used as outbox ({reason})") from None
+            self._opened = opened.pop_all()
 
     def in_place(self) -> bool:
         """Whether the path still names the open file: another program can remove it."""
@@ -178,8 +165,23 @@ class Outbox:
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
-        os.close(self._lock)
+        self._opened.close()
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    """Make the tables of a new file. Raises sqlite3.Error for a file of another program."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    fresh = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    if not fresh and (application, version) != (APPLICATION, SCHEMA_VERSION):
+        raise sqlite3.DatabaseError("it belongs to another program or another version")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    if fresh:
+        db.executescript(
+            f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
+            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
 
 
 def _locked(path: Path) -> int:

@@ -5,7 +5,6 @@ A disk that stalls delays neither heartbeats nor the receipt of messages.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sqlite3
 import threading
@@ -16,7 +15,7 @@ from pathlib import Path
 from speech_emotion.alerts.evaluation import Key
 from speech_emotion.alerts.outbox import KEPT, WAITING, Delivery, Outbox
 from speech_emotion.alerts.rules import RuleState
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import DeviceError, UserError
 
 log = logging.getLogger("alerts")
 
@@ -24,6 +23,9 @@ COMMIT_S = 1.0
 """Time between two commits of states without an alert. The hub sends the results of at least the
 last five seconds again after a restart."""
 RETRY_S = 2.0
+MAX_UNWRITTEN = 10_000
+"""Deliveries that have ended and are kept in memory while the file cannot be written; what became of
+more is forgotten, and they are sent again after a restart."""
 
 
 class Store:
@@ -39,6 +41,7 @@ class Store:
 
     Raises:
         UserError: the file cannot be used.
+        DeviceError: another program holds its lock.
     """
 
     def __init__(self, path: Path, stored: Callable[[list[Delivery]], None]) -> None:
@@ -52,6 +55,7 @@ class Store:
         self._changed: dict[tuple[str, str], None] = {}
         self._new: list[Delivery] = []
         self._stored = stored
+        self._busy = False
         self._stopping = False
         self._failing = False
         self._news = threading.Condition()
@@ -82,24 +86,25 @@ class Store:
                 self._changed[one.key] = None
             self._new += new
             if new:
-                self._news.notify()
+                self._news.notify_all()
 
     def settle(self, delivery: Delivery) -> None:
         """Keep what has become of a delivery."""
         with self._news:
             self._deliveries[delivery.key] = delivery
             self._changed[delivery.key] = None
-            ended = [key for key, one in self._deliveries.items() if one.state != WAITING]
-            for key in ended[:-KEPT]:
-                del self._deliveries[key]
-                self._changed.pop(key, None)
-            self._news.notify()
+            self._news.notify_all()
+
+    def flush(self, limit_s: float) -> None:
+        """Wait until all new deliveries were passed on, for `limit_s` seconds at most."""
+        with self._news:
+            self._news.wait_for(lambda: not self._new and not self._busy, limit_s)
 
     def stop(self, limit_s: float) -> None:
         """Write everything, for `limit_s` seconds at most, and end the thread."""
         with self._news:
             self._stopping = True
-            self._news.notify()
+            self._news.notify_all()
         self._thread.join(limit_s)
         if self._thread.is_alive() or self._changed:
             log.error("%s cannot be written: the newest alerts may be sent again", self._path)
@@ -117,9 +122,8 @@ class Store:
                 self._news.wait(COMMIT_S)
             ending = self._stopping
             states = {key: self._states[key] for key in self._changed_states}
-            # One that was settled and removed meanwhile is in the file already, or not needed.
-            changed = [self._deliveries[k] for k in self._changed if k in self._deliveries]
-            new, self._new = self._new, []
+            changed = [self._deliveries[key] for key in self._changed]
+            new, self._new, self._busy = self._new, [], True
             self._changed_states.clear()
             self._changed.clear()
         written = not (states or changed) or self._write(states, changed)
@@ -129,17 +133,28 @@ class Store:
                 self._changed.update(dict.fromkeys(one.key for one in changed))
                 self.unwritten += len(new)
         if new:
-            # An alert that cannot be kept is sent all the same.
-            self._stored([dataclasses.replace(one) for one in new])
+            self._stored(new)  # an alert that cannot be kept is sent all the same
+        with self._news:
+            self._busy = False
+            self._forget(KEPT if written else MAX_UNWRITTEN)
+            self._news.notify_all()
         if not written and not ending:
             time.sleep(RETRY_S)
         return not ending
+
+    def _forget(self, limit: int) -> None:
+        """Forget the oldest deliveries that have ended and are in the file."""
+        ended = [key for key, one in self._deliveries.items() if one.state != WAITING]
+        for key in ended[: max(0, len(ended) - limit)]:
+            if key not in self._changed or len(self._changed) > MAX_UNWRITTEN:
+                del self._deliveries[key]
+                self._changed.pop(key, None)
 
     def _write(self, states: Mapping[Key, RuleState], deliveries: list[Delivery]) -> bool:
         try:
             outbox = self._open()
             outbox.commit(states, deliveries)
-        except (sqlite3.Error, OSError, UserError) as error:
+        except (sqlite3.Error, OSError, UserError, DeviceError) as error:
             if not self._failing:
                 log.error(
                     "outbox %s cannot be written, next try in %g s: %s", self._path, RETRY_S, error
@@ -161,6 +176,10 @@ class Store:
             outbox = Outbox(self._path)
             with self._news:
                 states, deliveries = dict(self._states), list(self._deliveries.values())
-            outbox.commit(states, deliveries)
+            try:
+                outbox.commit(states, deliveries)
+            except BaseException:
+                outbox.close()
+                raise
             self._outbox = outbox
         return self._outbox

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 
 from speech_emotion.alerts.alert import Alert
 from speech_emotion.alerts.errors import DeliveryError
@@ -14,6 +15,7 @@ from speech_emotion.common.alert_address import AlertAddress
 TIMEOUT_S = 30.0
 """Longest time in seconds that a command may take; then it and its children are killed."""
 MAX_OUTPUT = 4096
+"""Bytes of its error output that are read for the text of a failure."""
 
 
 def send(address: AlertAddress, alert: Alert) -> None:
@@ -29,25 +31,30 @@ def send(address: AlertAddress, alert: Alert) -> None:
         "SEP_ALERT_TITLE": alert.title,
         "SEP_ALERT_TEXT": alert.text,
     }
-    try:
-        process = subprocess.Popen(
-            address.words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DeliveryError(f"{address.words[0]}: {reason}") from None
-    with process:
+    # Files, not pipes: a child that the command leaves behind may keep them open.
+    with tempfile.TemporaryFile() as content, tempfile.TemporaryFile() as errors:
+        content.write(alert.to_json().encode() + b"\n")
+        content.seek(0)
         try:
-            _, errors = process.communicate(alert.to_json().encode() + b"\n", timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            raise DeliveryError(f"took longer than {TIMEOUT_S:g} s and was killed") from None
-    if process.returncode != 0:
-        last = errors[-MAX_OUTPUT:].decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise DeliveryError(": ".join([f"exit code {process.returncode}", *last]))
+            process = subprocess.Popen(
+                address.words,
+                stdin=content,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, **variables},
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DeliveryError(f"{address.words[0]}: {reason}") from None
+        with process:
+            try:
+                code = process.wait(TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise DeliveryError(f"took longer than {TIMEOUT_S:g} s and was killed") from None
+        if code != 0:
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - MAX_OUTPUT))
+            last = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise DeliveryError(": ".join([f"exit code {code}", *last]))

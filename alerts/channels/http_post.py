@@ -42,8 +42,8 @@ def post(address: AlertAddress, path: str, body: bytes, headers: Mapping[str, st
     finally:
         connection.close()
     if not 200 <= answer.status < 300:
-        first = text.strip().splitlines()[:1] if answer.status >= 400 else []
-        raise DeliveryError(" ".join([f"the server answers {answer.status}", answer.reason, *first]))
+        first = "".join(text.strip().splitlines()[:1])
+        raise DeliveryError(f"the server answers {answer.status} {answer.reason} {first}".strip())
 
 
 def basic(user: str, password: str) -> str:

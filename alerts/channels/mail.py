@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import smtplib
+import socket
 import ssl
 from email.message import EmailMessage
 
@@ -23,10 +25,15 @@ def send(address: AlertAddress, alert: Alert) -> None:
         DeliveryError: the server did not take it.
     """
     try:
-        with _connected(address) as server:
+        server = _connected(address)
+        try:
             if address.user is not None and address.password is not None:
                 server.login(address.user, address.password)
             server.send_message(message(address, alert))
+            with contextlib.suppress(smtplib.SMTPException, OSError):
+                server.quit()  # the server has taken it, whatever it answers now
+        finally:
+            server.close()
     except TimeoutError:
         raise DeliveryError(f"no answer within {TIMEOUT_S:g} s") from None
     except smtplib.SMTPRecipientsRefused as error:
@@ -49,23 +56,27 @@ def message(address: AlertAddress, alert: Alert) -> EmailMessage:
     mail["Auto-Submitted"] = "auto-generated"
     mail["Idempotency-Key"] = alert.id
     mail.set_content(f"{alert.text}\n\nTime: {alert.moment}\nRule: {alert.rule}\n")
-    mail.add_attachment(alert.to_json(), subtype="json", filename="alert.json")
+    content = alert.to_json().encode()
+    mail.add_attachment(content, maintype="application", subtype="json", filename="alert.json")
     return mail
 
 
 def _connected(address: AlertAddress) -> smtplib.SMTP:
     """A connection, encrypted where the server can."""
+    # Without a name, smtplib asks the resolver for one, which can take long without a network.
+    place = address.host, address.port, socket.gethostname()
     if address.tls:
-        context = ssl.create_default_context()
-        return smtplib.SMTP_SSL(address.host, address.port, timeout=TIMEOUT_S, context=context)
-    server = smtplib.SMTP(address.host, address.port, timeout=TIMEOUT_S)
+        return smtplib.SMTP_SSL(*place, timeout=TIMEOUT_S, context=ssl.create_default_context())
+    server = smtplib.SMTP(*place, timeout=TIMEOUT_S)
     try:
         server.ehlo()
         if server.has_extn("starttls"):
             server.starttls(context=ssl.create_default_context())
             server.ehlo()
         elif address.user is not None and not is_loopback(address.host):
-            raise DeliveryError("the server offers no STARTTLS: the password is not sent; use smtps")
+            raise DeliveryError(
+                "the server offers no STARTTLS: the password is not sent; use smtps"
+            )
     except BaseException:
         server.close()
         raise
