@@ -17,7 +17,7 @@ import zmq
 from speech_emotion.alerts.alert import Alert
 from speech_emotion.alerts.courier import Courier
 from speech_emotion.alerts.evaluation import Evaluation
-from speech_emotion.alerts.outbox import GIVEN_UP, WAITING, Delivery
+from speech_emotion.alerts.outbox import GIVEN_UP, Delivery
 from speech_emotion.alerts.requests import RequestSocket
 from speech_emotion.alerts.store import Store
 from speech_emotion.common.alert_address import AlertAddress, parse_address

@@ -24,8 +24,8 @@ COMMIT_S = 1.0
 last five seconds again after a restart."""
 RETRY_S = 2.0
 MAX_UNWRITTEN = 10_000
-"""Deliveries that have ended and are kept in memory while the file cannot be written; what became of
-more is forgotten, and they are sent again after a restart."""
+"""Deliveries that have ended and are kept in memory while the file cannot be written. What has
+become of more is forgotten, and they are sent again after a restart."""
 
 
 class Store:

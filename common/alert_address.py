@@ -15,8 +15,14 @@ ADDRESSES = (
     "smtps://HOST/RECIPIENT (or smtp), mqtts://HOST/TOPIC (or mqtt), command:PROGRAM ARGUMENTS"
 )
 PORTS = {
-    **{"http": 80, "https": 443, "ntfy+http": 80, "ntfy+https": 443},
-    **{"smtp": 587, "smtps": 465, "mqtt": 1883, "mqtts": 8883},
+    "http": 80,
+    "https": 443,
+    "ntfy+http": 80,
+    "ntfy+https": 443,
+    "smtp": 587,
+    "smtps": 465,
+    "mqtt": 1883,
+    "mqtts": 8883,
 }
 """Scheme of a URL → its usual port."""
 KINDS = {"http": "webhook", "https": "webhook", "smtps": "smtp", "mqtts": "mqtt"}

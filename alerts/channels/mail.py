@@ -47,7 +47,7 @@ def send(address: AlertAddress, alert: Alert) -> None:
 
 
 def message(address: AlertAddress, alert: Alert) -> EmailMessage:
-    """The e-mail. Its Message-ID is the alert's id: mail programs show a second copy as the same."""
+    """The e-mail. Its Message-ID is the alert's id, so a second copy is known as such."""
     mail = EmailMessage()
     mail["From"], mail["To"] = address.sender, address.target
     mail["Subject"] = alert.title

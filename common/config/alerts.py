@@ -44,8 +44,8 @@ class AlertConfig(Table):
         default=None,
         ge=-100.0,
         le=1.0,
-        description="of windows: a value below it ends the episode, and only a further one is a new "
-        "alert; unset: 0.1 or 3 dB below `threshold`",
+        description="of windows: a value below it ends the episode, and the next one can raise an "
+        "alert again; unset: 0.1 or 3 dB below `threshold`",
     )
     watch: Watch | None = Field(
         default=None,

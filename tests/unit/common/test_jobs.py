@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 from speech_emotion.common.alert_rule import AlertRule
 from speech_emotion.common.privacy.quiet_hours import QuietHours
+from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 from speech_emotion.common.stage.jobs import (
     AlertsJob,
     BundleFolder,
