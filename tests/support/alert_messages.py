@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from speech_emotion.alerts.alert import Alert, alert_id
+from speech_emotion.alerts.evaluation import Evaluation
 from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.config.load import load_config
 from speech_emotion.common.wire import public
 from tests.support.history import T0, make_utterance
+from tests.support.pipelines import Received
 from tests.support.publisher import HOP, RATE, WINDOW, result
 
+LABELS = ("angry", "happy", "neutral", "sad")
 HOP_S, WINDOW_S = HOP / RATE, WINDOW / RATE
 
 
@@ -85,3 +90,31 @@ def alert(number: int = 0, **changes: Any) -> Alert:
         "bundle": "none@00000000",
     }
     return Alert(**{**usual, **changes})  # type: ignore[arg-type]
+
+
+def alert_config(folder: Path, to: str, more: str = "") -> Path:
+    """A configuration with a rule for each label and one for the level, which all send to `to`."""
+    rows = [
+        f'[[alerts]]\nname = "{label}"\nlabel = "{label}"\nthreshold = 0.0\ncool_down_s = 0\n'
+        f"to = '{to}'\n"
+        for label in LABELS
+    ]
+    rows.append(
+        '[[alerts]]\nname = "loud"\ndimension = "level"\nthreshold = -30\nrelease = -31\n'
+        f"cool_down_s = 0\nto = ['{to}']\n"
+    )
+    path = folder / "box.toml"
+    path.write_text("\n".join([*rows, f"[outbox]\nfile = '{folder / 'alerts.sqlite'}'\n", more]))
+    return path
+
+
+def expected_alerts(config: Path, received: Received) -> list[str]:
+    """Ids of the alerts that what was published must raise."""
+    rules = [row.rule for row in load_config(config, {}).alerts]
+    evaluation = Evaluation(rules, {})
+    return [
+        alert.id
+        for message, _, _ in received.messages
+        if isinstance(message, public.Result | public.Utterance)
+        for alert in evaluation.feed(message, 0.0)
+    ]

@@ -12,45 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from speech_emotion.alerts.evaluation import Evaluation
-from speech_emotion.common.config.load import load_config
 from speech_emotion.common.wire import public
+from tests.support.alert_messages import alert_config, expected_alerts
 from tests.support.alert_receivers import Posted, WebServer, web_server
 from tests.support.pipelines import ROOT, Received, Running, command, kill, wait_until
 from tools.browser import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
-LABELS = ("angry", "happy", "neutral", "sad")
 SECRET = "hush-hush-hush"
-
-
-def written(folder: Path, to: str, more: str = "") -> Path:
-    """A configuration with a rule for each label and one for the level, which all send to `to`."""
-    rows = [
-        f'[[alerts]]\nname = "{label}"\nlabel = "{label}"\nthreshold = 0.0\ncool_down_s = 0\n'
-        f"to = '{to}'\n"
-        for label in LABELS
-    ]
-    rows.append(
-        '[[alerts]]\nname = "loud"\ndimension = "level"\nthreshold = -30\nrelease = -31\n'
-        f"cool_down_s = 0\nto = ['{to}']\n"
-    )
-    path = folder / "box.toml"
-    path.write_text("\n".join([*rows, f"[outbox]\nfile = '{folder / 'alerts.sqlite'}'\n", more]))
-    return path
-
-
-def expected(config: Path, received: Received) -> list[str]:
-    """Ids of the alerts that what was published must raise."""
-    rules = [row.rule for row in load_config(config, {}).alerts]
-    evaluation = Evaluation(rules, {})
-    return [
-        alert.id
-        for message, _, _ in received.messages
-        if isinstance(message, public.Result | public.Utterance)
-        for alert in evaluation.feed(message, 0.0)
-    ]
 
 
 def counters(received: Received) -> dict[str, int]:
@@ -77,11 +47,11 @@ def test_kills_in_the_middle_of_deliveries_lose_no_alert(
         return 200, ""
 
     with web_server(answers=answer) as server:
-        config = written(tmp_path, f"http://127.0.0.1:{server.port}/")
+        config = alert_config(tmp_path, f"http://127.0.0.1:{server.port}/")
         running = supervise(f"--config={config}", f"--source=file:{clip(20.0)}")
         code, stderr, received = running.ended()
         assert code == 0, stderr
-        wanted = expected(config, received)
+        wanted = expected_alerts(config, received)
         wait_until(lambda: set(server.ids()) >= set(wanted), "every alert")
         arrived = server.ids()
     assert len(killed) == 2
@@ -101,11 +71,11 @@ def test_what_no_server_took_is_delivered_after_a_restart_of_the_pipeline(
     supervise: Supervise, clip: Clip, tmp_path: Path
 ) -> None:
     port = free_port()
-    config = written(tmp_path, f"http://127.0.0.1:{port}/")
+    config = alert_config(tmp_path, f"http://127.0.0.1:{port}/")
     running = supervise(f"--config={config}", f"--source=file:{clip(9.0)}", "--speed=max")
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    wanted = expected(config, received)
+    wanted = expected_alerts(config, received)
     assert wanted
     assert f"{len(wanted)} alerts wait in the outbox for the next start" in stderr
     silence = clip(1.0, start=0.0, name="silence")
@@ -114,7 +84,7 @@ def test_what_no_server_took_is_delivered_after_a_restart_of_the_pipeline(
         again = supervise(f"--config={config}", f"--source=file:{silence}")
         code, stderr, second = again.ended()
         assert code == 0, stderr
-        assert set(server.ids()) == {*wanted, *expected(config, second)}
+        assert set(server.ids()) == {*wanted, *expected_alerts(config, second)}
         assert len(server.ids()) == len(set(server.ids()))
     finally:
         server.close()
@@ -127,7 +97,7 @@ def test_a_pipeline_shows_its_alerts_and_sends_a_test(
     with web_server() as server:
         more = f"[audit]\nfile = '{audit}'\n[metrics]\nport = {metrics}\n"
         to = f"http://box:{SECRET}@127.0.0.1:{server.port}/{SECRET}?key={SECRET}"
-        config = written(tmp_path, to, more)
+        config = alert_config(tmp_path, to, more)
         with config.open("a") as file:
             file.write(
                 f"\n[[alerts]]\nname = 'broken'\nlabel = 'sad'\nthreshold = 1.0\n"
@@ -192,12 +162,12 @@ def test_a_hung_server_delays_neither_others_nor_the_end(
     out, script = tmp_path / "out", tmp_path / "note"
     script.write_text(f'#!/bin/sh\necho "$SEP_ALERT_ID" >>{out}\n')
     script.chmod(0o755)
-    config = written(tmp_path, f"command:{script}")
+    config = alert_config(tmp_path, f"command:{script}")
     config.write_text(config.read_text().replace("to = [", "to = ['command:sleep 20', "))
     running = supervise(f"--config={config}", f"--source=file:{clip(9.0)}", "--speed=max")
     code, stderr, received = running.ended()
     assert code == 0, stderr
-    assert set(out.read_text().split()) == set(expected(config, received))
+    assert set(out.read_text().split()) == set(expected_alerts(config, received))
     assert "wait in the outbox" in stderr
 
 

@@ -115,8 +115,12 @@ def test_the_shown_configuration_has_no_secret_and_is_valid(tmp_path: Path) -> N
         ),
         (
             {
-                "name": "a", "to": "command:true", "label": "x", "watch": "windows",
-                "threshold": 0.5, "release": 0.7,
+                "name": "a",
+                "to": "command:true",
+                "label": "x",
+                "watch": "windows",
+                "threshold": 0.5,
+                "release": 0.7,
             },
             ["release = 0.7", "0 to threshold"],
         ),
@@ -127,7 +131,9 @@ def test_the_shown_configuration_has_no_secret_and_is_valid(tmp_path: Path) -> N
         ({"name": "a", "to": "https://u:hush@", "label": "x"}, ["alerts.0.to", "HOST"]),
         (
             {
-                "name": "a", "to": "command:true", "label": "x",
+                "name": "a",
+                "to": "command:true",
+                "label": "x",
                 "quiet_hours": [{"begin": "22:00", "end": "25:00"}],
             },
             ["alerts.0.quiet_hours.0.end", "25:00"],
