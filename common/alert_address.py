@@ -105,13 +105,13 @@ def parse_address(text: str) -> AlertAddress:
         raise UserError(f"an address of {scheme} holds no spaces; write %20")
     try:
         parts = urlsplit(text)
-        complete = bool(parts.hostname) and parts.port != 0
+        complete = bool(parts.hostname) and parts.port != 0 and "#" not in text
     except ValueError:
         complete = False
     if not complete:
         raise UserError(
-            f"an address of {scheme} must be {scheme}://HOST[:PORT]/…; in a user name or password "
-            "write / as %2F, # as %23 and @ as %40"
+            f"an address of {scheme} must be {scheme}://HOST[:PORT]/…; write # as %23, and in a "
+            "user name or password / as %2F and @ as %40"
         )
     return _of_url(scheme, parts)
 
