@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tools.browser import free_port
+
 NTFY_KEYS: dict[str, type] = {
     "topic": str,
     "message": str,
@@ -196,7 +198,8 @@ class MailServer:
 
         def check(_s: Any, _x: Any, _e: Any, _m: Any, data: Any) -> AuthResult:
             assert isinstance(data, LoginPassword)
-            return AuthResult(success=(data.login.decode(), data.password.decode()) == login)
+            known = (data.login.decode(), data.password.decode()) == login
+            return AuthResult(success=known, handled=False)
 
         context = None
         if certificate is not None:
@@ -211,10 +214,9 @@ class MailServer:
             options["ssl_context"] = context
         elif context is not None:
             options |= {"tls_context": context, "require_starttls": True}
-        self._controller = Controller(handler, hostname="127.0.0.1", port=0, **options)
+        self.port = free_port()
+        self._controller = Controller(handler, hostname="127.0.0.1", port=self.port, **options)
         self._controller.start()
-        assert self._controller.server is not None
-        self.port: int = self._controller.server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
         self._controller.stop()
