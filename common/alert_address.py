@@ -30,6 +30,9 @@ HIDDEN = "***"
 SHORTEST = 4
 """Shortest secret that is replaced in a text: a shorter one is a part of many words."""
 
+SHORTEST_TOKEN = 8
+"""The same for a part of an argument."""
+
 _TOPIC = r"[-_A-Za-z0-9]{1,64}|\*{3}"
 _MAILBOX = r"[^\s@<>,;:\"()\[\]\\]+@[^\s@<>,;:\"()\[\]\\]+"
 
@@ -125,7 +128,10 @@ def _command(text: str) -> AlertAddress:
         raise UserError("command: the program is missing")
     shown = f"command:{shlex.quote(words[0])}" + (f" {HIDDEN}" if len(words) > 1 else "")
     key = _key(f"command:{text}")
-    return AlertAddress("command", key, shown, words=words, secrets=_secrets(words[1:]))
+    # A token may be a part of an argument: `--token=…`, or a script of a shell.
+    tokens = {part for word in words[1:] for part in re.split(r"[\s'\"=;:]+", word)}
+    secrets = _secrets((*words[1:], *(token for token in tokens if len(token) >= SHORTEST_TOKEN)))
+    return AlertAddress("command", key, shown, words=words, secrets=secrets)
 
 
 def _of_url(scheme: str, parts: SplitResult) -> AlertAddress:

@@ -46,6 +46,12 @@ def test_another_password_is_the_same_address() -> None:
     assert parse_address("command:lamp red").key != parse_address("command:lamp blue").key
 
 
+def test_a_token_within_an_argument_is_hidden_as_well() -> None:
+    address = parse_address("command:sh -c 'lamp --key=hush-hush red' x")
+    text = "lamp: no red light for hush-hush"
+    assert address.without_secrets(text) == "lamp: no red light for ***"
+
+
 def test_credentials_and_usual_ports() -> None:
     mail = parse_address("smtp://box%40a.org:p%2Fw@mail.org/me@b.org")
     assert (mail.user, mail.password, mail.port, mail.tls) == ("box@a.org", "p/w", 587, False)
