@@ -11,7 +11,7 @@ from typing import Any
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.linux.state_dir import state_file
+from speech_emotion.common.linux.state_folder import state_file
 from speech_emotion.common.stage.control import ALERTS, CONTROL
 from speech_emotion.common.stage.jobs import (
     AlertsJob,
