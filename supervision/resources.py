@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from speech_emotion.common.alert_address import parse_address
 from speech_emotion.common.bundle.manifest import MANIFEST, Bundle, copy_bundle
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import UserError
@@ -106,10 +107,26 @@ def check(config: Config, bundle: Bundle) -> None:
         check_standard_input()
     if config.record is not None:
         _check_writable(config.record)
+    check_alerts(config, bundle)
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
         listen_tcp(config.dashboard.listen).close()
+
+
+def check_alerts(config: Config, bundle: Bundle) -> None:
+    """Raises UserError where a rule cannot raise an alert, or its alerts cannot be sent."""
+    for row in config.alerts:
+        if row.label is not None and row.label not in bundle.labels:
+            raise UserError(
+                f"the alert {row.name!r} needs a label {row.label!r}; the bundle has: "
+                f"{', '.join(bundle.labels)}"
+            )
+        kinds = {parse_address(address).kind for address in row.to}
+        if "mqtt" in kinds and importlib.util.find_spec("paho") is None:
+            raise UserError(
+                f"the alert {row.name!r} needs one more package: pip install -e '.[mqtt]'"
+            )
 
 
 def check_ring_memory(config: Config, bundle: Bundle) -> None:
