@@ -23,7 +23,7 @@ from speech_emotion.common.wire.internal import Tick
 if TYPE_CHECKING:
     import soxr
 
-TICK_S = 0.2
+TICK_S = 1.0
 """Shortest time in seconds between two ticks when no window was completed."""
 MAX_WAIT_S = 0.1
 """Longest time in seconds that samples wait before they are fed, when they complete no window."""

@@ -21,6 +21,7 @@ from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.link import Link
 from speech_emotion.common.wire.sockets import connect, drain, send
 
 log = logging.getLogger("capture")
@@ -73,10 +74,11 @@ class CaptureService:
         mute: MuteGate | None = None,
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._features = {features: connect(self._context, features, "features")}
-        self._worker: dict[str, zmq.Socket[bytes]] = {}
+        self._features: dict[str, Link] = {}
+        self._worker: dict[str, Link] = {}
         self._hub = connect(self._context, hub, "hub")
         self._hub_endpoint = hub
+        self._hub_descriptor: int = self._hub.FD
         self._heartbeat = HeartbeatSender(stage, self._hub)
         self._format = stream_format
         self._alone = alone
@@ -84,7 +86,9 @@ class CaptureService:
         self._mute = mute or MuteGate(None)
         self._repeat_due = self._ring_due = 0.0
         self._answered: dict[str, float] = {}
-        self._states: list[SourceState] = []
+        self._states: dict[str, SourceState] = {}
+        self._due: dict[str, float] = {}
+        self._muted = False
         self._began = time.monotonic()
         self._hub_wait_logged = False
         try:
@@ -95,9 +99,9 @@ class CaptureService:
             self._context.destroy(linger=0)
             raise
 
-    def _connected(self, features: str) -> zmq.Socket[bytes]:
+    def _connected(self, features: str) -> Link:
         if features not in self._features:
-            self._features[features] = connect(self._context, features, "features")
+            self._features[features] = Link(self._context, features, "features")
         return self._features[features]
 
     def run(self, stop: StopRequest) -> int:
@@ -123,12 +127,10 @@ class CaptureService:
                     deadline = now + DRAIN_S
                     for stream in self._streams.values():
                         stream.finish()
-                muted = self._mute.muted(now)
-                for stream in self._streams.values():
-                    stream.mute(now, muted=muted)
-                    stream.turn(now)
+                    self._due.clear()
+                changed = self._turn(now)
                 self._repeat(now)
-                self._send_heartbeat(now=self._states_changed())
+                self._send_heartbeat(now=changed)
                 if self._show is not None:
                     self._show(list(self._streams.values()))
                 if self._removed_ring(now):
@@ -168,14 +170,48 @@ class CaptureService:
             return True
         return all(s.ahead.accepted is not None and s.ahead.accepted.ended for s in streams)
 
+    def _turn(self, now: float) -> bool:
+        """Take the turn of the streams that are due; whether the state of a source changed.
+
+        With hundreds of streams most wake-ups are for a few of them.
+        """
+        muted, changed = self._mute.muted(now), False
+        if muted != self._muted:
+            self._muted = muted
+            self._due.clear()
+        for name, stream in self._streams.items():
+            if self._due.get(name, 0.0) > now:
+                continue
+            stream.mute(now, muted=muted)
+            stream.turn(now)
+            self._due[name] = now + stream.due(now)
+            state = _condition(stream).state
+            changed |= self._states.get(name) is not state
+            self._states[name] = state
+        return changed
+
     def _wait(self) -> None:
-        # Read what has come, then wait on ZeroMQ's descriptor. At fifty turns per second,
+        # Read what has come, then wait on ZeroMQ's descriptors. At fifty turns per second,
         # ZeroMQ's own poll would cost more CPU time than the samples.
         self._receive()
-        now = time.monotonic()
-        wait = max(0.0, min([POLL_S, *(s.due(now) for s in self._streams.values())]))
-        wakeups = {s.wakeup for s in self._streams.values() if s.wakeup is not None}
-        select.select([self._hub.FD, *wakeups], [], [], wait)
+        due = min(self._due.values()) if len(self._due) == len(self._streams) else 0.0
+        wait = max(0.0, min(POLL_S, due - time.monotonic()))
+        links = {link.descriptor: link for link in self._features.values()}
+        sources = {n: fd for n, s in self._streams.items() if (fd := s.wakeup) is not None}
+        waited = [self._hub_descriptor, *links, *set(sources.values())]
+        ready, _, _ = select.select(waited, [], [], wait)
+        for name, descriptor in sources.items():
+            if descriptor in ready:
+                self._due[name] = 0.0
+        for descriptor, link in links.items():
+            if descriptor in ready and link.renewed():
+                self._introduce(link)
+
+    def _introduce(self, link: Link) -> None:
+        """Send the ticks that a restarted features process has to know."""
+        for name, stream in self._streams.items():
+            if self._worker.get(name) is link:
+                stream.feeder.tick(now=True)
 
     def _receive(self) -> None:
         for frames in drain(self._hub):
@@ -189,6 +225,7 @@ class CaptureService:
                 stream = self._streams.get(message.stream)
                 if stream is None or message.run != stream.feeder.ring.run:
                     continue
+                self._due[message.stream] = 0.0
                 if isinstance(message, internal.Accepted):
                     stream.ahead.accepted = message
                     self._answered[message.stream] = time.monotonic()
@@ -199,7 +236,7 @@ class CaptureService:
         self._heartbeat.count += 1
         # Opening a stream already sends ticks; without a socket they are dropped and repeated.
         worker = self._worker.get(tick.stream)
-        if worker is not None and not send(worker, tick):
+        if worker is not None and not worker.send(tick):
             # features does not read. A tick is complete in itself, so the next one is enough.
             self._heartbeat.counters["capture_ticks_unsent"] += 1
 
@@ -220,19 +257,16 @@ class CaptureService:
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,
                     next=accepted.next if accepted is not None else 0,
+                    # A hub that ends with infer continues at what capture knows.
+                    waits=self._alone or stream.ahead.waits,
                 )
                 send(self._hub, opened)
-            # Repeated even without new samples: a restarted features process knows nothing else.
+            # Repeated even without new samples, in case that one was lost.
             feeder.tick(now=feeder.ended)
         if self._alone and now - self._began > HUB_WAIT_S and not self._hub_wait_logged:
             self._hub_wait_logged = True
             if not any(s.ahead.accepted or s.feeder.position for s in self._streams.values()):
                 log.warning("waiting for infer at %s", self._hub_endpoint)
-
-    def _states_changed(self) -> bool:
-        before = self._states
-        self._states = [_condition(stream).state for stream in self._streams.values()]
-        return self._states != before
 
     def _send_heartbeat(self, *, now: bool = False) -> None:
         if not now and not self._heartbeat.due():

@@ -5,7 +5,6 @@ It runs in the supervisor, or in infer where infer runs alone.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import queue
@@ -28,6 +27,7 @@ from speech_emotion.common.hub.publisher import (
     REQUESTS_HIGH_WATER_MARK,
     SUBSCRIBER_HIGH_WATER_MARK,
     Publisher,
+    completed,
 )
 from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.security.curve import CurveServerKeys
@@ -114,6 +114,7 @@ class Hub:
         self._health_wanted = False
         self._listeners: dict[str, bytes] = {}
         self._captures: dict[str, bytes] = {}
+        self._submitted: dict[str, bytes] = {}
         self._next_bundle: tuple[str, bool] | None = None
         self._forgetting: queue.SimpleQueue[tuple[str | None, Forgotten]] = queue.SimpleQueue()
         self._stopping = False
@@ -310,6 +311,7 @@ class Hub:
         if self._stages in ready:
             for frames in (self._remote.drain if self._remote else drain)(self._stages):
                 self._receive(frames)
+            self._acknowledge()
         for publisher in self._publishers:
             publisher.turn()
         if self._health_wanted or time.monotonic() >= self._health_due:
@@ -410,12 +412,20 @@ class Hub:
         if verdict is Verdict.ACCEPTED:
             self._observed.accepted(message.stream)
             for result in message.messages:
-                completed = _completed(result, message.captured)
-                self._unread.append(completed)
-                self._publish(completed)
-        self._send(identity, stream.accepted())
-        if capture := self._captures.get(message.stream):
-            self._send(capture, stream.accepted())
+                result = completed(result, message.captured)
+                self._unread.append(result)
+                self._publish(result)
+        self._submitted[message.stream] = identity
+
+    def _acknowledge(self) -> None:
+        """Answer what was submitted in this turn: one `Accepted` for all windows of a stream."""
+        for name, identity in self._submitted.items():
+            stream = self._ledger.streams[name]
+            self._send(identity, stream.accepted())
+            capture = self._captures.get(name)
+            if capture is not None and (stream.opened.waits or stream.ended):
+                self._send(capture, stream.accepted())
+        self._submitted.clear()
 
     def _heartbeat(self, identity: bytes, message: internal.Heartbeat) -> None:
         stage_changed, sources_changed = self._observed.heartbeat(message)
@@ -438,13 +448,3 @@ class Hub:
 
     def _count(self, name: str, number: int = 1) -> int:
         return self._observed.count(name, number) if number else 0
-
-
-def _completed(
-    message: public.Result | public.Utterance, captured: float
-) -> public.Result | public.Utterance:
-    """The message with the time from the capture of its last sample to now."""
-    if isinstance(message, public.Utterance) or message.timing_ms is None:
-        return message
-    total = (time.monotonic() - captured) * 1000.0
-    return dataclasses.replace(message, timing_ms={**message.timing_ms, "total": total})

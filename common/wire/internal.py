@@ -197,6 +197,8 @@ class Open(Message):
     """capture → hub: a stream exists; repeated until `Accepted` answers. Lengths in samples.
 
     `next` is the window to continue with where a hub that has ended accepted those before it.
+    `waits`: the source is read only so far ahead of what is accepted; the hub sends `Accepted` for
+    every result. Else it answers each `Open`, and sends the end.
     """
 
     stream: str
@@ -206,6 +208,7 @@ class Open(Message):
     window: int
     hop: int
     next: int = 0
+    waits: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
