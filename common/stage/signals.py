@@ -14,7 +14,7 @@ class StopRequest:
 
     The handler sets the flag and does nothing else: it takes no lock, so it cannot block a thread
     that already holds one. Python's C handler writes a byte to a pipe, so that a loop that waits
-    for `fileno` also notices a signal that comes just before its wait. Create it in the main thread.
+    for `fileno` also notices a signal just before its wait. Create it in the main thread.
     """
 
     def __init__(self) -> None:

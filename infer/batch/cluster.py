@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
