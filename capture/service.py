@@ -13,7 +13,7 @@ import zmq
 
 from speech_emotion.capture.mute_gate import MuteGate
 from speech_emotion.capture.ring_feeder import StreamFormat
-from speech_emotion.capture.stream import POLL_S, Stream
+from speech_emotion.capture.stream import Stream
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
 from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.source_address import shown
@@ -29,6 +29,9 @@ log = logging.getLogger("capture")
 REPEAT_S = 0.2
 """Seconds between two `Open` messages, and between two ticks of an ended stream, until the hub
 answers."""
+
+CHECK_S = 0.5
+"""Seconds between two checks for what has to be repeated, while the hub owes no answer."""
 
 DRAIN_S = 5.0
 """Longest time in seconds, after a stop, for the results of complete windows to be accepted."""
@@ -121,7 +124,7 @@ class CaptureService:
         deadline = None
         try:
             while not self._is_over(deadline):
-                self._wait()
+                self._wait(stop)
                 now = time.monotonic()
                 if stop.requested and deadline is None:
                     deadline = now + DRAIN_S
@@ -190,15 +193,18 @@ class CaptureService:
             self._states[name] = state
         return changed
 
-    def _wait(self) -> None:
+    def _wait(self, stop: StopRequest) -> None:
         # Read what has come, then wait on ZeroMQ's descriptors. At fifty turns per second,
         # ZeroMQ's own poll would cost more CPU time than the samples.
         self._receive()
         due = min(self._due.values()) if len(self._due) == len(self._streams) else 0.0
-        wait = max(0.0, min(POLL_S, due - time.monotonic()))
+        next_turn = min(due, self._repeat_due) - time.monotonic()
+        wait = max(0.0, min(next_turn, self._heartbeat.wait_s))
         links = {link.descriptor: link for link in self._features.values()}
         sources = {n: fd for n, s in self._streams.items() if (fd := s.wakeup) is not None}
         waited = [self._hub_descriptor, *links, *set(sources.values())]
+        if not stop.requested:
+            waited.append(stop.fileno())
         ready, _, _ = select.select(waited, [], [], wait)
         for name, descriptor in sources.items():
             if descriptor in ready:
@@ -243,7 +249,7 @@ class CaptureService:
     def _repeat(self, now: float) -> None:
         if now < self._repeat_due:
             return
-        self._repeat_due = now + REPEAT_S
+        self._repeat_due = now + CHECK_S
         for stream in self._streams.values():
             feeder = stream.feeder
             accepted = stream.ahead.accepted
@@ -261,8 +267,11 @@ class CaptureService:
                     waits=self._alone or stream.ahead.waits,
                 )
                 send(self._hub, opened)
+                self._repeat_due = now + REPEAT_S
             # Repeated even without new samples, in case that one was lost.
             feeder.tick(now=feeder.ended)
+            if feeder.ended:
+                self._repeat_due = now + REPEAT_S
         if self._alone and now - self._began > HUB_WAIT_S and not self._hub_wait_logged:
             self._hub_wait_logged = True
             if not any(s.ahead.accepted or s.feeder.position for s in self._streams.values()):

@@ -151,6 +151,9 @@ class InferService:
                 self._window(message)
             case internal.Accepted():
                 self._accepted(message)
+            case internal.AcceptedTogether():
+                for accepted in message.streams:
+                    self._accepted(accepted)
             case internal.Resume():
                 self._resume(message)
             case internal.SentUpTo():

@@ -23,6 +23,10 @@ from speech_emotion.common.wire import internal
 REALTIME_BLOCK_S = 0.02
 FULL_SPEED_BLOCK_S = 0.5
 
+FILE_WAIT_S = 0.25
+"""Longest time in seconds that samples wait before they are fed, when they complete no window. They
+are read again when the process is killed."""
+
 MOST_FRAMES = 65536
 """Most frames that are read at once: of blocks that are due together, and while a restarted process
 reads past the samples that are in the ring."""
@@ -179,7 +183,8 @@ class FileStream:
         if self._realtime:
             # A block is due at the time of its last sample. Blocks that complete no window are
             # fed together: a wake-up costs more than the work.
-            frames = max(self._next, self.feeder.frames_until_due())
+            blocks = -(-self.feeder.frames_until_due(FILE_WAIT_S) // self._next)
+            frames = max(1, blocks) * self._next
             return self._began + (self._fed + frames) / self._file.rate - now
         return 0.0 if self._has_credit(now) else POLL_S
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import zmq
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.hub.acceptances import Acceptances
 from speech_emotion.common.hub.ledger import Ledger, StreamLedger, Verdict
 from speech_emotion.common.hub.observed import Observed, Snapshot
 from speech_emotion.common.hub.publisher import (
@@ -114,7 +115,7 @@ class Hub:
         self._health_wanted = False
         self._listeners: dict[str, bytes] = {}
         self._captures: dict[str, bytes] = {}
-        self._submitted: dict[str, bytes] = {}
+        self._acceptances = Acceptances(self._send)
         self._next_bundle: tuple[str, bool] | None = None
         self._forgetting: queue.SimpleQueue[tuple[str | None, Forgotten]] = queue.SimpleQueue()
         self._stopping = False
@@ -267,7 +268,8 @@ class Hub:
             for readable in (*self._sockets(), self._wakeup):
                 poller.register(readable, zmq.POLLIN)
             while not self._stopping:
-                wait = max(0.0, self._health_due - time.monotonic())
+                now = time.monotonic()
+                wait = min(max(0.0, self._health_due - now), self._acceptances.wait_s(now))
                 if any(publisher.pending for publisher in self._publishers):
                     wait = min(wait, REPLAY_TURN_S)
                 self._turn(dict(poller.poll(math.ceil(1000.0 * wait))))
@@ -311,7 +313,7 @@ class Hub:
         if self._stages in ready:
             for frames in (self._remote.drain if self._remote else drain)(self._stages):
                 self._receive(frames)
-            self._acknowledge()
+        self._acceptances.turn(self._captures)
         for publisher in self._publishers:
             publisher.turn()
         if self._health_wanted or time.monotonic() >= self._health_due:
@@ -415,17 +417,7 @@ class Hub:
                 result = completed(result, message.captured)
                 self._unread.append(result)
                 self._publish(result)
-        self._submitted[message.stream] = identity
-
-    def _acknowledge(self) -> None:
-        """Answer what was submitted in this turn: one `Accepted` for all windows of a stream."""
-        for name, identity in self._submitted.items():
-            stream = self._ledger.streams[name]
-            self._send(identity, stream.accepted())
-            capture = self._captures.get(name)
-            if capture is not None and (stream.opened.waits or stream.ended):
-                self._send(capture, stream.accepted())
-        self._submitted.clear()
+        self._acceptances.add(identity, stream)
 
     def _heartbeat(self, identity: bytes, message: internal.Heartbeat) -> None:
         stage_changed, sources_changed = self._observed.heartbeat(message)

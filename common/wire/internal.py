@@ -151,6 +151,13 @@ class Accepted(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class AcceptedTogether(Message):
+    """hub → infer: acceptances of several streams."""
+
+    streams: list[Accepted]
+
+
+@dataclasses.dataclass(frozen=True)
 class Recorded(Message):
     """record → hub → capture: samples below `position` are recorded; None: do not wait for it.
 
@@ -304,7 +311,7 @@ class LogIn(Message):
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
-        *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
+        *(Tick, Credit, SentUpTo, Window, Submit, Accepted, AcceptedTogether, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
         *(SetMute, MuteSet, LogIn),
     )
