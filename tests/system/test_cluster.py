@@ -72,14 +72,15 @@ class Node:
 @pytest.fixture
 def nodes() -> Iterator[tuple[str, Node, Node]]:
     """The address of a cluster, and its two nodes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as free, socket.socket() as other_free:
+        for one in (free, other_free):
+            one.bind(("127.0.0.1", 0))
+        port, client_port = free.getsockname()[1], other_free.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a longer path does not fit its sockets
     address = f"127.0.0.1:{port}"
     head = Node(
         *("--head", f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"),
-        "--ray-client-server-port=0",
+        f"--ray-client-server-port={client_port}",
     )
     other: Node | None = None
     try:
