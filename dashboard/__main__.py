@@ -44,11 +44,11 @@ from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire.sockets import connect
-from speech_emotion.dashboard.access import AccessMiddleware
-from speech_emotion.dashboard.connections import CONNECTIONS, DeadlineProtocol
-from speech_emotion.dashboard.feed import Feed
-from speech_emotion.dashboard.live_state import RECENT_S, LiveState
-from speech_emotion.dashboard.log_ins import LogIns
+from speech_emotion.dashboard.access.connections import CONNECTIONS, DeadlineProtocol
+from speech_emotion.dashboard.access.log_ins import LogIns
+from speech_emotion.dashboard.access.middleware import AccessMiddleware
+from speech_emotion.dashboard.live.feed import Feed
+from speech_emotion.dashboard.live.live_state import RECENT_S, LiveState
 from speech_emotion.dashboard.server import PageServer
 
 log = logging.getLogger("dashboard")
@@ -226,9 +226,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--bundle", type=Path, metavar="DIR", help="bundle whose model card is shown"
     )
-    arguments = parser.parse_args()
     run(
         "dashboard",
-        lambda: supervised() if arguments.supervised else main(page_options(arguments)),
-        arguments.profile,
+        parser,
+        lambda given: supervised() if given.supervised else main(page_options(given)),
     )

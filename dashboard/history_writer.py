@@ -35,10 +35,10 @@ from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.sockets import connect
-from speech_emotion.dashboard.feed import subscribe
 from speech_emotion.dashboard.history.pending import PENDING, PendingMessages
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.history.writer import HistoryBusyError, HistoryWriter, Progress
+from speech_emotion.dashboard.live.feed import subscribe
 
 log = logging.getLogger("history")
 
@@ -286,9 +286,8 @@ if __name__ == "__main__":
         default=HistoryConfig().days,
         help="keep rows for N days; default: %(default)g",
     )
-    arguments = parser.parse_args()
     run(
         "history",
-        lambda: _supervised() if arguments.supervised else main(_options(arguments)),
-        arguments.profile,
+        parser,
+        lambda given: _supervised() if given.supervised else main(_options(given)),
     )

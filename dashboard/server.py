@@ -31,10 +31,10 @@ from speech_emotion.common.stage.control import ask
 from speech_emotion.common.wire.internal import MuteSet, SetMute
 from speech_emotion.dashboard.history.csv_export import CsvExport
 from speech_emotion.dashboard.history.reader import COLUMNS, HistoryReader
-from speech_emotion.dashboard.live_state import LiveState
+from speech_emotion.dashboard.live.live_state import LiveState
+from speech_emotion.dashboard.live.viewers import Viewer
 from speech_emotion.dashboard.model_cards import bundle_folders, find_card
 from speech_emotion.dashboard.static_files import STATIC
-from speech_emotion.dashboard.viewers import Viewer
 
 VIEWERS = 64
 """Largest number of open pages."""

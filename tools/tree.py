@@ -26,6 +26,8 @@ ROOMS = {
     "infer/offline": "The library: recordings and streams of samples in one process.",
     "infer/batch": "Many recordings to one table: inputs, worker processes, parts that can resume.",
     "features/core": "Feature cores: exact, fast, and librosa itself; filter banks, FFT.",
+    "dashboard/access": "Who may use the page: origins, token, deadlines of connections.",
+    "dashboard/live": "The present: messages of the pipeline, and the event streams of pages.",
     "dashboard/history": "The SQLite file of results: schema, writer, reader.",
     "dashboard": "The live page and the history: two optional subscribers.",
     "common": "What several processes share; nothing here knows a stage.",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_emotion.dashboard.connections import INCOMPLETE, REQUEST_S, WRITE_S
+from speech_emotion.dashboard.access.connections import INCOMPLETE, REQUEST_S, WRITE_S
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result
 from tests.support.pages import Dashboard, get, greeting

@@ -8,7 +8,7 @@ import time
 
 from speech_emotion.common.client.results import Event, Freshness, Status
 from speech_emotion.common.wire import public
-from speech_emotion.dashboard.live_state import RECENT_ROWS, STREAMS, UTTERANCES, LiveState
+from speech_emotion.dashboard.live.live_state import RECENT_ROWS, STREAMS, UTTERANCES, LiveState
 from tests.support.history import make_result, make_utterance
 from tests.support.live_page import INFO, live
 from tests.support.publisher import health, result
