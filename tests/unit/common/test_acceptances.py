@@ -30,7 +30,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return one
 
 
-def stream(name: str, windows: int = 1, *, waits: bool = False, ended: bool = False) -> StreamLedger:
+def stream(
+    name: str, windows: int = 1, *, waits: bool = False, ended: bool = False
+) -> StreamLedger:
     opened = dataclasses.replace(OPEN, stream=name, waits=waits)
     return StreamLedger(opened, next=windows, ended=ended)
 
