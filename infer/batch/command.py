@@ -29,7 +29,7 @@ from speech_emotion.infer.batch.parts import (
     open_folder,
     remove_unfinished,
 )
-from speech_emotion.infer.batch.pool import Crew, Job, Pool, Processes
+from speech_emotion.infer.batch.pool import Job, Pool
 from speech_emotion.infer.batch.progress import Progress
 from speech_emotion.infer.batch.setting import Setting
 from speech_emotion.infer.batch.table import schema_of
@@ -47,7 +47,6 @@ class Batch:
         bundle: folder of the bundle.
         baseline, sensitivity, channel: as for one recording.
         jobs: number of processes; None: one per processor.
-        cluster: address of a Ray cluster, or `local`; None: processes of this machine.
         resume: continue in the output of an earlier run.
     """
 
@@ -62,7 +61,6 @@ class Batch:
     channel: int | None
     jobs: int | None
     resume: bool
-    cluster: str | None = None
 
     @property
     def single_file(self) -> Path | None:
@@ -135,7 +133,11 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
     jobs = [Job(k, name, known.get(name_hash(name), [])) for k, name in enumerate(names)]
     sizes = [_size(name) for name in names]
     parts = [""] * len(names)
-    with Pool(_crew(batch), batch.jobs) as pool, Progress(len(names), sum(sizes)) as progress:
+    processors = len(os.sched_getaffinity(0))
+    with (
+        Progress(len(names), sum(sizes)) as progress,
+        Pool(batch.setting, batch.jobs or processors) as pool,
+    ):
         for event in pool.run(jobs):
             number = event.job.number
             outcome = event.outcome
@@ -150,21 +152,6 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
                 number, outcome.seconds, sizes[number], outcome.error, skipped=outcome.skipped
             )
     return parts, progress
-
-
-def _crew(batch: Batch) -> Crew:
-    """Where the inputs are analysed.
-
-    Raises:
-        UserError: the cluster cannot be used.
-    """
-    if batch.cluster is None:
-        return Processes(batch.setting)
-    from speech_emotion.infer.batch.cluster import Cluster
-
-    cluster = Cluster(batch.cluster, batch.setting)
-    print(f"infer: {cluster.description}", file=sys.stderr)
-    return cluster
 
 
 def _record_failure(batch: Batch, job: Job, reason: str) -> Outcome:
