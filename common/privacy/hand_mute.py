@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.state_folder import state_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,15 +120,7 @@ def default_state_file() -> Path:
     Raises:
         UserError: the user has no home folder.
     """
-    service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if service:
-        return Path(service) / "mute.json"
-    base = os.environ.get("XDG_STATE_HOME", "")
-    try:
-        folder = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
-    except RuntimeError:
-        raise UserError("the home folder is unknown; set mute.state") from None
-    return folder / "speech-emotion" / "mute.json"
+    return state_file("mute.json", "mute.state")
 
 
 def _sync_folder(folder: Path) -> None:

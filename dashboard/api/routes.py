@@ -1,0 +1,171 @@
+"""The HTTP interface `/api/v1`: its handlers and routes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from speech_emotion.common.errors import EXIT_OK, UserError
+from speech_emotion.common.stage.control import ask
+from speech_emotion.common.wire.internal import MuteSet, SetMute
+from speech_emotion.dashboard import messages
+from speech_emotion.dashboard.access.middleware import allowed
+from speech_emotion.dashboard.api.declared import Operation, RefusedError, arguments
+from speech_emotion.dashboard.api.events import EventStreams, Wanted
+from speech_emotion.dashboard.api.history import HistoryOperations
+from speech_emotion.dashboard.api.operations import BASE, EVENTS, JSON, OPERATIONS
+from speech_emotion.dashboard.live.live_state import LiveState
+from speech_emotion.dashboard.model_cards import bundle_folders, find_card
+
+BODY = 1024
+"""Longest body of a request in bytes."""
+DOCUMENT = Path(__file__).resolve().parent / "openapi.json"
+"""Written by `python -m tools.documents`."""
+NO_STORE = {"cache-control": "no-store"}
+MUTE_BODY = 'the body must be JSON such as {"muted": true, "seconds": 60}; seconds: 1 to 31622400'
+
+
+class Api:
+    """The handlers of all operations.
+
+    Args:
+        live_state: the present.
+        streams: the event streams.
+        history: the SQLite file, or None.
+        bundle: folder of a bundle whose model card is served, besides the shipped ones.
+        control: control socket of the supervisor; None: it cannot be muted from here.
+    """
+
+    def __init__(
+        self,
+        live_state: LiveState,
+        streams: EventStreams,
+        history: Path | None,
+        bundle: Path | None,
+        control: Path | None,
+    ) -> None:
+        self._live_state = live_state
+        self._streams = streams
+        self._history = HistoryOperations(history)
+        self._bundle = bundle
+        self._control = control
+        self.routes = [
+            Route(BASE + one.path, self._endpoint(one), methods=[one.method]) for one in OPERATIONS
+        ]
+
+    def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        handler = getattr(self, f"_{operation.method.lower()}_{operation.name}")
+
+        async def endpoint(request: Request) -> Response:
+            given = arguments(operation, request)
+            answer = await handler(operation, request, given)
+            if isinstance(answer, Response):
+                return answer
+            text = answer if isinstance(answer, str) else messages.to_json(answer)
+            return Response(text, media_type=JSON, headers=NO_STORE)
+
+        return endpoint
+
+    async def _get_service(self, *_: Any) -> messages.Service:
+        return self._live_state.service
+
+    async def _get_streams(self, *_: Any) -> messages.Streams:
+        return self._live_state.streams()
+
+    async def _get_health(self, *_: Any) -> messages.HealthReport:
+        return self._live_state.health()
+
+    async def _get_events(
+        self, operation: Operation, request: Request, given: Mapping[str, Any]
+    ) -> Response:
+        after = request.headers.get("last-event-id") or given["after"]
+        wanted = Wanted(operation.events, given["stream"] or None, after, given["wait"])
+        body = self._streams.body(wanted, lambda: allowed(request.scope))
+        headers = {**NO_STORE, "x-accel-buffering": "no"}
+        return StreamingResponse(body, media_type=EVENTS, headers=headers)
+
+    async def _get_recent(self, _: Any, __: Any, given: Mapping[str, Any]) -> str:
+        return self._live_state.recent(given["stream"])
+
+    async def _get_history(self, _: Any, __: Any, given: Mapping[str, Any]) -> str | Response:
+        if given["format"] == "json":
+            return await self._history.page(given)
+        if given["format"] == "csv":
+            return await self._history.csv(given)
+        return await self._history.parquet(given)
+
+    async def _get_summary(self, _: Any, __: Any, given: Mapping[str, Any]) -> str:
+        return await self._history.summary(given)
+
+    async def _get_model_card(
+        self, _: Operation, __: Request, given: Mapping[str, Any]
+    ) -> Response:
+        card = await run_in_threadpool(find_card, given["bundle"], bundle_folders(self._bundle))
+        if card is None:
+            raise RefusedError(404, "this machine has no model card of this bundle")
+        return HTMLResponse(card)
+
+    async def _get_openapi(self, *_: Any) -> Response:
+        return FileResponse(DOCUMENT, media_type=JSON)
+
+    async def _post_mute(self, _: Operation, request: Request, __: Any) -> messages.MuteAnswer:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+            raise RefusedError(415, f"the body must be {JSON}")
+        client = request.client.host if request.client is not None else "unknown"
+        asked = mute_request(await _small_body(request), f"page at {client}")
+        if self._control is None:
+            raise RefusedError(
+                409, "this page cannot mute: its server was not started by the pipeline"
+            )
+        try:
+            answer = await run_in_threadpool(ask, self._control, asked, MuteSet)
+        except UserError as error:
+            raise RefusedError(409, str(error)) from None
+        return messages.MuteAnswer(answer.code == EXIT_OK, answer.text)
+
+
+async def _small_body(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        RefusedError: it is longer than `BODY` bytes, or the client is gone.
+    """
+    body = b""
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > BODY:
+                raise RefusedError(413, f"the body is longer than {BODY} bytes")
+    except ClientDisconnect:
+        raise RefusedError(400, "the body is incomplete") from None
+    return body
+
+
+def mute_request(body: bytes, by: str) -> SetMute:
+    """The request to the supervisor.
+
+    Raises:
+        RefusedError: the body is no such request.
+    """
+    try:
+        table = json.loads(body)
+        muted, seconds = table["muted"], table.get("seconds")
+        if type(muted) is not bool or set(table) - {"muted", "seconds"}:
+            raise TypeError
+        if seconds is not None and not (
+            type(seconds) in (int, float)
+            and math.isfinite(seconds)
+            and 1.0 <= seconds <= messages.LONGEST_MUTE_S
+        ):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise RefusedError(400, MUTE_BODY) from None
+    return SetMute(muted, None if seconds is None else float(seconds), by)
