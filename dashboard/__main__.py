@@ -64,7 +64,7 @@ TURN_S = 0.1
 STUCK_S = 2.0
 """The heartbeat stops when the feed's last turn is older than this."""
 BACKLOG = 64
-RENEWAL_S = 10.0
+RENEWAL_S = 2.0
 """Interval at which the certificate files are looked at."""
 TOKEN = "SEP_DASHBOARD__TOKEN"
 

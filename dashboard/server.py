@@ -43,7 +43,7 @@ class PageServer:
         api = Api(live_state, self.streams, history, bundle, control)
         self.app = Starlette(
             routes=[
-                *api.routes,
+                api.mount,
                 Route("/", _index),
                 Mount("/", StaticFiles(directory=STATIC)),
             ],

@@ -29,6 +29,8 @@ EXPORTS = 2
 """Parquet files that are written at the same time, each by a process."""
 DEFAULT_S = 3600.0
 """Time span where no beginning is given."""
+LIMIT_S = 1e12
+"""Unix time beyond which there is nothing: the length of a time span must be finite."""
 SUMMARY_ROWS = 1200
 PART = 1 << 16
 EXPORTER = "speech_emotion.dashboard.history.parquet_export"
@@ -147,7 +149,7 @@ class HistoryOperations:
 def _span(given: Mapping[str, Any]) -> tuple[float, float]:
     end = time.time() if given["to"] is None else given["to"]
     start = end - DEFAULT_S if given["from"] is None else given["from"]
-    return start, end
+    return max(start, -LIMIT_S), min(end, LIMIT_S)
 
 
 def _named(given: Mapping[str, Any]) -> dict[str, str]:

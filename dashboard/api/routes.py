@@ -11,7 +11,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route, Router
 
 from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.stage.control import ask
@@ -57,9 +57,8 @@ class Api:
         self._history = HistoryOperations(history)
         self._bundle = bundle
         self._control = control
-        self.routes = [
-            Route(BASE + one.path, self._endpoint(one), methods=[one.method]) for one in OPERATIONS
-        ]
+        routes = [Route(one.path, self._endpoint(one), methods=[one.method]) for one in OPERATIONS]
+        self.mount = Mount(BASE, app=Router(routes, redirect_slashes=False))
 
     def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         handler = getattr(self, f"_{operation.method.lower()}_{operation.name}")
@@ -87,7 +86,8 @@ class Api:
         self, operation: Operation, request: Request, given: Mapping[str, Any]
     ) -> Response:
         after = request.headers.get("last-event-id") or given["after"]
-        wanted = Wanted(operation.events, given["stream"] or None, after, given["wait"])
+        wait = given["wait"] and request.method != "HEAD"
+        wanted = Wanted(operation.events, given["stream"] or None, after, wait)
         body = self._streams.body(wanted, lambda: allowed(request.scope))
         headers = {**NO_STORE, "x-accel-buffering": "no"}
         return StreamingResponse(body, media_type=EVENTS, headers=headers)

@@ -156,7 +156,7 @@ def test_tls_with_a_certificate_that_is_renewed(
         # A pair that does not fit changes nothing; the renewed one is used.
         new_pem, new_key = certificate(tmp_path / "two", "second")
         shutil.copy(new_key, key)
-        time.sleep(11.0)
+        time.sleep(3.0)
         assert name_of(page.port, pem) == "first"
         shutil.copy(new_pem, pem)
         wait_until(lambda: shown(page.port, pem) == "second", "the renewed certificate")
