@@ -8,12 +8,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 
 from speech_emotion.dashboard.access.middleware import refusal
 from speech_emotion.dashboard.api.declared import RefusedError
 from speech_emotion.dashboard.api.events import EventStreams
+from speech_emotion.dashboard.api.operations import BASE
 from speech_emotion.dashboard.api.routes import Api
 from speech_emotion.dashboard.live.event_log import EventLog
 from speech_emotion.dashboard.live.live_state import LiveState
@@ -43,7 +44,7 @@ class PageServer:
         api = Api(live_state, self.streams, history, bundle, control)
         self.app = Starlette(
             routes=[
-                api.mount,
+                Mount(BASE, app=Router(api.routes, redirect_slashes=False)),
                 Route("/", _index),
                 Mount("/", StaticFiles(directory=STATIC)),
             ],

@@ -1,35 +1,30 @@
-"""The HTTP interface `/api/v1`: its handlers and routes."""
+"""The handlers of the HTTP interface `/api/v1`."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route, Router
 
 from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.wire.internal import MuteSet, SetMute
 from speech_emotion.dashboard import messages
 from speech_emotion.dashboard.access.middleware import allowed
-from speech_emotion.dashboard.api.declared import Operation, RefusedError, arguments
+from speech_emotion.dashboard.api.declared import Operation, RefusedError
 from speech_emotion.dashboard.api.events import EventStreams, Wanted
 from speech_emotion.dashboard.api.history import HistoryOperations
-from speech_emotion.dashboard.api.operations import BASE, EVENTS, JSON, OPERATIONS
+from speech_emotion.dashboard.api.operations import EVENTS, JSON, OPERATIONS
+from speech_emotion.dashboard.api.routing import NO_STORE, json_body, route
 from speech_emotion.dashboard.live.live_state import LiveState
 from speech_emotion.dashboard.model_cards import bundle_folders, find_card
 
-BODY = 1024
-"""Longest body of a request in bytes."""
 DOCUMENT = Path(__file__).resolve().parent / "openapi.json"
 """Written by `python -m tools.documents`."""
-NO_STORE = {"cache-control": "no-store"}
 MUTE_BODY = 'the body must be JSON such as {"muted": true, "seconds": 60}; seconds: 1 to 31622400'
 
 
@@ -57,21 +52,9 @@ class Api:
         self._history = HistoryOperations(history)
         self._bundle = bundle
         self._control = control
-        routes = [Route(one.path, self._endpoint(one), methods=[one.method]) for one in OPERATIONS]
-        self.mount = Mount(BASE, app=Router(routes, redirect_slashes=False))
-
-    def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
-        handler = getattr(self, f"_{operation.method.lower()}_{operation.name}")
-
-        async def endpoint(request: Request) -> Response:
-            given = arguments(operation, request)
-            answer = await handler(operation, request, given)
-            if isinstance(answer, Response):
-                return answer
-            text = answer if isinstance(answer, str) else messages.to_json(answer)
-            return Response(text, media_type=JSON, headers=NO_STORE)
-
-        return endpoint
+        self.routes = [
+            route(one, getattr(self, f"_{one.method.lower()}_{one.name}")) for one in OPERATIONS
+        ]
 
     async def _get_service(self, *_: Any) -> messages.Service:
         return self._live_state.service
@@ -117,10 +100,8 @@ class Api:
         return FileResponse(DOCUMENT, media_type=JSON)
 
     async def _post_mute(self, _: Operation, request: Request, __: Any) -> messages.MuteAnswer:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
-            raise RefusedError(415, f"the body must be {JSON}")
         client = request.client.host if request.client is not None else "unknown"
-        asked = mute_request(await _small_body(request), f"page at {client}")
+        asked = mute_request(await json_body(request), f"page at {client}")
         if self._control is None:
             raise RefusedError(
                 409, "this page cannot mute: its server was not started by the pipeline"
@@ -132,40 +113,20 @@ class Api:
         return messages.MuteAnswer(answer.code == EXIT_OK, answer.text)
 
 
-async def _small_body(request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        RefusedError: it is longer than `BODY` bytes, or the client is gone.
-    """
-    body = b""
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > BODY:
-                raise RefusedError(413, f"the body is longer than {BODY} bytes")
-    except ClientDisconnect:
-        raise RefusedError(400, "the body is incomplete") from None
-    return body
-
-
-def mute_request(body: bytes, by: str) -> SetMute:
+def mute_request(table: Any, by: str) -> SetMute:
     """The request to the supervisor.
 
     Raises:
         RefusedError: the body is no such request.
     """
     try:
-        table = json.loads(body)
         muted, seconds = table["muted"], table.get("seconds")
-        if type(muted) is not bool or set(table) - {"muted", "seconds"}:
-            raise TypeError
-        if seconds is not None and not (
-            type(seconds) in (int, float)
-            and math.isfinite(seconds)
-            and 1.0 <= seconds <= messages.LONGEST_MUTE_S
-        ):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise RefusedError(400, MUTE_BODY) from None
+        known = type(muted) is bool and not set(table) - {"muted", "seconds"}
+        timed = seconds is None or (
+            type(seconds) in (int, float) and 1.0 <= seconds <= messages.LONGEST_MUTE_S
+        )
+    except (KeyError, TypeError, AttributeError):
+        known = timed = False
+    if not (known and timed):
+        raise RefusedError(400, MUTE_BODY)
     return SetMute(muted, None if seconds is None else float(seconds), by)
