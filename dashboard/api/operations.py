@@ -125,7 +125,7 @@ OPERATIONS = (
             Parameter(
                 "after",
                 "`next` of the page before: the rows after it; in each format",
-                {"type": "string", "pattern": Key.PATTERN, "maxLength": LONGEST},
+                {"type": "string", "pattern": KEY_PATTERN, "maxLength": LONGEST},
                 _key,
             ),
         ),

@@ -49,6 +49,10 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
             f"import {P}.dashboard.history_writer",
             PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"},
         ),
+        (
+            f"import {P}.train.__main__, {P}.train.personal.adaptation",
+            PAGE | HEAVY | {"tensorflow", "keras", "tqdm", "scipy"},
+        ),
         (f"import {P}.dashboard.__main__", HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"}),
     ],
 )
