@@ -12,7 +12,7 @@ from speech_emotion.dashboard.api.declared import (
     parse_time,
     whole_number,
 )
-from speech_emotion.dashboard.history.rows import TABLES, Key
+from speech_emotion.dashboard.history.rows import KEY_PATTERN, TABLES, Key
 
 BASE = "/api/v1"
 JSON = "application/json"
