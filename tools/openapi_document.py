@@ -81,7 +81,7 @@ def described(operation: Operation) -> Schema:
         )
     answer: Schema = {"description": operation.summary}
     answer["content"] = {
-        media: {"schema": {"type": "object"} if kind is None and media == JSON else of(kind)}
+        media: {"schema": event_schema(operation) if operation.events else schema_of(media, kind)}
         for media, kind in operation.answers.items()
     }
     refusals = {**REFUSALS, **(BODY_REFUSALS if operation.body else {}), **operation.refusals}
@@ -108,6 +108,23 @@ def described(operation: Operation) -> Schema:
             "content": {JSON: {"schema": of(operation.body)}},
         }
     return table
+
+
+def schema_of(media: str, kind: type | None) -> Schema:
+    return {"type": "object"} if kind is None and media == JSON else of(kind)
+
+
+def event_schema(operation: Operation) -> Schema:
+    """One event; `x-events` of the operation says what its data is."""
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "event": {"enum": [*operation.events]},
+            "data": {"type": "string", "contentMediaType": JSON},
+        },
+        "required": ["event", "data"],
+    }
 
 
 def described_parameter(parameter: Parameter) -> Schema:

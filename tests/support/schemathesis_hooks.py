@@ -10,7 +10,10 @@ STREAMS = ("/results", "/utterances", "/events")
 
 
 @schemathesis.hook
-def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
-    if context.operation.path in STREAMS and (query or {}).get("wait", "true") in (True, "true"):
-        return {**(query or {}), "wait": "false"}
-    return query
+def before_call(context: Any, case: Any, kwargs: Any) -> None:  # noqa: ARG001
+    query = case.query or {}
+    if case.operation.path in STREAMS and str(query.get("wait", "true")).lower() in ENDLESS:
+        case.query = {**query, "wait": "false"}
+
+
+ENDLESS = ("true", "['true']", "[true]")
