@@ -24,7 +24,7 @@ from speech_emotion.common.bundle.manifest import (
     warn_without_baseline,
     warn_without_operating_point,
 )
-from speech_emotion.common.bundle.parameters import OPERATING_POINTS
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS, RUNTIMES
 from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--source", action="append", metavar="SOURCE", help=f"{SOURCES}; may be repeated")
     usual = "compare with the stream's usual sound; default: stream, if the bundle can"
+    prosody = "measure pitch, loudness, rate and pauses of each utterance; default: not"
     page = f"serve the live page; default: {DEFAULT_LISTEN}"
     add("--dashboard", nargs="?", const=DEFAULT_LISTEN, metavar="HOST:PORT", help=page)
     add("--config", type=Path, metavar="FILE", help="TOML file, see docs/CONFIGURATION.md")
@@ -74,9 +75,10 @@ def parser() -> argparse.ArgumentParser:
     add("--bundle", metavar="DIR", help="model bundle; default: models/default")
     add("--results", metavar="ENDPOINT", help="publish here; default: tcp://127.0.0.1:5555")
     add("--speed", choices=("realtime", "max"), help="pace of file sources; default: realtime")
-    add("--runtime", choices=("auto", "litert", "tflite"), help="TFLite runtime; default: auto")
+    add("--runtime", choices=RUNTIMES, help="library that runs the model; default: auto")
     add("--sensitivity", choices=OPERATING_POINTS, help="fewer labels or more; default: medium")
     add("--baseline", metavar="off|stream", help=usual)
+    add("--prosody", action=argparse.BooleanOptionalAction, default=None, help=prosody)
     add("--streams", type=int, metavar="N", help="read the one source as N streams")
     add("--profile", action="append", default=[], metavar="STAGE=OUT", help="write a cProfile file")
     config = "print the effective configuration and exit; all: with the secrets"
@@ -90,7 +92,16 @@ def configure(arguments: argparse.Namespace) -> Config:
     Raises:
         UserError: one of them has a mistake.
     """
-    names = ("bundle", "results", "speed", "runtime", "sensitivity", "baseline", "record")
+    names = (
+        "bundle",
+        "results",
+        "speed",
+        "runtime",
+        "sensitivity",
+        "baseline",
+        "prosody",
+        "record",
+    )
     flags = {key: value for key in names if (value := getattr(arguments, key)) is not None}
     if arguments.dashboard is not None:
         flags["dashboard"] = {"listen": arguments.dashboard}

@@ -17,7 +17,7 @@ from pathlib import Path
 from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.errors import EXIT_FAULT, printable
 from speech_emotion.common.paths import DEFAULT_BUNDLE
-from speech_emotion.common.source_address import FFMPEG_KINDS
+from speech_emotion.common.source_address import is_live
 from speech_emotion.common.stage.jobs import CaptureJob, SourceOptions, StreamJob
 from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
@@ -56,7 +56,10 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--stream", default="main", metavar="NAME", help="default: main")
     flags.add_argument(
-        "--channel", type=int, metavar="N", help="channel to take, from 0; default: all, mixed"
+        "--channel",
+        type=channels,
+        metavar="N[,N…]",
+        help="channel to take, from 0, or channels to mix; default: all, mixed",
     )
     flags.add_argument(
         "--block", type=int, metavar="FRAMES", help="frames that are read at once; default: 20 ms"
@@ -91,13 +94,27 @@ def latency(text: str) -> float | str:
     return text if text in ("low", "high") else float(text)
 
 
+def channels(text: str) -> int | list[int]:
+    """Parse a channel, or several with commas.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    numbers = [int(part) for part in text.split(",")]
+    return numbers if "," in text else numbers[0]
+
+
 def list_devices() -> int:
     """Print one line per input device, the default one marked; return the exit code."""
+    from speech_emotion.capture.sources.network.pipewire import nodes
     from speech_emotion.capture.sources.portaudio import input_devices
 
     devices = input_devices()
     for device in devices:
         print(printable(f"{'*' if device.default else ' '} mic:{device.label}  {device}"))
+    if not any(device.source for device in devices):  # else the sound server lists them
+        for node in nodes():
+            print(printable(f"  pipewire:{node.name}  {node.description!r}"))
     if not devices:
         print("no input device", file=sys.stderr)
     elif sys.stdout.isatty():
@@ -147,7 +164,7 @@ def alone(arguments: argparse.Namespace) -> int:
     from speech_emotion.capture.service import CaptureService
     from speech_emotion.common.bundle.grid import WindowGrid
     from speech_emotion.common.bundle.manifest import load_bundle
-    from speech_emotion.common.config.checks import check_source, check_stream
+    from speech_emotion.common.config.checks import check_channel, check_source, check_stream
     from speech_emotion.common.errors import UserError
     from speech_emotion.common.linux.runtime_dir import standalone_endpoint
     from speech_emotion.common.ring.segment import create_ring, reclaim_segments
@@ -158,11 +175,10 @@ def alone(arguments: argparse.Namespace) -> int:
     check_stream(arguments.stream)
     if arguments.block is not None and not 1 <= arguments.block <= 96000:
         raise UserError(f"--block {arguments.block} must be 1 to 96000 (frames)")
-    if arguments.channel is not None and arguments.channel < 0:
-        raise UserError(f"--channel {arguments.channel} must be 0 or more")
+    channel = check_channel(arguments.channel)
     if arguments.seconds is not None and not arguments.seconds > 0:
         raise UserError(f"--seconds {arguments.seconds:g} must be more than 0")
-    live = arguments.source.partition(":")[0] in ("mic", "listen", "wyoming", *FFMPEG_KINDS)
+    live = is_live(arguments.source)
     if not live and (arguments.seconds or arguments.record):
         raise UserError("--seconds and --record need a live source: a microphone or a URL")
     spec = load_bundle(arguments.bundle).spec
@@ -178,7 +194,9 @@ def alone(arguments: argparse.Namespace) -> int:
         capacity=round(arguments.ring_seconds * stream_format.rate),
         run=secrets.token_hex(8),
     ) as ring:
-        job = StreamJob(arguments.stream, arguments.source, ring.name, arguments.channel)
+        job = StreamJob(
+            arguments.stream, arguments.source, ring.name, channel, mix="flip" if live else "mean"
+        )
         options = SourceOptions(
             realtime=arguments.speed == "realtime",
             block_frames=arguments.block,

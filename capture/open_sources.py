@@ -51,7 +51,7 @@ def open_streams(
         from speech_emotion.capture.sources.watch import WatchStream
 
         return [WatchStream(job, stream_format, send, options) for job in jobs]
-    if kind in (*FFMPEG_KINDS, "listen", "wyoming"):
+    if kind in (*FFMPEG_KINDS, "listen", "wyoming", "pipewire"):
         from speech_emotion.capture.sources.network.kinds import open_network_streams
 
         return [*open_network_streams(jobs, stream_format, send, options)]

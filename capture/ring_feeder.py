@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speech_emotion.capture.mix_monitor import MixMonitor
+from speech_emotion.capture.channel_mix import ChannelMix
 from speech_emotion.capture.quality import QualityMeter
-from speech_emotion.capture.samples import Samples, quantize, to_mono
+from speech_emotion.capture.samples import Channels, Samples, quantize
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.levels import rms_dbfs
 from speech_emotion.common.ring.writer import RingWriter
@@ -61,7 +61,8 @@ class RingFeeder:
         ring: attached writer; feeding continues at its write index.
         source_rate: sample rate of the blocks in Hz.
         send: takes every tick.
-        channel: channel to take; None mixes all.
+        channel: channel to take, or channels to mix; None mixes all.
+        mix: what to do while the channels cancel each other, see `ChannelMix`.
         skip: samples at the stream's rate to discard first, because an earlier process has
             written them.
         written: the last of the samples to skip, as the ring holds them; None: do not compare.
@@ -69,7 +70,8 @@ class RingFeeder:
     Attributes:
         ended: the source has ended; the ticks say so.
         level_db: RMS of the newest block in dBFS; None before the first.
-        mix: detects channels that cancel each other.
+        mix: makes one channel of those of the source.
+        drift: drift of the source's clock as figures of its quality; empty: not known yet.
         quality: measures what is written to the ring.
         muted_since: CLOCK_MONOTONIC since when no sample is written; None: samples are written.
         muted_samples: samples declared missing because of that, by this process.
@@ -83,7 +85,8 @@ class RingFeeder:
         stream_format: StreamFormat,
         send: Callable[[Tick], None],
         *,
-        channel: int | None = None,
+        channel: Channels = None,
+        mix: str = "mean",
         skip: int = 0,
         written: Samples | None = None,
     ) -> None:
@@ -96,10 +99,11 @@ class RingFeeder:
         self._skipped: Samples = NO_SAMPLES
         self._format = stream_format
         self._send = send
-        self._channel = channel
+        self._channel, self._mode = channel, mix
         self._source_rate = source_rate
         self._resampler = self._new_resampler()
-        self.mix = MixMonitor(source_rate)
+        self.mix = ChannelMix(source_rate, channel, mix)
+        self.drift: dict[str, float] = {}
         self.quality = QualityMeter(stream_format.rate)
         self.muted_since: float | None = None
         self.muted_samples = 0
@@ -140,11 +144,9 @@ class RingFeeder:
         if self.muted_since is not None and not self.skip:
             samples: Samples = np.zeros(len(block), np.float32)
         else:
-            samples = to_mono(block, self._channel)
+            samples = self.mix.mono(block)
             if len(samples):
                 self.level_db = rms_dbfs(samples)
-            if self._channel is None:
-                self.mix.add(block, samples)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples))
         self._write(quantize(samples))
@@ -184,7 +186,7 @@ class RingFeeder:
             return
         self.muted_since = now if muted else None
         self.level_db = None
-        self.mix = MixMonitor(self._source_rate)
+        self.mix = ChannelMix(self._source_rate, self._channel, self._mode)
 
     def finish(self) -> None:
         """End the stream: write the samples in the resampler and announce the end."""

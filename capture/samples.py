@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
+Channels = int | tuple[int, ...] | None
+"""Channel to take, or channels to mix; None: all."""
 
 LARGEST = np.float32(1e6)
 """Largest magnitude of a sample. Full scale is 1.0; float files may hold anything."""
@@ -13,16 +15,24 @@ FULL_SCALE = 1 << 23
 """Steps of a 24-bit sample from 0 to 1."""
 
 
-def to_mono(block: Samples, channel: int | None) -> Samples:
-    """Reduce a block (frames, channels) to one channel, or to the mean of all: (frames,).
+def channels_needed(channel: Channels) -> int:
+    """Channels that a source must have."""
+    chosen = (channel,) if isinstance(channel, int) else channel or (0,)
+    return max(chosen) + 1
+
+
+def to_mono(block: Samples, channel: Channels) -> Samples:
+    """Reduce a block (frames, channels) to one channel, or to the mean of some or all: (frames,).
 
     Channels are added one after the other, so that the bits of a sample do not depend on the
     size of the block. NaN (possible in float files) becomes silence, infinity full scale.
     Larger values than `LARGEST` are clipped, so that later arithmetic does not overflow.
     """
-    if channel is not None:
+    if isinstance(channel, int):
         mono = block[:, channel]
     else:
+        if channel is not None:
+            block = block[:, list(channel)]
         mono = block[:, 0]
         if block.shape[1] > 1:
             mono = mono.copy()

@@ -255,7 +255,7 @@ class CaptureService:
                     clipped=round(condition.clipped, 4),
                     gaps=len(gaps),
                     lost=stream.feeder.ring.lost,
-                    quality=stream.feeder.quality.figures,
+                    quality={**stream.feeder.quality.figures, **stream.feeder.drift},
                 )
             )
         streams = self._streams.values()
@@ -265,14 +265,18 @@ class CaptureService:
 
 
 def _condition(stream: Stream) -> Condition:
-    """State of a source; MUTED, or SILENT_INPUT where its channels cancel each other."""
+    """State of a source; MUTED, or CANCELLED where its channels cancel each other."""
     condition, mix = stream.condition, stream.feeder.mix
     if stream.feeder.muted_since is not None and condition.state is not SourceState.ENDED:
         return Condition(
             SourceState.MUTED, since=stream.feeder.muted_since, device=condition.device
         )
-    if condition.state is SourceState.LIVE and mix.cancelled:
+    if condition.state is not SourceState.LIVE:
+        return condition
+    if mix.cancelled:
         return dataclasses.replace(
-            condition, state=SourceState.SILENT_INPUT, reason=mix.reason, since=mix.since
+            condition, state=SourceState.CANCELLED, reason=mix.reason, since=mix.since
         )
+    if condition.reason is None:  # a mix that was mended is worth a look
+        return dataclasses.replace(condition, reason=mix.reason)
     return condition

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speech_emotion.capture import container
-from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.samples import Channels, Samples, channels_needed
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux import spool
 
@@ -155,11 +155,11 @@ class SoundFile:
         self._decoded = block[:count]
         return count > 0
 
-    def check_channel(self, channel: int | None) -> None:
+    def check_channel(self, channel: Channels) -> None:
         """Raise UserError if the file has no such channel."""
-        if channel is not None and channel >= self.channels:
+        if (needed := channels_needed(channel)) > self.channels:
             raise UserError(
-                f"{self.path}: has no channel {channel}; allowed: 0 to {self.channels - 1}"
+                f"{self.path}: has no channel {needed - 1}; allowed: 0 to {self.channels - 1}"
             )
 
     def close(self) -> None:

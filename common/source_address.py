@@ -10,6 +10,8 @@ from urllib.parse import unquote
 FFMPEG_URLS = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "srt")
 """Schemes of the sources that ffmpeg reads."""
 FFMPEG_KINDS = (*FFMPEG_URLS, "ffmpeg")
+LIVE_KINDS = ("mic", "pipewire", "listen", "wyoming", *FFMPEG_KINDS)
+"""Kinds of sources that do not wait: what is not read in time is missing."""
 HIDDEN = "***"
 SHORTEST = 3
 """Shortest secret that is replaced outside a URL: a shorter one is a part of many words."""
@@ -21,6 +23,11 @@ _OPTION = re.compile(
     r"(-(?:headers|cookies|\w*pass\w*|\w*key\w*|\w*token\w*|\w*secret\w*|auth\w*|user(?:name)?)\s+)"
     r"('[^']*'|\"[^\"]*\"|\S+)"
 )
+
+
+def is_live(source: str) -> bool:
+    """Whether a source does not wait."""
+    return source.partition(":")[0] in LIVE_KINDS
 
 
 def shown(text: str) -> str:

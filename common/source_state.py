@@ -1,6 +1,6 @@
 """The states of a source, as `health` reports them.
 
-    STARTING ----> LIVE <--> SILENT_INPUT, STUCK     samples arrive, but they hold no sound
+    STARTING ----> LIVE <--> SILENT_INPUT, STUCK, CANCELLED   samples arrive, but hold no sound
        |            |             |
        +------------+-------------+---> LOST         no samples arrive, or another device's
                                          |
@@ -27,6 +27,8 @@ class SourceState(enum.Enum):
     LIVE = "live"
     SILENT_INPUT = "silent_input"
     STUCK = "stuck"
+    CANCELLED = "cancelled"
+    """The channels cancel each other in the mix."""
     LOST = "lost"
     RECOVERING = "recovering"
     FAILED = "failed"

@@ -70,6 +70,7 @@ case $kind in run | newest) ;; *) wanted="$wanted pulseaudio pulseaudio-utils li
 [ "$kind" != dev ] || wanted="$wanted chromium fonts-dejavu-core mosquitto tmux nginx-light caddy praat"
 [ "$kind" != dev ] || wanted="$wanted ffmpeg icecast2 python3-gi gir1.2-gst-rtsp-server-1.0"
 [ "$kind" != dev ] || wanted="$wanted gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+[ "$kind" != dev ] || wanted="$wanted g++ libopus0 iproute2 pipewire pipewire-bin wireplumber dbus"
 
 absent() {
     for package in "$@"; do

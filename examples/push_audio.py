@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import ssl
 import sys
 import time
@@ -28,6 +29,8 @@ except ModuleNotFoundError as error:
 
 PACKET_S = 0.02
 AGAIN_S = 1.0
+UNHEARD_MS = 2500
+"""Longest time in ms without an answer of the network: TCP alone would wait for minutes."""
 
 
 def packets(path: str, rate: int, channels: int) -> tuple[int, int, Iterator[bytes]]:
@@ -64,24 +67,29 @@ def main() -> int:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     context = ssl.create_default_context(cafile=options.ca) if options.ca else None
     address = f"{options.url}?rate={rate}&channels={channels}&stamps=1"
-    frame, socket, retry = 0, None, 0.0
+    frame, connection, retry = 0, None, 0.0
     for content in sound:
         try:
-            if socket is None and time.monotonic() >= retry:
-                socket = connect(address, additional_headers=headers, ssl=context, open_timeout=2.5)
+            if connection is None and time.monotonic() >= retry:
+                connection = connect(
+                    address, additional_headers=headers, ssl=context, open_timeout=2.5
+                )
+                if hasattr(socket, "TCP_USER_TIMEOUT"):
+                    where = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                    connection.socket.setsockopt(*where, UNHEARD_MS)
                 print(f"push_audio: connected to {options.url}", file=sys.stderr)
-            if socket is not None:
-                socket.send(frame.to_bytes(8, "little") + content)
+            if connection is not None:
+                connection.send(frame.to_bytes(8, "little") + content)
         except InvalidStatus as error:
             if error.response.status_code in (400, 401, 404):
                 sys.exit(f"push_audio: refused: {error.response.body.decode().strip()}")
-            socket, retry = None, time.monotonic() + AGAIN_S
+            connection, retry = None, time.monotonic() + AGAIN_S
         except (OSError, WebSocketException) as error:
             print(f"push_audio: not connected ({error}); trying again", file=sys.stderr)
-            socket, retry = None, time.monotonic() + AGAIN_S
+            connection, retry = None, time.monotonic() + AGAIN_S
         frame += len(content) // (2 * channels)
-    if socket is not None:
-        socket.close()
+    if connection is not None:
+        connection.close()
     return 0
 
 

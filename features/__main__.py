@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
     flags.add_argument("--timings", action="store_true", help="print median and p99 of every step")
+    flags.add_argument("--prosody", action="store_true", help="measure prosody, for utterances")
     flags.add_argument("--bind", metavar="ENDPOINT", help="where to listen for capture and infer")
     flags.add_argument("--hub", metavar="ENDPOINT", help="where infer listens for heartbeats")
     return flags
@@ -65,13 +66,15 @@ def main(arguments: argparse.Namespace) -> int:
             job.stage,
             standby=job.standby,
             remote=job.remote,
+            prosody=job.prosody,
         )
     from speech_emotion.common.linux.runtime_dir import standalone_endpoint
     from speech_emotion.common.wire.endpoint import remove_file
 
     path = arguments.bundle or DEFAULT_BUNDLE
     bind = arguments.bind or standalone_endpoint("features")
-    code = serve(BundleFolder(path, path), bind, arguments.hub or standalone_endpoint("hub"))
+    hub = arguments.hub or standalone_endpoint("hub")
+    code = serve(BundleFolder(path, path), bind, hub, prosody=arguments.prosody)
     remove_file(bind)
     return code
 
@@ -95,6 +98,7 @@ def serve(
     *,
     standby: str | None = None,
     remote: RemoteFeatures | None = None,
+    prosody: bool = False,
 ) -> int:
     """Run the stage until SIGTERM or Ctrl-C.
 
@@ -102,6 +106,7 @@ def serve(
         standby: name under which the process waits, its bundle loaded and tested, until the
             supervisor releases it.
         remote: endpoint and keys for an infer host.
+        prosody: measure prosody frames.
     """
     import zmq
 
@@ -113,7 +118,7 @@ def serve(
 
     stop = StopRequest()
     bundle = load_bundle(folder.path, folder.display_path)
-    analyzers = load_extractors(bundle)
+    analyzers = load_extractors(bundle, prosody=prosody)
     if standby and not stand_by(standby, hub, stop):
         return 0
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -17,6 +17,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.levels import clipped_fraction, rms_dbfs
 from speech_emotion.features.core import Banks, Core, make_core, normalize
 from speech_emotion.features.gate import Gate, make_gate
+from speech_emotion.features.prosody import ProsodyAnalyzer
 
 Samples = NDArray[np.float32]
 
@@ -30,6 +31,7 @@ class Analysis:
         rms_db: RMS dBFS of the window.
         clipped: share of clipped samples.
         features: normalized, float32, (spec.n_frames, spec.dims); speech only.
+        track: prosody frames; speech only, and only where they are measured.
         gate: state of the voice gate after this window.
         milliseconds: duration of the analysis.
     """
@@ -40,17 +42,31 @@ class Analysis:
     features: Samples | None
     gate: list[float]
     milliseconds: float
+    track: bytes | None = None
 
 
 class FeatureExtractor:
-    """Gate, feature core and normalization of one stream. Takes its windows in order."""
+    """Gate, feature core and normalization of one stream. Takes its windows in order.
 
-    def __init__(self, spec: FeatureSpec, core: Core, mean: Samples, std: Samples) -> None:
+    Args:
+        prosody: measure prosody frames.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        core: Core,
+        mean: Samples,
+        std: Samples,
+        *,
+        prosody: bool = False,
+    ) -> None:
         self._spec = spec
         self._core = core.stream()
         self._mean = mean
         self._std = std
         self._gate: Gate = make_gate(spec)
+        self._prosody = ProsodyAnalyzer(spec) if prosody else None
 
     def resume(self, gate: list[float]) -> None:
         """Resume from a checkpoint of the gate; an empty one is the start of a stream."""
@@ -62,7 +78,7 @@ class FeatureExtractor:
     def analyze(self, samples: Samples, *, missing: int = 0) -> Analysis:
         """Analyse the next window, shape (spec.window,), of which `missing` samples are zeros."""
         began = time.perf_counter()
-        kind, features = "silence", None
+        kind, features, track = "silence", None, None
         if self._spec.grid.is_gap(missing):
             kind = "gap"
             self._gate.reset()
@@ -70,6 +86,8 @@ class FeatureExtractor:
             kind = "speech"
             features = self._core.extract(samples)
             normalize(features, self._mean, self._std, self._spec.eps, out=features)
+            if self._prosody is not None:
+                track = self._prosody.frames(samples).tobytes()
         return Analysis(
             kind=kind,
             rms_db=rms_dbfs(samples),
@@ -77,6 +95,7 @@ class FeatureExtractor:
             features=features,
             gate=self._gate.state(),
             milliseconds=(time.perf_counter() - began) * 1000.0,
+            track=track,
         )
 
     def skip(self) -> list[float]:
@@ -100,18 +119,33 @@ class ExtractorFactory(Protocol):
     def __call__(self) -> FeatureExtractor: ...
 
 
-def load_extractors(bundle: Bundle) -> ExtractorFactory:
+def load_extractors(bundle: Bundle, *, prosody: bool = False) -> ExtractorFactory:
     """Load the part of a bundle that features needs, and check it against the golden vector.
+
+    Args:
+        prosody: the extractors measure prosody frames, too.
 
     Raises:
         UserError: the arrays do not match the spec, or this machine computes other features.
     """
     spec = bundle.spec
     mean, std = load_statistics(bundle)
-    core = make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
+    core = load_core(bundle)
     with np.errstate(all="ignore"):  # values that overflow fail the comparison
         _self_test(bundle, core)
-    return lambda: FeatureExtractor(spec, core, mean, std)
+    return lambda: FeatureExtractor(spec, core, mean, std, prosody=prosody)
+
+
+def load_core(bundle: Bundle) -> Core:
+    """The feature core of a bundle, with the bundle's filter banks.
+
+    Raises:
+        UserError: the banks do not match the spec.
+    """
+    spec = bundle.spec
+    if spec.waveform:
+        return make_core(spec, Banks.empty())
+    return make_core(spec, Banks.from_arrays(spec, bundle.arrays("banks.npz")))
 
 
 def load_statistics(bundle: Bundle) -> tuple[Samples, Samples]:

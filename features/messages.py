@@ -54,6 +54,7 @@ class WindowBuilder:
             features_ms=analysis.milliseconds,
             gate=analysis.gate,
             features=None if features is None else features.tobytes(),
+            track=analysis.track,
         )
 
     def skipped(self, k: int, following: int, *, lost: int, gate: list[float]) -> Window:
@@ -78,6 +79,7 @@ class WindowBuilder:
         features_ms: float = 0.0,
         gate: list[float] | None = None,
         features: bytes | None = None,
+        track: bytes | None = None,
     ) -> Window:
         captured, time = self.times(end)
         return Window(
@@ -98,4 +100,5 @@ class WindowBuilder:
             gate=gate or [],
             features=features,
             bundle=self.bundle,
+            track=track,
         )

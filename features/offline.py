@@ -17,7 +17,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.levels import rms_dbfs
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.features.core import Banks, Core, make_core, normalize
-from speech_emotion.features.extractor import Samples, load_statistics, windows_of
+from speech_emotion.features.extractor import Samples, load_core, load_statistics, windows_of
 from speech_emotion.features.gate import make_gate
 
 
@@ -106,13 +106,12 @@ def report(
     statistics = None
     if spec is not None:
         features_spec = load_spec(spec)
-        banks = Banks.from_librosa(features_spec)
+        core = make_core(features_spec, Banks.from_librosa(features_spec))
     else:
         loaded = load_bundle(bundle or DEFAULT_BUNDLE)
         features_spec, statistics = loaded.spec, load_statistics(loaded)
-        banks = Banks.from_arrays(features_spec, loaded.arrays("banks.npz"))
+        core = load_core(loaded)
     recording = read_recording(file, features_spec.sample_rate)
-    core = make_core(features_spec, banks)
     analysed = analyse(recording.samples, features_spec, core, statistics)
     if out is not None:
         analysed.save(out)

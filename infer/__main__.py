@@ -10,7 +10,7 @@ if __name__ == "__main__":
 import argparse
 from pathlib import Path
 
-from speech_emotion.common.bundle.parameters import OPERATING_POINTS
+from speech_emotion.common.bundle.parameters import OPERATING_POINTS, RUNTIMES
 from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.stage.jobs import InferJob
 from speech_emotion.common.stage.main import base_parser, run
@@ -44,14 +44,14 @@ def parser() -> argparse.ArgumentParser:
         default="medium",
         help="operating point of the bundle; default: medium",
     )
+    prosody = "measure pitch, loudness, speaking rate and pauses of each utterance"
+    flags.add_argument("--prosody", action="store_true", help=prosody)
     flags.add_argument("--channel", type=int, metavar="N", help="from 0; default: mix all")
     flags.add_argument("--json", action="store_true", help="one JSON object a line; needs one PATH")
     flags.add_argument(
         "--self-test", action="store_true", help="check the bundle against its golden vectors"
     )
-    flags.add_argument(
-        "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="default: auto"
-    )
+    flags.add_argument("--runtime", choices=RUNTIMES, default="auto", help="default: auto")
     many = flags.add_argument_group("many recordings")
     many.add_argument("--out", metavar="DIR|FILE.parquet", help="where to write the table")
     lists = "a file with one path a line, or CSV with a column `file` or `path`; -: standard input"
@@ -98,6 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
             use=BaselineUse(arguments.baseline, frozenset(arguments.forget_at or ())),
             sensitivity=arguments.sensitivity,
             channel=arguments.channel,
+            prosody=arguments.prosody,
         )
     if arguments.self_test:
         return self_test(arguments.bundle, arguments.runtime)
@@ -122,7 +123,9 @@ def batch(arguments: argparse.Namespace) -> int:
         if getattr(arguments, flag):
             raise UserError(f"--{flag.replace('_', '-')} is for one recording, without --out")
     names = ("paths", "manifest", "shard", "out", "bundle", "runtime", "channel", "jobs", "resume")
-    given = {name: getattr(arguments, name) for name in (*names, "baseline", "sensitivity")}
+    given = {
+        name: getattr(arguments, name) for name in (*names, "baseline", "sensitivity", "prosody")
+    }
     return run(Batch(**given))
 
 

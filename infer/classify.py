@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.prosody import FRAME
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.infer.baseline import Evidence, observe
 from speech_emotion.infer.decision import (
@@ -65,7 +66,8 @@ def submission(
         state: decision state after the previous window.
 
     Raises:
-        ProtocolError: the window's features do not have the shape of the bundle's spec.
+        ProtocolError: the window's features do not have the shape of the bundle's spec, or its
+            prosody frames are not whole.
     """
     began = time.perf_counter()
     result: public.Result | None = None
@@ -73,6 +75,8 @@ def submission(
         utterances, state = finish(state, window, bundle), State()
     else:
         features = _features_of(window, bundle) if window.kind == "speech" else None
+        if window.track is not None and len(window.track) % FRAME.itemsize:
+            raise codec.ProtocolError(f"window {window.seq} with a part of a prosody frame")
         result, utterances, state = classify(window, features, state, model, bundle)
         milliseconds = (time.perf_counter() - began) * 1000.0
         timing = {"features": window.features_ms, "infer": milliseconds}

@@ -20,6 +20,7 @@ from speech_emotion.common.bundle.personal import Personal
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Result, Utterance
 from speech_emotion.infer.baseline import BaselineState, blend, trust_in
+from speech_emotion.infer.prosody import extend, prosody
 
 UNCERTAIN = "uncertain"
 NOT_SPEECH = "not_speech"
@@ -42,6 +43,7 @@ class Speaking:
         total: sum of the calibrated probabilities of its windows, in label order.
         windows: number of its speech windows.
         speech: sum of their probabilities of being speech.
+        track: prosody frames from the first window to the last; None: not measured.
     """
 
     first: int
@@ -52,6 +54,7 @@ class Speaking:
     total: list[float]
     windows: int
     speech: float
+    track: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +224,7 @@ def decide(
         published = bundle.labels.index(state.label)
         if weighted[top] - weighted[published] < decision.hysteresis:
             top, label = published, state.label
-    speaking = _extend(state.speaking, window, probabilities, speech)
+    speaking = _extend(state.speaking, window, probabilities, speech, bundle)
     reason = _uncertain_reason(window, float(smoothed[top]), voiced, speaking, bundle)
     shown = int(weighted.argmax()) if reason else top
     result = _result(
@@ -266,7 +269,7 @@ def finish(state: State, message: StreamMessage, bundle: Bundle) -> list[Utteran
 
 
 def _extend(
-    speaking: Speaking | None, window: Window, probabilities: Vector, speech: float
+    speaking: Speaking | None, window: Window, probabilities: Vector, speech: float, bundle: Bundle
 ) -> Speaking:
     if speaking is None:
         return Speaking(
@@ -278,7 +281,12 @@ def _extend(
             total=probabilities.tolist(),
             windows=1,
             speech=speech,
+            track=window.track,
         )
+    track, spec = speaking.track, bundle.spec
+    if track is not None and window.track is not None:
+        hops = window.seq - speaking.last
+        track = extend(track, window.track, hops, spec.hop, spec.sample_rate)
     return dataclasses.replace(
         speaking,
         last=window.seq,
@@ -287,6 +295,7 @@ def _extend(
         total=(np.array(speaking.total) + probabilities).tolist(),
         windows=speaking.windows + 1,
         speech=speaking.speech + speech,
+        track=track,
     )
 
 
@@ -329,13 +338,14 @@ def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Ut
         reason = "too_short"
     elif confidence < bundle.decision.min_utterance_confidence:
         reason = "low_margin"
+    spec = bundle.spec
     return Utterance(
         stream=message.stream,
         run=message.run,
         seq=speaking.last,
         start=speaking.start,
         end=speaking.end,
-        rate=bundle.spec.sample_rate,
+        rate=spec.sample_rate,
         time=speaking.time,
         emotion=UNCERTAIN if reason else bundle.labels[top],
         confidence=confidence,
@@ -343,6 +353,7 @@ def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Ut
         reason=reason,
         windows=speaking.windows,
         bundle=bundle.id,
+        prosody=prosody(speaking.track, spec.hop, spec.sample_rate) if speaking.track else None,
     )
 
 

@@ -54,7 +54,7 @@ class Boxes(BaseModel):
     """This host's .key_secret file."""
     bundles: tuple[UserPath, ...] = Field((DEFAULT_BUNDLE,), min_length=1)
     """Bundles that boxes may request."""
-    runtime: str = Field("auto", pattern="^(auto|litert|tflite)$")
+    runtime: str = Field("auto", pattern="^(auto|litert|tflite|onnx)$")
     sensitivity: str = Field("medium", pattern="^(low|medium|high)$")
     """Operating point of the bundles."""
     box: tuple[Box, ...] = Field(min_length=1, max_length=256)

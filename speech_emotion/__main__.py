@@ -15,8 +15,8 @@ from speech_emotion.common.linux.entry import guarded, prepare
 TRAIN_PACKAGES = ("keras", "tensorflow", "sklearn", "tqdm", "matplotlib")
 """What the extra `train` installs, by import name."""
 
-LIGHT_TRAINING = "personal"
-"""The command of `train` that needs none of them: it runs on the box."""
+LIGHT_TRAINING = (["personal"], ["bundle"])
+"""The commands of `train` that need none of them: they run on the box."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ COMMANDS = {
     "capture": Command("capture", "record or meter a source, or run the stage alone", True),
     "watch": Command("commands.watch", "show a running pipeline in this terminal"),
     "subscribe": Command("commands.subscribe", "print the results of a running pipeline"),
+    "wyoming": Command("commands.wyoming", "forward to a Wyoming recognizer, and hear along"),
     "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
     "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),
@@ -72,7 +73,7 @@ def main() -> int:
     if command is None:
         print(f"speech-emotion: no command {name!r}; see speech-emotion --help", file=sys.stderr)
         return EXIT_USER
-    light = sys.argv[2:3] == [LIGHT_TRAINING]
+    light = sys.argv[2:3] in LIGHT_TRAINING
     if name == "train" and not light and (missing := absent(TRAIN_PACKAGES)):
         print(
             f"speech-emotion train: needs the extra `train` (missing: {', '.join(missing)}); "

@@ -22,7 +22,10 @@ SUSPICIOUS_S = 1.0
 """Age of a heartbeat from which the supervisor measures how long the process waits for a
 processor; a heartbeat is due every 0.5 s."""
 
-TAKING = (SourceState.LIVE, SourceState.SILENT_INPUT, SourceState.STUCK)
+TAKING = (
+    *(SourceState.LIVE, SourceState.SILENT_INPUT, SourceState.STUCK),
+    SourceState.CANCELLED,
+)
 """States of a source from which samples come."""
 
 

@@ -11,7 +11,11 @@ from typing import Any
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
+<<<<<<< HEAD
 from speech_emotion.common.security.api_keys import default_key_file
+=======
+from speech_emotion.common.source_address import is_live
+>>>>>>> main
 from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.stage.jobs import (
     BundleFolder,
@@ -132,6 +136,7 @@ def features_jobs(plan: Plan, nice: int) -> dict[str, Job]:
             bundle=bundle_folder(plan.bundle),
             bind=plan.features[streams[0]],
             remote=RemoteFeatures(host.features, host.lock) if host else None,
+            prosody=plan.config.prosody,
         )
         for process, streams in workers(
             "features", plan.config.workers.features, plan.rings
@@ -220,6 +225,7 @@ def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
                     source=stream.source,
                     ring=plan.rings[stream.name],
                     channel=stream.channel,
+                    mix=stream.mix or ("flip" if is_live(stream.source) else "mean"),
                     features=plan.features[stream.name],
                     spooled=plan.spooled.get(stream.source),
                 )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+<<<<<<< HEAD
 from speech_emotion.common.bundle.manifest import (
     MANIFEST,
     REQUIRED_FILES,
@@ -22,6 +23,10 @@ from speech_emotion.common.bundle.manifest import (
     copy_bundle,
 )
 from speech_emotion.common.config.model import Config, DashboardConfig
+=======
+from speech_emotion.common.bundle.manifest import MANIFEST, Bundle, copy_bundle
+from speech_emotion.common.config.model import Config
+>>>>>>> main
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
@@ -87,8 +92,8 @@ class Resources:
                 return f"ring {FOLDER / ring.name}"
         if inode_of(self.folder) != self._inode:
             return f"runtime folder {self.folder}"
-        bundle = self.state.bundle.path
-        files = [bundle / name for name in (MANIFEST, *REQUIRED_FILES)]
+        bundle = self.state.bundle
+        files = [bundle.path / name for name in (MANIFEST, *bundle.required_files)]
         endpoints = [f"ipc://{self.folder}/{name}" for name in ("hub", "results", CONTROL)]
         for process in self.processes:
             ready = process.lifecycle.state is ProcessState.READY

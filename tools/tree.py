@@ -24,6 +24,7 @@ ROOMS = {
     "features": "Stage 2: read windows from the ring, gate them and compute their features.",
     "infer": "Stage 3: run the model, calibrate, smooth, decide, and find utterances.",
     "infer/offline": "The library: recordings and streams of samples in one process.",
+    "infer/runtime": "Run a network: TFLite, ONNX, 8-bit inputs and outputs.",
     "infer/batch": "Many recordings to one table: inputs, worker processes, parts that can resume.",
     "features/core": "Feature cores: exact, fast, and librosa itself; filter banks, FFT.",
     "dashboard/access": "Who may use the page: origins, token, keys, TLS, deadlines.",

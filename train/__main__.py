@@ -13,6 +13,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from speech_emotion.common.bundle.parameters import RUNTIMES  # noqa: E402
 from speech_emotion.common.errors import EXIT_USER, UserError  # noqa: E402
 from speech_emotion.common.stage.main import program  # noqa: E402
 from speech_emotion.train import commands, whisper_commands  # noqa: E402
@@ -28,7 +29,7 @@ examples:
   {program} crossval --manifest data/manifest.csv --json figures.json
   {program} calibrate --bundle models/mine --recording room.wav
   {program} personal --labels labels.jsonl --out models/ours
-  {program} bundle --model model.keras --spec spec.toml --labels angry,happy,sad --out models/mine
+  {program} bundle --model model.onnx --spec spec.toml --labels angry,happy,sad --out models/mine
 
 `{program} COMMAND --help` explains a command; docs/MODEL.md explains the steps.
 """
@@ -117,7 +118,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="DIR", help="folder for an HTML page and its plots"
     )
     parser.add_argument(
-        "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="TFLite runtime"
+        "--runtime", choices=RUNTIMES, default="auto", help="library that runs the model"
     )
     parser.set_defaults(run=commands.evaluate)
 
@@ -167,7 +168,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="each clip a second time, through a telephone or a tilted microphone",
     )
     parser.add_argument(
-        "--runtime", choices=("auto", "litert", "tflite"), default="auto", help="TFLite runtime"
+        "--runtime", choices=RUNTIMES, default="auto", help="library that runs the model"
     )
     parser.set_defaults(run=commands.outputs)
 
@@ -201,7 +202,7 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help=".keras, config.json with .weights.h5, or .tflite",
+        help=".onnx, .pt2, .tflite, .keras, or config.json with .weights.h5",
     )
     parser.add_argument(
         "--spec", type=Path, required=True, metavar="FILE", help="TOML file with [features]"

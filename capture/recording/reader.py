@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.samples import Channels, Samples, channels_needed
 from speech_emotion.capture.sound_file import SoundFile
 from speech_emotion.common.errors import UserError
 
@@ -219,10 +219,12 @@ class RecordingFile:
         self._position += len(block)
         return block
 
-    def check_channel(self, channel: int | None) -> None:
+    def check_channel(self, channel: Channels) -> None:
         """Raise UserError if the recording has no such channel."""
-        if channel:
-            raise UserError(f"{self._recording.folder}: has no channel {channel}; allowed: 0 to 0")
+        if (needed := channels_needed(channel)) > 1:
+            raise UserError(
+                f"{self._recording.folder}: has no channel {needed - 1}; allowed: 0 to 0"
+            )
 
     def close(self) -> None:
         if self._file is not None:

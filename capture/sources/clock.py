@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from speech_emotion.capture.ring_feeder import RingFeeder
+from speech_emotion.capture.sources.drift import Drift
 
 ANCHOR_S = 1.0
 """Seconds between two anchors of the sample index to the clocks: the clocks of sources drift."""
@@ -21,13 +22,21 @@ class SampleClock:
         feeders: of all streams of the source.
         rate: sample rate of the source in Hz.
         stream_rate: sample rate of the rings in Hz.
+        paced: whether the frames arrive as the source captures them; else they show no drift.
 
     Attributes:
         frames: frames since the source was opened, with the missing ones.
         begun: whether the time of the first frame is known.
     """
 
-    def __init__(self, feeders: Sequence[RingFeeder], rate: int, stream_rate: int) -> None:
+    def __init__(
+        self,
+        feeders: Sequence[RingFeeder],
+        rate: int,
+        stream_rate: int,
+        *,
+        paced: bool = True,
+    ) -> None:
         self.frames = 0
         self.begun = False
         self._feeders = feeders
@@ -37,6 +46,7 @@ class SampleClock:
         self._anchored = (0, 0.0)
         self._promptest: tuple[float, int, float] | None = None
         self._anchor_due = 0.0
+        self._drift = Drift() if paced else None
 
     @property
     def returned(self) -> bool:
@@ -64,6 +74,7 @@ class SampleClock:
                 first = index + (began - monotonic) * self._stream_rate
                 feeder.gap(max(0, round(first) - feeder.ring.index))
             self._base[number] = feeder.ring.index
+            feeder.drift = {}
             feeder.mute(began, muted=False)
         self._anchored = (0, began)
         # Of a burst, the first packets are the most delayed ones: no anchor by them alone.
@@ -77,6 +88,9 @@ class SampleClock:
         """
         self.frames += frames
         start = arrived - self.frames / self._rate
+        if self._drift is not None and self._drift.add(start, arrived):
+            for feeder in self._feeders:
+                feeder.drift = self._drift.figures
         if self._promptest is None or start < self._promptest[0]:
             self._promptest = (start, self.frames, arrived)
         if arrived >= self._anchor_due:
@@ -91,6 +105,8 @@ class SampleClock:
 
     def missing(self, frames: int) -> None:
         """Declare frames that the source lost."""
+        if self._drift is not None:
+            self._drift = Drift()  # their number is an estimate
         self.frames += frames
         for base, feeder in zip(self._base, self._feeders, strict=True):
             feeder.flush()

@@ -15,7 +15,7 @@ import numpy as np
 from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.recording.wav_writer import WavWriter
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
-from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.samples import Samples, channels_needed
 from speech_emotion.capture.sources.clock import BEGIN_S, MutedTime, SampleClock
 from speech_emotion.capture.sources.monitor import REOPEN_AGAIN_S, REOPEN_S, SourceMonitor
 from speech_emotion.capture.sources.portaudio import (
@@ -83,7 +83,7 @@ class LiveDevice:
         rate = self.device.rate
         self._channels = channels
         self.feeders = [
-            RingFeeder(job.name, ring, rate, stream_format, send, channel=job.channel)
+            RingFeeder(job.name, ring, rate, stream_format, send, channel=job.channel, mix=job.mix)
             for job, ring in zip(jobs, rings, strict=True)
         ]
         self._block_s = options.device_block(rate) / rate
@@ -261,8 +261,8 @@ class LiveDevice:
 def _choose(jobs: list[StreamJob]) -> tuple[Device, int]:
     """The device of the jobs, and how many of its channels they need."""
     device = find_device(jobs[0].source.partition(":")[2])
-    wanted = [job.channel for job in jobs if job.channel is not None]
-    channels = max(wanted) + 1 if wanted else min(MIX_CHANNELS, device.channels)
+    wanted = [channels_needed(job.channel) for job in jobs if job.channel is not None]
+    channels = max(wanted) if wanted else min(MIX_CHANNELS, device.channels)
     if channels > device.channels:
         raise UserError(f"{device} has no channel {channels - 1}")
     return device, channels

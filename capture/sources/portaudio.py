@@ -31,8 +31,7 @@ MIX_CHANNELS = 2
 SERVERS = ("pulse", "pipewire", "default")
 """ALSA's names for a sound server. It resamples to any rate and reports 44100 Hz as its own, so
 its sources are listed as devices of their own."""
-
-
+CARDS = Path("/proc/asound")
 NEVER = 1 << 62
 """More frames than a buffer holds."""
 
@@ -49,6 +48,7 @@ class Device:
         index: PortAudio's index, valid in this process only.
         name: PortAudio's name, or the sound server's description.
         usb: vendor:product of the sound card; None where it is not on USB.
+        card: ALSA's name of the sound card, such as `Device` or `PCH`; None without one.
         channels: number of input channels.
         rate: sample rate of the hardware in Hz.
         default: whether it is the default input device.
@@ -65,6 +65,7 @@ class Device:
     default: bool
     source: str | None = None
     loopback: bool = False
+    card: str | None = None
 
     @property
     def served(self) -> bool:
@@ -78,11 +79,12 @@ class Device:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All its names in lower case: USB identity, source, name."""
-        return tuple(name.lower() for name in (self.usb, self.source, self.name) if name)
+        """All its names in lower case: USB identity, card, source, name."""
+        return tuple(n.lower() for n in (self.usb, self.card, self.source, self.name) if n)
 
     def __str__(self) -> str:
         usb = f", usb {self.usb}" if self.usb else ""
+        usb = f", card {self.card}{usb}" if self.card else usb
         source = f" from {self.source}" if self.source else ""
         return f"{self.name!r}{source} ({self.channels} channels, {self.rate} Hz{usb})"
 
@@ -139,9 +141,9 @@ def input_devices() -> list[Device]:
         if row["max_input_channels"] < 1:
             continue
         name, channels = row["name"], row["max_input_channels"]
-        device = Device(
-            index, name, _usb_identity(name), channels, round(row["default_samplerate"]), False
-        )
+        card, usb = card_identity(name)
+        rate = round(row["default_samplerate"])
+        device = Device(index, name, usb, channels, rate, default=False, card=card)
         server = index if name in SERVERS and (server is None or name != "default") else server
         devices.append(dataclasses.replace(device, default=index == default))
     if server is None:
@@ -177,8 +179,8 @@ def find_device(name: str) -> Device:
     """Find an input device by name; an empty name means the default device.
 
     Args:
-        name: vendor:product in hex, the name of the device or of the sound server's source, or
-            a part of a name that only one device has.
+        name: vendor:product in hex, ALSA's name of the card, the name of the device or of the
+            sound server's source, or a part of a name that only one device has.
 
     Raises:
         NoDeviceError: no device matches, or more than one.
@@ -205,13 +207,25 @@ def find_device(name: str) -> Device:
     raise NoDeviceError(f"no input device {name!r}; available: {listing}")
 
 
-def _usb_identity(name: str) -> str | None:
-    # ALSA's names end in (hw:CARD,DEVICE); the kernel gives the USB identity of a card.
-    card = re.search(r"\(hw:(\d+),\d+\)", name)
-    if card is None:
-        return None
+def card_identity(name: str, cards: Path = CARDS) -> tuple[str | None, str | None]:
+    """ALSA's name and the USB identity of a device's sound card; None where it has none.
+
+    The number of a card depends on what was plugged in first; these two do not.
+
+    Args:
+        name: PortAudio's name, which ends in (hw:CARD,DEVICE) where ALSA opens the card itself.
+        cards: folder in which the kernel describes the cards.
+    """
+    found = re.search(r"\(hw:(\d+),\d+\)", name)
+    if found is None:
+        return None, None
+    folder = cards / f"card{found[1]}"
+    return _line(folder / "id"), (_line(folder / "usbid") or "").lower() or None
+
+
+def _line(path: Path) -> str | None:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/asound/card{card[1]}/usbid").read_text().strip().lower()
+        return path.read_text().strip() or None
     return None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from speech_emotion.capture.read_ahead import ReadAhead
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
-from speech_emotion.capture.samples import Samples
+from speech_emotion.capture.samples import Samples, channels_needed
 from speech_emotion.capture.sources.monitor import SourceMonitor
 from speech_emotion.capture.sources.noise_monitor import NoiseMonitor
 from speech_emotion.capture.sources.pipe_format import FormatProbe, PipeFormat
@@ -53,8 +53,8 @@ class StdinStream:
         self.job = job
         self.error: UserError | None = None
         rate, channels = (int(part) for part in (job.source + ":1").split(":")[1:3])
-        if job.channel is not None and job.channel >= channels:
-            raise UserError(f"{job.source} has no channel {job.channel}")
+        if (needed := channels_needed(job.channel)) > channels:
+            raise UserError(f"{job.source} has no channel {needed - 1}")
         check_standard_input(options.stdin)
         self._fd = options.stdin
         self._options = options
@@ -148,8 +148,8 @@ class StdinStream:
     def _start(self, found: PipeFormat) -> None:
         """Read samples of the format from now on."""
         assert self._probe is not None
-        if self.job.channel is not None and self.job.channel >= found.channels:
-            raise UserError(f"standard input has no channel {self.job.channel}")
+        if (needed := channels_needed(self.job.channel)) > found.channels:
+            raise UserError(f"standard input has no channel {needed - 1}")
         self._pending = self._probe.samples
         self._probe = None
         found.save(self._options.stdin_format)

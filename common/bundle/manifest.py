@@ -1,9 +1,10 @@
 """The model bundle: a folder with all that maps a window of sound to probabilities.
 
 `bundle.toml` lists the labels, the feature spec, the layout of the model's input, calibration
-and decision parameters, and the SHA-256 of every other file. `model.tflite` is the network,
-`stats.npz` the normalization statistics, `banks.npz` librosa's filter banks for the spec,
-`golden.npz` a window of sound with its expected features and probabilities (golden vectors).
+and decision parameters, and the SHA-256 of every other file. `model.tflite` or `model.onnx` is
+the network, `stats.npz` the normalization statistics, `banks.npz` librosa's filter banks for the
+spec (none for a waveform), `golden.npz` a window of sound with its expected features and
+probabilities (golden vectors).
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ FORMAT = 1
 MANIFEST = "bundle.toml"
 LAYOUTS = ("frames,dims,1", "frames,dims", "dims,frames", "dims,frames,1", "dims")
 """Axes of the model's input after the batch axis of 1; `dims` alone is the average over time."""
+WAVEFORM_LAYOUTS = ("samples", "1,samples", "samples,1")
+"""The same for the samples of a window."""
 OUTPUTS = ("probabilities", "logits")
-REQUIRED_FILES = ("model.tflite", "stats.npz", "banks.npz", "golden.npz")
+MODEL_FILES = ("model.tflite", "model.onnx")
+"""The network; a bundle has one of them."""
 MAX_FILE_NAME = 100
 RESERVED_LABELS = ("speech", "silence", "gap", "uncertain")
 """States of a window, and the result without a label; a label must not look like one."""
@@ -83,6 +87,7 @@ class Bundle:
     speech_output: bool = False
     sensitivity: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     baseline: Baseline | None = None
+    model_file: str = MODEL_FILES[0]
     personal: Personal | None = None
     display_path: Path | None = None
     """The folder that the user named, where this bundle is a copy of it."""
@@ -118,13 +123,18 @@ class Bundle:
 
     @property
     def model(self) -> Path:
-        return self.path / "model.tflite"
+        """The network: model.tflite or model.onnx."""
+        return self.path / self.model_file
+
+    @property
+    def required_files(self) -> tuple[str, ...]:
+        """The files that the stages read, beside the manifest."""
+        return (self.model_file, *_arrays_of(self.spec))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the model's input, batch included."""
-        axes = {"frames": self.spec.n_frames, "dims": self.spec.dims, "1": 1}
-        return (1, *(axes[axis] for axis in self.layout.split(",")))
+        return (1, *axes_of(self.layout, self.spec))
 
     def arrays(self, file: str) -> dict[str, NDArray[np.generic]]:
         """The arrays of one of the bundle's npz files.
@@ -138,6 +148,17 @@ class Bundle:
             raise UserError(
                 f"{self.display(file)}: is not a readable npz file ({error}); rebuild the bundle"
             ) from None
+
+
+def layouts_of(spec: FeatureSpec) -> tuple[str, ...]:
+    """The layouts that a model's input can have with a spec."""
+    return WAVEFORM_LAYOUTS if spec.waveform else LAYOUTS
+
+
+def axes_of(layout: str, spec: FeatureSpec) -> tuple[int, ...]:
+    """Sizes of the axes of a layout, without the batch axis."""
+    sizes = {"frames": spec.n_frames, "samples": spec.n_frames, "dims": spec.dims, "1": 1}
+    return tuple(sizes[axis] for axis in layout.split(","))
 
 
 def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
@@ -172,10 +193,11 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         raise UserError(f"{where}: {unknown[0][:60]} is not a key of a bundle")
     files = _table(table, "files", where)
     _verify_files(path, shown, files, where)
-    layout = _table(table, "input", where).get("layout")
-    if layout not in LAYOUTS:
+    spec = FeatureSpec.from_table(_table(table, "features", where), where)
+    layout, allowed = _table(table, "input", where).get("layout"), layouts_of(spec)
+    if layout not in allowed:
         raise UserError(
-            f"{where}: input.layout = {reprlib.repr(layout)} must be one of {'; '.join(LAYOUTS)}"
+            f"{where}: input.layout = {reprlib.repr(layout)} must be one of {'; '.join(allowed)}"
         )
     output = table.get("output", "probabilities")
     if output not in OUTPUTS:
@@ -189,9 +211,10 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         name=_name(table.get("name"), where),
         digest=_sha256(manifest),
         labels=labels,
-        spec=FeatureSpec.from_table(_table(table, "features", where), where),
+        spec=spec,
         layout=layout,
         output=output,
+        model_file=_model_file(files, spec, where),
         calibration=read_numbers(Calibration, table.get("calibration", {}), "calibration", where),
         decision=read_decision(decision, "decision", labels, where),
         speech_output=read_flag(table, "speech_output", where),
@@ -268,9 +291,6 @@ def _labels(labels: object, where: str) -> tuple[str, ...]:
 
 
 def _verify_files(path: Path, shown: Path, files: Mapping[str, Any], where: str) -> None:
-    for required in REQUIRED_FILES:
-        if required not in files:
-            raise UserError(f"{where}: files names no {required}")
     for file, expected in files.items():
         if "/" in file or file in ("", ".", "..", MANIFEST) or len(file) > MAX_FILE_NAME:
             raise UserError(f"{where}: files.{file[:60]} is not the name of a file in the bundle")
@@ -281,6 +301,23 @@ def _verify_files(path: Path, shown: Path, files: Mapping[str, Any], where: str)
                 f"{shown / file}: SHA-256 differs from the one in {MANIFEST}; "
                 "the file is damaged or was changed, restore or rebuild the bundle"
             )
+
+
+def _arrays_of(spec: FeatureSpec) -> tuple[str, ...]:
+    return ("stats.npz", *(() if spec.waveform else ("banks.npz",)), "golden.npz")
+
+
+def _model_file(files: Mapping[str, Any], spec: FeatureSpec, where: str) -> str:
+    for required in _arrays_of(spec):
+        if required not in files:
+            raise UserError(f"{where}: files names no {required}")
+    models = [file for file in MODEL_FILES if file in files]
+    if len(models) != 1:
+        raise UserError(
+            f"{where}: files names {' and '.join(models) or 'no model'}; "
+            f"it must name {' or '.join(MODEL_FILES)}"
+        )
+    return models[0]
 
 
 def _is_file(path: Path) -> bool:

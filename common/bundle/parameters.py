@@ -11,6 +11,8 @@ from speech_emotion.common.errors import UserError
 
 MAX_BIAS = 20.0
 """Largest constant that a decision adds to a label's log-probability."""
+RUNTIMES = ("auto", "litert", "tflite", "onnx")
+"""Values of `runtime`: the libraries that run a bundle's network; `auto` is the first that can."""
 OPERATING_POINTS = ("low", "medium", "high")
 """Values of `sensitivity`; `medium` is the table [decision], the others are optional tables."""
 OPERATING_POINT_KEYS = ("bias", "min_confidence", "min_utterance_confidence")

@@ -1,4 +1,4 @@
-"""The feature spec: all parameters of the window and of its features."""
+"""The feature spec: all parameters of the window and of its features, or of its samples."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from typing import Any
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.errors import UserError
 
+KINDS = ("spectral", "waveform")
 MEL_SCALES = ("power", "db", "db_max")
 GATES = ("fixed", "adaptive")
+SPECTRAL_KEYS = frozenset(
+    ("n_fft", "hop_length", "n_mfcc", "chroma", "n_mels", "mel", "chroma_tuning", "frames")
+)
+"""Keys of the spec that only the kind `spectral` has."""
 N_CHROMA = 12
 MAX_STFT_SAMPLES = 1 << 24
 """Most samples in the STFT frames of a window; they take 128 MiB."""
@@ -26,9 +31,11 @@ class FeatureSpec:
     """The `[features]` table of a bundle, or of a file given with `--spec`.
 
     The defaults are those of the original engine. Each frame of a window has `n_mfcc` MFCC,
-    12 chroma values (unless `chroma` is false) and `n_mels` mel values.
+    12 chroma values (unless `chroma` is false) and `n_mels` mel values. The kind `waveform` has
+    the samples of the window themselves: as many frames as samples, of one value each.
     """
 
+    kind: str = "spectral"
     sample_rate: int = 16000
     window_s: float = 1.0
     hop_s: float = 0.5
@@ -68,13 +75,20 @@ class FeatureSpec:
         return 1 + (padded - self.n_fft) // self.hop_length
 
     @property
+    def waveform(self) -> bool:
+        """Whether the features are the samples of the window."""
+        return self.kind == "waveform"
+
+    @property
     def n_frames(self) -> int:
         """Frames of the feature matrix that the model takes."""
-        return self.frames or self.natural_frames
+        return self.window if self.waveform else self.frames or self.natural_frames
 
     @property
     def dims(self) -> int:
         """Features per frame."""
+        if self.waveform:
+            return 1
         return self.n_mfcc + (N_CHROMA if self.chroma else 0) + self.n_mels
 
     @classmethod
@@ -103,8 +117,19 @@ class FeatureSpec:
                 )
             values[key] = value
         spec = cls(**values)
+        if spec.waveform and (without := sorted(SPECTRAL_KEYS.intersection(values))):
+            raise UserError(
+                f'{source}: features.{without[0]} has no meaning with kind = "waveform"; remove it'
+            )
         spec._check(source)
         return spec
+
+    def to_table(self) -> dict[str, Any]:
+        """The `[features]` table of this spec."""
+        table = dataclasses.asdict(self)
+        if not self.waveform:
+            return table
+        return {key: value for key, value in table.items() if key not in SPECTRAL_KEYS}
 
     def _check(self, source: str) -> None:
         def need(ok: bool, key: str, allowed: str) -> None:
@@ -114,11 +139,19 @@ class FeatureSpec:
                     f"must be {allowed}"
                 )
 
+        need(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}")
         need(8000 <= self.sample_rate <= 48000, "sample_rate", "8000 to 48000 (Hz)")
-        need(64 <= self.n_fft <= 16384, "n_fft", "64 to 16384 (samples)")
         need(0.1 <= self.window_s <= 10.0, "window_s", "0.1 to 10 (seconds)")
-        need(self.window >= self.n_fft // 2, "window_s", "at least half of n_fft long")
         need(0.01 <= self.hop_s <= self.window_s, "hop_s", "0.01 to window_s (seconds)")
+        need(self.gate in GATES, "gate", f"one of {', '.join(GATES)}")
+        need(-100.0 <= self.gate_dbfs <= 0.0, "gate_dbfs", "-100 to 0 (dBFS)")
+        need(1.0 <= self.gate_margin_db <= 40.0, "gate_margin_db", "1 to 40 (dB)")
+        need(0.0 <= self.gate_hold_s <= 5.0, "gate_hold_s", "0 to 5 (seconds)")
+        need(math.isfinite(self.eps) and self.eps > 0, "eps", "more than 0")
+        if self.waveform:
+            return
+        need(64 <= self.n_fft <= 16384, "n_fft", "64 to 16384 (samples)")
+        need(self.window >= self.n_fft // 2, "window_s", "at least half of n_fft long")
         need(16 <= self.hop_length <= self.window, "hop_length", "16 to the window (samples)")
         need(0 <= self.n_mfcc <= 128, "n_mfcc", "0 to 128 (librosa makes MFCCs of 128 mels)")
         need(0 <= self.n_mels <= 256, "n_mels", "0 to 256")
@@ -130,11 +163,6 @@ class FeatureSpec:
             "chroma_tuning",
             '"estimate" or -0.5 to 0.5 (fractional bins)',
         )
-        need(self.gate in GATES, "gate", f"one of {', '.join(GATES)}")
-        need(-100.0 <= self.gate_dbfs <= 0.0, "gate_dbfs", "-100 to 0 (dBFS)")
-        need(1.0 <= self.gate_margin_db <= 40.0, "gate_margin_db", "1 to 40 (dB)")
-        need(0.0 <= self.gate_hold_s <= 5.0, "gate_hold_s", "0 to 5 (seconds)")
-        need(math.isfinite(self.eps) and self.eps > 0, "eps", "more than 0")
         need(0 <= self.frames <= 4096, "frames", "0 to 4096 (0: all frames of the window)")
         need(
             self.natural_frames * self.n_fft <= MAX_STFT_SAMPLES,

@@ -19,8 +19,11 @@ ENDPOINT = r"(tcp://[^\s/:]+:\d{1,5}|tcp://\[[0-9a-fA-F:]+\]:\d{1,5}|ipc://[^@\s
 BASELINES = ("off", "stream")
 
 
+MAX_CHANNELS = 64
+
+
 SOURCES = (
-    "mic, mic:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER, "
+    "mic, mic:NAME, pipewire:NAME, file:PATH, stdin:RATE[:CHANNELS], replay:FOLDER, "
     "watch:FOLDER, "
     "a URL (rtsp, http, rtmp, udp, srt), ffmpeg:ARGUMENTS, listen:ws://HOST:PORT/NAME (or wss) "
     "listen:rtp://HOST:PORT/RATE[/CHANNELS] (or udp) or wyoming:HOST:PORT"
@@ -56,7 +59,9 @@ def check_baseline(mode: str) -> str:
 def check_source(source: str) -> str:
     """Raises UserError where `source` is of no known kind."""
     kind, _, rest = source.partition(":")
-    if source == "mic" or (kind in ("file", "mic", "replay", "watch") and rest):
+    if source in ("mic", "pipewire") or (
+        kind in ("file", "mic", "pipewire", "replay", "watch") and rest
+    ):
         return source
     if (found := re.fullmatch(STDIN, source)) and 8000 <= int(found[1]) <= 192000:
         return source
@@ -117,6 +122,19 @@ def expand_source(source: str) -> str:
     """A source with the leading `~` of its path expanded, which no shell does after `file:`."""
     kind, _, path = source.partition(":")
     return f"{kind}:{expand_path(Path(path))}" if path.startswith("~") else source
+
+
+def check_channel(channel: object) -> int | tuple[int, ...] | None:
+    """A channel, several different ones, or None; raises UserError where it is none of them."""
+    chosen = list(channel) if isinstance(channel, list | tuple) else [channel]
+    if channel is None:
+        return None
+    valid = [n for n in chosen if type(n) is int and 0 <= n < MAX_CHANNELS]
+    if len(valid) < len(chosen) or len(set(valid)) < max(1, len(chosen)):
+        raise UserError(
+            f"channel {channel!r} must be 0 to {MAX_CHANNELS - 1}, or a list of different ones"
+        )
+    return valid[0] if channel is chosen[0] else tuple(valid)
 
 
 def check_endpoint(endpoint: str) -> str:

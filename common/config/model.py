@@ -14,6 +14,7 @@ from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.config.checks import (
     SOURCES,
     check_baseline,
+    check_channel,
     check_endpoint,
     check_source,
     check_stream,
@@ -39,6 +40,7 @@ from speech_emotion.common.security.exposure import (
     check_token,
     split_listen,
 )
+from speech_emotion.common.source_address import is_live
 from speech_emotion.common.wire.endpoint import check_exposure, is_loopback
 
 ENV_PREFIX = "SEP_"
@@ -275,15 +277,31 @@ class StreamConfig(_Table):
 
     name: str = Field(DEFAULT_STREAM, description="part of the topics; 1 to 40 of a-z 0-9 _ -")
     source: str = Field(..., description=SOURCES)
-    channel: int | None = Field(
+    channel: int | tuple[int, ...] | None = Field(
         default=None,
-        ge=0,
-        le=63,
-        description="channel of the source to use; unset: the mean of all channels",
+        description="channel of the source to use, 0 to 63, or a list of channels to mix; "
+        "unset: the mean of all channels (of a microphone: of two)",
+    )
+    mix: Literal["mean", "flip", "best"] | None = Field(
+        default=None,
+        description="while the channels of a live source cancel each other: mean reports it, flip "
+        "inverts the inverted ones, best takes the loudest; unset: flip",
     )
 
     _name = field_validator("name")(lambda value: _checked(check_stream, value))
     _source = field_validator("source")(lambda value: expand_source(_checked(check_source, value)))
+    _channel = field_validator("channel", mode="before")(
+        lambda value: _checked(check_channel, value)
+    )
+
+    @model_validator(mode="after")
+    def _mix_is_of_a_live_source(self) -> StreamConfig:
+        if self.mix not in (None, "mean") and not is_live(self.source):
+            raise ValueError(
+                f"mix = {self.mix!r} needs a live source; of a recording take one channel: "
+                "channel = 0"
+            )
+        return self
 
 
 class Config(pydantic_settings.BaseSettings):
@@ -294,8 +312,8 @@ class Config(pydantic_settings.BaseSettings):
     )
 
     bundle: UserPath = Field(DEFAULT_BUNDLE, description="folder of the model bundle")
-    runtime: Literal["auto", "litert", "tflite"] = Field(
-        "auto", description="TFLite runtime; auto: the first one that is installed"
+    runtime: Literal["auto", "litert", "tflite", "onnx"] = Field(
+        "auto", description="library that runs the model; auto: the first one that can"
     )
     results: str = Field("tcp://127.0.0.1:5555", description="endpoint that subscribers connect to")
     speed: Literal["realtime", "max"] = Field(
@@ -310,6 +328,9 @@ class Config(pydantic_settings.BaseSettings):
         "stream",
         description="compare each stream with what it usually sounds like, if the bundle can: "
         "off or stream",
+    )
+    prosody: bool = Field(
+        False, description="measure pitch, loudness, speaking rate and pauses of each utterance"
     )
     record: UserPath | None = Field(
         None, description="folder for recorded sound and messages; unset: no recording"

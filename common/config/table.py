@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from speech_emotion.common.errors import UserError
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Table(BaseModel):
@@ -18,7 +19,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def checked(check: Callable[[str], T], value: str) -> T:
+def checked(check: Callable[[V], T], value: V) -> T:
     """The result of a check; its UserError as the ValueError that pydantic expects."""
     try:
         return check(value)

@@ -41,7 +41,9 @@ class StreamJob:
         name: name of the stream.
         source: the source as configured.
         ring: name of the ring's segment.
-        channel: the channel to use; None: the mean of all channels.
+        channel: the channel to use, or several to mix; None: the mean of all channels.
+        mix: what to do while the channels of a live source cancel each other: `mean`, `flip`,
+            `best`.
         features: endpoint of the stream's features process; empty: the one of `CaptureJob`.
         spooled: descriptor of a file with the content of a pipe that `source` names.
     """
@@ -49,9 +51,10 @@ class StreamJob:
     name: str
     source: str
     ring: str
-    channel: int | None = None
+    channel: int | tuple[int, ...] | None = None
     features: str = ""
     spooled: int | None = None
+    mix: str = "mean"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +196,12 @@ class FeaturesJob(BundleJob):
     Attributes:
         bind: endpoint to bind for capture and infer.
         remote: endpoint for an infer host; None: infer runs on this machine.
+        prosody: measure the prosody of utterances.
     """
 
     bind: str
     remote: RemoteFeatures | None = None
+    prosody: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,7 +210,7 @@ class InferJob(BundleJob):
 
     Attributes:
         features: stream → endpoint of its features process.
-        runtime: `auto`, `litert` or `tflite`.
+        runtime: `auto`, `litert`, `tflite` or `onnx`.
         known: earlier bundles, for utterances that began under them.
         sensitivity: operating point, see `Bundle.at`.
     """
@@ -324,6 +329,8 @@ def _value(hint: Any, value: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         inner = [one for one in arguments if one is not type(None)]
+        if isinstance(value, list):
+            inner = [one for one in inner if get_origin(one) is tuple]
         return value if value is None or len(inner) > 1 else _value(inner[0], value)
     if origin is tuple:
         return tuple(_value(arguments[0], item) for item in value)

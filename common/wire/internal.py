@@ -82,6 +82,8 @@ class Window(Message):
     Attributes:
         features: normalized features as float32, little-endian, C order, shape
             (spec.n_frames, spec.dims); None where `kind` is not speech.
+        track: prosody frames of the window as bytes, `common.prosody.FRAME`; None where it is no
+            speech, or they are not measured.
         gate: state of the voice gate after this window.
         start, end: sample span `[start, end)`. An `end` window has no samples: the stream ended
             before window `seq`.
@@ -106,6 +108,7 @@ class Window(Message):
     gate: list[float]
     features: bytes | None
     bundle: str = ""
+    track: bytes | None = None
 
     @property
     def next_seq(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from speech_emotion.common.errors import printable
@@ -74,6 +75,30 @@ class Result(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Prosody(Message):
+    """How an utterance was spoken, from its first sounding 10 ms to its last.
+
+    Attributes:
+        f0_hz: median of the fundamental frequency, in Hz; None where nothing is voiced.
+        f0_low_hz, f0_high_hz: 5th and 95th percentile of it.
+        voiced: share, 0 to 1, of the time with sound in which the voice is periodic.
+        level_db: RMS level of the time with sound, in dBFS.
+        syllables_s: peaks of loudness with voice per second without pauses: speaking rate.
+        pauses: silences of 0.25 s and more in it.
+        pause_s: seconds of them.
+    """
+
+    f0_hz: float | None
+    f0_low_hz: float | None
+    f0_high_hz: float | None
+    voiced: float
+    level_db: float
+    syllables_s: float
+    pauses: int
+    pause_s: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Utterance(Message):
     """One stretch of speech, sent when it has ended. Topic `utterance/<stream>`.
 
@@ -85,6 +110,7 @@ class Utterance(Message):
         probabilities: label → probability over the utterance.
         reason: why `uncertain`.
         windows: number of windows with speech.
+        prosody: how it was spoken; None where it was not measured, or nothing sounds.
 
     The others are those of `Result`.
     """
@@ -102,6 +128,7 @@ class Utterance(Message):
     reason: str | None
     windows: int
     bundle: str
+    prosody: Prosody | None = None
 
     topic: ClassVar[str] = "utterance"
 
@@ -181,6 +208,8 @@ class StreamHealth(Message):
         quality: figures of the sound; empty before 3 s of it. `snr_db`: distance between its loud
             and its quiet parts in the last 30 s; `bandwidth_hz`: highest frequency; `dc`: mean as
             a share of full scale; `dropouts_per_min`: gaps and holes in the last minute.
+            `drift_ppm`: how much faster the clock of a live source runs than this machine's, over
+            the last `drift_s` seconds, 60 to 600.
     """
 
     name: str
@@ -279,6 +308,19 @@ def to_json_map(message: Message) -> dict[str, Any]:
     """A message as the map that is sent; a public one begins with `v`."""
     version = {"v": VERSION} if type(message) in PUBLIC.values() else {}
     return {**version, **_plain(message)}
+
+
+def from_json_map(kind: str, table: Mapping[str, Any]) -> Message:
+    """A public message from the map of `to_json_map`.
+
+    Args:
+        kind: first part of its topic.
+
+    Raises:
+        KeyError: there is no such topic.
+        ProtocolError: the map is no message of that kind.
+    """
+    return _build(PUBLIC[kind], table)
 
 
 def _printable(value: Any, levels: int = DEPTH) -> Any:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from speech_emotion.dashboard.history.schema import (
     DIGITS,
     PROGRESS_ROWS,
     PROGRESS_TABLE,
+    PROSODY_COLUMN,
     SCHEMA_VERSION,
     TABLES,
 )
@@ -105,6 +106,8 @@ class HistoryWriter:
                 f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+        if "prosody" not in {row[1] for row in db.execute("PRAGMA table_info(utterance)")}:
+            db.execute(PROSODY_COLUMN)
         db.execute(CLOCK_TABLE)
         db.execute(PROGRESS_TABLE)
 
@@ -187,10 +190,11 @@ class HistoryWriter:
                 self._count(r)
             case public.Utterance() as u:
                 self._db.execute(
-                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(self._source(u), u.start, u.end, u.time or arrived, u.seq, u.emotion),
                         *(u.confidence, u.reason, _rounded(u.probabilities), u.windows),
+                        _rounded(None if u.prosody is None else vars(u.prosody)),
                     ),
                 )
             case public.Health() as h:
@@ -291,7 +295,7 @@ class HistoryWriter:
         self._db.close()
 
 
-def _rounded(table: dict[str, float] | None) -> str | None:
+def _rounded(table: Mapping[str, float | None] | None) -> str | None:
     if table is None:
         return None
-    return json.dumps({key: round(value, DIGITS) for key, value in table.items()})
+    return json.dumps({k: None if v is None else round(v, DIGITS) for k, v in table.items()})

@@ -230,6 +230,12 @@ export function drawSource() {
   drawListening(source);
   $("source").dataset.fine = !source || words.isGoodSource(source.state) || source.state === "starting";
   setText($("source"), lines.join(" "));
+  const why = stream.unsure && source?.state === "live" ? words.whyUncertain(source.quality) : "";
+  $("why").hidden = !why;
+  setText($("why"), why);
+  const page = words.microphonePage(stream.info?.source);
+  $("microphone").hidden = !page;
+  if (page) $("microphone").href = page;
   const bundle = stream.bundle || stream.info?.bundle || "";
   $("bundle").hidden = !bundle;
   setText($("bundle").querySelector("code"), bundle);

@@ -22,7 +22,7 @@ export const chosenStream = () => state.streams.get(state.chosen) ?? null;
 export function newStream(name) {
   return {
     name, info: null, labels: [], rows: [], utterances: [], bundle: "", loaded: false,
-    row: null, stateSince: 0, source: null,
+    row: null, stateSince: 0, source: null, unsure: false,
   };
 }
 
@@ -60,6 +60,7 @@ export const spanOf = (utterance) => ({
 });
 
 /** Store a result; false if it is older than the newest one. */
+<<<<<<< HEAD
 export function addResult(stream, result) {
   if (stream.run !== result.run) stream.nextSeq = -1;
   if (result.seq < stream.nextSeq) return false;
@@ -70,6 +71,20 @@ export function addResult(stream, result) {
   stream.row = rowOf(result);
   stream.totalMs = result.timing_ms?.total ?? null;
   stream.baseline = result.baseline;
+=======
+export function addResult(stream, message) {
+  const seq = message.row[ROW.seq];
+  if (stream.run !== message.run) stream.nextSeq = -1;
+  if (seq < stream.nextSeq) return false;
+  stream.run = message.run;
+  stream.nextSeq = seq + 1;
+  stream.bundle = message.bundle;
+  if (message.labels.length) stream.labels = message.labels;
+  stream.row = message.row;
+  if (message.row[ROW.state] === "speech") stream.unsure = message.row[ROW.emotion] === "uncertain";
+  stream.totalMs = message.total_ms;
+  stream.baseline = message.baseline;
+>>>>>>> main
   if (stream.loaded) {
     stream.rows.push(stream.row);
     prune(stream);

@@ -59,6 +59,7 @@ export function sourceName(source = "") {
   const [kind, ...rest] = source.split(":");
   const name = rest.join(":");
   if (kind === "mic") return name ? `The microphone “${name}”` : "The microphone";
+  if (kind === "pipewire") return name ? `The microphone “${name}”` : "The microphone";
   if (kind === "file") return `The recording ${name.split("/").pop()}`;
   if (kind === "replay") return `The replay of ${name.split("/").filter(Boolean).pop()}`;
   if (kind === "stdin") return "The sound on standard input";
@@ -76,6 +77,7 @@ const SOURCES = {
   ended: () => "has ended",
   muted: () => "is muted",
   silent_input: (t) => `has been silent for ${t}: nothing but zeros. Is it muted or unplugged?`,
+  cancelled: (t) => `has been silent for ${t}: its channels cancel each other. One of them is inverted`,
   stuck: (t) => `has delivered one constant value for ${t}`,
   lost: (t, why) => `has been missing for ${t}; searching for it${bracketed(why)}`,
   recovering: (t, why) => `has been reopening for ${t}${bracketed(why)}`,
@@ -89,6 +91,28 @@ export function sourceState(name, state, seconds, why) {
   const text = `${name} ${(SOURCES[state] ?? other)(duration(seconds), why)}`;
   return /[.?!]$/.test(text) ? text : `${text}.`;
 }
+const NOISY_DB = 10, NARROW_HZ = 4000, BROKEN_PER_MIN = 3, OFFSET = 0.05;
+
+/** Why results of a room are uncertain, by the figures of its sound: one sentence, or nothing. */
+export function whyUncertain(quality = {}) {
+  const { snr_db: snr, bandwidth_hz: band, dropouts_per_min: dropouts, dc } = quality;
+  if (dropouts >= BROKEN_PER_MIN) return `The sound breaks off ${Math.round(dropouts)} times a minute: is the network or the machine too slow?`;
+  if (snr < NOISY_DB) return `The room is nearly as loud as the speech (${Math.max(0, Math.round(snr))} dB between them): speak closer to the microphone.`;
+  if (band > 0 && band <= NARROW_HZ) return `The source delivers nothing above ${Math.round(band)} Hz, like a telephone.`;
+  if (Math.abs(dc) > OFFSET) return `The sound has a constant offset of ${percent(Math.abs(dc))} of full scale: is the microphone or its cable broken?`;
+  return "";
+}
+
+/** The page of a `listen:ws://` source that sends a browser's microphone; empty for other sources. */
+export function microphonePage(source = "", here = location.hostname) {
+  const found = /^listen:ws(s?):\/\/(\[[^\]]+\]|[^:/]+):(\d+)\/(.+)$/.exec(source);
+  if (!found) return "";
+  const [, secure, host, port, name] = found;
+  const loopback = /^(localhost|127\.[\d.]+|\[::1\])$/;
+  if (loopback.test(host) && !loopback.test(here)) return ""; // it listens on its own machine only
+  return `http${secure}://${["0.0.0.0", "[::]"].includes(host) ? here : host}:${port}/${name}`;
+}
+
 export const isGoodSource = (state) => ["live", "ended", "muted"].includes(state);
 export const isGoodStage = (state) => state === "ready" || state === "done";
 

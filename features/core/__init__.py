@@ -8,6 +8,7 @@ nor numba is imported. `make_core` selects a core for a spec:
 - `FastCore`: within 1e-4 of them. Uses a float32 FFT where the spec has no MFCC, and computes
   only the frames that the previous window lacks.
 - `LibrosaCore`: calls librosa, for the few specs that the other two do not cover.
+- `WaveformCore`: the samples themselves, for models that take sound.
 
 tests/unit/features/test_core.py checks these promises.
 """
@@ -22,6 +23,7 @@ from speech_emotion.features.core.librosa_core import LibrosaCore
 from speech_emotion.features.core.normalize import normalize
 from speech_emotion.features.core.selection import Core, make_core
 from speech_emotion.features.core.tuning import TUNING_EDGES, TuningEstimator
+from speech_emotion.features.core.waveform import WaveformCore
 
 __all__ = [
     "MFCC_MELS",
@@ -33,6 +35,7 @@ __all__ = [
     "LibrosaCore",
     "Samples",
     "TuningEstimator",
+    "WaveformCore",
     "make_core",
     "normalize",
 ]

@@ -23,6 +23,8 @@ Samples = NDArray[np.float32]
 class Banks:
     """librosa's STFT window and filter banks for a spec. A part that the spec omits has no rows.
 
+    A waveform has no banks: all parts are empty.
+
     Attributes:
         window: float64, (n_fft,).
         mfcc_mel: mel bank for the MFCC, float32, (128 or 0, bins).
@@ -39,6 +41,8 @@ class Banks:
     @classmethod
     def from_librosa(cls, spec: FeatureSpec) -> Self:
         """Compute the banks with librosa. Imports it: for training and for `--spec` only."""
+        if spec.waveform:
+            return cls.empty()
         import librosa.filters as filters
 
         fft = {"sr": spec.sample_rate, "n_fft": spec.n_fft}
@@ -55,6 +59,12 @@ class Banks:
             bank[...] = filters.chroma(n_chroma=N_CHROMA, tuning=tuning, **fft)
         window = filters.get_window("hann", spec.n_fft, fftbins=True)
         return cls(window, mel("mfcc_mel"), mel("mel"), chroma)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """The banks of a waveform."""
+        none = np.zeros((0, 0), np.float32)
+        return cls(np.zeros(0), none, none, np.zeros((0, 0, 0), np.float32))
 
     @classmethod
     def from_arrays(cls, spec: FeatureSpec, arrays: Mapping[str, NDArray[np.generic]]) -> Self:

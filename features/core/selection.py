@@ -11,6 +11,7 @@ from speech_emotion.features.core.fast import FastCore
 from speech_emotion.features.core.layout import Samples
 from speech_emotion.features.core.librosa_core import LibrosaCore
 from speech_emotion.features.core.tuning import searched_bins
+from speech_emotion.features.core.waveform import WaveformCore
 
 
 class Core(Protocol):
@@ -31,13 +32,14 @@ class Core(Protocol):
 
 def make_core(spec: FeatureSpec, banks: Banks) -> Core:
     """The fastest core that covers a spec.
-
     A tuning estimated per window is the largest of a hundred histogram counts, which float32
     errors may change: `ExactCore`. All other specs use `FastCore`. librosa computes the few
     that neither covers: an odd `n_fft`, and an estimated tuning where rounding puts the
     Nyquist bin below half the sample rate, so that librosa searches a peak at the last bin
     of the spectrum (8 kHz with an `n_fft` that is no power of two).
     """
+    if spec.waveform:
+        return WaveformCore(spec)
     if spec.n_fft % 2:
         return LibrosaCore(spec)
     if not spec.chroma or spec.chroma_tuning != "estimate":

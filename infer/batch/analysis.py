@@ -63,12 +63,12 @@ class PartWriter:
 
     def __init__(self, setting: Setting) -> None:
         self._bundle = bundle = setting.load()
-        self._extractors = load_extractors(bundle)
+        self._extractors = load_extractors(bundle, prosody=setting.prosody)
         self._model = Model(bundle, setting.runtime)
         self._folder = Path(setting.folder)
         self._channel = setting.channel
         self._use = BaselineUse(setting.baseline)
-        self._schema = schema_of(bundle.labels, bundle.id)
+        self._schema = schema_of(bundle.labels, bundle.id, prosody=setting.prosody)
         self._salt = setting.salt(bundle, VERSION)
 
     def process(self, name: str, known: Iterable[str], progress: Progress) -> Outcome:

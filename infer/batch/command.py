@@ -45,7 +45,7 @@ class Batch:
         paths, manifest, shard: the inputs, see `inputs.collect` and `inputs.shard_of`.
         out: a folder, or a file whose name ends with `.parquet`.
         bundle: folder of the bundle.
-        baseline, sensitivity, channel: as for one recording.
+        baseline, sensitivity, prosody, channel: as for one recording.
         jobs: number of processes; None: one per processor.
         resume: continue in the output of an earlier run.
     """
@@ -58,6 +58,7 @@ class Batch:
     runtime: str
     baseline: str | None
     sensitivity: str
+    prosody: bool
     channel: int | None
     jobs: int | None
     resume: bool
@@ -81,6 +82,7 @@ class Batch:
             runtime=self.runtime,
             baseline=self.baseline,
             sensitivity=self.sensitivity,
+            prosody=self.prosody,
             channel=self.channel,
             parent=os.getpid(),
         )
@@ -96,7 +98,7 @@ def run(batch: Batch) -> int:
     if batch.baseline == "stream":
         warn_without_baseline(bundle)
     warn_without_operating_point(bundle, batch.sensitivity)
-    schema = schema_of(bundle.labels, bundle.id)
+    schema = schema_of(bundle.labels, bundle.id, prosody=batch.prosody)
     inputs = collect(batch.paths, batch.manifest)
     names = shard_of(inputs.names, batch.shard)
     _check(batch)

@@ -15,7 +15,7 @@ class Setting:
 
     Attributes:
         bundle: folder of the bundle.
-        baseline, sensitivity, channel: as on the command line.
+        baseline, sensitivity, prosody, channel: as on the command line.
         folder: folder of the parts.
         parent: process id of the program.
     """
@@ -25,6 +25,7 @@ class Setting:
     runtime: str = "auto"
     baseline: str | None = None
     sensitivity: str = "medium"
+    prosody: bool = False
     channel: int | None = None
     parent: int = 0
 
@@ -42,6 +43,7 @@ class Setting:
             "bundle": bundle.id,
             "baseline": self.baseline,
             "sensitivity": self.sensitivity,
+            **({"prosody": True} if self.prosody else {}),
             "channel": self.channel,
         }
 

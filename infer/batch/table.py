@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.infer.offline.analyzer import RUN, STREAM, Message
-from speech_emotion.infer.offline.frame import EXTRA, probabilities_of
+from speech_emotion.infer.offline.frame import EXTRA, PROSODY_COLUMNS, probabilities_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +42,8 @@ BEFORE = (
     ("baseline_forgotten", "bool"),
 )
 """Columns before those of the labels; `start` and `end` are in seconds."""
+PROSODY = tuple((name, "int64" if name == "pauses" else "double") for name in PROSODY_COLUMNS)
+"""Columns of the prosody of utterances, after those of the labels, where it is measured."""
 AFTER = (
     ("rate", "int32"),
     ("bundle", "string"),
@@ -58,8 +60,11 @@ RESULT, UTTERANCE, FILE = "result", "utterance", "file"
 """Values of `kind`. Each input has one row `file`, the last one, with its length and quality."""
 
 
-def schema_of(labels: tuple[str, ...], bundle: str) -> pa.Schema:
+def schema_of(labels: tuple[str, ...], bundle: str, *, prosody: bool = False) -> pa.Schema:
     """The columns of a table: per label `p_LABEL`, which `confidence` is of, and `raw_LABEL`.
+
+    Args:
+        prosody: with the columns of prosody.
 
     Raises:
         UserError: pyarrow is not installed.
@@ -71,6 +76,7 @@ def schema_of(labels: tuple[str, ...], bundle: str) -> pa.Schema:
     columns = [
         *BEFORE,
         *((f"{kind}_{label}", "double") for kind in ("p", "raw") for label in labels),
+        *(PROSODY if prosody else ()),
         *AFTER,
     ]
     about = json.dumps({"version": VERSION, "bundle": bundle, "labels": labels})
@@ -122,6 +128,8 @@ def row_of(message: Message) -> dict[str, Any]:
             row |= {f"raw_{label}": p for label, p in message.probabilities.items()}
     else:
         row["windows"] = message.windows
+        if message.prosody is not None:
+            row |= vars(message.prosody)
     if (shown := probabilities_of(message)) is not None:
         row |= {f"p_{label}": p for label, p in shown.items()}
     return row
@@ -205,7 +213,12 @@ def message_of(row: dict[str, Any], labels: tuple[str, ...]) -> Message:
     }
     if row["kind"] == UTTERANCE:
         shown = probabilities("p") or {}
-        return public.Utterance(**shared, probabilities=shown, windows=row["windows"])
+        prosody = None
+        if row.get("voiced") is not None:
+            prosody = public.Prosody(**{name: row[name] for name in PROSODY_COLUMNS})
+        return public.Utterance(
+            **shared, probabilities=shown, windows=row["windows"], prosody=prosody
+        )
     return public.Result(
         **shared,
         state=row["state"],

@@ -35,6 +35,7 @@ def report(
     use: BaselineUse = DEFAULT_USE,
     sensitivity: str = "medium",
     channel: int | None = None,
+    prosody: bool = False,
 ) -> int:
     """Print the messages, each as soon as it is known. Returns the exit code.
 
@@ -46,7 +47,7 @@ def report(
     if use.mode == "stream":
         warn_without_baseline(bundle)
     warn_without_operating_point(bundle, sensitivity)
-    extractors = load_extractors(bundle)
+    extractors = load_extractors(bundle, prosody=prosody)
     model = Model(bundle, runtime)
     sound = open_sound(file, bundle.spec.sample_rate, channel)
     analyzer = Analyzer(

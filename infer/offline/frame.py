@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,23 @@ if TYPE_CHECKING:
 EXTRA = "pip install 'speech-emotion-pipeline[archive]'"
 WINDOW_COLUMNS = ("state", "emotion", "confidence", "reason", "rms_db")
 UTTERANCE_COLUMNS = ("emotion", "confidence", "reason", "windows")
+PROSODY_COLUMNS = tuple(field.name for field in dataclasses.fields(public.Prosody))
+"""Further columns of utterances, where one of them has its prosody."""
 
 
 def frame_of(
-    files: Iterable[tuple[str, Iterable[Message]]], labels: tuple[str, ...], *, utterances: bool
+    files: Iterable[tuple[str, Iterable[Message]]],
+    labels: tuple[str, ...],
+    *,
+    utterances: bool,
+    prosody: bool = False,
 ) -> pd.DataFrame:
     """One row per window or per utterance, with the index `file, start, end` (timedelta).
 
     Args:
         files: name and messages of each file.
         labels: each becomes a column `p_LABEL`, the probability that `confidence` is of.
+        prosody: add the prosody of utterances, `PROSODY_COLUMNS`.
 
     Raises:
         UserError: pandas is not installed.
@@ -38,6 +46,8 @@ def frame_of(
     index: list[tuple[str, float, float]] = []
     columns: dict[str, list[Any]] = {name: [] for name in names}
     columns |= {f"p_{label}": [] for label in labels}
+    measured = PROSODY_COLUMNS if utterances and prosody else ()
+    columns |= {name: [] for name in measured}
     for file, messages in files:
         for message in messages:
             if not isinstance(message, kind):
@@ -48,15 +58,22 @@ def frame_of(
             shown = probabilities_of(message) or {}
             for label in labels:
                 columns[f"p_{label}"].append(shown.get(label))
+            for name in measured:
+                columns[name].append(getattr(getattr(message, "prosody", None), name, None))
     start, end = (pd.to_timedelta([row[at] for row in index], unit="s") for at in (1, 2))
     files_of = pd.Index([row[0] for row in index], dtype="string")
     frame = pd.DataFrame(
         columns, index=pd.MultiIndex.from_arrays([files_of, start, end], names=INDEX)
     )
     floats = [name for name in columns if name in ("confidence", "rms_db") or name[:2] == "p_"]
+    floats += [name for name in measured if name != "pauses"]
     texts = [name for name in columns if name in ("state", "emotion", "reason")]
     types = dict.fromkeys(floats, "float64") | dict.fromkeys(texts, "string")
-    return frame.astype(types | ({"windows": "int64"} if utterances else {}))
+    if utterances:
+        types["windows"] = "int64"
+    if measured:
+        types["pauses"] = "Int64"
+    return frame.astype(types)
 
 
 INDEX = ["file", "start", "end"]

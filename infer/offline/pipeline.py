@@ -53,7 +53,8 @@ class Pipeline:
         baseline: `off`, or `stream`: compare with the stream's usual sound; None: `stream` if
             the bundle can.
         sensitivity: operating point of the bundle: `low`, `medium` or `high`.
-        runtime: `auto`, `litert` or `tflite`.
+        runtime: `auto`, `litert`, `tflite` or `onnx`.
+        prosody: measure the prosody of utterances.
 
     Attributes:
         bundle: id of the bundle, as messages carry it.
@@ -61,7 +62,7 @@ class Pipeline:
         rate: sample rate in Hz of `start` and `end` in messages.
 
     Raises:
-        UserError: the bundle is missing or damaged, or no TFLite runtime is installed.
+        UserError: the bundle is missing or damaged, or no runtime for its model is installed.
     """
 
     def __init__(
@@ -71,14 +72,16 @@ class Pipeline:
         baseline: str | None = None,
         sensitivity: str = "medium",
         runtime: str = "auto",
+        prosody: bool = False,
     ) -> None:
         if sensitivity not in OPERATING_POINTS:
             allowed = ", ".join(OPERATING_POINTS)
             raise UserError(f"sensitivity {sensitivity!r} is not known; allowed: {allowed}")
+        self._prosody = prosody
         self._use = BaselineUse(None if baseline is None else check_baseline(baseline))
         loaded = load_bundle(DEFAULT_BUNDLE if bundle is None else Path(bundle))
         self._bundle = loaded.at(sensitivity)
-        self._extractors = load_extractors(self._bundle)
+        self._extractors = load_extractors(self._bundle, prosody=prosody)
         self._model = Model(self._bundle, runtime)
         self.bundle = self._bundle.id
         self.labels = self._bundle.labels
@@ -129,7 +132,7 @@ class Pipeline:
 
         Needs the extra `archive`. Columns: `state`, `emotion`, `confidence`, `reason`, `rms_db`,
         and the smoothed probability of each label; of utterances `windows` instead of `state`
-        and `rms_db`.
+        and `rms_db`, and their prosody where the pipeline measures it.
 
         >>> table = Pipeline("models/small").to_frame("examples/demo.flac", utterances=True)
         >>> table.index.names
@@ -152,7 +155,7 @@ class Pipeline:
             named = isinstance(source, str | os.PathLike)
             name = os.fspath(source) if named else str(getattr(source, "name", "") or "")  # type: ignore[arg-type]
             rows = [(name, list(self(source, rate=rate, channel=channel)))]
-        return frame_of(rows, self.labels, utterances=utterances)
+        return frame_of(rows, self.labels, utterances=utterances, prosody=self._prosody)
 
     def stream(self, rate: int, *, channel: int | None = None, name: str = STREAM) -> Stream:
         """A stream for a program that has its own sound.

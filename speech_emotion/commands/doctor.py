@@ -72,6 +72,8 @@ def check_bundle(config: Config) -> Iterator[Finding]:
 
 
 def _runtime_advice(done: subprocess.CompletedProcess[str]) -> str:
+    if "no ONNX runtime" in done.stderr:
+        return "install onnxruntime with pip: the extra `onnx`"
     if "no TFLite runtime" in done.stderr or "Error" in done.stderr:
         return "the installation is incomplete: run deploy/setup.sh run"
     return "restore or rebuild the bundle, or choose another one"

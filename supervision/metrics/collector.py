@@ -42,6 +42,12 @@ STREAM_GAUGES: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
     "clipped_ratio": ("Share of samples at full scale.", lambda s: s.clipped),
     "state_seconds": ("Time since the source entered its state.", lambda s: s.state_s),
     "gaps": ("Gaps in the sound in the ring.", lambda s: s.gaps),
+    "snr_db": ("Loud against quiet parts of the last 30 s.", lambda s: s.quality.get("snr_db")),
+    "bandwidth_hertz": ("Highest frequency.", lambda s: s.quality.get("bandwidth_hz")),
+    "drift_ppm": (
+        "Drift of the source's clock in parts per million; positive where it is fast.",
+        lambda s: s.quality.get("drift_ppm"),
+    ),
 }
 STREAM_COUNTERS: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
     "samples": ("Samples captured.", lambda s: s.position),

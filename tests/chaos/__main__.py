@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos import abuse, audio, combined, crowds, kills, late, network, soak, stalls
+from tests.chaos import abuse, audio, combined, crowds, kills, late, network, soak, sources, stalls
 from tests.chaos.scene import QUICK, Row, Scale
 from tests.support.pipelines import ROOT
 
@@ -33,10 +33,11 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "audio": audio.audio_faults,
     "away": audio.away,
     "load": audio.load,
-    "network": network.network_faults,
-    "network-kinds": network.network_kinds,
+    **{f"source-{kind}": sources.matrix(kind) for kind in sources.KINDS},
     "network-gap": network.gap_length,
     "reconnections": network.reconnections,
+    "pause": network.pause,
+    "drift": network.drift,
     "refusals": abuse.refusals,
     "damaged-bundle": abuse.damaged_bundle,
     "slow-subscriber": abuse.slow_subscriber,

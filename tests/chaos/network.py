@@ -1,7 +1,11 @@
-"""Servers of sound that are killed, stopped, cut off, slow or late, and come back."""
+"""Network sources: many reconnections, the length of a gap, a long pause, the drift of a clock.
+
+The faults of each kind of source are in tests/chaos/sources.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,50 +16,19 @@ import psutil
 
 from speech_emotion.capture.recording.reader import RecordingFile, open_recording
 from speech_emotion.common.wire import public
-from tests.chaos.scene import RETURN_S, Row, Scale, Scene, folder, in_order, source_fault
-from tests.support import sound_servers
+from tests.chaos.scene import RETURN_S, TOLD_S, Row, Scale, Scene, folder, in_order
+from tests.chaos.sources import KINDS, LONG
+from tests.support import sound_senders, sound_servers
+from tests.support.island import LOCAL
 from tests.support.sound_servers import Cable, Server, Sound, noise
 
 CYCLES = 200
 GROWN_MB = 2.0
 """Largest growth of capture over all cycles."""
-Do = Callable[[], object]
-LONG = {"settled_s": 6.0, "absent_s": 6.0}
-"""A settled connection, and an absence of several attempts."""
 
 
 def port_of(server: Server) -> int:
     return int(server.url.rpartition(":")[2].partition("/")[0])
-
-
-def network_faults(_scale: Scale) -> list[Row]:
-    """Each fault of an RTSP server."""
-    rows = []
-    with folder() as here:
-        sound = noise(here, 16000)
-        with sound_servers.rtsp(sound) as server:
-            cable = Cable(port_of(server))
-            with Scene(f"--source=rtsp://127.0.0.1:{cable.port}/sound") as scene:
-                scene.await_results(4)
-                faults: list[tuple[str, Do, Do]] = [
-                    ("RTSP server killed", server.kill, server.start),
-                    ("RTSP server stopped (SIGSTOP)", server.freeze, server.thaw),
-                    ("network to it cut without a word", cable.pull, cable.plug),
-                ]
-                rows += [source_fault(scene, *fault, **LONG) for fault in faults]
-                rows.append(_jitter(scene, cable))
-                ordered = in_order(scene.stop().fresh(public.Result))
-            cable.close()
-        if not ordered:
-            rows.append(Row("after them", "no message missing", "MESSAGES MISSING", False))
-        rows.append(_late(here))
-    return rows
-
-
-def network_kinds(_scale: Scale) -> list[Row]:
-    """A killed server of every other kind."""
-    with folder() as here:
-        return [_killed(here, name) for name in ("RTMP", "SRT", "UDP", "Icecast")]
 
 
 def reconnections(scale: Scale) -> list[Row]:
@@ -95,62 +68,6 @@ def reconnections(scale: Scale) -> list[Row]:
             held,
         )
     ]
-
-
-def _jitter(scene: Scene, cable: Cable) -> Row:
-    """Every packet delayed by up to 200 ms, for 20 s."""
-    lost = _stream(scene).lost
-    since, cable.jitter_s = time.monotonic(), 0.2
-    time.sleep(20.0)
-    cable.jitter_s = 0.0
-    states = {
-        message.streams[0].state
-        for message, replay, came in scene.received.messages
-        if isinstance(message, public.Health) and not replay and came >= since
-    }
-    lost = _stream(scene).lost - lost
-    return Row(
-        "200 ms of jitter for 20 s",
-        "live all the time, no gap",
-        f"{', '.join(f'`{state}`' for state in sorted(states))}; {lost} samples missing",
-        states == {"live"} and lost == 0,
-    )
-
-
-def _late(here: Path) -> Row:
-    server = sound_servers.rtsp(noise(here, 16000))
-    with Scene(f"--source={server.url}") as scene:
-        since = time.monotonic()
-        _, health = scene.await_health(
-            lambda h: h.streams[0].reason is not None, "the absence", since
-        )
-        reason = health.streams[0].reason
-        time.sleep(5.0)
-        with server:
-            since = time.monotonic()
-            back, _ = scene.await_health(lambda h: h.streams[0].state == "live", "live", since)
-            scene.stop()
-    return Row(
-        "RTSP server starts 5 s after the pipeline",
-        "waited for; live within 5 s",
-        f"waits ({reason}); live after {back:.2f} s",
-        back <= RETURN_S,
-    )
-
-
-def _killed(here: Path, name: str) -> Row:
-    with tempfile.TemporaryDirectory(prefix="sep-icecast-") as folder_of_icecast:
-        servers: dict[str, Callable[[], Server]] = {
-            "RTMP": lambda: sound_servers.rtmp(noise(here, 22050)),
-            "SRT": lambda: sound_servers.srt(noise(here, 48000, 2)),
-            "UDP": lambda: sound_servers.udp(noise(here, 48000, 2)),
-            "Icecast": lambda: sound_servers.icecast(noise(here, 16000), Path(folder_of_icecast)),
-        }
-        with servers[name]() as server, Scene(f"--source={server.url}") as scene:
-            scene.await_results(4)
-            row = source_fault(scene, f"{name} server killed", server.kill, server.start, **LONG)
-            scene.stop()
-    return row
 
 
 def gap_length(_scale: Scale) -> list[Row]:
@@ -203,7 +120,113 @@ def gap_errors(recording: Path, sound: Sound) -> list[float]:
     return errors
 
 
-def _stream(scene: Scene) -> public.StreamHealth:
-    health = scene.health()
-    assert health is not None
-    return health.streams[0]
+def pause(scale: Scale) -> list[Row]:
+    """Servers and senders that are stopped for ten minutes, all in one pipeline."""
+    kinds = [KINDS[name] for name in ("rtsp", "icecast", "websocket", "datagrams", "wyoming")]
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(folder())
+        (here / "sound").mkdir()
+        sound = noise(here / "sound", 16000)
+        servers = {k.name.lower(): stack.enter_context(k.make(sound, LOCAL)) for k in kinds}
+        config = here / "box.toml"
+        config.write_text(
+            "".join(
+                f"[[stream]]\nname = '{name}'\nsource = '{server.url}'\n"
+                for name, server in servers.items()
+            )
+        )
+        env = {"SEP_LISTEN__TOKEN": sound_senders.TOKEN}
+        with Scene("--config", str(config), env=env) as scene:
+            scene.await_health(lambda h: _all(h, "live", len(servers)), "all sources to be live")
+            time.sleep(LONG["settled_s"])
+            since = time.monotonic()
+            for server in servers.values():
+                server.freeze()
+            named = {
+                name: scene.await_health(_not_live(name), f"{name} to be lost", since)[0]
+                for name in servers
+            }
+            time.sleep(min(30.0, scale.pause_s / 2))  # the first attempts warm up
+            captures = [one for name, one in scene.running.stages().items() if "capture" in name]
+            before = [one.memory_full_info().uss for one in captures]
+            time.sleep(max(0.0, since + scale.pause_s - time.monotonic()))
+            after = [one.memory_full_info().uss for one in captures]
+            revived = [
+                stream.name
+                for message, replay, came in scene.received.messages
+                if isinstance(message, public.Health) and not replay and came > since + TOLD_S
+                for stream in message.streams
+                if stream.state == "live"
+            ]
+            since = time.monotonic()
+            for server in servers.values():
+                server.thaw()
+            back = {
+                name: scene.await_health(lambda h, n=name: not _not_live(n)(h), name, since)[0]
+                for name in servers
+            }
+            ordered = all(in_order(scene.received.fresh(public.Result, name)) for name in servers)
+            scene.stop()
+    grown = max(b - a for a, b in zip(before, after, strict=True)) / 2**20
+    slowest = max(back, key=lambda name: back[name])
+    return [
+        Row(
+            f"{', '.join(k.name for k in kinds)}: stopped for {scale.pause_s:g} s",
+            "named within 3 s, never live meanwhile; live within 5 s of its return; memory flat; "
+            "no message missing",
+            f"named after {max(named.values()):.2f} s; {sorted(set(revived)) or 'none'} live "
+            f"meanwhile; live after {back[slowest]:.2f} s at most ({slowest}); capture "
+            f"{grown:+.2f} MiB at most; {'no' if ordered else 'SOME'} `seq` missing",
+            max(named.values()) <= TOLD_S
+            and not revived
+            and back[slowest] <= RETURN_S
+            and grown < GROWN_MB
+            and ordered,
+        )
+    ]
+
+
+def _all(health: public.Health, state: str, count: int) -> bool:
+    return [stream.state for stream in health.streams] == [state] * count
+
+
+def _not_live(name: str) -> Callable[[public.Health], bool]:
+    return lambda health: any(s.name == name and s.state != "live" for s in health.streams)
+
+
+FAST_PPM = 100.0
+
+
+def drift(scale: Scale) -> list[Row]:
+    """A device that sends its sound 100 ppm too fast."""
+    from websockets.sync.client import connect
+
+    address = f"ws://127.0.0.1:{sound_servers.free_port()}/device"
+    block_s, rate = 0.02, 16000
+    figures: dict[str, float] = {}
+    with folder() as here, Scene(f"--source=listen:{address}") as scene:
+        sound = noise(here, rate)
+        size = round(block_s * rate)
+        scene.await_health(lambda h: bool(h.streams), "the stream")
+        with connect(f"{address}?rate={rate}&stamps=1", compression=None) as device:
+            began = time.monotonic()
+            for number in range(round(scale.drift_s / block_s)):
+                at = number * size % (len(sound.pcm) - size)
+                due = began + (number + 1) * block_s / (1.0 + 1e-6 * FAST_PPM)
+                time.sleep(max(0.0, due - time.monotonic()))
+                content = sound.pcm[at : at + size].tobytes()
+                device.send((number * size).to_bytes(8, "little") + content)
+            health = scene.health()
+            if health is not None:
+                figures = health.streams[0].quality
+        scene.stop()
+    off = abs(figures.get("drift_ppm", 1e6) - FAST_PPM)
+    most = 10.0 if scale.drift_s >= 300.0 else 30.0
+    return [
+        Row(
+            f"a device that sends {FAST_PPM:g} ppm too fast for {scale.drift_s:g} s",
+            f"measured within {most:g} ppm",
+            f"{figures.get('drift_ppm')} ppm over {figures.get('drift_s')} s",
+            off <= most,
+        )
+    ]

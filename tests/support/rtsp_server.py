@@ -1,8 +1,8 @@
 """An RTSP server with one audio stream, run with the system's Python: GStreamer has no wheel.
 
-usage: rtsp_server.py PORT RAW RATE CHANNELS [USER PASSWORD]
+usage: rtsp_server.py ADDRESS PORT RAW RATE CHANNELS [USER PASSWORD]
 
-It plays a file of signed 16-bit samples again and again at rtsp://127.0.0.1:PORT/sound, to all
+It plays a file of signed 16-bit samples again and again at rtsp://ADDRESS:PORT/sound, to all
 clients the same moment, uncompressed (L16).
 """
 
@@ -14,10 +14,10 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # type: ignore[import-not-found]  # noqa: E402
 
-port, raw, rate, channels, *login = sys.argv[1:]
+address, port, raw, rate, channels, *login = sys.argv[1:]
 Gst.init(None)
 server = GstRtspServer.RTSPServer()
-server.set_address("127.0.0.1")
+server.set_address(address)
 server.set_service(port)
 factory = GstRtspServer.RTSPMediaFactory()
 frame_bytes = 2 * int(channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import http.server
 import os
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.closing import Closing
 from speech_emotion.common.linux.parent_death import die_with_parent
+from tests.support.island import LOCAL, Site
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 START_S = 20.0
@@ -56,22 +58,34 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(port: int) -> bool:
+def answers(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a program listens at a TCP port."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 class Server(Closing):
     """A server process that can be started, killed, stopped (SIGSTOP) and continued.
 
+    Args:
+        commands: of its processes.
+        port: at which the first one listens; None: none.
+        site: where it runs.
+
     Attributes:
         url: what a client opens.
     """
 
-    def __init__(self, url: str, commands: Callable[[], list[list[str]]], port: int | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        commands: Callable[[], list[list[str]]],
+        port: int | None,
+        site: Site = LOCAL,
+    ) -> None:
         self.url = url
+        self._site = site
         self._commands = commands
         self._port = port
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -81,7 +95,7 @@ class Server(Closing):
         for number, words in enumerate(self._commands()):
             self._processes.append(
                 subprocess.Popen(
-                    words,
+                    [*self._site.prefix, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -95,7 +109,7 @@ class Server(Closing):
 
     def _await(self, port: int) -> None:
         deadline = time.monotonic() + START_S
-        while not answers(port):
+        while not answers(port, self._site.host):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.url}: the server did not start")
             time.sleep(0.02)
@@ -126,18 +140,30 @@ def noise(folder: Path, rate: int, channels: int = 1, seconds: float = 60.0) -> 
     chance = np.random.default_rng(rate + channels)
     samples = chance.normal(0.0, 3000.0, (round(seconds * rate), channels))
     pcm = np.clip(np.rint(samples), -32767, 32767).astype("<i2")
-    path = folder / f"noise-{rate}-{channels}.wav"
+    return _written(folder / f"noise-{rate}-{channels}.wav", pcm, rate)
+
+
+def silence(folder: Path, rate: int, channels: int = 1, seconds: float = 60.0) -> Sound:
+    """Nothing but zeros."""
+    pcm = np.zeros((round(seconds * rate), channels), "<i2")
+    return _written(folder / f"silence-{rate}-{channels}.wav", pcm, rate)
+
+
+def _written(path: Path, pcm: NDArray[np.int16], rate: int) -> Sound:
     soundfile.write(path, pcm, rate)
     raw = path.with_suffix(".raw")
     raw.write_bytes(pcm.tobytes())
     return Sound(path, raw, pcm, rate)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sound:
     """Samples (frames, channels), as a WAV file and as a file without a header."""
 
-    def __init__(self, path: Path, raw: Path, pcm: NDArray[np.int16], rate: int) -> None:
-        self.path, self.raw, self.pcm, self.rate = path, raw, pcm, rate
+    path: Path
+    raw: Path
+    pcm: NDArray[np.int16]
+    rate: int
 
     @property
     def channels(self) -> int:
@@ -159,17 +185,23 @@ class Sound:
         return bool(np.array_equal(self.pcm[frames], part))
 
 
-def rtsp(sound: Sound, *, password: str | None = None, port: int | None = None) -> Server:
+def rtsp(
+    sound: Sound,
+    *,
+    password: str | None = None,
+    port: int | None = None,
+    site: Site = LOCAL,
+) -> Server:
     """GStreamer's RTSP server; user `joe` where there is a password."""
     port = port or free_port()
     script = str(Path(__file__).with_name("rtsp_server.py"))
-    words = [SYSTEM_PYTHON, script, str(port), str(sound.raw), str(sound.rate), str(sound.channels)]
-    words += ["joe", password] if password else []
+    words = [SYSTEM_PYTHON, script, site.host, str(port), str(sound.raw)]
+    words += [str(sound.rate), str(sound.channels), *(["joe", password] if password else [])]
     login = f"joe:{password}@" if password else ""
-    return Server(f"rtsp://{login}127.0.0.1:{port}/sound", lambda: [words], port)
+    return Server(f"rtsp://{login}{site.host}:{port}/sound", lambda: [words], port, site)
 
 
-def _ffmpeg(sound: Sound, *output: str) -> list[str]:
+def ffmpeg(sound: Sound, *output: str) -> list[str]:
     """ffmpeg that plays a sound in real time, again and again."""
     loop = ("-re", "-stream_loop", "-1", "-i", str(sound.path))
     return ["ffmpeg", "-nostdin", "-loglevel", "error", *loop, *output]
@@ -180,7 +212,7 @@ ICECAST = """\
 <authentication><source-password>source</source-password><admin-user>admin</admin-user>
 <admin-password>{password}</admin-password></authentication>
 <hostname>localhost</hostname>
-<listen-socket><port>{port}</port><bind-address>127.0.0.1</bind-address></listen-socket>
+<listen-socket><port>{port}</port><bind-address>{host}</bind-address></listen-socket>
 <paths><basedir>{folder}</basedir><logdir>{folder}</logdir><webroot>/usr/share/icecast2/web</webroot>
 <adminroot>/usr/share/icecast2/admin</adminroot></paths>
 <logging><accesslog>access.log</accesslog><errorlog>error.log</errorlog></logging>
@@ -188,7 +220,7 @@ ICECAST = """\
 """
 
 
-def icecast(sound: Sound, folder: Path, *, burst: int = 65536) -> Server:
+def icecast(sound: Sound, folder: Path, *, burst: int = 65536, site: Site = LOCAL) -> Server:
     """Icecast, and ffmpeg that sends it FLAC in Ogg.
 
     Args:
@@ -206,10 +238,17 @@ def icecast(sound: Sound, folder: Path, *, burst: int = 65536) -> Server:
     if root:  # Icecast refuses to run as root, and becomes another user
         folder.chmod(0o777)
     config.write_text(
-        ICECAST.format(port=port, folder=folder, burst=burst, password=PASSWORD, owner=owner)
+        ICECAST.format(
+            host=site.host,
+            port=port,
+            folder=folder,
+            burst=burst,
+            password=PASSWORD,
+            owner=owner,
+        )
     )
-    target = f"icecast://source:source@127.0.0.1:{port}/sound.ogg"
-    send = _ffmpeg(
+    target = f"icecast://source:source@{site.host}:{port}/sound.ogg"
+    send = ffmpeg(
         sound,
         "-c:a",
         "flac",
@@ -221,27 +260,28 @@ def icecast(sound: Sound, folder: Path, *, burst: int = 65536) -> Server:
         "20000",
     )
     commands = [["icecast2", "-c", str(config)], [*send, "-flush_packets", "1", target]]
-    return Server(f"http://127.0.0.1:{port}/sound.ogg", lambda: commands, port)
+    return Server(f"http://{site.host}:{port}/sound.ogg", lambda: commands, port, site)
 
 
-def rtmp(sound: Sound) -> Server:
+def rtmp(sound: Sound, *, site: Site = LOCAL) -> Server:
     """ffmpeg as an RTMP server with uncompressed sound, for one client at a time."""
-    url = f"rtmp://127.0.0.1:{free_port()}/live/sound"
-    words = _ffmpeg(sound, "-c:a", "pcm_s16le", "-f", "flv", "-listen", "1", url)
-    return Server(url, lambda: [_again(words)], None)
+    url = f"rtmp://{site.host}:{free_port()}/live/sound"
+    words = ffmpeg(sound, "-c:a", "pcm_s16le", "-f", "flv", "-listen", "1", url)
+    return Server(url, lambda: [_again(words)], None, site)
 
 
-def srt(sound: Sound) -> Server:
+def srt(sound: Sound, *, site: Site = LOCAL) -> Server:
     """ffmpeg as an SRT server with TrueHD in MPEG-TS, for one client at a time."""
-    url = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
-    words = _ffmpeg(sound, *LOSSLESS_TS, f"{url}?mode=listener&latency=50000")
-    return Server(url, lambda: [_again(words)], None)
+    url = f"srt://{site.host}:{free_port(socket.SOCK_DGRAM)}"
+    latency_us = 50_000 if site is LOCAL else 400_000  # later packets are dropped
+    words = ffmpeg(sound, *LOSSLESS_TS, f"{url}?mode=listener&latency={latency_us}")
+    return Server(url, lambda: [_again(words)], None, site)
 
 
-def udp(sound: Sound) -> Server:
+def udp(sound: Sound, *, site: Site = LOCAL) -> Server:
     """ffmpeg that sends MPEG-TS with TrueHD in UDP packets."""
-    url = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
-    return Server(url, lambda: [_ffmpeg(sound, *LOSSLESS_TS, f"{url}?pkt_size=1316")], None)
+    url = f"udp://{site.box}:{free_port(socket.SOCK_DGRAM)}"
+    return Server(url, lambda: [ffmpeg(sound, *LOSSLESS_TS, f"{url}?pkt_size=1316")], None, site)
 
 
 LOSSLESS_TS = ("-c:a", "truehd", "-strict", "-2", "-f", "mpegts", "-flush_packets", "1")
@@ -270,7 +310,7 @@ class Hls(Closing):
         self._writer = Server(
             "",
             lambda: [
-                _ffmpeg(
+                ffmpeg(
                     sound,
                     *("-c:a", "flac", "-strict", "-2", "-f", "hls", "-hls_time", "1"),
                     *("-hls_list_size", "6", "-hls_flags", "delete_segments+omit_endlist"),

@@ -1,4 +1,4 @@
-"""A Wyoming microphone by the package `wyoming`: wyoming_microphone.py PORT SOUND.wav
+"""A Wyoming microphone by the package `wyoming`: wyoming_microphone.py ADDRESS:PORT SOUND.wav
 
 It streams the file in real time, again and again, to each client.
 """
@@ -43,8 +43,8 @@ class Microphone(AsyncEventHandler):
         self._task.cancel()
 
 
-async def main(port: str, path: str) -> None:
-    server = AsyncServer.from_uri(f"tcp://127.0.0.1:{port}")
+async def main(address: str, path: str) -> None:
+    server = AsyncServer.from_uri(f"tcp://{address}")
     await server.run(functools.partial(Microphone, path))
 
 

@@ -40,6 +40,7 @@ RUNS_ITSELF = {
     r"^sudo |^git clone|^cd ": "changes the machine, or the folder of the shell",
     r"mic:USB PnP": "needs that very USB microphone; mic:NAME has its own tests",
     r"^arecord ": "needs a sound card; stdin has its own tests",
+    r"pytorch_model": "needs PyTorch; see tests/system/test_any_model.py",
     r"models/mine": "needs a model that a command before has trained",
     r"-m train\b|\.venv-train": "needs corpora that are not ours to ship; see tests/test_train*.py",
     r"speech-emotion train personal": "needs labels; see tests/unit/train/test_personal.py",

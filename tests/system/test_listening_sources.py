@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 import soundfile
 
 from speech_emotion.common.wire import public
-from tests.support import sound_servers
+from tests.support import opus_encoder, sound_servers
 from tests.support.pages import shows
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 from tests.support.sound_servers import Sound, free_port, noise
@@ -169,6 +170,42 @@ def test_a_foreign_page_cannot_connect_without_a_token(supervise: Supervise) -> 
     assert running.ended()[0] == 0
 
 
+@pytest.mark.skipif(opus_encoder.library() is None, reason="needs libopus")
+def test_opus_is_decoded_exactly_and_its_gap_declared(supervise: Supervise, tmp_path: Path) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    sound, tape, port = noise(tmp_path, 16000), tmp_path / "tape", free_port()
+    running = supervise(f"--source=listen:ws://127.0.0.1:{port}/main", f"--record={tape}")
+    wait_until(lambda: sound_servers.answers(port), "the port")
+    url = f"ws://127.0.0.1:{port}/main?codec=opus&stamps=1"
+    for bad in ("&rate=44100", "&rate=16000&channels=3", "&codec=mp3"):
+        with pytest.raises(InvalidStatus, match="400"):
+            connect(url.replace("codec=opus&", "") + bad if "mp3" in bad else url + bad)
+    packets = opus_encoder.encode(sound.pcm[: 6 * sound.rate], sound.rate)
+    size, dropped = 320, range(200, 250)
+    sent = [packet for number, packet in enumerate(packets) if number not in dropped]
+    expected = opus_encoder.decode(sent, sound.rate, 1)[:, 0]
+    with connect(url, compression=None) as device:
+        due = time.monotonic()
+        for number, packet in enumerate(packets):
+            due += size / sound.rate
+            time.sleep(max(0.0, due - time.monotonic()))
+            if number not in dropped:
+                device.send((size * number).to_bytes(8, "little") + packet)
+        seen = Watched(running)
+        seen.wait_for("live")
+        device.send((size * len(packets)).to_bytes(8, "little") + b"\xff\xff no Opus")
+        seen.wait_for("lost", "recovering", word="no Opus")
+    assert any(result.lost for result in seen.end())
+    samples, _ = soundfile.read(next((tape / "main").glob("*.flac")), dtype="int16")
+    before, missing = dropped.start * size, len(dropped) * size
+    np.testing.assert_array_equal(samples[:before], expected[:before])
+    assert not samples[before : before + missing].any()
+    after = samples[before + missing : len(packets) * size]
+    np.testing.assert_array_equal(after, expected[before:])
+
+
 @pytest.mark.parametrize("scheme", ["rtp", "udp"])
 @pytest.mark.skipif(not sound_servers.has_ffmpeg(), reason="needs ffmpeg")
 def test_datagrams_are_heard(supervise: Supervise, tmp_path: Path, scheme: str) -> None:
@@ -195,7 +232,7 @@ def test_datagrams_are_heard(supervise: Supervise, tmp_path: Path, scheme: str) 
 
 
 @pytest.fixture
-def browser_microphone(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+def browser_microphone(tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Opens a page in Chromium whose microphone plays noise, and presses its button."""
     api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
@@ -204,7 +241,7 @@ def browser_microphone(tmp_path: Path) -> Iterator[Callable[[str], None]]:
     with contextlib.ExitStack() as stack:
         playwright = stack.enter_context(api.sync_playwright())
 
-        def open_page(url: str) -> None:
+        def open_page(url: str, *, opus: bool = False) -> None:
             browser = playwright.chromium.launch(
                 executable_path=CHROMIUM,
                 args=[
@@ -216,19 +253,22 @@ def browser_microphone(tmp_path: Path) -> Iterator[Callable[[str], None]]:
             stack.callback(browser.close)
             page = browser.new_page()
             page.goto(url)
+            if opus:
+                page.check("#opus")
             page.click("#button")
             shows(page, "#state", "Connected.")
 
         yield open_page
 
 
+@pytest.mark.parametrize("opus", [False, True])
 def test_a_browser_sends_its_microphone(
-    supervise: Supervise, browser_microphone: Callable[[str], None], tmp_path: Path
+    supervise: Supervise, browser_microphone: Callable[..., None], tmp_path: Path, opus: bool
 ) -> None:
     port, tape = free_port(), tmp_path / "tape"
     running = supervise(f"--source=listen:ws://127.0.0.1:{port}/phone", f"--record={tape}")
     wait_until(lambda: sound_servers.answers(port), "the port")
-    browser_microphone(f"http://127.0.0.1:{port}/phone")
+    browser_microphone(f"http://127.0.0.1:{port}/phone", opus=opus)
     seen = Watched(running)
     seen.wait_live()
     results = seen.end()

@@ -28,6 +28,7 @@ from tests.support.pipelines import (
     wait_until,
 )
 from tests.support.pulse import VirtualMicrophone, installed
+from tests.support.sound_servers import noise
 
 pytestmark = pytest.mark.skipif(
     not installed(), reason="needs PulseAudio: deploy/setup.sh dev installs it"
@@ -185,6 +186,31 @@ def test_two_streams_of_one_stereo_device_are_its_channels(
     for name in ("left", "right"):
         alone = offline(recordings / name)
         assert received.stream(name) == [{**row, "stream": name} for row in alone]
+
+
+@pytest.mark.parametrize(("mix", "state"), [("flip", "live"), ("mean", "cancelled")])
+def test_an_inverted_side_is_heard_or_reported(
+    supervise: Supervise, tmp_path: Path, mix: str, state: str
+) -> None:
+    sound, rate = noise(tmp_path, 16000).pcm, 16000
+    path, config = tmp_path / "played.wav", tmp_path / "box.toml"
+    soundfile.write(path, np.concatenate([sound, -sound], axis=1), rate)
+    config.write_text(f"[[stream]]\nsource = 'mic'\nmix = '{mix}'\n")
+    with VirtualMicrophone(rate, 2) as mic:
+        running = supervise("--config", str(config), env=mic.env)
+        mic.play(path)
+
+        def seen() -> bool:
+            rows = [h.streams[0] for h in running.received.fresh(public.Health) if h.streams]
+            return any(row.state == state and "invert" in (row.reason or "") for row in rows)
+
+        wait_until(seen, "the inverted side")
+        count = len(running.received.fresh(public.Result))
+        running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= count + 6)
+        levels = [r.rms_db for r in running.received.fresh(public.Result)[count:]]
+        running.process.terminate()
+        assert running.ended()[0] == 0
+    assert (max(levels) > -40.0) == (mix == "flip")
 
 
 def test_a_killed_capture_declares_its_gap(

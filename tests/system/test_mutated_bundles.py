@@ -5,6 +5,7 @@ The hashes in bundle.toml match the damaged files, so that each entrance parses 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import random
 import shutil
@@ -154,15 +155,31 @@ MUTATIONS: dict[str, Mutation] = {
     "temperature-huge": top(calibration={"temperature": 10**400}),
     "temperature-inf": top(calibration={"temperature": float("inf")}),
     "layout-list": table("input", layout=["dims"]),
+    "two-models": write("model.onnx", b""),
 }
+ONNX = ROOT / "tests" / "data" / "models" / "waveform"
+if importlib.util.find_spec("onnxruntime"):
+    MUTATIONS |= {
+        **{f"flip-onnx-{seed}": flip("model.onnx", seed) for seed in range(12)},
+        **{f"onnx-cut-{share}": cut("model.onnx", share) for share in (0.01, 0.5, 0.99)},
+        "onnx-empty": write("model.onnx", b""),
+        "onnx-text": write("model.onnx", b"no model" * 40),
+        "onnx-kind": table("features", kind="spectrum"),
+        "onnx-mels": table("features", n_mels=64),
+        "onnx-layout": table("input", layout="frames,dims"),
+    }
 
 
 def mutated(folder: Path, name: str) -> Path:
     bundle = folder / name
-    shutil.copytree(BUNDLE, bundle)
+    whole = ONNX if "onnx-" in name else BUNDLE
+    shutil.copytree(whole, bundle)
     MUTATIONS[name](bundle)
-    files = {"bundle.toml", *(p.name for p in BUNDLE.iterdir())}
-    if not name.startswith("files-"):
+    files = {"bundle.toml", *(p.name for p in whole.iterdir())}
+    if name == "two-models":
+        change(bundle, lambda manifest: manifest["files"].update({"model.onnx": ""}))
+        rehash(bundle)
+    elif not name.startswith("files-"):
         assert {p.name for p in bundle.iterdir()} == files
         rehash(bundle)
     return bundle

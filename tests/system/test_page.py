@@ -68,6 +68,10 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         assert "leans to angry, 75 %: no emotion is probable enough" in text(page, "#confidence")
         wait_until(lambda: abs(level_share(page) - 0.5) < 0.01, "the meter")
 
+        assert not page.locator("#why").is_visible()
+        noisy = dataclasses.replace(health().streams[0], quality={"snr_db": 6.2, "dc": 0.0})
+        publisher[0].send(stamped(dataclasses.replace(health(), streams=[noisy])))
+        shows(page, "#why", "nearly as loud as the speech (6 dB between them)")
         # An unknown reason gets a text as well.
         publisher[0].send(live(2, emotion="uncertain", reason="too_many_voices", baseline=250.0))
         shows(page, "#confidence", "too many voices")
@@ -123,6 +127,25 @@ def test_faults_are_shown_as_text(chromium: Any, publisher: tuple[Publisher, str
         publisher[0].send(stamped(health(source="on_fire")))
         shows(page, "#source", "has been on fire")
         assert page.locator("#source").get_attribute("data-fine") == "false"
+
+
+def test_the_microphone_of_a_device_is_one_click_away(
+    chromium: Any, publisher: tuple[Publisher, str]
+) -> None:
+    link = "#microphone"
+    with dashboard(publisher) as server, opened(chromium, server.url) as page:
+        publisher[0].send(live(0))
+        shows(page, "#pill", "Live")
+        assert not page.locator(link).is_visible()
+        for host, shown in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("box", "box")):
+            info = dataclasses.replace(INFO, source=f"listen:wss://{host}:8770/kitchen")
+            publisher[0].send(info)
+            page.locator(f"{link}[href='https://{shown}:8770/kitchen']").wait_for()
+        publisher[0].send(INFO)
+        page.locator(link).wait_for(state="hidden")
+        cancels = dataclasses.replace(health().streams[0], state="cancelled", state_s=7.0)
+        publisher[0].send(stamped(dataclasses.replace(health(), streams=[cancels])))
+        shows(page, "#source", "has been silent for 7 s: its channels cancel each other")
 
 
 def test_a_pipeline_that_stopped_has_no_data(

@@ -100,6 +100,5 @@ def test_a_tab_that_slept_for_eight_hours_is_live_within_two_seconds(
         wait_until(lambda: open_connections(server) == 0, "the connection to be closed")
         for seq in range(1, 10):
             publisher[0].send(live(seq))
-        assert text(page, "#emotion") == "sad"
         page.evaluate(hide, False)
         shows(page, "#emotion", "angry", timeout=2000.0)

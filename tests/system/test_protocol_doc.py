@@ -29,6 +29,7 @@ SECTIONS = {
 MESSAGES: dict[str, type[codec.Message]] = {
     "result/STREAM": public.Result,
     "utterance/STREAM": public.Utterance,
+    "A prosody": public.Prosody,
     "info/STREAM": public.Info,
     "health": public.Health,
     "A mute": public.Mute,
@@ -48,6 +49,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
         type(key) is str and type(item) is int for key, item in value.items()
     ),
     "mute": lambda value: fits(value, "A mute"),
+    "prosody": lambda value: fits(value, "A prosody"),
     "list of stages": lambda value: all(fits(row, "A stage") for row in value),
     "list of streams": lambda value: all(fits(row, "A stream") for row in value),
 }
@@ -78,6 +80,7 @@ def described(hint: Any) -> str:
     if typing.get_origin(hint) is list:
         return f"list of {described(arguments[0])}"
     names = {public.StageHealth: "stages", public.StreamHealth: "streams", public.Mute: "mute"}
+    names[public.Prosody] = "prosody"
     return names.get(hint, hint.__name__)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,21 +9,20 @@ import pytest
 import soundfile
 
 from tests.support.pipelines import Running
-from tests.support.sound_servers import Server, free_port, noise
+from tests.support.sound_senders import wyoming
+from tests.support.sound_servers import noise
 from tests.support.watched import Watched
 
 pytest.importorskip("wyoming", reason="needs the extra `test`")
 
-SCRIPT = Path(__file__).parent.parent / "support" / "wyoming_microphone.py"
 Supervise = Callable[..., Running]
 
 
 def test_a_wyoming_microphone_is_heard_lost_and_heard_again(
     supervise: Supervise, tmp_path: Path
 ) -> None:
-    sound, tape, port = noise(tmp_path, 16000), tmp_path / "tape", free_port()
-    command = [sys.executable, str(SCRIPT), str(port), str(sound.path)]
-    server = Server(f"wyoming:127.0.0.1:{port}", lambda: [command], port)
+    sound, tape = noise(tmp_path, 16000), tmp_path / "tape"
+    server = wyoming(sound)
     seen = Watched(supervise(f"--source={server.url}", f"--record={tape}"))
     seen.wait_for("lost", "recovering", word="refused")
     with server:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.manifest import LAYOUTS, Bundle
+from speech_emotion.common.bundle.manifest import Bundle, axes_of, layouts_of
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
+from speech_emotion.infer.runtime import Network
+from speech_emotion.infer.runtime.network import one_line
 from speech_emotion.train.bundle.card import PURPOSE
-from speech_emotion.train.bundle.writer import Samples, run_tflite_all, write_bundle
-from speech_emotion.train.model.export import to_tflite
+from speech_emotion.train.bundle.onnx_model import read_model
+from speech_emotion.train.bundle.writer import Samples, open_network, run_all, write_bundle
+
+CONVERTED = (".tflite", ".onnx", ".pt2")
+SUM_TOLERANCE = 0.02
+"""An 8-bit output rounds each probability to 1/256."""
 
 
 def bundle_model(
@@ -27,7 +35,7 @@ def bundle_model(
     stats: tuple[Path, Path] | None = None,
     quantized: bool = False,
 ) -> Bundle:
-    """Make a bundle of a .keras file, a config.json with its .weights.h5, or a .tflite file.
+    """Make a bundle of an .onnx, .pt2, .tflite or .keras file, or config.json with .weights.h5.
 
     The temperature is 1 and no result is uncertain; run `calibrate` and `evaluate` next.
 
@@ -44,25 +52,19 @@ def bundle_model(
     Raises:
         UserError: the files are not a model, or the model does not fit the spec or the labels.
     """
-    if [f.suffix for f in files] == [".tflite"]:
-        if quantized:
-            raise UserError(f"{files[0]}: is TFLite already; only Keras models can be quantized")
-        flat = _read(files[0])
-        shape, size = tflite_shapes(files[0], flat)
-        layout = layout_for(shape, spec)
-    else:
-        model = load_keras(files)
-        layout = layout_for(tuple(model.input_shape[1:]), spec)
-        size = int(model.output_shape[-1])
-        flat = to_tflite(_fixed(model, layout, spec), quantized=quantized)
-    if size != len(labels):
-        raise UserError(f"{files[0]}: gives {size} values, but --labels names {len(labels)}")
-    output = "probabilities" if gives_probabilities(flat, layout, spec) else "logits"
+    content, file = model_content(files, spec, quantized=quantized)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file
+        path.write_bytes(content)
+        network = open_network(path, files[0])
+        layout = layout_of(network, files[0], spec)
+        output = output_kind(network, files[0], layout, spec, labels)
     name = out.name.lower()
     return write_bundle(
         out,
         name=name,
-        model=flat,
+        model=content,
+        model_file=file,
         labels=labels,
         spec=spec,
         layout=layout,
@@ -77,33 +79,65 @@ def bundle_model(
     )
 
 
+def model_content(
+    files: Sequence[Path], spec: FeatureSpec, *, quantized: bool
+) -> tuple[bytes, str]:
+    """Content and name of the bundle's model file.
+
+    Raises:
+        UserError: see `bundle_model`.
+    """
+    suffix = files[0].suffix if len(files) == 1 else ""
+    if suffix in CONVERTED:
+        if quantized:
+            raise UserError(
+                f"{files[0]}: only Keras models can be quantized here; quantize it before"
+            )
+        content = _read(files[0])
+        if suffix == ".tflite":
+            return content, "model.tflite"
+        return read_model(files[0], content), "model.onnx"
+    model = load_keras(files)
+    layout = layout_for(tuple(model.input_shape[1:]), spec)
+    from speech_emotion.train.model.export import to_tflite
+
+    return to_tflite(_fixed(model, layout, spec), quantized=quantized), "model.tflite"
+
+
 def load_keras(files: Sequence[Path]) -> Any:
     """A Keras model from a .keras file, or from a config.json and a .weights.h5.
 
     Raises:
         UserError: other files, or Keras cannot load them.
     """
-    import keras
-
     by_suffix = {
         "".join(f.suffixes[-2:]) if f.name.endswith(".weights.h5") else f.suffix: f for f in files
     }
+    names = ", ".join(f.name for f in files)
+    if weights := {".pt", ".pth", ".ckpt", ".safetensors"}.intersection(by_suffix):
+        raise UserError(
+            f"--model {names}: a {min(weights)} file has no network; export the model with "
+            "torch.onnx.export or torch.export.save (docs/ANY_MODEL.md)"
+        )
+    if set(by_suffix) not in ({".keras"}, {".json", ".weights.h5"}):
+        raise UserError(
+            "--model takes one .onnx, .pt2, .tflite or .keras file, or a config.json and a "
+            f".weights.h5; not {names}"
+        )
     for file in files:
         _read(file)
+    if importlib.util.find_spec("keras") is None:
+        raise UserError(f"--model {names}: needs Keras; install the extra `train` with pip")
+    import keras
+
     try:
-        if set(by_suffix) == {".keras"}:
+        if ".keras" in by_suffix:
             return keras.models.load_model(by_suffix[".keras"], compile=False)
-        if set(by_suffix) == {".json", ".weights.h5"}:
-            model = keras.models.model_from_json(by_suffix[".json"].read_text())
-            model.load_weights(by_suffix[".weights.h5"])
-            return model
+        model = keras.models.model_from_json(by_suffix[".json"].read_text())
+        model.load_weights(by_suffix[".weights.h5"])
+        return model
     except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(f"{files[0]}: Keras cannot load it ({reason})") from None
-    raise UserError(
-        "--model takes one .keras file, a config.json and a .weights.h5, or one .tflite; "
-        f"not {', '.join(f.name for f in files)}"
-    )
+        raise UserError(f"{files[0]}: Keras cannot load it ({one_line(error)})") from None
 
 
 def _read(path: Path) -> bytes:
@@ -122,56 +156,80 @@ def layout_for(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
     Raises:
         UserError: no layout fits.
     """
-    axes = {"frames": spec.n_frames, "dims": spec.dims, "1": 1}
-    for layout in LAYOUTS:
-        wanted = tuple(axes[axis] for axis in layout.split(","))
+    layouts = layouts_of(spec)
+    for layout in layouts:
+        wanted = axes_of(layout, spec)
         if len(shape) == len(wanted) and all(
             a is None or a == b for a, b in zip(shape, wanted, strict=True)
         ):
             return layout
+    if spec.waveform:
+        raise UserError(
+            f"the model takes {shape}, the spec gives {spec.window} samples: none of the layouts "
+            f"{'; '.join(layouts)} fits; set features.window_s to {_seconds(shape, spec)}"
+        )
     raise UserError(
         f"the model takes {shape}, the spec gives {spec.n_frames} frames of {spec.dims} dims: "
-        f"none of the layouts {'; '.join(LAYOUTS)} fits; set features.frames, n_mfcc, chroma or "
+        f"none of the layouts {'; '.join(layouts)} fits; set features.frames, n_mfcc, chroma or "
         "n_mels in the spec to those the model was trained with"
     )
 
 
-def tflite_shapes(path: Path, flat: bytes) -> tuple[tuple[int, ...], int]:
-    """Input shape without the batch, and the size of the output, of a TFLite model.
+def _seconds(shape: tuple[int | None, ...], spec: FeatureSpec) -> str:
+    samples = max((n for n in shape if n), default=0)
+    return f"{samples / spec.sample_rate:g}" if samples > 1 else "the length it was trained with"
+
+
+def layout_of(network: Network, path: Path, spec: FeatureSpec) -> str:
+    """The input layout of a network.
 
     Raises:
-        UserError: it is not a TFLite model, or its batch is not 1.
+        UserError: no layout fits, or its batch is fixed to more than 1.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    if flat[4:8] != b"TFL3":
-        raise UserError(f"{path}: is no TFLite model")
+    batch, *shape = network.input.shape or (None,)
+    if batch not in (1, None):
+        raise UserError(f"{path}: takes {batch} windows at once; convert it with a batch of 1")
     try:
-        interpreter = Interpreter(model_content=flat, num_threads=1)
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: cannot be loaded ({str(error).splitlines()[0][:120]})") from None
-    shape = tuple(int(n) for n in interpreter.get_input_details()[0]["shape"])
-    if shape[0] != 1:
-        raise UserError(f"{path}: takes {shape[0]} windows at once; convert it with a batch of 1")
-    return shape[1:], int(interpreter.get_output_details()[0]["shape"][-1])
+        return layout_for(tuple(shape), spec)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _fixed(model: Any, layout: str, spec: FeatureSpec) -> Any:
     """The model with all axes fixed and a batch of 1; recurrent layers convert only like this."""
     import keras
 
-    axes = {"frames": spec.n_frames, "dims": spec.dims, "1": 1}
-    inputs = keras.Input(tuple(axes[axis] for axis in layout.split(",")), batch_size=1)
+    inputs = keras.Input(axes_of(layout, spec), batch_size=1)
     return keras.Model(inputs, model(inputs, training=False))
 
 
-def gives_probabilities(flat: bytes, layout: str, spec: FeatureSpec) -> bool:
-    """Whether the model's outputs are probabilities: not negative and of sum 1, on seeded noise."""
+def output_kind(
+    network: Network, path: Path, layout: str, spec: FeatureSpec, labels: tuple[str, ...]
+) -> str:
+    """`probabilities` where the outputs are not negative and of sum 1 on seeded noise, or `logits`.
+
+    Raises:
+        UserError: the network does not give one value per label, fails, or gives other values
+            for the same window.
+    """
     rng = np.random.default_rng(0)
-    x = 3 * rng.standard_normal((8, spec.n_frames, spec.dims)).astype(np.float32)
-    outputs = run_tflite_all(flat, x, layout)
-    return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3))
+    x = rng.standard_normal((8, spec.n_frames, spec.dims)).astype(np.float32)
+    x *= np.float32(0.1 if spec.waveform else 3.0)
+    try:
+        outputs = run_all(network, x, layout)
+        again = run_all(network, x, layout)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be run ({one_line(error)})") from None
+    if outputs.ndim != 2 or outputs.shape[1] != len(labels):
+        size = "x".join(map(str, outputs.shape[1:])) or "1"
+        raise UserError(f"{path}: gives {size} values, but --labels names {len(labels)}")
+    if not np.array_equal(outputs, again, equal_nan=True):
+        raise UserError(
+            f"{path}: gives other values for the same window; export it without dropout "
+            "(model.eval()) and without random operators"
+        )
+    likely = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=SUM_TOLERANCE)
+    return "probabilities" if likely else "logits"
 
 
 def load_stats(paths: tuple[Path, Path] | None, spec: FeatureSpec) -> tuple[Samples, Samples]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import tomli_w
 from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.baseline import Baseline
-from speech_emotion.common.bundle.manifest import FORMAT, MANIFEST, Bundle, load_bundle
+from speech_emotion.common.bundle.manifest import FORMAT, MANIFEST, MODEL_FILES, Bundle, load_bundle
 from speech_emotion.common.bundle.parameters import OPERATING_POINT_KEYS, Calibration, Decision
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import load_extractors
 from speech_emotion.infer.model import Model, shape_input
+from speech_emotion.infer.runtime import Network, find_runtime, load_network
 
 Samples = NDArray[np.float32]
 
@@ -44,11 +46,12 @@ def write_bundle(
     speech_output: bool = False,
     baseline: Baseline | None = None,
     provenance: Mapping[str, Any] | None = None,
+    model_file: str = MODEL_FILES[0],
 ) -> Bundle:
     """Write the folder `path`, and load it with the checks of the features and infer stages.
 
     Args:
-        model: a TFLite flatbuffer, float32 in and out.
+        model: content of `model_file`, with one input and one output.
         stats: mean and standard deviation, (dims,) or (frames, dims).
         golden_audio: one window of sound, (spec.window,); its features and probabilities are
             stored as the golden vectors of the self-test.
@@ -59,6 +62,7 @@ def write_bundle(
         speech_output: behind the labels, the model's output has the probability of speech.
         baseline: the model's last outputs are relative scores, used with these parameters.
         provenance: origin of the model: corpora, seed, command, ….
+        model_file: `model.tflite` or `model.onnx`.
 
     Raises:
         UserError: the parts do not fit together.
@@ -70,17 +74,19 @@ def write_bundle(
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    (partial / "model.tflite").write_bytes(model)
+    (partial / model_file).write_bytes(model)
     (partial / "MODEL_CARD.md").write_text(card)
     (partial / "LICENSE").write_text(licence)
     np.savez(partial / "stats.npz", mean=mean, std=std)
-    np.savez_compressed(partial / "banks.npz", **banks.to_arrays())  # type: ignore[arg-type]
+    if not spec.waveform:
+        np.savez_compressed(partial / "banks.npz", **banks.to_arrays())  # type: ignore[arg-type]
+    network = open_network(partial / model_file)
     np.savez_compressed(
         partial / "golden.npz",
         audio=golden_audio.astype(np.float32),
         features=features,
         normalized=normalized,
-        probabilities=run_tflite_all(model, normalized[np.newaxis], layout)[0],
+        probabilities=run_all(network, normalized[np.newaxis], layout)[0],
     )
     table: dict[str, Any] = {
         "format": FORMAT,
@@ -89,7 +95,7 @@ def write_bundle(
         "licence": licence_id,
         "output": output,
         "speech_output": speech_output,
-        "features": dataclasses.asdict(spec),
+        "features": spec.to_table(),
         "input": {"layout": layout},
         "calibration": dataclasses.asdict(calibration or Calibration()),
         "decision": dataclasses.asdict(decision or Decision()),
@@ -155,17 +161,23 @@ def _check(path: Path) -> Bundle:
     return bundle
 
 
-def run_tflite_all(model: bytes, normalized: Samples, layout: str) -> Samples:
-    """Raw outputs (n, size) of a TFLite model for normalized features (n, frames, dims)."""
-    from ai_edge_litert.interpreter import Interpreter
+def open_network(path: Path, shown: Path | None = None) -> Network:
+    """The network of a model file, on the first runtime that is installed for it.
 
-    interpreter = Interpreter(model_content=model, num_threads=1)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
-    sink = interpreter.get_output_details()[0]["index"]
-    outputs = []
-    for features in normalized:
-        interpreter.set_tensor(source, shape_input(features, layout))
-        interpreter.invoke()
-        outputs.append(interpreter.get_tensor(sink)[0].copy())
-    return np.array(outputs, np.float32)
+    Raises:
+        UserError: see `load_network`.
+    """
+    return load_network(path, find_runtime("auto", path.name), shown or path)
+
+
+def run_all(network: Network, normalized: Samples, layout: str) -> Samples:
+    """Raw outputs (n, size) of a network for normalized features (n, frames, dims)."""
+    return np.stack([network.run(shape_input(x, layout))[0] for x in normalized])
+
+
+def run_tflite_all(model: bytes, normalized: Samples, layout: str) -> Samples:
+    """`run_all` for a TFLite flatbuffer."""
+    with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
+        file.write(model)
+        file.flush()
+        return run_all(open_network(Path(file.name)), normalized, layout)

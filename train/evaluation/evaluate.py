@@ -92,7 +92,7 @@ def evaluate(bundle_path: Path, clips: Sequence[Clip], runtime: str = "auto") ->
     """Run every clip through a bundle, each as a stream of its own.
 
     Args:
-        runtime: `auto`, `litert` or `tflite`.
+        runtime: `auto`, `litert`, `tflite` or `onnx`.
 
     Raises:
         UserError: the bundle or a clip is not valid, or no clip has a label of the bundle.

@@ -93,6 +93,8 @@ def load_plan(path: Path) -> Plan:
     recipe = Recipe(**{**values, "network": Network(**network)})
     labels = table.get("labels", recipe.labels)
     spec = FeatureSpec.from_table(table.get("features", {}), str(path))
+    if spec.waveform:
+        raise UserError(f"{path}: `train fit` trains on spectral features; remove features.kind")
     return Plan(spec, dataclasses.replace(recipe, labels=labels), table.get("licence", ""))
 
 

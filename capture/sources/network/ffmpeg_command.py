@@ -28,9 +28,15 @@ OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("timeout", str(NETWORK_TIMEOUT_US)),
     ),
     "http": (("rw_timeout", str(NETWORK_TIMEOUT_US)),),
-    "rtmp": (("rw_timeout", str(NETWORK_TIMEOUT_US)), ("rtmp_live", "live")),
+    "rtmp": (
+        *(("rw_timeout", str(NETWORK_TIMEOUT_US)), ("rtmp_live", "live")),
+        # It does not say how many streams there are: ffmpeg waits for more until this has passed.
+        ("analyzeduration", "500000"),
+    ),
     "udp": (("timeout", str(NETWORK_TIMEOUT_US)), ("overrun_nonfatal", "1")),
-    "srt": (("timeout", str(NETWORK_TIMEOUT_US)), ("connect_timeout", "2500")),
+    # An absent server refuses nothing, and one that starts meanwhile answers at once: a long wait
+    # is better than many attempts.
+    "srt": (("timeout", str(NETWORK_TIMEOUT_US)), ("connect_timeout", "6000")),
 }
 """Options of the input by scheme."""
 PROBING = (
@@ -92,7 +98,7 @@ def command_for(source: str, packets: int) -> Command:
 
 def _listing(source: str, scheme: str) -> str:
     family = scheme.removesuffix("s") if scheme not in OPTIONS else scheme
-    options = (*OPTIONS[family], *PROBING)
+    options = {**dict(PROBING), **dict(OPTIONS[family])}.items()
     lines = ["ffconcat version 1.0", f"file {_quoted(source)}"]
     lines += [f"option {name} {_quoted(value)}" for name, value in options]
     return "\n".join(lines) + "\n"

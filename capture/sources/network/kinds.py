@@ -39,6 +39,8 @@ def _kinds(sources: list[str], options: SourceOptions) -> list[Kind]:
     """How each source is read. Imports only what they need."""
     if sources[0].startswith("wyoming:"):
         return [_wyoming(source) for source in sources]
+    if sources[0].partition(":")[0] == "pipewire":
+        return [_pipewire(source) for source in sources]
     if not sources[0].startswith("listen:"):
         return [_ffmpeg(source) for source in sources]
     if sources[0].startswith(("listen:ws:", "listen:wss:")):
@@ -60,6 +62,14 @@ def _wyoming(source: str) -> Kind:
 
     host, port = split_listen(source.removeprefix("wyoming:"))
     return Kind(lambda: WyomingConnection(host, int(port)), source)
+
+
+def _pipewire(source: str) -> Kind:
+    from speech_emotion.capture.sources.network.pipewire import PipeWireConnection, require_pipewire
+
+    require_pipewire()
+    name = source.partition(":")[2]
+    return Kind(lambda: PipeWireConnection(name), source)
 
 
 def _datagrams(source: str) -> Kind:

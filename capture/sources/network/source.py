@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from speech_emotion.capture.recording.wav_writer import WavWriter
 from speech_emotion.capture.ring_feeder import RingFeeder, StreamFormat
+from speech_emotion.capture.samples import channels_needed
 from speech_emotion.capture.sources.clock import BEGIN_S, MutedTime, SampleClock
 from speech_emotion.capture.sources.monitor import (
     BEGINNING,
@@ -192,7 +193,9 @@ class NetworkSource:
 
     def _new_feeders(self, rate: int) -> list[RingFeeder]:
         return [
-            RingFeeder(job.name, ring, rate, self._format, self._send, channel=job.channel)
+            RingFeeder(
+                job.name, ring, rate, self._format, self._send, channel=job.channel, mix=job.mix
+            )
             for job, ring in zip(self._jobs, self._rings, strict=True)
         ]
 
@@ -231,12 +234,12 @@ class NetworkSource:
         rate = self._rate = connection.rate
         channels = self._queue[0].samples.shape[1]
         for job in self._jobs:
-            if job.channel is not None and job.channel >= channels:
-                text = f"{shown(job.source)} has no channel {job.channel} (it has {channels})"
+            if (needed := channels_needed(job.channel)) > channels:
+                text = f"{shown(job.source)} has no channel {needed - 1} (it has {channels})"
                 self._lose(now, End(text, Retry.NEVER))
                 return
         feeders = self._new_feeders(rate)
-        clock = SampleClock(feeders, rate, self._format.rate)
+        clock = SampleClock(feeders, rate, self._format.rate, paced=not self.kind.stored)
         arriving_s = now - self._queue[0].arrived
         if not self.kind.stored and arriving_s < BEGIN_S:
             return  # of a burst, the end was captured now and the beginning earlier

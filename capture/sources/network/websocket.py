@@ -1,4 +1,4 @@
-"""Devices that push 16-bit samples over WebSocket: a server with one thread per device.
+"""Devices that push 16-bit samples or Opus over WebSocket: a server with one thread per device.
 
 The format of a connection is in docs/SOURCES.md. The capture loop only takes chunks from queues, so
 a device that hangs blocks its own thread alone.
@@ -7,11 +7,13 @@ a device that hangs blocks its own thread alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hmac
 import http
 import logging
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -22,6 +24,9 @@ from urllib.parse import parse_qs, urlsplit
 from speech_emotion.capture.sources.network.connection import Chunk, End
 from speech_emotion.capture.sources.network.datagrams import decode
 from speech_emotion.capture.sources.network.listening import ListenAddress
+from speech_emotion.capture.sources.network.opus import CHANNELS as OPUS_CHANNELS
+from speech_emotion.capture.sources.network.opus import RATES as OPUS_RATES
+from speech_emotion.capture.sources.network.opus import OpusDecoder, load_opus
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.paths import MICROPHONE_PAGE
 from speech_emotion.common.security.exposure import listen_tcp
@@ -44,6 +49,48 @@ QUIET_S = 1.0
 """Seconds of silence after which another device may take the place of a connected one."""
 MAX_DEVICES = 64
 STAMP_BYTES = 8
+NATIVE = "<i2" if sys.byteorder == "little" else ">i2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What a device sends, by the query of its request.
+
+    Attributes:
+        rate: sample rate in Hz.
+        stamped: whether each message begins with the number of its first frame.
+        opus: whether each message is an Opus packet; else 16-bit samples.
+    """
+
+    rate: int
+    channels: int
+    stamped: bool
+    opus: bool
+
+    @classmethod
+    def of(cls, query: dict[str, list[str]]) -> Format:
+        """The format of a query; raises ValueError, with what is wrong."""
+        try:
+            rate, channels, stamps = (
+                int(query.get(key, [default])[0])
+                for key, default in (("rate", "16000"), ("channels", "1"), ("stamps", "0"))
+            )
+        except ValueError:
+            rate = channels = stamps = 0
+        if rate not in RATES or channels not in CHANNELS:
+            raise ValueError("needs rate=8000 to 192000 and channels=1 to 8")
+        codec = query.get("codec", ["s16"])[0]
+        if codec not in ("s16", "opus"):
+            raise ValueError("needs codec=s16 or codec=opus")
+        if codec == "opus":
+            if rate not in OPUS_RATES or channels not in OPUS_CHANNELS:
+                rates = ", ".join(map(str, OPUS_RATES))
+                raise ValueError(f"codec=opus needs a rate of {rates} and channels=1 or 2")
+            try:
+                load_opus()
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return cls(rate, channels, bool(stamps), codec == "opus")
 
 
 class Device:
@@ -55,13 +102,13 @@ class Device:
         heard: CLOCK_MONOTONIC of its newest message, or of its connection.
     """
 
-    def __init__(self, connection: ServerConnection, rate: int, channels: int, *, stamped: bool):
-        self.rate = rate
+    def __init__(self, connection: ServerConnection, form: Format) -> None:
+        self.rate = form.rate
         self.ended: str | None = None
         self.heard = time.monotonic()
         self._connection = connection
-        self._channels = channels
-        self._stamped = stamped
+        self._format = form
+        self._opus = OpusDecoder(form.rate, form.channels) if form.opus else None
         self._chunks: deque[Chunk] = deque()
         # Each is written by one thread only: `+=` of two threads would lose counts.
         self._received = self._taken = 0
@@ -77,20 +124,28 @@ class Device:
                 if isinstance(message, str):
                     continue
                 index = None
-                if self._stamped:
+                if self._format.stamped:
                     index = int.from_bytes(message[:STAMP_BYTES], "little", signed=True)
                     message = message[STAMP_BYTES:]
-                samples = decode(message, self._channels, "<i2")
+                order = "<i2"
+                if self._opus is not None:
+                    message, order = self._opus.decode(message), NATIVE
+                samples = decode(message, self._format.channels, order)
                 if samples is None:
                     continue
                 while self.ended is None and self._received - self._taken > QUEUE_S * self.rate:
                     time.sleep(0.05)
                 self._received += len(samples)
                 self._chunks.append(Chunk(samples, now, index))
+        except ValueError as error:
+            self.close(str(error))
         except ConnectionClosed:
             self.ended = self.ended or "the device closed the connection"
         except OSError as error:
             self.ended = self.ended or f"the connection failed ({error.strerror})"
+        finally:
+            if self._opus is not None:
+                self._opus.close()
 
     def take(self, frames: float) -> list[Chunk]:
         """Its next chunks, about so many frames at most."""
@@ -175,11 +230,9 @@ class Listener:
         if name not in self._devices:
             return _refuse(connection, 404, "no stream has this name")
         try:
-            rate, channels, _ = _format(query)
-        except ValueError:
-            rate = channels = 0
-        if rate not in RATES or channels not in CHANNELS:
-            return _refuse(connection, 400, "needs rate=8000 to 192000 and channels=1 to 8")
+            Format.of(query)
+        except ValueError as error:
+            return _refuse(connection, 400, str(error))
         with self._lock:
             device = self._devices[name]
             if device is not None and device.ended is None:
@@ -203,8 +256,7 @@ class Listener:
     def _serve(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         target = urlsplit(connection.request.path)
-        rate, channels, stamped = _format(parse_qs(target.query))
-        device = Device(connection, rate, channels, stamped=stamped)
+        device = Device(connection, Format.of(parse_qs(target.query)))
         name = target.path.strip("/")
         with self._lock:
             self._count += 1
@@ -245,15 +297,6 @@ class WebSocketConnection:
         """Cut the connection of the device; it may connect again."""
         if self._device is not None:
             self._device.close("it gave no sound")
-
-
-def _format(query: dict[str, list[str]]) -> tuple[int, int, bool]:
-    """Rate, channels and whether messages have stamps; raises ValueError."""
-    rate, channels, stamps = (
-        int(query.get(key, [default])[0])
-        for key, default in (("rate", "16000"), ("channels", "1"), ("stamps", "0"))
-    )
-    return rate, channels, bool(stamps)
 
 
 def _refuse(connection: ServerConnection, status: int, text: str = "") -> Response:

@@ -9,7 +9,7 @@ from typing import Any
 
 from speech_emotion.commands.export.source import Message, Track
 from speech_emotion.common.errors import UserError
-from speech_emotion.infer.offline.frame import EXTRA, frame_of
+from speech_emotion.infer.offline.frame import EXTRA, PROSODY_COLUMNS, frame_of
 
 
 def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
@@ -35,6 +35,9 @@ def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
         labels |= dict.fromkeys(track.labels)
         bundles[track.bundle] = None
     names = tuple(labels)
+    prosody = any(
+        getattr(message, "prosody", None) for _, messages in files for message in messages
+    )
     database = audformat.Database(
         name=folder.resolve().name,
         source=", ".join(bundles),
@@ -50,8 +53,10 @@ def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
         database.schemes[text] = schemes(dtype="str")
     database.schemes["rms_db"] = schemes(dtype="float")
     database.schemes["windows"] = schemes(dtype="int")
+    for name in PROSODY_COLUMNS if prosody else ():
+        database.schemes[name] = schemes(dtype="int" if name == "pauses" else "float")
     for table, utterances in (("utterances", True), ("windows", False)):
-        frame = frame_of(files, names, utterances=utterances)
+        frame = frame_of(files, names, utterances=utterances, prosody=prosody)
         made = database[table] = audformat.Table(frame.index)
         for column in frame.columns:
             made[column] = audformat.Column(scheme_id=column)

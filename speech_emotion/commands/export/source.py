@@ -17,7 +17,7 @@ from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.infer.batch.parts import INDEX
 from speech_emotion.infer.batch.table import FILE, about, message_of
-from speech_emotion.infer.offline.frame import EXTRA
+from speech_emotion.infer.offline.frame import EXTRA, PROSODY_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -39,6 +39,7 @@ class Track:
         bundle: id of its bundle; of several the first.
         messages: results and utterances in order; can be read once.
         about: row `file` of a table, with length, quality and error; empty for others.
+        prosody: the utterances may have it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Track:
     bundle: str
     messages: Iterable[Message]
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    prosody: bool = False
 
 
 def tracks(source: str) -> Iterator[Track]:
@@ -111,13 +113,14 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 def _of_table(path: Path) -> Iterator[Track]:
     with _opened(path) as file:
         bundle, labels = about(file.schema_arrow)
+        prosody = set(PROSODY_COLUMNS).issubset(file.schema_arrow.names)
         rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
         for name, group in itertools.groupby(rows, key=lambda row: row["file"]):
             # The row `file` is the last one: its content is known after the others.
             held = list(group)
             last = held.pop() if held[-1]["kind"] == FILE else {}
             messages = (message_of(row, labels) for row in held)
-            yield Track(name, labels, last.get("bundle") or bundle, messages, last)
+            yield Track(name, labels, last.get("bundle") or bundle, messages, last, prosody)
 
 
 def _recordings(folder: Path) -> list[Path]:
@@ -136,13 +139,14 @@ def _of_recording(folder: Path) -> Track:
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: is damaged") from None
     labels = next((tuple(m.probabilities) for m in found if m.probabilities), ())
-    return Track(str(folder), labels, found[0].bundle if found else "", found)
+    prosody = any(getattr(message, "prosody", None) for message in found)
+    return Track(str(folder), labels, found[0].bundle if found else "", found, prosody=prosody)
 
 
 def _message(row: dict[str, Any]) -> Message:
-    kind = public.Result if row["topic"] == "result" else public.Utterance
-    names = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in row.items() if name in names})
+    message = public.from_json_map(row["topic"], row)
+    assert isinstance(message, public.Result | public.Utterance)
+    return message
 
 
 def _of_history(path: Path) -> Iterator[Track]:
@@ -151,6 +155,9 @@ def _of_history(path: Path) -> Iterator[Track]:
         if not sources:
             raise UserError(f"{path}: holds no results")
         streams = [source["stream"] for source in sources]
+        prosody = "prosody" in reader.columns("utterance") and bool(
+            reader.rows("SELECT 1 FROM utterance WHERE prosody IS NOT NULL LIMIT 1", ())
+        )
         for source in sources:
             name = source["stream"]
             if streams.count(name) > 1:
@@ -163,7 +170,7 @@ def _of_history(path: Path) -> Iterator[Track]:
                 (_utterance(row, source, labels) for row in utterances),
                 key=lambda message: (message.end, message.topic),
             )
-            yield Track(name, labels, source["bundle"], messages)
+            yield Track(name, labels, source["bundle"], messages, prosody=prosody)
 
 
 def _pages(reader: HistoryReader, table: str, key: str, source: int) -> Iterator[dict[str, Any]]:
@@ -192,6 +199,7 @@ def _result(row: dict[str, Any], source: dict[str, Any], labels: tuple[str, ...]
 
 def _utterance(row: dict[str, Any], source: dict[str, Any], labels: tuple[str, ...]) -> Message:
     table = json.loads(row["probabilities"])
+    measured = row.get("prosody")  # files of earlier versions have no such column
     return public.Utterance(
         **{name: source[name] for name in ("stream", "run", "rate", "bundle")},
         **{name: row[name] for name in ("seq", "emotion", "confidence", "reason", "windows")},
@@ -199,4 +207,5 @@ def _utterance(row: dict[str, Any], source: dict[str, Any], labels: tuple[str, .
         end=row["last"],
         time=row["at"],
         probabilities=table if isinstance(table, dict) else dict(zip(labels, table, strict=False)),
+        prosody=public.Prosody(**json.loads(measured)) if measured else None,
     )

@@ -15,6 +15,7 @@ from speech_emotion.infer.batch.table import (
     BEFORE,
     COMPRESSION,
     GROUP_ROWS,
+    PROSODY,
     row_of,
     schema_of,
 )
@@ -39,7 +40,8 @@ def parquet(tracks: Iterable[Track], out: BinaryIO) -> None:
     rows: list[Row] = []
     for track in tracks:
         if writer is None:
-            labels, schema = track.labels, schema_of(track.labels, track.bundle)
+            labels = track.labels
+            schema = schema_of(labels, track.bundle, prosody=track.prosody)
             writer = pq.ParquetWriter(out, schema, compression=COMPRESSION)
         if track.labels and track.labels != labels:
             raise UserError(
@@ -70,7 +72,7 @@ def as_csv(tracks: Iterable[Track], out: TextIO, kinds: tuple[str, ...]) -> None
     writer: csv.DictWriter[str] | None = None
     for track in tracks:
         if writer is None:
-            schema = _columns(track.labels)
+            schema = _columns(track.labels, prosody=track.prosody)
             writer = csv.DictWriter(out, schema, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
         writer.writerows(
@@ -99,11 +101,11 @@ TEXT_TABLES: dict[str, Callable[[Iterable[Track], TextIO, tuple[str, ...]], None
 }
 
 
-def _columns(labels: tuple[str, ...]) -> list[str]:
+def _columns(labels: tuple[str, ...], *, prosody: bool) -> list[str]:
     names = [
         *(name for name, _ in BEFORE),
         *(f"{kind}_{label}" for kind in ("p", "raw") for label in labels),
-        *(name for name, _ in AFTER),
+        *(name for name, _ in (*(PROSODY if prosody else ()), *AFTER)),
     ]
     return [name for name in names if name not in ABOUT]
 

@@ -44,7 +44,9 @@ streams = st.lists(
         {
             "name": st.from_regex("[a-z0-9_-]{1,40}", fullmatch=True),
             "source": st.text("abö '\"\\\t#", min_size=1).map("file:{}".format),
-            "channel": st.none() | st.integers(0, 63),
+            "channel": st.none()
+            | st.integers(0, 63)
+            | st.lists(st.integers(0, 63), min_size=1, unique=True),
         }
     ),
     min_size=1,
@@ -84,6 +86,9 @@ def test_the_effective_configuration_gives_itself_again(
         ({"stream": {"source": "file:x"}}, ["stream", "file:x", "rows of [[stream]]"]),
         ({"stream": [5]}, ["stream.0", "5", "a table"]),
         ({"stream": [{"source": "file:x", "channel": 64}]}, ["stream.0.channel", "64", "63"]),
+        ({"stream": [{"source": "mic", "channel": [1, 1]}]}, ["stream.0.channel", "[1, 1]", "63"]),
+        ({"stream": [{"source": "mic", "channel": []}]}, ["stream.0.channel", "[]", "63"]),
+        ({"stream": [{"source": "file:x", "mix": "flip"}]}, ["stream.0", "flip", "live source"]),
         ({"stream": [{"source": f"file:{n}"} for n in range(257)]}, ["stream", "at most 256 rows"]),
         ({"stream": [{"name": "a"}]}, ["stream.0.source", "missing"]),
         ({"stream": [{"source": "file:x"}, {"source": "file:y"}]}, ["'main'", "must differ"]),

@@ -34,7 +34,10 @@ JOBS: list[Job] = [
         **COMMON,  # type: ignore[arg-type]
         nice=-10,
         features="ipc:///f",
-        streams=(StreamJob("main", "file:a b\udcff.wav", "ring", 2, "ipc:///g"),),
+        streams=(
+            StreamJob("main", "file:a b\udcff.wav", "ring", 2, "ipc:///g"),
+            StreamJob("array", "mic", "ring", (1, 3), mix="best"),
+        ),
         rate=16000,
         window=16000,
         hop=8000,

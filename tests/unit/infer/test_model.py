@@ -1,4 +1,4 @@
-"""TFLite models of every input layout, on the installed runtimes."""
+"""Models of every input layout, on the installed runtimes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speech_emotion.common.bundle.manifest import LAYOUTS, load_bundle
+from speech_emotion.common.bundle.manifest import LAYOUTS, WAVEFORM_LAYOUTS, load_bundle
 from speech_emotion.common.errors import UserError
-from speech_emotion.infer.model import RUNTIMES, Model, find_runtime, shape_input
+from speech_emotion.infer.model import Model, shape_input
+from speech_emotion.infer.runtime import RUNTIMES, find_runtime
 from tests.support.bundles import rehash
 from tests.support.pipelines import BUNDLE, ROOT
 
 TINY = sorted((ROOT / "tests" / "data" / "models").glob("*/bundle.toml"))
 INSTALLED = [
     name
-    for name, (module, _) in RUNTIMES.items()
-    if importlib.util.find_spec(module.partition(".")[0])
+    for name, runtime in RUNTIMES.items()
+    if importlib.util.find_spec(runtime.module.partition(".")[0])
 ]
 
 
 def test_every_layout_has_a_model() -> None:
-    assert {load_bundle(path.parent).layout for path in TINY} == set(LAYOUTS)
+    assert {load_bundle(path.parent).layout for path in TINY} == {*LAYOUTS, "1,samples"}
 
 
 @pytest.mark.parametrize("runtime", INSTALLED)
 @pytest.mark.parametrize("path", [*TINY, BUNDLE / "bundle.toml"], ids=lambda p: p.parent.name)
 def test_a_model_gives_its_golden_output(path: Path, runtime: str) -> None:
     bundle = load_bundle(path.parent)
+    if bundle.model.suffix != RUNTIMES[runtime].suffix:
+        with pytest.raises(UserError, match=f"runtime `{runtime}` cannot run {bundle.model.name}"):
+            Model(bundle, runtime)
+        return
     model = Model(bundle, runtime)
     golden = bundle.arrays("golden.npz")
     output = model.predict(golden["normalized"].astype(np.float32))
@@ -71,9 +76,16 @@ def test_features_get_the_input_layout_of_the_model(layout: str) -> None:
     assert np.array_equal(shaped, expected)
 
 
+@pytest.mark.parametrize("layout", WAVEFORM_LAYOUTS)
+def test_samples_get_the_input_layout_of_the_model(layout: str) -> None:
+    samples = np.arange(5, dtype=np.float32)
+    shapes = {"samples": (1, 5), "1,samples": (1, 1, 5), "samples,1": (1, 5, 1)}
+    assert np.array_equal(shape_input(samples[:, None], layout), samples.reshape(shapes[layout]))
+
+
 def test_a_runtime_that_is_not_installed_is_named() -> None:
     missing = [name for name in RUNTIMES if name not in INSTALLED]
     for name in missing:
-        with pytest.raises(UserError, match=RUNTIMES[name][1]):
-            find_runtime(name)
-    assert find_runtime() == INSTALLED[0]
+        with pytest.raises(UserError, match=RUNTIMES[name].package):
+            find_runtime(name, f"model{RUNTIMES[name].suffix}")
+    assert find_runtime("auto", "model.tflite") == INSTALLED[0]

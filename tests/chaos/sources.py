@@ -1,0 +1,312 @@
+"""Every fault of every kind of source, with real servers at the other end of a wire that is cut.
+
+The servers run in a network namespace (tests/support/island.py), which needs root; without it
+they run on loopback, and nothing is cut or delayed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from speech_emotion.common.wire import public
+from tests.chaos.scene import RETURN_S, TOLD_S, Row, Scale, Scene, folder, in_order, source_fault
+from tests.support import island, sound_senders, sound_servers
+from tests.support.island import Island, Site
+from tests.support.sound_servers import PASSWORD, Server, Sound, noise, silence
+
+LONG = {"settled_s": 6.0, "absent_s": 6.0}
+"""A settled connection, and an absence of several attempts."""
+JITTER_S = 0.2
+GARBAGE = str(Path(sound_servers.__file__).with_name("garbage.py"))
+Make = Callable[[Sound, Site], Server]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of source.
+
+    Attributes:
+        name: for the table.
+        make: makes its server or sender.
+        garbage: how random bytes reach it (tests/support/garbage.py); None: any bytes are sound.
+        stored: its server keeps sound in segments: what was read is heard before a fault is seen.
+        single: its server serves one client, and notices late that the client is gone.
+        delay_s: what was sent is heard so many seconds later.
+    """
+
+    name: str
+    make: Make
+    rate: int = 16000
+    channels: int = 1
+    garbage: str | None = "serve"
+    stored: bool = False
+    single: bool = False
+    delay_s: float = 0.0
+
+
+def _in_folder(make: Callable[[Sound, Path, Site], Server]) -> Make:
+    """A server that needs a folder of its own, which goes with the process."""
+
+    def made(sound: Sound, site: Site) -> Server:
+        place = tempfile.mkdtemp(prefix="sep-server-", dir=sound.path.parent)
+        for parent in sound.path.parents[:2]:
+            parent.chmod(0o755)  # Icecast becomes another user
+        return make(sound, Path(place), site)
+
+    return made
+
+
+KINDS = {
+    "rtsp": Kind("RTSP", lambda sound, site: sound_servers.rtsp(sound, site=site)),
+    "rtmp": Kind(
+        "RTMP", lambda sound, site: sound_servers.rtmp(sound, site=site), 22050, single=True
+    ),
+    "srt": Kind(
+        *("SRT", lambda sound, site: sound_servers.srt(sound, site=site), 48000, 2, "answer"),
+        single=True,
+        delay_s=0.4,
+    ),
+    "udp": Kind(
+        *("UDP (MPEG-TS)", lambda sound, site: sound_servers.udp(sound, site=site)),
+        *(48000, 2, "send"),
+    ),
+    "icecast": Kind(
+        "Icecast", _in_folder(lambda sound, at, site: sound_servers.icecast(sound, at, site=site))
+    ),
+    "hls": Kind(
+        "HLS",
+        _in_folder(lambda sound, at, site: sound_senders.hls(sound, at, site=site)),
+        stored=True,
+    ),
+    "websocket": Kind(
+        "WebSocket", lambda sound, site: sound_senders.websocket(sound, site=site), garbage="push"
+    ),
+    "rtp": Kind("RTP", lambda sound, site: sound_senders.rtp(sound, site=site), garbage=None),
+    "datagrams": Kind(
+        "datagrams", lambda sound, site: sound_senders.datagrams(sound, site=site), garbage=None
+    ),
+    "wyoming": Kind("Wyoming", lambda sound, site: sound_senders.wyoming(sound, site=site)),
+}
+
+
+class Place:
+    """A kind of source in a scene, its server and what connects both."""
+
+    def __init__(self, kind: Kind, here: Path, wire: Island | None) -> None:
+        self.kind, self.wire = kind, wire
+        self.site = wire.site if wire is not None else island.LOCAL
+        self.noise = noise(here, kind.rate, kind.channels)
+        self.zeros = silence(here, kind.rate, kind.channels)
+        (here / "played").mkdir()
+        self.played = dataclasses.replace(
+            self.noise, path=here / "played" / "sound.wav", raw=here / "played" / "sound.raw"
+        )
+        self.play(self.noise)
+        self.server = kind.make(self.played, self.site)
+
+    def play(self, sound: Sound) -> None:
+        """What the server plays from its next start on."""
+        for given, target in ((sound.path, self.played.path), (sound.raw, self.played.raw)):
+            shutil.copy(given, target)
+
+    @property
+    def told_s(self) -> float:
+        return TOLD_S + 5.0 * self.kind.stored + self.kind.delay_s
+
+    @property
+    def return_s(self) -> float:
+        return RETURN_S + 5.0 * (self.kind.stored or self.kind.single)
+
+    def bound(self, before: str) -> str:
+        return f"{before} within {self.told_s:g} s; live within {self.return_s:g} s of its return"
+
+
+def matrix(name: str) -> Callable[[Scale], list[Row]]:
+    """The part that measures every fault of a kind."""
+    return lambda _scale: _faults(KINDS[name])
+
+
+def _faults(kind: Kind) -> list[Row]:
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(folder())
+        wire = stack.enter_context(Island()) if island.possible() else None
+        place = Place(kind, here, wire)
+        stack.callback(place.server.close)
+        source = place.server.url
+        env = {"SEP_LISTEN__TOKEN": sound_senders.TOKEN}
+        rows = [_wrong_password(place, here)] if kind.name in ("RTSP", "WebSocket") else []
+        with Scene(f"--source={source}", env=env) as scene:
+            rows.append(_late(scene, place))
+            faults = [
+                ("killed", place.server.kill, place.server.start),
+                ("stopped (SIGSTOP)", place.server.freeze, place.server.thaw),
+            ]
+            if wire is not None:
+                faults.append(("network cut", wire.pull, wire.plug))
+            for what, break_it, mend_it in faults:
+                row = source_fault(
+                    *(scene, f"{kind.name}: {what}", break_it, mend_it),
+                    **LONG,
+                    reported_s=place.told_s,
+                    return_s=place.return_s,
+                )
+                rows.append(row)
+            if wire is not None:
+                rows.append(_jitter(scene, place, wire))
+            rows.append(_silence(scene, place))
+            if kind.garbage is not None:
+                rows.append(_garbage(scene, place, kind.garbage))
+            ordered = in_order(scene.stop().fresh(public.Result))
+    rows.append(
+        Row(
+            f"{kind.name}: after them",
+            "no message missing",
+            f"{'no' if ordered else 'SOME'} `seq` missing",
+            ordered,
+        )
+    )
+    return rows
+
+
+def state_is(*states: str) -> Callable[[public.Health], bool]:
+    """Whether the source is in one of some states."""
+    return lambda health: bool(health.streams) and health.streams[0].state in states
+
+
+def _capture_runs(health: public.Health) -> bool:
+    return any(stage.name == "capture" and stage.state == "ready" for stage in health.stages)
+
+
+def _late(scene: Scene, place: Place) -> Row:
+    since = time.monotonic()
+    waited, health = scene.await_health(
+        lambda h: bool(h.streams) and h.streams[0].reason is not None, "the absence", since
+    )
+    time.sleep(5.0)
+    since = time.monotonic()
+    place.server.start()
+    back, _ = scene.await_health(state_is("live"), "live", since)
+    return Row(
+        f"{place.kind.name}: starts 5 s after the pipeline",
+        f"waited for; live within {place.return_s:g} s",
+        f"waits after {waited:.2f} s ({health.streams[0].reason}); "
+        f"live {back:.2f} s after its start",
+        back <= place.return_s,
+    )
+
+
+def _jitter(scene: Scene, place: Place, wire: Island) -> Row:
+    """Every packet delayed by up to 200 ms, for 20 s."""
+    scene.await_health(state_is("live"), "live")
+    time.sleep(LONG["settled_s"])
+    lost, since = _stream(scene).lost, time.monotonic()
+    wire.jitter_s = JITTER_S
+    time.sleep(20.0)
+    wire.jitter_s = 0.0
+    states = {
+        message.streams[0].state
+        for message, replay, came in scene.received.messages
+        if isinstance(message, public.Health) and not replay and came >= since
+    }
+    lost = _stream(scene).lost - lost
+    return Row(
+        f"{place.kind.name}: 200 ms of jitter for 20 s",
+        "live all the time, no gap",
+        f"{', '.join(f'`{state}`' for state in sorted(states))}; {lost} samples missing",
+        states == {"live"} and lost == 0,
+    )
+
+
+def _silence(scene: Scene, place: Place) -> Row:
+    """The server comes back with nothing but zeros, and then with sound."""
+    place.server.kill()
+    scene.await_health(lambda h: not state_is("live")(h), "the loss")
+    place.play(place.zeros)
+    place.server.start()
+    since = time.monotonic()
+    heard, _ = scene.await_health(state_is("live"), "zeros", since)
+    named, _ = scene.await_health(state_is("silent_input"), "the silence", since)
+    place.server.kill()
+    place.play(place.noise)
+    scene.await_health(lambda h: not state_is("silent_input")(h), "the loss")
+    since = time.monotonic()
+    place.server.start()
+    back, _ = scene.await_health(state_is("live"), "live again", since)
+    return Row(
+        f"{place.kind.name}: nothing but zeros",
+        place.bound("`silent_input`"),
+        f"`silent_input` after {named - heard:.2f} s; live {back:.2f} s after its return",
+        named - heard <= TOLD_S and back <= place.return_s,
+    )
+
+
+def _garbage(scene: Scene, place: Place, how: str) -> Row:
+    """Random bytes in place of the server for 10 s."""
+    scene.await_health(state_is("live"), "live")
+    place.server.kill()
+    scene.await_health(lambda h: not state_is("live")(h), "the loss")
+    pushed = how in ("push", "send")
+    address = place.server.url.partition("://")[2].partition("/")[0] or place.server.url[8:]
+    host, _, port = address.rpartition(":")
+    words = [sys.executable, GARBAGE, how, host, port]
+    listens = int(port) if how == "serve" else None
+    with Server("", lambda: [words], listens, place.site):
+        since = time.monotonic()
+        time.sleep(10.0)
+        states = {
+            message.streams[0].state
+            for message, replay, came in scene.received.messages
+            if isinstance(message, public.Health) and not replay and came >= since
+        }
+        reason = _stream(scene).reason
+    since = time.monotonic()
+    place.server.start()
+    back, _ = scene.await_health(state_is("live"), "live again", since)
+    return Row(
+        f"{place.kind.name}: random bytes {'are sent to it' if pushed else 'from its server'}",
+        f"never live, with a reason; live within {place.return_s:g} s of its return",
+        f"{', '.join(f'`{state}`' for state in sorted(states))} ({reason}); "
+        f"live {back:.2f} s after its return",
+        "live" not in states and reason is not None and back <= place.return_s,
+    )
+
+
+def _wrong_password(place: Place, here: Path) -> Row:
+    """A camera refuses the pipeline; the pipeline refuses a device."""
+    if place.kind.name == "RTSP":
+        server = sound_servers.rtsp(noise(here, 16000), password=PASSWORD, site=place.site)
+        source = server.url.replace(PASSWORD, "wrong")
+    else:
+        wrong = "another-token-of-a-device"
+        server = sound_senders.websocket(noise(here, 16000), site=place.site, token=wrong)
+        source = server.url
+    env = {"SEP_LISTEN__TOKEN": sound_senders.TOKEN}
+    with server, Scene(f"--source={source}", env=env) as scene:
+        scene.await_health(_capture_runs, "capture to run")
+        named, health = scene.await_health(state_is("lost"), "the refusal")
+        time.sleep(3.0)
+        scene.running.process.terminate()
+        states = {
+            message.streams[0].state
+            for message, _, _ in scene.end().messages
+            if isinstance(message, public.Health) and message.streams
+        }
+    return Row(
+        f"{place.kind.name}: wrong password",
+        f"named within {TOLD_S:g} s, never live",
+        f"`lost` after {named:.2f} s ({health.streams[0].reason})",
+        named <= TOLD_S and "live" not in states,
+    )
+
+
+def _stream(scene: Scene) -> public.StreamHealth:
+    health = scene.health()
+    assert health is not None
+    return health.streams[0]
