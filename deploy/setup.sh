@@ -196,14 +196,14 @@ pip_install() {
         --progress-bar off "$@" || echo pip-failed; } | progress && return 0
     echo "setup: the Python packages could not be installed (pip says why above). Without network:" \
         "on a like machine with network run 'pip download -d wheels -c deploy/constraints.txt" \
-        "setuptools .[dashboard,listen]', copy the folder wheels here, and run again with" \
+        "setuptools .[dashboard,listen,mqtt]', copy the folder wheels here, and run again with" \
         "PIP_NO_INDEX=1 PIP_FIND_LINKS=\"\$PWD/wheels\" in the environment" >&2
     exit 2
 }
 
 say "installing Python packages into $venv: about $disk on disk, 1 to 5 minutes the first time"
 case $kind in
-    run) pip_install -c deploy/constraints.txt -e ".[dashboard,listen]" ;;
+    run) pip_install -c deploy/constraints.txt -e ".[dashboard,listen,mqtt]" ;;
     dev) pip_install -c deploy/constraints.txt -e ".[dev]" ;;
     newest) pip_install -c deploy/constraints.txt -e ".[dashboard,examples,listen,test]" ;;
     *)

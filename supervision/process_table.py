@@ -11,13 +11,12 @@ from typing import Any
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
-<<<<<<< HEAD
+from speech_emotion.common.linux.state_folder import state_file
 from speech_emotion.common.security.api_keys import default_key_file
-=======
 from speech_emotion.common.source_address import is_live
->>>>>>> main
-from speech_emotion.common.stage.control import CONTROL
+from speech_emotion.common.stage.control import ALERTS, CONTROL
 from speech_emotion.common.stage.jobs import (
+    AlertsJob,
     BundleFolder,
     CaptureJob,
     DashboardJob,
@@ -203,6 +202,23 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 
 
+def alerts_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job where there are rules."""
+    config = plan.config
+    if not config.alerts:
+        return {}
+    job = AlertsJob(
+        **plan.common("alerts", nice),
+        results=config.results,
+        bind=f"ipc://{plan.folder}/{ALERTS}",
+        rules=tuple(row.rule for row in config.alerts),
+        file=config.outbox.file or state_file("alerts.sqlite", "outbox.file"),
+        time_zone=config.mute.time_zone,
+        give_up_s=config.outbox.give_up_h * 3600.0,
+    )
+    return {"alerts": job}
+
+
 def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     """One job for all files, and one for every device."""
     config, spec = plan.config, plan.bundle.spec
@@ -268,6 +284,7 @@ PROCESS_TABLE = (
         before_capture=True,
         vital=False,
     ),
+    ProcessKind("alerts", "alerts", alerts_jobs, nice=5, before_capture=True, vital=False),
     ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
     ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),
 )

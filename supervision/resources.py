@@ -15,18 +15,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-<<<<<<< HEAD
+from speech_emotion.common.alert_address import parse_address
 from speech_emotion.common.bundle.manifest import (
     MANIFEST,
-    REQUIRED_FILES,
     Bundle,
     copy_bundle,
 )
 from speech_emotion.common.config.model import Config, DashboardConfig
-=======
-from speech_emotion.common.bundle.manifest import MANIFEST, Bundle, copy_bundle
-from speech_emotion.common.config.model import Config
->>>>>>> main
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
@@ -118,6 +113,7 @@ def check(config: Config, bundle: Bundle) -> None:
         check_standard_input()
     if config.record is not None:
         _check_writable(config.record)
+    check_alerts(config, bundle)
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
@@ -129,6 +125,21 @@ def _check_page_files(page: DashboardConfig) -> None:
     load_api_keys(page.api_keys or default_key_file())
     if page.certificate is not None and page.private_key is not None:
         Certificate(page.certificate, page.private_key)
+
+
+def check_alerts(config: Config, bundle: Bundle) -> None:
+    """Raises UserError where a rule cannot raise an alert, or its alerts cannot be sent."""
+    for row in config.alerts:
+        if row.label is not None and row.label not in bundle.labels:
+            raise UserError(
+                f"the alert {row.name!r} needs a label {row.label!r}; the bundle has: "
+                f"{', '.join(bundle.labels)}"
+            )
+        kinds = {parse_address(address).kind for address in row.to}
+        if "mqtt" in kinds and importlib.util.find_spec("paho") is None:
+            raise UserError(
+                f"the alert {row.name!r} needs one more package: pip install -e '.[mqtt]'"
+            )
 
 
 def check_ring_memory(config: Config, bundle: Bundle) -> None:

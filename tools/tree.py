@@ -17,6 +17,8 @@ ROOMS = {
     "supervision/privacy": "Whether sound may be taken, and the light that shows it.",
     "supervision/console": "Log lines and live lines on the terminal.",
     "supervision/metrics": "Metrics of `health` for Prometheus, and their server.",
+    "alerts": "Judge rules and deliver alerts: an optional subscriber.",
+    "alerts/channels": "Send one alert: webhook, ntfy, e-mail, MQTT, command.",
     "capture": "Stage 1: read a source, resample it and write it into its ring.",
     "capture/sources": "One adapter per kind of source, and the state machine of a live source.",
     "capture/sources/network": "Sources on the network: connections, time stamps, reconnection.",

@@ -15,9 +15,9 @@ import pydantic
 import pydantic_settings
 from pydantic import BaseModel
 
+from speech_emotion.common.alert_address import shown_address
 from speech_emotion.common.config.model import (
     ENV_PREFIX,
-    MAX_STREAMS,
     Config,
     DashboardConfig,
     ListenConfig,
@@ -77,7 +77,10 @@ def without_secrets(config: Config) -> Config:
         if table.token is not None
     }
     streams = tuple(s.model_copy(update={"source": shown(s.source)}) for s in config.stream)
-    return config.model_copy(update={**hidden, "stream": streams})
+    alerts = tuple(
+        rule.model_copy(update={"to": tuple(map(shown_address, rule.to))}) for rule in config.alerts
+    )
+    return config.model_copy(update={**hidden, "stream": streams, "alerts": alerts})
 
 
 def _unknown(key: str) -> str:
@@ -98,8 +101,6 @@ def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str,
 
 _ALLOWED = {
     "model_type": "a table",
-    "tuple_type": "rows of [[stream]]",
-    "too_long": f"at most {MAX_STREAMS} rows",
     "path_type": "a path",
 }
 """Texts for those of pydantic's error types that it describes in Python's terms."""
@@ -118,6 +119,11 @@ def _line(error: pydantic.ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key} is missing"
     allowed = _ALLOWED.get(first["type"]) or first["msg"].removeprefix("Input should be ")
+    rows = key in ("stream", "alerts")
+    if first["type"] == "too_long":
+        allowed = f"at most {first['ctx']['max_length']} {'rows' if rows else 'entries'}"
+    if first["type"] == "tuple_type":
+        allowed = f"rows of [[{key}]]" if rows else "a list"
     return f"{key} = {reprlib.repr(first['input'])} must be {allowed}"
 
 

@@ -11,6 +11,7 @@ import pydantic_settings
 from pydantic import Field, field_validator, model_validator
 
 from speech_emotion.common.bundle.spec import read_toml
+from speech_emotion.common.config.alerts import MAX_RULES, AlertConfig, OutboxConfig
 from speech_emotion.common.config.checks import (
     SOURCES,
     check_baseline,
@@ -348,6 +349,10 @@ class Config(pydantic_settings.BaseSettings):
     light: LightConfig = LightConfig()
     audit: AuditConfig = AuditConfig()
     notice: NoticeConfig = NoticeConfig()
+    alerts: tuple[AlertConfig, ...] = Field(
+        (), max_length=MAX_RULES, description="one row per rule"
+    )
+    outbox: OutboxConfig = OutboxConfig()
     stream: tuple[StreamConfig, ...] = Field(
         (), max_length=MAX_STREAMS, description="one row per stream"
     )
@@ -392,6 +397,19 @@ class Config(pydantic_settings.BaseSettings):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two streams are named {name!r}; names must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _alerts_fit(self) -> Config:
+        rules, streams = [rule.name for rule in self.alerts], [one.name for one in self.stream]
+        for rule in self.alerts:
+            if rules.count(rule.name) > 1:
+                raise ValueError(f"two alerts are named {rule.name!r}; names must differ")
+            if rule.stream is not None and rule.stream not in streams:
+                raise ValueError(
+                    f"the alert {rule.name!r} needs a stream {rule.stream!r}; configured: "
+                    f"{', '.join(streams)}"
+                )
         return self
 
     @classmethod

@@ -59,7 +59,7 @@ class MuteConfig(Table):
     )
     time_zone: str | None = Field(
         default=None,
-        description="zone of the quiet hours, such as Europe/Berlin; unset: of the machine",
+        description="zone of all quiet hours, such as Europe/Berlin; unset: of the machine",
     )
     quiet_hours: tuple[QuietHoursConfig, ...] = Field(
         default=(), max_length=64, description="rows of `[[mute.quiet_hours]]`: begin, end, days"

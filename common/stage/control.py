@@ -15,18 +15,21 @@ from speech_emotion.common.wire.sockets import connect, send
 
 CONTROL = "control"
 """Name of the socket in the runtime folder of a supervisor."""
+ALERTS = "alerts"
+"""Name of the socket of its alerts process, in the same folder."""
 ANSWER_S = 90.0
 """Longest time that a client waits for the answer."""
 
 A = TypeVar("A", bound=codec.Message)
 
 
-def ask(control: Path, request: codec.Message, answer: type[A]) -> A:
-    """Send a request to a supervisor and wait for its answer.
+def ask(control: Path, request: codec.Message, answer: type[A], wait_s: float = ANSWER_S) -> A:
+    """Send a request to a supervisor, or to its alerts process, and wait for the answer.
 
     Args:
         control: its control socket.
         answer: class of the answer.
+        wait_s: longest time in seconds to wait.
 
     Raises:
         UserError: it gives no answer.
@@ -35,17 +38,17 @@ def ask(control: Path, request: codec.Message, answer: type[A]) -> A:
     try:
         socket = connect(context, f"ipc://{control}", CONTROL)
         send(socket, request)
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + wait_s
         while not socket.poll(200):
             # kill -9 leaves the socket's file.
             owner = ProcessIdentity.parse(control.parent.name)
             if not control.exists() or (owner is not None and not owner.alive()):
                 raise UserError(f"{control}: the pipeline has ended")
             if time.monotonic() > deadline:
-                raise UserError(f"{control}: no answer within {ANSWER_S:g} s")
+                raise UserError(f"{control}: no answer within {wait_s:g} s")
         received = internal.decode(socket.recv())
     finally:
         context.destroy(linger=0)
     if not isinstance(received, answer):
-        raise UserError(f"{control}: this socket is not of a supervisor")
+        raise UserError(f"{control}: this is another socket")
     return received

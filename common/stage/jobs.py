@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from speech_emotion.common.alert_rule import AlertRule
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 
 T = TypeVar("T")
@@ -304,6 +305,27 @@ class DashboardJob(Job):
     """Dashboard: the live page."""
 
     options: PageOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlertsJob(Job):
+    """Alerts: judge the rules and deliver the alerts.
+
+    Attributes:
+        results: endpoint to subscribe to.
+        bind: endpoint that answers `AskAlerts`.
+        rules: the rules; they hold passwords.
+        file: SQLite file of the outbox.
+        time_zone: zone of the quiet hours; None: of the machine.
+        give_up_s: age in seconds at which an alert is given up.
+    """
+
+    results: str
+    bind: str
+    rules: tuple[AlertRule, ...] = dataclasses.field(repr=False)
+    file: Path
+    time_zone: str | None = None
+    give_up_s: float = 86400.0
 
 
 def encode(job: Job) -> bytes:

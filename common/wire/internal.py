@@ -308,12 +308,77 @@ class LogIn(Message):
     asked: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class AskAlerts(Message):
+    """page or command → alerts: rules and newest deliveries.
+
+    Attributes:
+        test: name of a rule of which a test is sent first; None: none is.
+    """
+
+    test: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AlertRow(Message):
+    """One rule in `AlertsState`.
+
+    Attributes:
+        condition: when it raises an alert, in words.
+        to: its addresses, without credentials.
+        waiting: alerts that are not delivered yet.
+        fired: unix time of the last alert in seconds; None: there was none.
+        quiet_until: unix time of the end of the present quiet hours; None outside them.
+    """
+
+    name: str
+    condition: str
+    to: list[str]
+    waiting: int
+    fired: float | None
+    quiet_until: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DeliveryRow(Message):
+    """One alert to one address in `AlertsState`.
+
+    Attributes:
+        id: of the alert.
+        rule: name of its rule.
+        to: the address, without credentials.
+        time: unix time in seconds of what it reports.
+        text: what it says.
+        test: a person asked for it.
+        state: `waiting`, `delivered` or `given up`.
+        failure: why the last attempt failed.
+    """
+
+    id: str
+    rule: str
+    to: str
+    time: float
+    text: str
+    test: bool
+    state: str
+    attempts: int
+    failure: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class AlertsState(Message):
+    """The answer to `AskAlerts`: the rules, and the newest deliveries, the newest first."""
+
+    rules: list[AlertRow]
+    deliveries: list[DeliveryRow]
+
+
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
-        *(SetMute, MuteSet, LogIn),
+        *(SetMute, MuteSet, LogIn, AskAlerts, AlertsState),
     )
 }
 

@@ -60,7 +60,6 @@ export const spanOf = (utterance) => ({
 });
 
 /** Store a result; false if it is older than the newest one. */
-<<<<<<< HEAD
 export function addResult(stream, result) {
   if (stream.run !== result.run) stream.nextSeq = -1;
   if (result.seq < stream.nextSeq) return false;
@@ -69,22 +68,9 @@ export function addResult(stream, result) {
   stream.bundle = result.bundle;
   if (result.smoothed) stream.labels = Object.keys(result.smoothed);
   stream.row = rowOf(result);
+  if (result.state === "speech") stream.unsure = result.emotion === "uncertain";
   stream.totalMs = result.timing_ms?.total ?? null;
   stream.baseline = result.baseline;
-=======
-export function addResult(stream, message) {
-  const seq = message.row[ROW.seq];
-  if (stream.run !== message.run) stream.nextSeq = -1;
-  if (seq < stream.nextSeq) return false;
-  stream.run = message.run;
-  stream.nextSeq = seq + 1;
-  stream.bundle = message.bundle;
-  if (message.labels.length) stream.labels = message.labels;
-  stream.row = message.row;
-  if (message.row[ROW.state] === "speech") stream.unsure = message.row[ROW.emotion] === "uncertain";
-  stream.totalMs = message.total_ms;
-  stream.baseline = message.baseline;
->>>>>>> main
   if (stream.loaded) {
     stream.rows.push(stream.row);
     prune(stream);

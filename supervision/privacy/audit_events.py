@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from speech_emotion import __version__
+from speech_emotion.common.alert_address import shown_address
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.config.privacy import AuditConfig
 from speech_emotion.common.source_address import shown
@@ -35,6 +36,7 @@ def note_start(audit: AuditWriter, config: Config, bundle: str) -> None:
         history=str(history.file) if history.file is not None else None,
         history_days=history.days if history.file is not None else None,
         page=config.dashboard.listen,
+        alerts={row.name: list(map(shown_address, row.to)) for row in config.alerts},
     )
 
 

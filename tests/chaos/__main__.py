@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "kill-file": kills.kill_file,
     "kill-live": kills.kill_live,
     "kill-capture": kills.kill_capture,
+    "kill-alerts": kills.kill_alerts,
     "stop": kills.stop_stages,
     "kill-supervisor": kills.kill_supervisor,
     "audio": audio.audio_faults,

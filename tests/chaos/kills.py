@@ -28,6 +28,8 @@ from tests.chaos.scene import (
     speech,
     spread,
 )
+from tests.support.alert_messages import alert_config, expected_alerts
+from tests.support.alert_receivers import Posted, web_server
 from tests.support.pipelines import leftovers, offline, wait_until
 
 WINDOW_S = 1.0
@@ -109,6 +111,43 @@ def kill_capture(scale: Scale) -> list[Row]:
             f"{len(errors)} gaps, off by at most {worst / RATE * 1000:.1f} ms; "
             f"{'no message missing' if ordered and equal else 'MESSAGES MISSING'}; {spread(times)}",
             held and max(times) <= WINDOW_S + BACK_S,
+        )
+    ]
+
+
+def kill_alerts(scale: Scale) -> list[Row]:
+    """The alerts process, while a receiver answers each alert only after a while."""
+    rng = random.Random(5)
+
+    def slowly(_: Posted) -> tuple[int, str]:
+        time.sleep(0.2)
+        return 204, ""
+
+    with folder() as here, web_server(answers=slowly) as server:
+        config = alert_config(here, f"http://127.0.0.1:{server.port}/")
+        path = speech(here, 20.0 + (LIVED_S + 5.0) * scale.kills)
+        with Scene(f"--config={config}", f"--source=file:{path}") as scene:
+            scene.await_results()
+            for number in range(scale.kills):
+                time.sleep(LIVED_S + rng.uniform(0.0, 3.0))
+                scene.running.stages()["alerts"].kill()
+                scene.await_health(
+                    lambda h, number=number: any(  # type: ignore[misc]
+                        (s.name, s.state) == ("alerts", "ready") and s.restarts > number
+                        for s in h.stages
+                    ),
+                    "alerts to be ready",
+                )
+            received = scene.stop()
+        wanted, arrived = expected_alerts(config, received), server.ids()
+    lost, strange = set(wanted) - set(arrived), set(arrived) - set(wanted)
+    return [
+        Row(
+            f"kill -9 of alerts, {scale.kills} times, during deliveries",
+            "every alert arrives; one that arrives twice has the same id",
+            f"{len(wanted)} alerts, {len(lost)} lost, {len(arrived) - len(set(arrived))} twice, "
+            f"{len(strange)} with another id",
+            bool(wanted) and not lost and not strange,
         )
     ]
 

@@ -32,6 +32,7 @@ def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
     flags = {
         "record": tmp_path / "tape",
         "history": {"file": tmp_path / "history.sqlite"},
+        "alerts": [{"name": "loud", "dimension": "level", "threshold": -20, "to": "command:true"}],
         "dashboard": {"listen": "127.0.0.1:0"},
         "workers": {"features": 2, "infer": 3},
         "stream": [{"name": name, "source": f"file:{name}.wav"} for name in names],
@@ -41,7 +42,8 @@ def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
     planned = planned_processes(
         Plan(load_config(None, flags), bundle, rings, "ipc:///h", Path("/f"))
     )
-    assert len(planned) == 2 + 3 + 4  # features, infer; record, history, dashboard, capture
+    # features, infer; record, history, alerts, dashboard, capture
+    assert len(planned) == 2 + 3 + 5
     for process in planned:
         assert budget_of(process.name)
 

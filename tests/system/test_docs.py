@@ -47,8 +47,8 @@ RUNS_ITSELF = {
     r"^pytest\b|-m tests\.|-m bench\.|^make (bench|chaos|soak)": "takes minutes; a measurement",
     r"^prometheus ": "needs Prometheus",
     r"^sep |systemctl|journalctl|deploy/": "see tests/system/test_deploy.py",
-    r"(supervisor\.py|speech-emotion) (swap|doctor|keygen)": "see their own tests",
     r"^curl .*/api/v1|follow_http|api-key|^openssl ": "see test_http_api.py, test_api_access.py",
+    r"(supervisor\.py|speech-emotion) (alerts|swap|doctor|keygen)": "see their own tests",
     r"--secret|--boxes": "needs keys and other machines: test_keys.py, test_infer_host.py",
 }
 """Commands that are not run here, by pattern, with the reason."""
@@ -119,7 +119,16 @@ def test_what_is_not_run_has_at_least_flags_that_exist(command: Command) -> None
         assert f'"{flag}"' in SOURCES, flag
 
 
-FOLDERS = ("capture", "common", "dashboard", "features", "infer", "speech_emotion", "supervision")
+FOLDERS = (
+    "alerts",
+    "capture",
+    "common",
+    "dashboard",
+    "features",
+    "infer",
+    "speech_emotion",
+    "supervision",
+)
 FOLDERS += ("train",)
 SOURCES = (ROOT / "supervisor.py").read_text() + "".join(
     path.read_text() for name in FOLDERS for path in (ROOT / name).glob("**/*.py")

@@ -50,6 +50,10 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
             PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy"},
         ),
         (
+            f"import {P}.alerts.service, {P}.alerts.__main__",
+            PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "paho"},
+        ),
+        (
             f"import {P}.train.__main__, {P}.train.personal.adaptation",
             PAGE | HEAVY | {"tensorflow", "keras", "tqdm", "scipy"},
         ),

@@ -23,12 +23,11 @@ import pytest
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
-from tests.support.broker import MOSQUITTO
+from tests.support.broker import MOSQUITTO, Broker, Listener
 from tests.support.history import make_utterance
 from tests.support.live_page import live
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 from tests.support.publisher import Publisher, health
-from tools.browser import free_port
 
 EXAMPLES = ROOT / "examples"
 
@@ -151,62 +150,6 @@ def test_a_day_with_a_clock_change_has_all_its_utterances(
     finally:
         monkeypatch.undo()
         time.tzset()
-
-
-class Broker:
-    """A real mosquitto whose sessions survive a restart."""
-
-    def __init__(self, folder: Path) -> None:
-        assert MOSQUITTO is not None
-        self.port = free_port()
-        config = folder / "mosquitto.conf"
-        config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
-            f"persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
-            f"user {os.environ.get('USER', 'root')}\nlog_type error\n"
-        )
-        self._command = [MOSQUITTO, "-c", str(config)]
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(PATIENCE_S)
-
-
-class Listener:
-    """A subscriber with a persistent session, as Home Assistant is one."""
-
-    def __init__(self, port: int) -> None:
-        import paho.mqtt.client as mqtt
-
-        self.messages: list[tuple[str, str, bool]] = []
-        self._client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False
-        )
-        self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
-        self._client.on_message = lambda _c, _u, message: self.messages.append(
-            (message.topic, message.payload.decode(), bool(message.retain))
-        )
-        self._client.reconnect_delay_set(1, 1)
-        self._client.connect_async("127.0.0.1", port)
-        self._client.loop_start()
-
-    def of(self, topic: str) -> list[str]:
-        return [payload for known, payload, _ in list(self.messages) if known == topic]
-
-    def publish(self, topic: str, payload: str) -> None:
-        self._client.publish(topic, payload, qos=1, retain=True)
-
-    @property
-    def connected(self) -> bool:
-        return self._client.is_connected()
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
 
 
 @pytest.fixture

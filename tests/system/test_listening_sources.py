@@ -19,6 +19,7 @@ import soundfile
 
 from speech_emotion.common.wire import public
 from tests.support import opus_encoder, sound_servers
+from tests.support.certificates import make_certificate
 from tests.support.pages import shows
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 from tests.support.sound_servers import Sound, free_port, noise
@@ -119,16 +120,7 @@ def test_tls_with_a_certificate_of_ones_own(
     supervise: Supervise, push: Push, tmp_path: Path
 ) -> None:
     port, config = free_port(), tmp_path / "box.toml"
-    certificate, key = tmp_path / "box.pem", tmp_path / "box.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(tmp_path)
     config.write_text(
         f"[listen]\ncertificate = '{certificate}'\nprivate_key = '{key}'\n"
         f"[[stream]]\nsource = 'listen:wss://127.0.0.1:{port}/main'\n"

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.privacy.quiet_hours import QuietHours
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 from speech_emotion.common.stage.jobs import (
+    AlertsJob,
     BundleFolder,
     CaptureJob,
     DashboardJob,
@@ -68,6 +71,22 @@ JOBS: list[Job] = [
         **COMMON,  # type: ignore[arg-type]
         options=HistoryOptions(results="ipc:///r", file=Path("h.sqlite"), days=14.0),
     ),
+    AlertsJob(
+        **COMMON,  # type: ignore[arg-type]
+        results="ipc:///r",
+        bind="ipc:///a",
+        rules=(
+            AlertRule(
+                name="loud",
+                to=("https://box:hush-hush@example.org/hook", "command:lamp red"),
+                threshold=-20.0,
+                release=-23.0,
+                dimension="level",
+                quiet_hours=(QuietHours(0, 60, (0, 6)),),
+            ),
+        ),
+        file=Path("alerts.sqlite"),
+    ),
     DashboardJob(
         **COMMON,  # type: ignore[arg-type]
         options=PageOptions(
@@ -100,5 +119,5 @@ def test_what_is_no_job_is_refused(line: bytes) -> None:
 
 
 def test_a_token_is_not_shown_in_a_log() -> None:
-    assert "hush" not in repr(JOBS[-1])
+    assert "hush" not in repr(JOBS)
     assert json.loads(encode(JOBS[-1]))["options"]["token"] == "hush-hush-hush"

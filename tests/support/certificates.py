@@ -1,0 +1,21 @@
+"""A certificate of one's own for 127.0.0.1."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Certificate and key as PEM files; clients trust the certificate itself."""
+    certificate, key = folder / "box.pem", folder / "box.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
