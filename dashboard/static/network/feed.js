@@ -5,7 +5,7 @@
 import { Connection } from "./connection.js";
 
 const QUIET_MS = 2500; // the server sends at least one event a second
-const SILENT_MS = 3000; // a worker that has said nothing after this time does not work here
+const SILENT_MS = 20000; // a worker that has said nothing after this time does not work here; a busy machine needs seconds to start one
 const HIDDEN_MS = 60000; // a hidden tab stops following after this time
 
 export class Feed {
