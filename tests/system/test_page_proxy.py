@@ -111,7 +111,11 @@ def test_the_page_is_live_behind_a_proxy(
             shows(page, "#emotion", "sad")
             page.locator("#pill:not([data-state=waiting])").wait_for()
             # Programs use the same address; an event stream is not held back by the proxy.
-            with urllib.request.urlopen(f"{url}/api/v1/events", timeout=10.0) as response:
+            local = url.replace("box.localhost", "127.0.0.1")  # only browsers resolve the name
+            asked = urllib.request.Request(
+                f"{local}/api/v1/events", headers={"Host": f"box.localhost:{port}"}
+            )
+            with urllib.request.urlopen(asked, timeout=10.0) as response:
                 assert any(b"event: state" in response.readline() for _ in range(5))
     finally:
         assert server.end() == 0
