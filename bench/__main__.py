@@ -1,7 +1,8 @@
 """Measures all figures of docs/PERFORMANCE.md: `make bench`, or `python -m bench`.
 
 Writes bench/results.json, and from it the table and the plot in docs/. `--only` measures the
-named parts and keeps the stored results of the others. Run it on an otherwise idle machine.
+named parts, prints their table and keeps the stored results of the others. Run it on an otherwise
+idle machine.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 os.environ.update(ONE_BLAS_THREAD)  # read when numpy is imported
 
 from bench import batch, features, inference, pipelines, report, ring
-from bench.harness import machine
+from bench.harness import ROOT, machine
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import EXIT_USER, UserError
-from speech_emotion.common.paths import DEFAULT_BUNDLE
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -46,7 +46,8 @@ def main() -> int:
     """Measure, write the results, print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", metavar="PART,…", help=f"any of {', '.join(PARTS)}")
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    small = ROOT / "models" / "small"
+    parser.add_argument("--bundle", type=Path, default=small, help="default: models/small")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results.json")
     parser.add_argument("--quick", action="store_true", help="short test run, writes no docs")
     parser.add_argument("--table", action="store_true", help="write only table and plot again")
@@ -72,7 +73,7 @@ def main() -> int:
                 }
                 flags.out.write_text(json.dumps(results, indent=1) + "\n")
                 print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
-    print(report.table(results))
+    print(report.table({part: results[part] for part in wanted if part in results}))
     if not flags.quick and flags.out == RESULTS:
         report.write(results)
     return 0

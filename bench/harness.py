@@ -95,9 +95,12 @@ class Program:
     Args:
         command: arguments of the interpreter; `--results ENDPOINT` is appended.
         env: environment variables in addition to those of this process.
+        root: folder of the checkout that runs.
     """
 
-    def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], env: dict[str, str] | None = None, root: Path = ROOT
+    ) -> None:
         self._command = " ".join(command)
         self._folder = tempfile.TemporaryDirectory(prefix="sep-bench-")
         self._endpoint = f"ipc://{self._folder.name}/results"
@@ -113,7 +116,7 @@ class Program:
             [sys.executable, *command, "--results", self._endpoint],
             stdout=subprocess.DEVNULL,
             stderr=self._log,
-            cwd=ROOT,
+            cwd=root,
             env={**os.environ, **ONE_BLAS_THREAD, **(env or {})},
         )
 
@@ -202,11 +205,13 @@ def process_name(process: psutil.Process) -> str:
     return words[words.index("-m") + 1] if "-m" in words else "supervisor"
 
 
-def pipeline(source: Path, bundle: Path, *flags: str, block_ms: float | None = None) -> Program:
-    """`supervisor.py` on a file."""
+def pipeline(
+    source: Path, bundle: Path, *flags: str, block_ms: float | None = None, root: Path = ROOT
+) -> Program:
+    """`supervisor.py` of a checkout on a file."""
     env = {} if block_ms is None else {"SEP_CAPTURE__BLOCK_FRAMES": str(round(block_ms * 16))}
     source_flags = ["--source", f"file:{source}", "--bundle", str(bundle)]
-    return Program([str(ROOT / "supervisor.py"), *source_flags, *flags], env)
+    return Program([str(root / "supervisor.py"), *source_flags, *flags], env, root)
 
 
 def rival(source: Path, bundle: Path) -> Program:

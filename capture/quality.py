@@ -5,6 +5,7 @@ Measured on the samples of the ring, so that every kind of source has the same f
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 
 import numpy as np
@@ -32,20 +33,19 @@ DROPOUT_SPAN_S = 60.0
 
 
 class QualityMeter:
-    """Measures the samples of a stream, second by second.
+    """Measures the samples of a stream, second by second, when its figures are asked for.
+
+    They are asked for twice a second: of a file at full speed only the last minute is measured.
 
     Args:
         rate: sample rate in Hz.
-
-    Attributes:
-        figures: `snr_db`, `bandwidth_hz`, `dc` (share of full scale) and `dropouts_per_min`; empty
-            before there is enough sound.
     """
 
     def __init__(self, rate: int) -> None:
-        self.figures: dict[str, float] = {}
+        self._figures: dict[str, float] = {}
         self._rate = rate
         self._second: list[Samples] = []
+        self._waiting: deque[tuple[Samples, int]] = deque(maxlen=round(DROPOUT_SPAN_S))
         self._collected = 0
         self._levels: deque[NDArray[np.float32]] = deque(maxlen=round(SPAN_S))
         self._spectra: deque[NDArray[np.float64]] = deque(maxlen=round(SPAN_S))
@@ -56,12 +56,13 @@ class QualityMeter:
         self._sounded = False
 
     def add(self, samples: Samples) -> None:
-        """Measure samples (any,)."""
+        """Take samples (any,)."""
         self._second.append(samples)
         self._collected += len(samples)
         while self._collected >= self._rate:
             joined = np.concatenate(self._second)
-            self._measure(joined[: self._rate])
+            self._waiting.append((joined[: self._rate], self._gaps))
+            self._gaps = 0
             self._second = [joined[self._rate :]]
             self._collected = len(self._second[0])
 
@@ -69,7 +70,19 @@ class QualityMeter:
         """Count a declared gap."""
         self._gaps += 1
 
-    def _measure(self, second: Samples) -> None:
+    @property
+    def figures(self) -> dict[str, float]:
+        """`snr_db`, `bandwidth_hz`, `dc` (share of full scale) and `dropouts_per_min`; empty before
+        there is enough sound.
+        """
+        if self._waiting:
+            while self._waiting:
+                self._measure(*self._waiting.popleft())
+            if len(self._levels) >= LEAST_S:
+                self._figures = self._compute()
+        return self._figures
+
+    def _measure(self, second: Samples, gaps: int) -> None:
         frames = framed(second, round(FRAME_S * self._rate))
         levels = frame_levels(frames)
         holes, self._zeros, self._sounded = count_holes(
@@ -77,20 +90,19 @@ class QualityMeter:
         )
         self._levels.append(levels)
         self._means.append(float(np.mean(second)))
-        self._dropouts.append(self._gaps + holes)
-        self._gaps = 0
+        self._dropouts.append(gaps + holes)
         loud = np.argsort(levels)[-max(1, round(LOUD_SHARE * len(levels))) :]
         self._spectra.append(power_spectrum(frames[loud]))
-        if len(self._levels) >= LEAST_S:
-            minutes = len(self._dropouts) / 60.0
-            self.figures = {
-                "snr_db": round(snr_db(np.concatenate(self._levels)), 1),
-                "bandwidth_hz": float(
-                    round(bandwidth_hz(np.sum(self._spectra, axis=0), self._rate))
-                ),
-                "dc": round(float(np.mean(self._means)), 4),
-                "dropouts_per_min": round(sum(self._dropouts) / minutes, 1),
-            }
+
+    def _compute(self) -> dict[str, float]:
+        minutes = len(self._dropouts) / 60.0
+        bandwidth = bandwidth_hz(np.sum(self._spectra, axis=0), self._rate)
+        return {
+            "snr_db": round(snr_db(np.concatenate(self._levels)), 1),
+            "bandwidth_hz": float(round(bandwidth)),
+            "dc": round(float(np.mean(self._means)), 4),
+            "dropouts_per_min": round(sum(self._dropouts) / minutes, 1),
+        }
 
 
 def framed(samples: Samples, length: int) -> Samples:
@@ -116,10 +128,15 @@ def snr_db(levels: NDArray[np.float32]) -> float:
 
 def power_spectrum(frames: Samples) -> NDArray[np.float64]:
     """Summed power spectrum of frames (frames, length), with a Hann window: (length // 2 + 1,)."""
-    window = np.hanning(frames.shape[1]).astype(np.float32)
+    window = _hann(frames.shape[1])
     spectrum = np.fft.rfft((frames - frames.mean(axis=1, keepdims=True)) * window, axis=1)
     power: NDArray[np.float64] = np.sum(np.abs(spectrum) ** 2, axis=0, dtype=np.float64)
     return power
+
+
+@functools.lru_cache(maxsize=4)
+def _hann(length: int) -> Samples:
+    return np.hanning(length).astype(np.float32)
 
 
 def bandwidth_hz(spectrum: NDArray[np.float64], rate: int) -> float:
@@ -150,7 +167,13 @@ def count_holes(
         Their number, the zeros at the end of these samples, whether sound precedes them.
     """
     shortest, longest = (bound * rate for bound in HOLE_S)
-    sound = np.flatnonzero(samples)
+    present, piece = samples != 0.0, max(1, int(shortest) // 3)
+    if not zeros and len(samples) > shortest and present[0] and present[-1]:
+        # The usual case: no third of the shortest hole is silent. It takes a quarter of the time.
+        pieces = present[: len(present) // piece * piece].reshape(-1, piece)
+        if pieces.any(axis=1).all():
+            return 0, 0, True
+    sound = np.flatnonzero(present)
     if not len(sound):
         return 0, zeros + len(samples), sounded
     runs = np.diff(sound) - 1

@@ -20,13 +20,15 @@ class ReadAhead:
         hop: hop of the windows in samples.
         max_ahead: samples that may be read ahead.
         recorder: wait for the recorder too.
+        waits: the source is limited at all; a live one is not.
 
     Attributes:
         accepted: newest message of the hub about accepted results; None before the first.
         recorded: newest message of the recorder; None before the first.
     """
 
-    def __init__(self, hop: int, max_ahead: int, *, recorder: bool) -> None:
+    def __init__(self, hop: int, max_ahead: int, *, recorder: bool, waits: bool = True) -> None:
+        self.waits = waits
         self.accepted: internal.Accepted | None = None
         self.recorded: internal.Recorded | None = None
         self._hop = hop

@@ -23,10 +23,11 @@ from speech_emotion.common.wire.internal import Tick
 if TYPE_CHECKING:
     import soxr
 
-TICK_S = 0.2
+TICK_S = 1.0
 """Shortest time in seconds between two ticks when no window was completed."""
 MAX_WAIT_S = 0.1
-"""Longest time in seconds that samples wait before they are fed, when they complete no window."""
+"""Longest time in seconds that samples of a device wait before they are fed, when they complete no
+window: they are lost when the process is killed."""
 
 NO_SAMPLES: Samples = np.zeros(0, np.float32)
 
@@ -152,15 +153,15 @@ class RingFeeder:
         self._write(quantize(samples))
         self.tick()
 
-    def frames_until_due(self) -> int:
+    def frames_until_due(self, longest_s: float = MAX_WAIT_S) -> int:
         """Frames of the source to collect before feeding them is worth a wake-up.
 
-        They complete the next window, or last `MAX_WAIT_S`.
+        They complete the next window, or last `longest_s`.
         """
         grid = self._format.grid
         missing = grid.end(grid.complete(self.position)) - self.position
         frames = -(-missing * self._source_rate // self._format.rate)
-        return min(frames, int(MAX_WAIT_S * self._source_rate))
+        return min(frames, int(longest_s * self._source_rate))
 
     def flush(self) -> None:
         """Write the samples in the resampler; the next block does not continue the last one."""

@@ -13,7 +13,7 @@ import zmq
 
 from speech_emotion.capture.mute_gate import MuteGate
 from speech_emotion.capture.ring_feeder import StreamFormat
-from speech_emotion.capture.stream import POLL_S, Stream
+from speech_emotion.capture.stream import Stream
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, DeviceError
 from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.source_address import shown
@@ -21,6 +21,7 @@ from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.link import Link
 from speech_emotion.common.wire.sockets import connect, drain, send
 
 log = logging.getLogger("capture")
@@ -28,6 +29,9 @@ log = logging.getLogger("capture")
 REPEAT_S = 0.2
 """Seconds between two `Open` messages, and between two ticks of an ended stream, until the hub
 answers."""
+
+CHECK_S = 0.5
+"""Seconds between two checks for what has to be repeated, while the hub owes no answer."""
 
 DRAIN_S = 5.0
 """Longest time in seconds, after a stop, for the results of complete windows to be accepted."""
@@ -73,10 +77,11 @@ class CaptureService:
         mute: MuteGate | None = None,
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._features = {features: connect(self._context, features, "features")}
-        self._worker: dict[str, zmq.Socket[bytes]] = {}
+        self._features: dict[str, Link] = {}
+        self._worker: dict[str, Link] = {}
         self._hub = connect(self._context, hub, "hub")
         self._hub_endpoint = hub
+        self._hub_descriptor: int = self._hub.FD
         self._heartbeat = HeartbeatSender(stage, self._hub)
         self._format = stream_format
         self._alone = alone
@@ -84,7 +89,9 @@ class CaptureService:
         self._mute = mute or MuteGate(None)
         self._repeat_due = self._ring_due = 0.0
         self._answered: dict[str, float] = {}
-        self._states: list[SourceState] = []
+        self._states: dict[str, SourceState] = {}
+        self._due: dict[str, float] = {}
+        self._muted = False
         self._began = time.monotonic()
         self._hub_wait_logged = False
         try:
@@ -95,9 +102,9 @@ class CaptureService:
             self._context.destroy(linger=0)
             raise
 
-    def _connected(self, features: str) -> zmq.Socket[bytes]:
+    def _connected(self, features: str) -> Link:
         if features not in self._features:
-            self._features[features] = connect(self._context, features, "features")
+            self._features[features] = Link(self._context, features, "features")
         return self._features[features]
 
     def run(self, stop: StopRequest) -> int:
@@ -117,18 +124,16 @@ class CaptureService:
         deadline = None
         try:
             while not self._is_over(deadline):
-                self._wait()
+                self._wait(stop)
                 now = time.monotonic()
                 if stop.requested and deadline is None:
                     deadline = now + DRAIN_S
                     for stream in self._streams.values():
                         stream.finish()
-                muted = self._mute.muted(now)
-                for stream in self._streams.values():
-                    stream.mute(now, muted=muted)
-                    stream.turn(now)
+                    self._due.clear()
+                changed = self._turn(now)
                 self._repeat(now)
-                self._send_heartbeat(now=self._states_changed())
+                self._send_heartbeat(now=changed)
                 if self._show is not None:
                     self._show(list(self._streams.values()))
                 if self._removed_ring(now):
@@ -168,14 +173,51 @@ class CaptureService:
             return True
         return all(s.ahead.accepted is not None and s.ahead.accepted.ended for s in streams)
 
-    def _wait(self) -> None:
-        # Read what has come, then wait on ZeroMQ's descriptor. At fifty turns per second,
+    def _turn(self, now: float) -> bool:
+        """Take the turn of the streams that are due; whether the state of a source changed.
+
+        With hundreds of streams most wake-ups are for a few of them.
+        """
+        muted, changed = self._mute.muted(now), False
+        if muted != self._muted:
+            self._muted = muted
+            self._due.clear()
+        for name, stream in self._streams.items():
+            if self._due.get(name, 0.0) > now:
+                continue
+            stream.mute(now, muted=muted)
+            stream.turn(now)
+            self._due[name] = now + stream.due(now)
+            state = _condition(stream).state
+            changed |= self._states.get(name) is not state
+            self._states[name] = state
+        return changed
+
+    def _wait(self, stop: StopRequest) -> None:
+        # Read what has come, then wait on ZeroMQ's descriptors. At fifty turns per second,
         # ZeroMQ's own poll would cost more CPU time than the samples.
         self._receive()
-        now = time.monotonic()
-        wait = max(0.0, min([POLL_S, *(s.due(now) for s in self._streams.values())]))
-        wakeups = {s.wakeup for s in self._streams.values() if s.wakeup is not None}
-        select.select([self._hub.FD, *wakeups], [], [], wait)
+        due = min(self._due.values()) if len(self._due) == len(self._streams) else 0.0
+        next_turn = min(due, self._repeat_due) - time.monotonic()
+        wait = max(0.0, min(next_turn, self._heartbeat.wait_s))
+        links = {link.descriptor: link for link in self._features.values()}
+        sources = {n: fd for n, s in self._streams.items() if (fd := s.wakeup) is not None}
+        waited = [self._hub_descriptor, *links, *set(sources.values())]
+        if not stop.requested:
+            waited.append(stop.fileno())
+        ready, _, _ = select.select(waited, [], [], wait)
+        for name, descriptor in sources.items():
+            if descriptor in ready:
+                self._due[name] = 0.0
+        for descriptor, link in links.items():
+            if descriptor in ready and link.renewed():
+                self._introduce(link)
+
+    def _introduce(self, link: Link) -> None:
+        """Send the ticks that a restarted features process has to know."""
+        for name, stream in self._streams.items():
+            if self._worker.get(name) is link:
+                stream.feeder.tick(now=True)
 
     def _receive(self) -> None:
         for frames in drain(self._hub):
@@ -189,6 +231,7 @@ class CaptureService:
                 stream = self._streams.get(message.stream)
                 if stream is None or message.run != stream.feeder.ring.run:
                     continue
+                self._due[message.stream] = 0.0
                 if isinstance(message, internal.Accepted):
                     stream.ahead.accepted = message
                     self._answered[message.stream] = time.monotonic()
@@ -199,14 +242,14 @@ class CaptureService:
         self._heartbeat.count += 1
         # Opening a stream already sends ticks; without a socket they are dropped and repeated.
         worker = self._worker.get(tick.stream)
-        if worker is not None and not send(worker, tick):
+        if worker is not None and not worker.send(tick):
             # features does not read. A tick is complete in itself, so the next one is enough.
             self._heartbeat.counters["capture_ticks_unsent"] += 1
 
     def _repeat(self, now: float) -> None:
         if now < self._repeat_due:
             return
-        self._repeat_due = now + REPEAT_S
+        self._repeat_due = now + CHECK_S
         for stream in self._streams.values():
             feeder = stream.feeder
             accepted = stream.ahead.accepted
@@ -220,19 +263,19 @@ class CaptureService:
                     window=self._format.grid.window,
                     hop=self._format.grid.hop,
                     next=accepted.next if accepted is not None else 0,
+                    # A hub that ends with infer continues at what capture knows.
+                    waits=self._alone or stream.ahead.waits,
                 )
                 send(self._hub, opened)
-            # Repeated even without new samples: a restarted features process knows nothing else.
+                self._repeat_due = now + REPEAT_S
+            # Repeated even without new samples, in case that one was lost.
             feeder.tick(now=feeder.ended)
+            if feeder.ended:
+                self._repeat_due = now + REPEAT_S
         if self._alone and now - self._began > HUB_WAIT_S and not self._hub_wait_logged:
             self._hub_wait_logged = True
             if not any(s.ahead.accepted or s.feeder.position for s in self._streams.values()):
                 log.warning("waiting for infer at %s", self._hub_endpoint)
-
-    def _states_changed(self) -> bool:
-        before = self._states
-        self._states = [_condition(stream).state for stream in self._streams.values()]
-        return self._states != before
 
     def _send_heartbeat(self, *, now: bool = False) -> None:
         if not now and not self._heartbeat.due():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import select
 import time
 
 import numpy as np
@@ -32,7 +33,8 @@ from speech_emotion.features.messages import WindowBuilder
 
 log = logging.getLogger("features")
 
-POLL_MS = 100
+POLL_S = 0.1
+"""Longest wait in seconds where an infer host may connect: its handshakes are served by turns."""
 REMOVED_CHECKS = 2
 """Heartbeats in a row without a stream's ring after which the stage ends."""
 
@@ -114,6 +116,7 @@ class FeaturesService:
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         configure(self._socket)
         bind(self._socket, endpoint, "features")
+        self._descriptor: int = self._socket.FD
         self._authenticator = ZapAuthenticator(context) if remote else None
         self._connections = Connections(self._socket, tcp_only=True) if remote else None
         if remote is not None:
@@ -135,7 +138,8 @@ class FeaturesService:
         log.info("ready: bundle %s", self._bundle.id)
         code = EXIT_OK
         while not stop.requested:
-            if self._socket.poll(0 if self._due else POLL_MS):
+            if self._receive() == 0 and not self._due:
+                self._wait(stop)
                 self._receive()
             # A stream that sent a window has its next turn after all other streams.
             due, self._due = self._due, {}
@@ -162,6 +166,17 @@ class FeaturesService:
         self._socket.close()
         return code
 
+    def _wait(self, stop: StopRequest) -> None:
+        """Wait for a message, a stop, or the next heartbeat.
+
+        ZeroMQ's descriptor is readable when something happens, not while messages wait: read them
+        all before.
+        """
+        longest = self._heartbeat.wait_s
+        if self._connections is not None:
+            longest = min(longest, POLL_S)
+        select.select([self._descriptor, stop.fileno()], [], [], longest)
+
     def _ring_removed(self) -> bool:
         """Whether a ring was missing at two checks in a row; a capture that ends removes it."""
         for stream in self._streams.values():
@@ -177,8 +192,11 @@ class FeaturesService:
 
     # Messages received ------------------------------------------------------------------
 
-    def _receive(self) -> None:
+    def _receive(self) -> int:
+        """Take the messages that wait, up to a limit. Returns their number."""
+        number = 0
         for frames in (self._connections.drain if self._connections else drain)(self._socket):
+            number += 1
             try:
                 if len(frames) != 2:
                     raise codec.ProtocolError(f"{len(frames)} frames instead of 2")
@@ -187,6 +205,7 @@ class FeaturesService:
                 self._heartbeat.counters["features_malformed"] += 1
                 if self._heartbeat.counters["features_malformed"] % 100 == 1:
                     log.warning("refused a message: %s", error)
+        return number
 
     def _handle(self, identity: bytes, message: codec.Message) -> None:
         match message:

@@ -25,10 +25,11 @@ from speech_emotion.common.paths import DEFAULT_BUNDLE
 from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.infer.model import Model
-from speech_emotion.infer.service import POLL_MS, InferService
+from speech_emotion.infer.service import InferService
 
 log = logging.getLogger("infer")
 
+POLL_MS = 100
 AWAY_S = 5.0
 """Time without a message from a box's hub after which the box counts as unreachable."""
 

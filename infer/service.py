@@ -22,16 +22,18 @@ from speech_emotion.common.security.curve import CurveClientKeys
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.link import Link
 from speech_emotion.common.wire.sockets import connect, drain, send
 from speech_emotion.infer.classify import submission
 from speech_emotion.infer.model import Model
-from speech_emotion.infer.session import IN_FLIGHT, Session
+from speech_emotion.infer.session import CREDIT_S, CREDIT_WINDOWS, IN_FLIGHT, Session
 
 log = logging.getLogger("infer")
 
-POLL_MS = 100
 REPEAT_S = 0.2
-"""Interval at which a `Credit` is repeated."""
+"""Interval in seconds at which is checked what has to be repeated while the hub owes an answer."""
+CHECK_S = 0.5
+"""The same while it owes none."""
 STALLED_S = 2.0
 """Time without an acknowledgement after which the checkpoint is requested from the hub."""
 
@@ -66,7 +68,7 @@ class InferService:
         assert context is not None
         self._hub = connect(context, hub, "hub", client_keys)
         endpoints = [features] if isinstance(features, str) else sorted(set(features.values()))
-        workers = {end: connect(context, end, "features", client_keys) for end in endpoints}
+        workers = {end: Link(context, end, "features", client_keys) for end in endpoints}
         self._workers = list(workers.values())
         # This worker's streams and their features worker. None: all streams, one worker.
         self._worker_of = (
@@ -88,8 +90,10 @@ class InferService:
         poller = zmq.Poller()
         for socket in self.begin():
             poller.register(socket, zmq.POLLIN)
+        poller.register(stop, zmq.POLLIN)
         while not stop.requested:
-            self.turn(dict(poller.poll(POLL_MS)))
+            wait_s = min(self._heartbeat.wait_s, max(0.0, self._repeat_due - time.monotonic()))
+            self.turn(dict(poller.poll(math.ceil(1000.0 * wait_s))))
         self.end()
         return 0
 
@@ -100,21 +104,26 @@ class InferService:
         for bundle, model in self._models.values():
             log.info("ready: bundle %s on %s", bundle.id, model.runtime)
         self._request("")
-        return [self._hub, *self._workers]
+        events = [link.events for link in self._workers]
+        return [self._hub, *events, *(link.socket for link in self._workers)]
 
     def turn(self, ready: Mapping[Any, int]) -> None:
         """Handle the messages of the sockets in `ready`, then send what is due."""
         # The hub first: an acceptance frees credit, a resume invalidates windows.
-        for socket in (self._hub, *self._workers):
+        for socket in (self._hub, *(link.socket for link in self._workers)):
             if socket in ready:
                 self._receive(socket)
+        for link in self._workers:
+            if link.events in ready and link.renewed():
+                self._introduce(link)
         self._repeat()
         self._heartbeat.beat()
 
     def end(self) -> None:
         """Close the sockets after sending what is queued, for at most 0.2 s."""
-        for socket in (self._hub, *self._workers):
-            socket.close(linger=200)
+        self._hub.close(linger=200)
+        for link in self._workers:
+            link.close(200)
         if self._own_context is not None:
             self._own_context.term()
 
@@ -142,6 +151,9 @@ class InferService:
                 self._window(message)
             case internal.Accepted():
                 self._accepted(message)
+            case internal.AcceptedTogether():
+                for accepted in message.streams:
+                    self._accepted(accepted)
             case internal.Resume():
                 self._resume(message)
             case internal.SentUpTo():
@@ -198,7 +210,7 @@ class InferService:
             session.gates = {k: g for k, g in session.gates.items() if k > message.next}
         session.accepted, session.ended = message.next, message.ended
         session.progress = time.monotonic()
-        if not session.ended:
+        if not session.ended and session.accepted - session.credited >= CREDIT_WINDOWS:
             self._send_credit(session)
 
     def _window(self, window: internal.Window) -> None:
@@ -227,7 +239,7 @@ class InferService:
         now = time.monotonic()
         if now < self._repeat_due:
             return
-        self._repeat_due = now + REPEAT_S
+        self._repeat_due = now + (REPEAT_S if self._requested else CHECK_S)
         if now - max(self._last_from_hub, self._requested.get("", 0.0)) > STALLED_S:
             self._request("")  # a restarted hub does not know this process
         for stream, requested in list(self._requested.items()):
@@ -238,15 +250,25 @@ class InferService:
                 continue
             if session.expected > session.accepted and now - session.progress > STALLED_S:
                 self._lost(session.stream)
-            else:
+            elif now >= session.credit_due:
                 self._send_credit(session)
 
-    def _send_credit(self, session: Session) -> None:
+    def _introduce(self, link: Link) -> None:
+        """Send the credits that a restarted features process has to know."""
+        for session in self._sessions.values():
+            if not session.ended and self._link_of(session.stream) is link:
+                self._send_credit(session)
+
+    def _link_of(self, stream: str) -> Link:
         if self._worker_of is None:
-            (worker,) = self._workers
-        else:
-            worker = self._worker_of[session.stream]
-        send(worker, session.credit())
+            (link,) = self._workers
+            return link
+        return self._worker_of[stream]
+
+    def _send_credit(self, session: Session) -> None:
+        if self._link_of(session.stream).send(session.credit()):
+            session.credited = session.accepted
+            session.credit_due = time.monotonic() + CREDIT_S
 
     def _lost(self, stream: str) -> None:
         """A window is missing or not acknowledged: continue at the checkpoint of the hub."""

@@ -13,6 +13,10 @@ from speech_emotion.infer.decision import State, finish
 
 IN_FLIGHT = 16
 """Windows per stream that features may send before the hub accepts them."""
+CREDIT_WINDOWS = 4
+"""Windows that are accepted between two credits: features still has three quarters of its limit."""
+CREDIT_S = 1.0
+"""Seconds after which a credit is repeated, in case that it or its windows were lost."""
 
 
 @dataclasses.dataclass
@@ -29,6 +33,8 @@ class Session:
         pending_utterances: utterances that a bundle swap ended, to be sent with the next result.
         progress: CLOCK_MONOTONIC when the hub last accepted a window, or when it had none to
             accept.
+        credited: `accepted` of the newest credit that was sent.
+        credit_due: CLOCK_MONOTONIC when the next one is sent at the latest.
     """
 
     stream: str
@@ -44,6 +50,8 @@ class Session:
     expected: int = 0
     gates: dict[int, list[float]] = dataclasses.field(default_factory=dict)
     progress: float = dataclasses.field(default_factory=time.monotonic)
+    credited: int = -1
+    credit_due: float = 0.0
 
     @classmethod
     def resume(

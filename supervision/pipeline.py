@@ -273,7 +273,9 @@ class Pipeline:
             self._show_due = now + SHOW_S
             results = list(self._hub.drain_results())
             if results or view.live:
-                view.show(results, self._resources.state.health(self._hub.snapshot()))
+                # With hundreds of streams it costs more than all other turns of this loop.
+                state = self._resources.state
+                view.show(results, state.health(self._hub.snapshot()) if view.live else None)
 
     def _release(self, view: BackgroundView) -> None:
         self._lines.release(view)

@@ -21,10 +21,15 @@ from speech_emotion.common.source_state import Condition, SourceState
 from speech_emotion.common.wire import internal
 
 REALTIME_BLOCK_S = 0.02
-FULL_SPEED_BLOCK_S = 0.1
+FULL_SPEED_BLOCK_S = 0.5
 
-SKIP_FRAMES = 65536
-"""Frames per block while a restarted process reads past the samples that are in the ring."""
+FILE_WAIT_S = 0.25
+"""Longest time in seconds that samples wait before they are fed, when they complete no window. They
+are read again when the process is killed."""
+
+MOST_FRAMES = 65536
+"""Most frames that are read at once: of blocks that are due together, and while a restarted process
+reads past the samples that are in the ring."""
 
 
 class FileStream:
@@ -33,7 +38,7 @@ class FileStream:
     Reading starts at the ring's write index, so that a restarted process leaves no gap.
 
     Args:
-        blocks: sizes of the blocks in frames; None: 20 ms in real time, 100 ms at full speed.
+        blocks: sizes of the blocks in frames; None: 20 ms in real time, 500 ms at full speed.
         send: takes every tick.
         realtime: real time, else full speed.
         recorded: at full speed, wait for the recorder.
@@ -62,7 +67,10 @@ class FileStream:
         self._realtime = realtime
         ring = RingWriter.attach(job.ring)
         self.ahead = ReadAhead(
-            stream_format.grid.hop, ring.capacity // 2, recorder=recorded and not realtime
+            stream_format.grid.hop,
+            ring.capacity // 2,
+            recorder=recorded and not realtime,
+            waits=not realtime,
         )
         self._ring, self._format, self._send = ring, stream_format, send
         self.feeder = self._new_feeder(skip=0)
@@ -120,7 +128,7 @@ class FileStream:
             self._file.seek(start.frame)
             discard = start.discard
             while discard:
-                frames = len(self._file.read(min(discard, SKIP_FRAMES)))
+                frames = len(self._file.read(min(discard, MOST_FRAMES)))
                 if not frames:
                     return False
                 discard -= frames
@@ -137,7 +145,7 @@ class FileStream:
     def _frames_to_skip(self, feeder: RingFeeder) -> int:
         """Frames of the file that the samples to skip need, at most a block."""
         frames = -(-feeder.skip * self._file.rate // self._format.rate)
-        return min(SKIP_FRAMES, frames)
+        return min(MOST_FRAMES, frames)
 
     def begin(self, now: float, lead: float) -> None:
         """Set the moment of the next sample: `now` plus `lead`, rounded down to whole blocks.
@@ -175,7 +183,8 @@ class FileStream:
         if self._realtime:
             # A block is due at the time of its last sample. Blocks that complete no window are
             # fed together: a wake-up costs more than the work.
-            frames = max(self._next, self.feeder.frames_until_due())
+            blocks = -(-self.feeder.frames_until_due(FILE_WAIT_S) // self._next)
+            frames = max(1, blocks) * self._next
             return self._began + (self._fed + frames) / self._file.rate - now
         return 0.0 if self._has_credit(now) else POLL_S
 
@@ -190,9 +199,8 @@ class FileStream:
         if not self._realtime and not self.feeder.ended and self._has_credit(now):
             self._feed(self._next)
             self._next = next(self._blocks)
-        while self._realtime and not self.feeder.ended and self._block_is_due(now):
-            self._feed(self._next)
-            self._next = next(self._blocks)
+        while self._realtime and not self.feeder.ended and (frames := self._frames_due(now)):
+            self._feed(frames)
 
     def mute(self, now: float, *, muted: bool) -> None:
         self.feeder.mute(now, muted=muted)
@@ -202,8 +210,13 @@ class FileStream:
             self.feeder.finish()
             self._file.close()
 
-    def _block_is_due(self, now: float) -> bool:
-        return self._began + (self._fed + self._next) / self._file.rate <= now
+    def _frames_due(self, now: float) -> int:
+        """Frames of the blocks that are due; one read of them costs as much as one of a block."""
+        due, frames = (now - self._began) * self._file.rate - self._fed, 0
+        while frames + self._next <= due and frames < MOST_FRAMES:
+            frames += self._next
+            self._next = next(self._blocks)
+        return frames
 
     def _has_credit(self, now: float) -> bool:
         return self.ahead.allows(self.feeder.position, now)

@@ -298,7 +298,7 @@ class LiveStream:
     def __init__(self, job: StreamJob, device: LiveDevice, feeder: RingFeeder) -> None:
         self.job = job
         self.feeder = feeder
-        self.ahead = ReadAhead(0, 0, recorder=False)  # a device never waits
+        self.ahead = ReadAhead(0, 0, recorder=False, waits=False)  # a device never waits
         self.error: UserError | None = None
         self._device = device
 

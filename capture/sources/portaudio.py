@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BUFFER_S = 2.0
 """Seconds of samples that the buffer holds for the loop. Further samples are dropped, counted and
 declared as a gap."""
+JOINED_S = 0.1
+"""Most seconds of callbacks in a row that are one block."""
 MIX_CHANNELS = 2
 """Most channels of a device that are opened to be mixed."""
 SERVERS = ("pulse", "pipewire", "default")
@@ -91,13 +93,13 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The samples of one callback.
+    """The samples of one callback, or of several in a row.
 
     Attributes:
         samples: (frames, channels); valid until the next block is requested.
         lost: frames before this block that were dropped because the buffer was full.
         xrun: whether PortAudio reported an overrun before this block.
-        time: CLOCK_MONOTONIC of the callback.
+        time: CLOCK_MONOTONIC when its last frame had been captured, by the least delayed callback.
     """
 
     samples: Samples
@@ -259,6 +261,7 @@ class Microphone:
         self.dropped = 0
         self.last_callback = time.monotonic()
         self._wake_frames = 0
+        self._most = round(JOINED_S * device.rate)
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         size = round(BUFFER_S * device.rate)
         slots = max(64, 2 * size // max(1, min(block_frames, 64)))
@@ -294,19 +297,31 @@ class Microphone:
         return bool(self._stream.active)
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks that have arrived since the last call."""
+        """The blocks that have arrived since the last call; those in a row as one, up to a limit.
+
+        A block costs the same whatever its length.
+        """
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wakeup)
         size, slots = len(self._samples), len(self._frames)
         while self._read < self._written:
             slot = self._read % slots
             frames, start = self._frames[slot], self._tail % size
+            arrived, number = self._times[slot], 1
+            for following in range(self._read + 1, self._written):
+                at = following % slots
+                joined = frames + self._frames[at]
+                if self._lost[at] or self._flags[at] or joined > min(self._most, size - start):
+                    break
+                # Of these blocks the least delayed one tells when the last frame was captured.
+                arrived = min(arrived + self._frames[at] / self.rate, self._times[at])
+                frames, number = joined, number + 1
             samples = self._samples[start : start + frames]
             if len(samples) < frames:  # this block wraps round the end of the buffer
                 samples = np.concatenate([samples, self._samples[: frames - len(samples)]])
-            yield Block(samples, self._lost[slot], self._flags[slot], self._times[slot])
+            yield Block(samples, self._lost[slot], self._flags[slot], arrived)
             self._tail += frames
-            self._read += 1
+            self._read += number
 
     def wake_at(self, frames: int) -> None:
         """Signal `wakeup` when `frames` frames are in the buffer; fewer are not worth a wake-up."""

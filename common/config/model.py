@@ -54,7 +54,7 @@ config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)
 DEFAULT_STREAM = "main"
 
 
-MAX_STREAMS = 256
+MAX_STREAMS = 512
 
 
 def _check_tcp(endpoint: str) -> str:
@@ -78,7 +78,7 @@ class CaptureConfig(_Table):
         default=None,
         ge=1,
         le=96000,
-        description="frames per block; unset: block_ms, and for files at full speed 100 ms",
+        description="frames per block; unset: block_ms, and for files at full speed 500 ms",
     )
     block_ms: float = Field(
         default=20.0, ge=1.0, le=1000.0, description="length of a block of a device in ms"

@@ -5,7 +5,6 @@ It runs in the supervisor, or in infer where infer runs alone.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import queue
@@ -19,6 +18,7 @@ from typing import Any, TypeAlias
 import zmq
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.hub.acceptances import Acceptances
 from speech_emotion.common.hub.ledger import Ledger, StreamLedger, Verdict
 from speech_emotion.common.hub.observed import Observed, Snapshot
 from speech_emotion.common.hub.publisher import (
@@ -28,6 +28,7 @@ from speech_emotion.common.hub.publisher import (
     REQUESTS_HIGH_WATER_MARK,
     SUBSCRIBER_HIGH_WATER_MARK,
     Publisher,
+    completed,
 )
 from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.security.curve import CurveServerKeys
@@ -114,6 +115,7 @@ class Hub:
         self._health_wanted = False
         self._listeners: dict[str, bytes] = {}
         self._captures: dict[str, bytes] = {}
+        self._acceptances = Acceptances(self._send)
         self._next_bundle: tuple[str, bool] | None = None
         self._forgetting: queue.SimpleQueue[tuple[str | None, Forgotten]] = queue.SimpleQueue()
         self._stopping = False
@@ -266,7 +268,8 @@ class Hub:
             for readable in (*self._sockets(), self._wakeup):
                 poller.register(readable, zmq.POLLIN)
             while not self._stopping:
-                wait = max(0.0, self._health_due - time.monotonic())
+                now = time.monotonic()
+                wait = min(max(0.0, self._health_due - now), self._acceptances.wait_s(now))
                 if any(publisher.pending for publisher in self._publishers):
                     wait = min(wait, REPLAY_TURN_S)
                 self._turn(dict(poller.poll(math.ceil(1000.0 * wait))))
@@ -310,6 +313,7 @@ class Hub:
         if self._stages in ready:
             for frames in (self._remote.drain if self._remote else drain)(self._stages):
                 self._receive(frames)
+        self._acceptances.turn(self._captures)
         for publisher in self._publishers:
             publisher.turn()
         if self._health_wanted or time.monotonic() >= self._health_due:
@@ -410,12 +414,10 @@ class Hub:
         if verdict is Verdict.ACCEPTED:
             self._observed.accepted(message.stream)
             for result in message.messages:
-                completed = _completed(result, message.captured)
-                self._unread.append(completed)
-                self._publish(completed)
-        self._send(identity, stream.accepted())
-        if capture := self._captures.get(message.stream):
-            self._send(capture, stream.accepted())
+                result = completed(result, message.captured)
+                self._unread.append(result)
+                self._publish(result)
+        self._acceptances.add(identity, stream)
 
     def _heartbeat(self, identity: bytes, message: internal.Heartbeat) -> None:
         stage_changed, sources_changed = self._observed.heartbeat(message)
@@ -438,13 +440,3 @@ class Hub:
 
     def _count(self, name: str, number: int = 1) -> int:
         return self._observed.count(name, number) if number else 0
-
-
-def _completed(
-    message: public.Result | public.Utterance, captured: float
-) -> public.Result | public.Utterance:
-    """The message with the time from the capture of its last sample to now."""
-    if isinstance(message, public.Utterance) or message.timing_ms is None:
-        return message
-    total = (time.monotonic() - captured) * 1000.0
-    return dataclasses.replace(message, timing_ms={**message.timing_ms, "total": total})

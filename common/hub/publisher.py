@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ MAX_PREFIX = 64
 """Longest prefix in bytes; no topic is longer."""
 
 MAX_PREFIXES = 1024
-"""Most prefixes of one connection: the topics of 256 streams."""
+"""Most prefixes of one connection: results and utterances of 512 streams."""
 
 MAX_ALL_PREFIXES = 8192
 """Most prefixes of all connections; libzmq needs about 35 bytes for each byte of a prefix."""
@@ -180,3 +181,13 @@ def _within_budget(connection: Connection) -> bool:
     connection.requests = min(MAX_REQUESTS, connection.requests + elapsed * REQUESTS_PER_S) - 1.0
     connection.updated = now
     return connection.requests >= 0.0
+
+
+def completed(
+    message: public.Result | public.Utterance, captured: float
+) -> public.Result | public.Utterance:
+    """The message of a window with the time from the capture of its last sample to now."""
+    if isinstance(message, public.Utterance) or message.timing_ms is None:
+        return message
+    total = (time.monotonic() - captured) * 1000.0
+    return dataclasses.replace(message, timing_ms={**message.timing_ms, "total": total})

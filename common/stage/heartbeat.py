@@ -41,6 +41,11 @@ class HeartbeatSender:
         """Whether a heartbeat is due."""
         return time.monotonic() >= self._due
 
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the next heartbeat is due."""
+        return max(0.0, self._due - time.monotonic())
+
     def beat(
         self, streams: list[internal.SourceStatus] | None = None, *, now: bool = False
     ) -> None:

@@ -79,7 +79,7 @@ class SourceOptions:
     Attributes:
         realtime: whether files are read in real time; else as fast as results are accepted.
         block_frames: frames per block; None: `block_ms`, and for files 20 ms in real time,
-            100 ms at full speed.
+            500 ms at full speed.
         block_ms: length of a block of a device in milliseconds.
         latency: latency of a device in seconds, or PortAudio's `low` and `high`.
         wait_for_device: whether capture waits for a device that is absent at the start.

@@ -100,26 +100,42 @@ def _unpack(frame: bytes | memoryview) -> dict[str, Any]:
 
 def _build(cls: type[M], table: Mapping[str, Any]) -> M:
     values = {}
-    for name, check in _checks(cls).items():
-        if name not in table:
+    for name, (check, unchecked) in _checks(cls).items():
+        value = table.get(name, _ABSENT)
+        if type(value) is unchecked:
+            values[name] = value
+            continue
+        if value is _ABSENT:
             if hasattr(cls, name):  # has a default: a key added after version 1
                 continue
             raise ProtocolError(f"{cls.__name__} without {name}")
         try:
-            values[name] = check(table[name])
+            values[name] = check(value)
         except ProtocolError as error:
             raise ProtocolError(f"{cls.__name__}.{name}: {error}") from None
     return cls(**values)
 
 
-_CHECKS: dict[type[Message], dict[str, Check]] = {}
+_ABSENT = object()
+_UNCHECKED = (str, bool, bytes)
+"""Types that need no check beyond their own: msgpack bounds the length of texts and bytes."""
+_CHECKS: dict[type[Message], dict[str, tuple[Check, type | None]]] = {}
 
 
-def _checks(cls: type[Message]) -> dict[str, Check]:
+def _checks(cls: type[Message]) -> dict[str, tuple[Check, type | None]]:
+    """The check of each field, and the type of values that need none."""
     if cls not in _CHECKS:
         hints = typing.get_type_hints(cls)
-        _CHECKS[cls] = {f.name: _check_for(hints[f.name]) for f in dataclasses.fields(cls)}
+        _CHECKS[cls] = {
+            f.name: (_check_for(hints[f.name]), _unchecked_type(hints[f.name]))
+            for f in dataclasses.fields(cls)
+        }
     return _CHECKS[cls]
+
+
+def _unchecked_type(hint: Any) -> type | None:
+    optional = get_origin(hint) in (Union, types.UnionType)
+    return next((t for t in _UNCHECKED if t in (get_args(hint) if optional else (hint,))), None)
 
 
 def _check_for(hint: Any) -> Check:

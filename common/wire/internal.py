@@ -154,6 +154,13 @@ class Accepted(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class AcceptedTogether(Message):
+    """hub → infer: acceptances of several streams."""
+
+    streams: list[Accepted]
+
+
+@dataclasses.dataclass(frozen=True)
 class Recorded(Message):
     """record → hub → capture: samples below `position` are recorded; None: do not wait for it.
 
@@ -200,6 +207,8 @@ class Open(Message):
     """capture → hub: a stream exists; repeated until `Accepted` answers. Lengths in samples.
 
     `next` is the window to continue with where a hub that has ended accepted those before it.
+    `waits`: the source is read only so far ahead of what is accepted; the hub sends `Accepted` for
+    every result. Else it answers each `Open`, and sends the end.
     """
 
     stream: str
@@ -209,6 +218,7 @@ class Open(Message):
     window: int
     hop: int
     next: int = 0
+    waits: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,7 +386,7 @@ class AlertsState(Message):
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
-        *(Tick, Credit, SentUpTo, Window, Submit, Accepted, Recorded),
+        *(Tick, Credit, SentUpTo, Window, Submit, Accepted, AcceptedTogether, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
         *(SetMute, MuteSet, LogIn, AskAlerts, AlertsState),
     )

@@ -12,9 +12,11 @@ from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.endpoint import check_exposure, check_file, remove_file
 
 __all__ = [
+    "attach",
     "bind",
     "configure",
     "connect",
+    "dealer",
     "drain",
     "drain_frames",
     "endpoint_error",
@@ -53,10 +55,30 @@ def connect(
     Raises:
         UserError: the endpoint is malformed, or a key.
     """
+    socket = dealer(context, client_keys)
+    attach(socket, endpoint, name)
+    return socket
+
+
+def dealer(context: zmq.Context[Any], client_keys: ClientKeys | None) -> zmq.Socket[bytes]:
+    """A DEALER with every bound set, not connected yet.
+
+    Raises:
+        UserError: a key is malformed.
+    """
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     configure(socket)
     if client_keys is not None:
         client_keys.apply(socket)
+    return socket
+
+
+def attach(socket: zmq.Socket[bytes], endpoint: str, name: str) -> None:
+    """Connect a socket to an endpoint; it is closed where that is impossible.
+
+    Raises:
+        UserError: the endpoint is malformed.
+    """
     watch_link(socket, endpoint)
     allow_ipv6(socket, endpoint)
     try:
@@ -64,7 +86,6 @@ def connect(
     except zmq.ZMQError as error:
         socket.close()
         raise endpoint_error(name, endpoint, error) from None
-    return socket
 
 
 def bind(

@@ -51,8 +51,8 @@ class View(Closing):
         """Write a log line."""
         raise NotImplementedError
 
-    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
-        """Show the messages since the last call, and the health of the pipeline."""
+    def show(self, messages: Iterable[Result | Utterance], health: Health | None) -> None:
+        """Show the messages since the last call, and the health where the view is live."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class BackgroundView(View):
         escaped = "\n".join(map(printable, line.split("\n")))
         self._put(lambda: self._view.write(escaped))
 
-    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
+    def show(self, messages: Iterable[Result | Utterance], health: Health | None) -> None:
         messages = list(messages)
         if self._calls.empty():
             self._pending = 0
@@ -147,7 +147,7 @@ class PlainView(View):
         while data:
             data = data[os.write(sys.stderr.fileno(), data) :]
 
-    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:  # noqa: ARG002
+    def show(self, messages: Iterable[Result | Utterance], health: Health | None) -> None:  # noqa: ARG002
         for message in messages:
             if isinstance(message, Utterance):
                 log.info(utterance_line(message))
@@ -177,13 +177,14 @@ class LiveView(View):
     def write(self, line: str) -> None:
         self._console.print(SafeText(line, "bright_black"))
 
-    def show(self, messages: Iterable[Result | Utterance], health: Health) -> None:
+    def show(self, messages: Iterable[Result | Utterance], health: Health | None) -> None:
         for message in messages:
             if isinstance(message, Utterance):
                 self._console.print(SafeText(utterance_line(message), _colour(message.emotion)))
             else:
                 self._latest[message.stream] = message
-        self._live.update(self._table(health), refresh=True)
+        if health is not None:
+            self._live.update(self._table(health), refresh=True)
 
     def _table(self, health: Health) -> Table:
         table = Table.grid(padding=(0, 1))

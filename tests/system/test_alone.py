@@ -24,6 +24,7 @@ from speech_emotion.capture.sources.file import FileStream
 from speech_emotion.capture.stream import StreamJob
 from speech_emotion.common.bundle.grid import WindowGrid
 from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.ring.segment import create_ring
 from speech_emotion.common.wire import codec, public
 from tests.support.pipelines import (
@@ -76,6 +77,12 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 class NeverStop:
     requested = False
+
+    def __init__(self) -> None:
+        self._wakeup = Wakeup()
+
+    def fileno(self) -> int:
+        return self._wakeup.fileno()
 
 
 @pytest.fixture

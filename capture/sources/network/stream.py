@@ -15,7 +15,7 @@ class NetworkStream:
 
     def __init__(self, job: StreamJob, source: NetworkSource, number: int) -> None:
         self.job = job
-        self.ahead = ReadAhead(0, 0, recorder=False)  # a live source never waits
+        self.ahead = ReadAhead(0, 0, recorder=False, waits=False)  # a live source never waits
         self._source = source
         self._number = number
 

@@ -15,6 +15,7 @@ import zmq
 
 from speech_emotion.common.bundle.grid import missing_samples
 from speech_emotion.common.errors import EXIT_FAULT
+from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.ring.writer import RingWriter
@@ -32,7 +33,16 @@ CAPACITY = 6 * SPEC.window
 class Switch:
     """A stop request for the loop of a stage."""
 
-    requested = False
+    def __init__(self) -> None:
+        self.requested = False
+        self.wakeup = Wakeup()
+
+    def fileno(self) -> int:
+        return self.wakeup.fileno()
+
+    def set(self) -> None:
+        self.requested = True
+        self.wakeup.set()
 
 
 class Rig:
@@ -120,7 +130,7 @@ class Rig:
         pytest.fail(f"no {counter}")
 
     def close(self) -> None:
-        self.switch.requested = True
+        self.switch.set()
         self.thread.join(20)
         assert not self.thread.is_alive()
         self.end()
