@@ -12,6 +12,7 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.state_folder import state_file
+from speech_emotion.common.security.api_keys import default_key_file
 from speech_emotion.common.source_address import is_live
 from speech_emotion.common.stage.control import ALERTS, CONTROL
 from speech_emotion.common.stage.jobs import (
@@ -194,6 +195,9 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         base_url=page.base_url,
         trusted_hosts=page.trusted_hosts,
         control=plan.folder / CONTROL,
+        api_keys=page.api_keys or default_key_file(),
+        certificate=page.certificate,
+        private_key=page.private_key,
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 
