@@ -62,7 +62,7 @@ WATCH = """() => {
 PAINT = """() => ({
   paint: performance.getEntriesByName("first-contentful-paint")[0].startTime,
   bytes: ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
-    .filter((e) => !e.name.endsWith("/events")).reduce((sum, e) => sum + e.transferSize, 0),
+    .filter((e) => !e.name.includes("/events")).reduce((sum, e) => sum + e.transferSize, 0),
 })"""
 
 

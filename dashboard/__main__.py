@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,11 @@ from typing import Any
 import uvicorn
 import zmq
 
+from speech_emotion import __version__
 from speech_emotion.common.client.flags import add_results_flags
 from speech_emotion.common.client.results import Event, Status
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.security.api_keys import ApiKeys, default_key_file
 from speech_emotion.common.security.curve import client_keys_of
 from speech_emotion.common.security.exposure import (
     DEFAULT_LISTEN,
@@ -47,8 +50,12 @@ from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.access.connections import CONNECTIONS, DeadlineProtocol
 from speech_emotion.dashboard.access.log_ins import LogIns
 from speech_emotion.dashboard.access.middleware import AccessMiddleware
+from speech_emotion.dashboard.access.tls import HANDSHAKE_S, Certificate
+from speech_emotion.dashboard.api.events import STATES
+from speech_emotion.dashboard.live.event_log import EventLog
 from speech_emotion.dashboard.live.feed import Feed
 from speech_emotion.dashboard.live.live_state import RECENT_S, LiveState
+from speech_emotion.dashboard.messages import Service
 from speech_emotion.dashboard.server import PageServer
 
 log = logging.getLogger("dashboard")
@@ -57,66 +64,103 @@ TURN_S = 0.1
 STUCK_S = 2.0
 """The heartbeat stops when the feed's last turn is older than this."""
 BACKLOG = 64
+RENEWAL_S = 2.0
+"""Interval at which the certificate files are looked at."""
 TOKEN = "SEP_DASHBOARD__TOKEN"
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that installs no signal handlers."""
+    """A uvicorn server that installs no signal handlers and bounds the time of a TLS handshake.
+
+    Args:
+        tls: the certificate; None: plain HTTP.
+    """
+
+    def __init__(self, config: uvicorn.Config, tls: Certificate | None) -> None:
+        super().__init__(config)
+        self._tls = tls
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. uvicorn itself would wait a minute for a silent client's handshake."""
+        await super().startup(sockets=[])
+        config = self.config
+
+        def protocol() -> asyncio.Protocol:
+            return DeadlineProtocol(config, self.server_state, self.lifespan.state)
+
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            tls = {"ssl": self._tls.context, "ssl_handshake_timeout": HANDSHAKE_S}
+        loop = asyncio.get_running_loop()
+        for sock in sockets or ():
+            self.servers.append(
+                await loop.create_server(protocol, sock=sock, backlog=BACKLOG, **tls)
+            )
 
 
 async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSender | None) -> None:
     """Serve the page until a stop is requested.
 
     Raises:
-        UserError: the address is in use, or an endpoint is malformed.
+        UserError: the address is in use, an endpoint is malformed, or the certificate is unusable.
     """
+    tls = certificate_of(options)
     live_state = LiveState(
-        {
-            "endpoint": options.results,
-            "history": options.history is not None,
-            "recent_s": RECENT_S,
-            "can_mute": options.control is not None,
-        }
+        Service(
+            version=__version__,
+            results=options.results,
+            history=options.history is not None,
+            mute=options.control is not None,
+            recent_s=RECENT_S,
+        )
     )
-    page_server = PageServer(live_state, options.history, options.bundle, options.control)
+    events = EventLog()
+    page_server = PageServer(live_state, events, options.history, options.bundle, options.control)
 
     def on_event(event: Event) -> None:
-        page_server.broadcast(live_state.update(event))
+        change = live_state.update(event)
+        if change is not None and change.kind in STATES:
+            events.ring()
+        elif change is not None:
+            events.append(change.kind, change.stream, change.data, time.monotonic())
         if heartbeat is not None:
             heartbeat.count += 1
 
     def on_statuses(statuses: dict[str, Status]) -> None:
-        page_server.broadcast(live_state.update_statuses(statuses))
+        live_state.update_statuses(statuses)
+        events.ring()
 
     log_ins = LogIns(options.control)
     host, _ = split_listen(options.listen)
     listener = listen_tcp(options.listen)
-    server = Server(
-        uvicorn.Config(
-            AccessMiddleware(
-                page_server.app,
-                host,
-                options.token,
-                base_url=options.base_url,
-                trusted_hosts=options.trusted_hosts,
-                noted=log_ins.note,
-            ),
-            http=DeadlineProtocol,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            proxy_headers=False,
-            server_header=False,
-            backlog=BACKLOG,
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=1,
-        )
+    access = AccessMiddleware(
+        page_server.app,
+        host,
+        options.token,
+        base_url=options.base_url,
+        trusted_hosts=options.trusted_hosts,
+        keys=ApiKeys(options.api_keys),
+        tls=tls is not None,
+        noted=log_ins.note,
     )
+    config = uvicorn.Config(
+        access,
+        http=DeadlineProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+    server = Server(config, tls)
     loop = asyncio.get_running_loop()
     feed = Feed(options.results, loop, on_event, on_statuses, options.client_keys)
     feed.start()
@@ -128,29 +172,45 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         name = f"[{host}]" if ":" in host else host
-        log.info("the page is at %s", options.base_url or f"http://{name}:{port}")
+        scheme = "https" if tls else "http"
+        log.info("the page is at %s", options.base_url or f"{scheme}://{name}:{port}")
         if options.base_url is not None and options.token is None:
             log.warning("the page has no token: the reverse proxy must restrict the access")
         if heartbeat is not None:
             heartbeat.state = "ready"
             heartbeat.beat(now=True)
+        renewal = time.monotonic() + RENEWAL_S
         while not stop.requested and not serving.done():
             await asyncio.sleep(TURN_S)
+            if tls is not None and time.monotonic() > renewal:
+                renewal = time.monotonic() + RENEWAL_S
+                tls.refresh()
             if heartbeat is not None and time.monotonic() - feed.last_turn < STUCK_S:
                 heartbeat.counters["dashboard_malformed"] = feed.malformed
                 heartbeat.counters["dashboard_lost"] = feed.lost
-                heartbeat.counters["dashboard_viewers_cut"] = page_server.counters[
-                    "dashboard_viewers_cut"
-                ]
+                heartbeat.counters["dashboard_events_missed"] = page_server.streams.missed
                 heartbeat.beat()
     finally:
         # uvicorn logs an error for a page that it disconnects at the end.
         logging.getLogger("uvicorn.error").disabled = True
-        page_server.close()
+        events.close()
         server.should_exit = True
         await serving
         feed.stop()
         log_ins.close()
+
+
+def certificate_of(options: PageOptions) -> Certificate | None:
+    """The certificate that the options name; None: plain HTTP.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if options.certificate is None or options.private_key is None:
+        if options.certificate is not options.private_key:
+            raise UserError("--certificate and --private-key belong together")
+        return None
+    return Certificate(options.certificate, options.private_key)
 
 
 def main(options: PageOptions, job: Job | None = None) -> int:
@@ -195,6 +255,9 @@ def page_options(options: argparse.Namespace) -> PageOptions:
         bundle=options.bundle,
         base_url=options.base_url,
         trusted_hosts=tuple(map(check_host, options.trusted_host)),
+        api_keys=options.api_keys or default_key_file(),
+        certificate=options.certificate,
+        private_key=options.private_key,
     )
 
 
@@ -219,6 +282,15 @@ if __name__ == "__main__":
         default=[],
         metavar="NAME",
         help="further host name of requests that are answered; can be repeated",
+    )
+    parser.add_argument(
+        "--api-keys", type=Path, metavar="FILE", help="file of `speech-emotion api-key`"
+    )
+    parser.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="PEM certificate chain, for https"
+    )
+    parser.add_argument(
+        "--private-key", type=Path, metavar="FILE", help="PEM key of the certificate"
     )
     parser.add_argument(
         "--history", type=Path, metavar="FILE", help="SQLite file of --history; the page shows it"

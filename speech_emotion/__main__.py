@@ -53,6 +53,7 @@ COMMANDS = {
     "notice": Command("commands.notice", "print a sign for the door, from the configuration"),
     "baseline": Command("commands.baseline", "forget what a running pipeline learnt of voices"),
     "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
+    "api-key": Command("commands.api_key", "let a program read the HTTP interface"),
     "train": Command("train", "train, evaluate and convert models (extra: train)", True),
 }
 

@@ -11,7 +11,8 @@ from typing import Any
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.linux.state_dir import state_file
+from speech_emotion.common.linux.state_folder import state_file
+from speech_emotion.common.security.api_keys import default_key_file
 from speech_emotion.common.stage.control import ALERTS, CONTROL
 from speech_emotion.common.stage.jobs import (
     AlertsJob,
@@ -192,6 +193,9 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         base_url=page.base_url,
         trusted_hosts=page.trusted_hosts,
         control=plan.folder / CONTROL,
+        api_keys=page.api_keys or default_key_file(),
+        certificate=page.certificate,
+        private_key=page.private_key,
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 

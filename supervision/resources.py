@@ -22,7 +22,7 @@ from speech_emotion.common.bundle.manifest import (
     Bundle,
     copy_bundle,
 )
-from speech_emotion.common.config.model import Config
+from speech_emotion.common.config.model import Config, DashboardConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
@@ -31,10 +31,12 @@ from speech_emotion.common.linux.standard_input import check_standard_input
 from speech_emotion.common.privacy.mute_register import MuteRegister
 from speech_emotion.common.ring.layout import FOLDER, HEADER_BYTES, SAMPLE_BYTES
 from speech_emotion.common.ring.segment import RingOwner, create_ring
+from speech_emotion.common.security.api_keys import default_key_file, load_api_keys
 from speech_emotion.common.security.exposure import listen_tcp
 from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.stage.jobs import CaptureJob, FeaturesJob
 from speech_emotion.common.wire.public import Mute, to_json_map
+from speech_emotion.dashboard.access.tls import Certificate
 from speech_emotion.supervision.control_socket import ControlSocket
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.pipeline_state import PipelineState
@@ -117,6 +119,13 @@ def check(config: Config, bundle: Bundle) -> None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
         listen_tcp(config.dashboard.listen).close()
+        _check_page_files(config.dashboard)
+
+
+def _check_page_files(page: DashboardConfig) -> None:
+    load_api_keys(page.api_keys or default_key_file())
+    if page.certificate is not None and page.private_key is not None:
+        Certificate(page.certificate, page.private_key)
 
 
 def check_alerts(config: Config, bundle: Bundle) -> None:

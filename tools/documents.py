@@ -6,17 +6,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import api_reference, config_reference, tree
+from tools import api_reference, config_reference, openapi_document, tree
 
 ROOT = Path(__file__).resolve().parent.parent
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/API.md": api_reference.page,
     "docs/CONFIGURATION.md": config_reference.page,
+    "dashboard/api/openapi.json": openapi_document.page,
 }
 """Whole pages."""
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/ARCHITECTURE.md", "python -m tools.tree"): tree.text,
+    ("docs/API_HTTP.md", "python -m tools.openapi_document --tables"): openapi_document.tables,
 }
 """Parts between `<!-- begin COMMAND -->` and `<!-- end COMMAND -->`, by page and command."""
 

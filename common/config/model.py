@@ -190,6 +190,12 @@ class WorkersConfig(_Table):
     infer: int = Field(default=1, ge=1, le=64, description="number of infer processes")
 
 
+def _check_pair(certificate: Path | None, private_key: Path | None) -> None:
+    if (certificate is None) != (private_key is None):
+        missing = "certificate" if certificate is None else "private_key"
+        raise ValueError(f"{missing} is missing; certificate and private_key belong together")
+
+
 class ListenConfig(_Table):
     """[listen]"""
 
@@ -206,9 +212,7 @@ class ListenConfig(_Table):
 
     @model_validator(mode="after")
     def _both(self) -> ListenConfig:
-        if (self.certificate is None) != (self.private_key is None):
-            missing = "certificate" if self.certificate is None else "private_key"
-            raise ValueError(f"{missing} is missing; certificate and private_key belong together")
+        _check_pair(self.certificate, self.private_key)
         return self
 
 
@@ -230,6 +234,15 @@ class DashboardConfig(_Table):
     trusted_hosts: tuple[str, ...] = Field(
         default=(), description="further host names of requests that the page answers"
     )
+    api_keys: UserPath | None = Field(
+        default=None,
+        description="file of the keys that `speech-emotion api-key` manages; unset: api_keys.json "
+        "in $STATE_DIRECTORY, else in $XDG_STATE_HOME/speech-emotion",
+    )
+    certificate: UserPath | None = Field(
+        default=None, description="PEM certificate chain; the page is then at https://"
+    )
+    private_key: UserPath | None = Field(default=None, description="PEM key of the certificate")
 
     _listen = field_validator("listen")(lambda value: value and _checked(check_listen, value))
     _base_url = field_validator("base_url")(lambda value: value and _checked(check_base_url, value))
@@ -240,6 +253,7 @@ class DashboardConfig(_Table):
 
     @model_validator(mode="after")
     def _protected(self) -> DashboardConfig:
+        _check_pair(self.certificate, self.private_key)
         if self.listen is not None:
             _checked(lambda listen: check_reach(listen, self.token), self.listen)
         return self

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.linux.state_dir import state_file
+from speech_emotion.common.linux.state_folder import state_file
 
 
 @dataclasses.dataclass(frozen=True)

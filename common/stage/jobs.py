@@ -277,6 +277,8 @@ class PageOptions:
         trusted_hosts: further host names of requests that are answered.
         client_keys: keys for an encrypted endpoint.
         control: control socket of the supervisor, for the mute button; None: the page has none.
+        api_keys: file of the keys of programs; None: there are none.
+        certificate, private_key: PEM files for TLS; None: plain HTTP.
     """
 
     results: str
@@ -288,6 +290,9 @@ class PageOptions:
     trusted_hosts: tuple[str, ...] = ()
     client_keys: CurveClientKeys | None = None
     control: Path | None = None
+    api_keys: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -292,10 +292,17 @@ class MuteSet(Message):
 
 @dataclasses.dataclass(frozen=True)
 class LogIn(Message):
-    """page → supervisor, for the audit log: a token arrived from `address`."""
+    """page → supervisor, for the audit log: a token or a key arrived from `address`.
+
+    Attributes:
+        key: name of the API key; empty: a key that is not known; None: a token.
+        asked: what the key was used for.
+    """
 
     accepted: bool
     address: str
+    key: str | None = None
+    asked: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

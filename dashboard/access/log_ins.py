@@ -1,4 +1,6 @@
-"""Reports log-ins of the page to the supervisor, for the audit log."""
+"""Reports tokens and keys that the page receives to the supervisor,
+for the audit log.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,10 @@ class LogIns:
         endpoint = f"ipc://{control}"
         self._socket = connect(self._context, endpoint, CONTROL) if control is not None else None
 
-    def note(self, accepted: bool, address: str) -> None:
-        """Report that a right or wrong token was given at an address."""
+    def note(self, log_in: LogIn) -> None:
+        """Report a token or key that was accepted or refused."""
         if self._socket is not None:
-            send(self._socket, LogIn(accepted, address))
+            send(self._socket, log_in)
 
     def close(self) -> None:
         """Close the socket."""

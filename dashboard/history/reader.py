@@ -189,8 +189,10 @@ class HistoryReader(Closing):
             for at, seconds, emotion, confidence, reason, probabilities in reversed(rows)
         ]
 
-    def sources(self, stream: str) -> list[int]:
-        """Ids of the sources (run and bundle) of a stream."""
+    def sources(self, stream: str | None) -> list[int]:
+        """Ids of the sources (run and bundle) of a stream; None: of all streams."""
+        if stream is None:
+            return [number for (number,) in self._db.execute("SELECT id FROM source ORDER BY id")]
         return [number for number, _ in self._sources(stream)]
 
     def columns(self, table: str) -> list[str]:

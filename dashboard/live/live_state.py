@@ -1,7 +1,6 @@
-"""The state that the page shows: newest messages and the last five minutes of each stream.
+"""The present: newest messages and the last five minutes of each stream.
 
-No input and no output: `LiveState` takes events and statuses and returns the JSON lines for the
-pages. Its memory is bounded for any input.
+No input and no output: `LiveState` takes events and statuses. Its memory is bounded for any input.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from typing import Any
 
 from speech_emotion.common.client.results import Event, Status
 from speech_emotion.common.wire import public
+from speech_emotion.dashboard import messages
+from speech_emotion.dashboard.history.reader import COLUMNS
 
 RECENT_S = 300.0
 RECENT_ROWS = 4000
@@ -24,10 +25,27 @@ STREAMS = 64
 DIGITS = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What a message has changed.
+
+    Attributes:
+        kind: `result`, `utterance`, `info` or `health`.
+        stream: name of the stream; empty for `health`.
+        data: the message as JSON text.
+    """
+
+    kind: str
+    stream: str
+    data: str
+
+
 @dataclasses.dataclass
 class Stream:
-    """The last five minutes of one stream; rows are kept as JSON text to save memory."""
+    """One stream; the rows of its last five minutes are kept as JSON text to save memory."""
 
+    info: public.Info | None = None
+    latest: public.Result | None = None
     labels: list[str] = dataclasses.field(default_factory=list)
     rows: deque[tuple[float, str]] = dataclasses.field(
         default_factory=lambda: deque(maxlen=RECENT_ROWS)
@@ -43,68 +61,83 @@ class LiveState:
     """The newest state of a pipeline.
 
     Args:
-        settings: fixed values that every greeting contains.
+        service: what the server offers.
+
+    Attributes:
+        newest: `health` and `status` as JSON text, once they have arrived: of these only the
+            newest matters.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._settings = settings
+    def __init__(self, service: messages.Service) -> None:
+        self.service = service
+        self.newest: dict[str, str] = {}
         self._streams: dict[str, Stream] = {}
-        self._infos: dict[str, public.Info] = {}
-        self._latest: dict[str, str] = {}
         self._health: public.Health | None = None
-        self._statuses: list[dict[str, Any]] = []
+        self._statuses: list[messages.Status] = []
 
-    def update(self, event: Event) -> str | None:
-        """Store a message; the line to send to the pages, None if it changes nothing."""
+    def update(self, event: Event) -> Change | None:
+        """Store a message; None if it changes nothing."""
         match event.message:
             case public.Result() as result:
                 return self._result(result, event.replay)
             case public.Utterance() as utterance:
                 return self._utterance(utterance, event.replay)
             case public.Info() as info:
-                if self._infos.get(info.stream) == info:
+                stream = self._stream(info.stream)
+                if stream.info == info:
                     return None
-                self._stream(info.stream)
-                self._infos[info.stream] = info
-                return _line("info", public.to_json_map(info))
+                stream.info = info
+                return _change(info, info.stream, replay=event.replay)
             case public.Health() as health:
                 self._health = health
-                return _line("health", public.to_json_map(health))
+                change = _change(health, "", replay=event.replay)
+                self.newest["health"] = change.data
+                return change
         return None
 
-    def update_statuses(self, statuses: Mapping[str, Status]) -> str:
+    def update_statuses(self, statuses: Mapping[str, Status]) -> None:
         """Store the freshness of each stream; the name "" is the whole pipeline."""
         self._statuses = [
-            {"stream": name, "state": s.state.value, "reason": s.reason, "age_s": s.age_s}
-            for name, s in statuses.items()
+            messages.Status(name, s.state.value, s.reason, s.age_s) for name, s in statuses.items()
         ]
-        return _line("status", {"now": time.time(), "statuses": self._statuses})
+        self.newest["status"] = messages.to_json(messages.Statuses(time.time(), self._statuses))
 
-    def greeting(self) -> str:
-        """The first line for a new page: all but the past."""
-        return _line(
-            "hello",
-            {
-                **self._settings,
-                "now": time.time(),
-                "infos": [public.to_json_map(info) for info in self._infos.values()],
-                "latest": [json.loads(line) for line in self._latest.values()],
-                "health": self._health and public.to_json_map(self._health),
-                "statuses": self._statuses,
-            },
+    def streams(self) -> messages.Streams:
+        """Each stream with its newest result."""
+        statuses = {status.stream: status for status in self._statuses}
+        rows = [
+            messages.Stream(name, one.info, one.latest, statuses.get(name))
+            for name, one in sorted(self._streams.items())
+        ]
+        return messages.Streams(time.time(), rows)
+
+    def health(self) -> messages.HealthReport:
+        """The newest `health`, and whether results arrive."""
+        whole = next((one for one in self._statuses if not one.stream), None)
+        if whole is None:
+            whole = messages.Status("", "gone", "the first check has not been made yet", None)
+        return messages.HealthReport(
+            time.time(), whole.state, whole.reason, whole.age_s, self._health
+        )
+
+    def state(self) -> messages.State:
+        """The present for a new page: all but the past."""
+        streams = self.streams()
+        return messages.State(
+            streams.now, self.service, streams.streams, self._health, self._statuses
         )
 
     def recent(self, name: str) -> str:
-        """The last five minutes of a stream as a JSON object: `labels`, `rows`, `utterances`."""
+        """`messages.Recent` of a stream as JSON text."""
         stream = self._streams.get(name) or Stream()
         _drop_old(stream, time.time())
         rows = ",".join(row for _, row in stream.rows)
         return (
-            f'{{"labels":{json.dumps(stream.labels)},"rows":[{rows}],'
-            f'"utterances":[{",".join(stream.utterances)}]}}'
+            f'{{"columns":{json.dumps(COLUMNS)},"labels":{json.dumps(stream.labels)},'
+            f'"rows":[{rows}],"utterances":[{",".join(stream.utterances)}]}}'
         )
 
-    def _result(self, result: public.Result, replay: bool) -> str | None:
+    def _result(self, result: public.Result, replay: bool) -> Change | None:
         stream = self._stream(result.stream)
         if stream.run != result.run:
             stream.run, stream.next_seq = result.run, 0
@@ -128,44 +161,31 @@ class LiveState:
         )
         stream.rows.append((ended, row))
         _drop_old(stream, now)
-        prefix = json.dumps(
-            {
-                "kind": "result",
-                "stream": result.stream,
-                "run": result.run,
-                "bundle": result.bundle,
-                "labels": stream.labels,
-                "total_ms": (result.timing_ms or {}).get("total"),
-                "baseline": _short(result.baseline),
-            }
-        )
-        line = f'{prefix[:-1]}, "row": {row}}}'
-        self._latest[result.stream] = line
-        return line
+        stream.latest = result
+        return _change(result, result.stream, replay=replay)
 
-    def _utterance(self, utterance: public.Utterance, replay: bool) -> str | None:
+    def _utterance(self, utterance: public.Utterance, replay: bool) -> Change | None:
         if replay and utterance.time is None:
             return None
-        table = {
-            "time": utterance.time or time.time(),
-            "emotion": utterance.emotion,
-            "seconds": (utterance.end - utterance.start) / utterance.rate,
-            "confidence": _short(utterance.confidence),
-            "reason": utterance.reason,
-            "probabilities": {k: _short(p) for k, p in utterance.probabilities.items()},
-        }
+        span = messages.SpokenSpan(
+            time=utterance.time or time.time(),
+            seconds=(utterance.end - utterance.start) / utterance.rate,
+            emotion=utterance.emotion,
+            confidence=_short(utterance.confidence),
+            reason=utterance.reason,
+            probabilities={k: _short(p) for k, p in utterance.probabilities.items()},
+        )
         stream = self._stream(utterance.stream)
-        text = json.dumps(table)
+        text = messages.to_json(span)
         if text in stream.utterances:
             return None
         stream.utterances.append(text)
-        return _line("utterance", {"stream": utterance.stream, **table})
+        return _change(utterance, utterance.stream, replay=replay)
 
     def _stream(self, name: str) -> Stream:
         if name not in self._streams and len(self._streams) >= STREAMS:
             idle = min(self._streams, key=lambda key: self._streams[key].updated)
-            for table in (self._streams, self._infos, self._latest):
-                table.pop(idle, None)
+            del self._streams[idle]
         stream = self._streams.setdefault(name, Stream())
         stream.updated = time.monotonic()
         return stream
@@ -180,5 +200,8 @@ def _short(value: float | None) -> float | None:
     return None if value is None else round(value, DIGITS)
 
 
-def _line(kind: str, table: Mapping[str, Any]) -> str:
-    return json.dumps({"kind": kind, **table}, allow_nan=False)
+def _change(message: public.Public, stream: str, *, replay: bool) -> Change:
+    table: dict[str, Any] = public.to_json_map(message)
+    if replay:
+        table["replay"] = True
+    return Change(message.topic, stream, json.dumps(table, allow_nan=False))

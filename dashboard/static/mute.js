@@ -2,6 +2,7 @@
 
 import { announce } from "./announcer.js";
 import { $, setText } from "./dom.js";
+import * as api from "./network/api.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
@@ -22,12 +23,11 @@ export function drawMute() {
 /** Ask the pipeline; a refusal is announced and shown on the button's title. */
 async function ask(muted, seconds = null) {
   $("mute").disabled = true;
-  const response = await fetch("mute", {
+  const response = await api.ask("mute", {}, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ muted, seconds }),
-  }).catch(() => null);
+  });
   $("mute").disabled = false;
-  const text = response === null ? "the page has lost the connection to its server"
-    : response.ok ? (await response.json()).text : (await response.text()).trim();
+  const text = response?.ok ? (await response.json()).text : await api.refusal(response);
   $("mute").title = words.sentence(text);
   announce(words.sentence(text));
 }

@@ -2,12 +2,13 @@
 
 import { announce } from "./announcer.js";
 import { $, setText } from "./dom.js";
-import { Feed } from "./feed.js";
 import { drawMute } from "./mute.js";
+import { ask } from "./network/api.js";
+import { Feed } from "./network/feed.js";
 import { describeCharts, drawControls, drawRecent, drawUtterances, refreshPast, showChosenStream, showsLiveUtterances } from "./past.js";
 import { drawHealth } from "./pipeline.js";
 import { drawPresent, drawSource } from "./present.js";
-import { addResult, chosenStream, newStream, now, prune, setHealth, setStatuses, state } from "./state.js";
+import { addResult, chosenStream, newStream, now, prune, setHealth, setStatuses, spanOf, state } from "./state.js";
 import { drawStatus } from "./status.js";
 import { drawTab, drawTabs, handleTabKeys, markChosenTab } from "./tabs.js";
 
@@ -32,17 +33,20 @@ function choose(name) {
 }
 
 const handlers = {
-  hello(message) {
+  state(message) {
     state.offset = message.now - Date.now() / 1000;
-    state.history = message.history;
-    state.canMute = message.can_mute === true;
-    setText($("endpoint"), message.endpoint.startsWith("ipc:") ? "" : message.endpoint);
-    $("past").hidden = !message.history;
-    $("no-past").hidden = message.history;
+    state.history = message.service.history;
+    state.canMute = message.service.mute;
+    setText($("endpoint"), message.service.results.startsWith("ipc:") ? "" : message.service.results);
+    $("past").hidden = !state.history;
+    $("no-past").hidden = state.history;
     setStatuses(message.statuses);
-    for (const info of message.infos) streamOf(info.stream).info = info;
-    for (const stream of state.streams.values()) stream.loaded = false;
-    for (const latest of message.latest) handlers.result(latest);
+    for (const one of message.streams) {
+      const stream = streamOf(one.name);
+      stream.info = one.info ?? stream.info;
+      stream.loaded = false;
+      if (one.latest) handlers.result(one.latest);
+    }
     if (message.health) handlers.health(message.health);
     loadRecent(chosenStream());
     drawStatus();
@@ -60,7 +64,7 @@ const handlers = {
 
   utterance(message) {
     const stream = streamOf(message.stream);
-    stream.utterances.push(message);
+    stream.utterances.push(spanOf(message));
     prune(stream);
     if (stream.name !== state.chosen) return;
     announce(`Utterance: ${message.emotion}, ${Math.round(message.confidence * 100)} percent`);
@@ -110,7 +114,7 @@ function removeUnknownStreams(known) {
 /** Read the last five minutes of a stream from the server. */
 async function loadRecent(stream) {
   if (!stream) return;
-  const response = await fetch(`recent?stream=${encodeURIComponent(stream.name)}`).catch(() => null);
+  const response = await ask("recent", { stream: stream.name });
   if (!response?.ok) return;
   const recent = await response.json();
   if (recent.labels.length) stream.labels = recent.labels;
@@ -130,7 +134,7 @@ setInterval(() => {
 }, 1000);
 setInterval(describeCharts, 10000);
 
-new Feed((message) => handlers[message.kind]?.(message), (name) => {
+new Feed((kind, message) => handlers[kind]?.(message), (name) => {
   if (state.connection === name) return;
   state.connection = name;
   drawStatus();

@@ -3,6 +3,7 @@
 
 import { Charts, ROW, clock } from "./charts.js";
 import { $, element, icon, setText } from "./dom.js";
+import { address, ask, refusal } from "./network/api.js";
 import { LISTED, RECENT_S, chosenStream, now, state } from "./state.js";
 import * as words from "./words.js";
 
@@ -50,8 +51,7 @@ async function fetchHistory() {
   showBusy(true);
   const end = view.end ?? now();
   const start = end - view.span;
-  const query = new URLSearchParams({ stream: stream.name, start, end });
-  const response = await fetch(`history?${query}`).catch(() => null);
+  const response = await ask("summary", { stream: stream.name, from: start, to: end });
   view.busy = false;
   view.fetched = now();
   if (following() || view.end === end) showBusy(false);
@@ -62,7 +62,7 @@ async function fetchHistory() {
     drawUtterances();
     drawBinned(history);
     if (!history.rows.length) setText($("reading"), "The history has no data of this time span.");
-  } else if (response && !response.ok) setText($("reading"), (await response.text()).trim());
+  } else if (response && !response.ok) setText($("reading"), await refusal(response));
   if (!following() && view.end !== end) fetchHistory(); // the user moved on during the request
 }
 
@@ -123,9 +123,9 @@ export function drawControls() {
   const local = new Date(until.getTime() - until.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
   if (document.activeElement !== $("until")) $("until").value = local;
   const end = view.end ?? now();
-  const query = new URLSearchParams({ stream: state.chosen ?? "", start: end - view.span, end });
-  $("csv").href = `history.csv?${query}`;
-  $("csv-utterances").href = `history.csv?what=utterance&${query}`;
+  const query = { format: "csv", stream: state.chosen ?? "", from: end - view.span, to: end };
+  $("csv").href = address("history", query);
+  $("csv-utterances").href = address("history", { ...query, table: "utterance" });
 }
 
 /** Show the time span that ends at a unix time; null follows the present. */

@@ -1,6 +1,7 @@
 // The card "Pipeline": stages, counters and the model card.
 
 import { $, element, icon, setIcon, setText } from "./dom.js";
+import { ask, refusal } from "./network/api.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
@@ -47,11 +48,11 @@ function stageRows(stage) {
 
 async function openModelCard() {
   const bundle = $("bundle").querySelector("code").textContent;
-  const response = await fetch(`card?bundle=${encodeURIComponent(bundle)}`).catch(() => null);
+  const response = await ask("model-card", { bundle });
   const card = $("card-text");
   // The server renders this HTML from Markdown and escapes any HTML in it.
   if (response?.ok) card.innerHTML = await response.text();
-  else setText(card, response ? await response.text() : "The page has lost the connection to its server.");
+  else setText(card, words.sentence(await refusal(response)));
   setText($("card-title"), bundle);
   $("card").showModal();
 }

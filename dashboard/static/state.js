@@ -47,20 +47,31 @@ export function setHealth(health) {
   }
 }
 
+/** A result as a row of the charts. */
+const rowOf = (result) => [
+  result.seq, result.time ?? now(), (result.end - result.start) / result.rate, result.state, result.emotion,
+  result.confidence, result.reason, Math.round(result.rms_db * 10) / 10, result.lost,
+  result.smoothed && Object.values(result.smoothed),
+];
+
+/** An utterance as the list shows it. */
+export const spanOf = (utterance) => ({
+  ...utterance, time: utterance.time ?? now(), seconds: (utterance.end - utterance.start) / utterance.rate,
+});
+
 /** Store a result; false if it is older than the newest one. */
-export function addResult(stream, message) {
-  const seq = message.row[ROW.seq];
-  if (stream.run !== message.run) stream.nextSeq = -1;
-  if (seq < stream.nextSeq) return false;
-  stream.run = message.run;
-  stream.nextSeq = seq + 1;
-  stream.bundle = message.bundle;
-  if (message.labels.length) stream.labels = message.labels;
-  stream.row = message.row;
-  stream.totalMs = message.total_ms;
-  stream.baseline = message.baseline;
+export function addResult(stream, result) {
+  if (stream.run !== result.run) stream.nextSeq = -1;
+  if (result.seq < stream.nextSeq) return false;
+  stream.run = result.run;
+  stream.nextSeq = result.seq + 1;
+  stream.bundle = result.bundle;
+  if (result.smoothed) stream.labels = Object.keys(result.smoothed);
+  stream.row = rowOf(result);
+  stream.totalMs = result.timing_ms?.total ?? null;
+  stream.baseline = result.baseline;
   if (stream.loaded) {
-    stream.rows.push(message.row);
+    stream.rows.push(stream.row);
     prune(stream);
   }
   return true;

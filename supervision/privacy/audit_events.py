@@ -52,9 +52,15 @@ def note_swap(audit: AuditWriter, outcome: Swapped) -> None:
 
 
 def note_log_in(audit: AuditWriter, message: LogIn) -> None:
-    """The page received a token."""
-    event = "page opened" if message.accepted else "page refused"
-    audit.note_bounded(event, address=message.address[:100])
+    """The page received a token or a key."""
+    address = message.address[:100]
+    if message.key is None:
+        event = "page opened" if message.accepted else "page refused"
+        audit.note_bounded(event, address=address)
+        return
+    event = "api key used" if message.accepted else "api key refused"
+    name, asked = message.key[:64] or None, (message.asked or "")[:100]
+    audit.note_bounded(event, name=name, asked=asked, address=address)
 
 
 def note_key(

@@ -162,7 +162,7 @@ class PageReader:
         while not self._ended:
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5.0)
             with contextlib.suppress(OSError, http.client.HTTPException):
-                connection.request("GET", "/events")
+                connection.request("GET", "/api/v1/events")
                 response = connection.getresponse()
                 while not self._ended and (line := response.readline()):
                     self._take(line)
@@ -173,9 +173,10 @@ class PageReader:
         if not line.startswith(b"data: "):
             return
         table = json.loads(line[6:])
-        for row in table.get("latest", [table]):
-            if row.get("kind") == "result":
-                self.newest = row["row"][0]
+        found = [one["latest"] or {} for one in table["streams"]] if "service" in table else [table]
+        for result in found:
+            if "seq" in result and "smoothed" in result:
+                self.newest = result["seq"]
                 self.seqs.add(self.newest)
 
 

@@ -22,6 +22,7 @@ from tests.support.publisher import Publisher, health
 from tools.browser import free_port
 
 TOKEN = "a-token-of-enough-length"
+API = "/api/v1"
 
 
 def answers(port: int) -> bool:
@@ -50,18 +51,24 @@ def get(
         endless = fields.get("content-type", "").startswith("text/event-stream")
         if not endless:
             return response.status, fields, response.read()
-        response.readline()  # the delay before a retry
-        return response.status, fields, response.readline()
+        while (line := response.readline()) and not line.startswith(b"data: "):
+            pass
+        return response.status, fields, line
     finally:
         connection.close()
 
 
 def greeting(port: int, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """The first message to a new page."""
-    status, _, line = get(port, "/events", headers)
+    """The first event for a new page: the present."""
+    status, _, line = get(port, f"{API}/events", headers)
     assert status == 200, line
     table: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
     return table
+
+
+def latest(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The newest result of each stream that has one."""
+    return [stream["latest"] for stream in state["streams"] if stream["latest"]]
 
 
 class Dashboard:

@@ -130,7 +130,7 @@ def test_the_page_gets_them_escaped(publisher: tuple[Publisher, str]) -> None:
         for message in itertools.islice(messages(), 8):
             publisher[0].send(message)
         wait_until(lambda: bool(greeting(server.port)["health"]), "the messages")
-        recent = json.loads(get(server.port, "/recent?stream=main")[2])
+        recent = json.loads(get(server.port, "/api/v1/recent?stream=main")[2])
         texts = json.dumps([greeting(server.port), recent], ensure_ascii=False)
     finally:
         server.end()

@@ -313,7 +313,7 @@ def test_an_hours_worth_of_data_keeps_memory_flat(
         session = page.context.new_cdp_session(page)
 
         def measured() -> tuple[float, int]:
-            text = "fetch('recent?stream=main').then(a => a.text())"
+            text = "fetch('api/v1/recent?stream=main').then(a => a.text())"
             last = f"{text}.then(t => t.includes('[{seq - 1}, '))"
             wait_until(lambda: bool(page.evaluate(last)), "the last result")
             time.sleep(2.0)
@@ -406,14 +406,15 @@ def test_a_page_of_another_origin_gets_nothing(
                 """async (url) => {
                 const read = (path, how) =>
                   fetch(url + path, how).then((a) => a.text(), () => null);
-                const pushed = new Promise((done) => { const s = new EventSource(url + "events");
-                  s.onmessage = (e) => done(e.data); s.onerror = () => done(null); });
+                const pushed = new Promise((done) => {
+                  const s = new EventSource(url + "api/v1/events");
+                  s.onopen = () => done("open"); s.onerror = () => done(null); });
                 const socket = new Promise((done) => { let s;
-                  try { s = new WebSocket(url.replace("http", "ws") + "events"); }
+                  try { s = new WebSocket(url.replace("http", "ws") + "api/v1/events"); }
                   catch { return done(null); }
                   s.onopen = s.onmessage = () => done("open"); s.onerror = () => done(null); });
-                return [await read("recent?stream=main", {credentials: "include"}),
-                  await read("events", {mode: "no-cors"}), await pushed, await socket]; }""",
+                return [await read("api/v1/recent?stream=main", {credentials: "include"}),
+                  await read("api/v1/events", {mode: "no-cors"}), await pushed, await socket]; }""",
                 server.url,
             )
         finally:

@@ -20,7 +20,7 @@ from tests.support.pages import Dashboard, get, greeting
 from tests.support.pipelines import fresh_endpoint, wait_until
 
 ROWS = 20_000
-HALF_REQUEST = b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
+HALF_REQUEST = b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n"
 HALF_BODY = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken="
 
 
@@ -72,7 +72,7 @@ def test_half_requests_block_no_other_client(page: Dashboard, data: bytes) -> No
         began = time.monotonic()
         clients = [stack.enter_context(connect(page.port, data)) for _ in range(300)]
         for _ in range(5):
-            assert greeting(page.port)["kind"] == "hello"
+            assert greeting(page.port)["service"]["history"] is True
         wait_until(lambda: sum(map(closed, clients)) >= 300 - INCOMPLETE, "the oldest to be closed")
         wait_until(lambda: all(map(closed, clients)), "all to be closed")
         assert time.monotonic() - began < REQUEST_S + 5.0
@@ -89,7 +89,7 @@ def test_a_kept_connection_has_the_deadline_for_every_request(page: Dashboard) -
 
 def test_parallel_downloads_are_complete(page: Dashboard, history: tuple[Path, float]) -> None:
     begin = history[1]
-    query = f"/history.csv?stream=main&start={begin - 1}&end={begin + ROWS}"
+    query = f"/api/v1/history?format=csv&from={begin - 1}&to={begin + ROWS}"
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: get(page.port, query), range(8)))
     for status, _, body in answers:
@@ -103,7 +103,7 @@ def test_parallel_downloads_are_complete(page: Dashboard, history: tuple[Path, f
 def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
     count = 100_000  # more than the kernel's buffers hold
     begin = write_history(tmp_path / "h.sqlite", count)
-    query = f"/history.csv?stream=main&start={begin - 1}&end={begin + count}"
+    query = f"/api/v1/history?format=csv&from={begin - 1}&to={begin + count}"
     page = Dashboard(fresh_endpoint(), f"--history={tmp_path / 'h.sqlite'}")
     with contextlib.closing(socket.socket()) as client, contextlib.ExitStack() as stack:
         stack.callback(page.end)

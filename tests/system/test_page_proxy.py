@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,9 @@ def test_the_page_is_live_behind_a_proxy(
             publisher[0].send(live(0))
             shows(page, "#emotion", "sad")
             page.locator("#pill:not([data-state=waiting])").wait_for()
+            # Programs use the same address; an event stream is not held back by the proxy.
+            with urllib.request.urlopen(f"{url}/api/v1/events", timeout=10.0) as response:
+                assert any(b"event: state" in response.readline() for _ in range(5))
     finally:
         assert server.end() == 0
 

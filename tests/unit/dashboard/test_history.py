@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import datetime as dt
 import io
+import itertools
 import json
 import sqlite3
 import stat
@@ -19,10 +20,11 @@ import pytest
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history import writer as history_file
-from speech_emotion.dashboard.history.csv_export import PAGE, CsvExport
+from speech_emotion.dashboard.history.csv_export import csv_text
 from speech_emotion.dashboard.history.pending import PENDING, Entry, PendingMessages
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.history.reader import HistoryReader
+from speech_emotion.dashboard.history.rows import PAGE, HistoryRows, Key
 from speech_emotion.dashboard.history.writer import PURGE_ROWS, HistoryBusyError, HistoryWriter
 from speech_emotion.dashboard.history_writer import WriterThread, days_before
 from tests.support.history import T0, make_result, make_utterance
@@ -170,7 +172,7 @@ def test_health_is_written_when_it_changes_and_once_a_minute(
 
 
 def exported(path: Path, table: str, stream: str, start: float, end: float) -> list[dict[str, str]]:
-    text = "".join(CsvExport(path, table, stream, start, end).text())
+    text = "".join(csv_text(HistoryRows(path, table, stream, start, end)))
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -183,9 +185,42 @@ def test_csv_has_every_row_once_in_the_order_of_time(writer: HistoryWriter, path
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize("limit", [1, 7, PAGE + 1])
+def test_pages_by_key_have_every_row_once(writer: HistoryWriter, path: Path, limit: int) -> None:
+    """Three sources with equal times, and rows that are written between two pages."""
+    count = 40 if limit < 5 else 3 * PAGE
+    put(writer, *(stamped_row(seq, seq // 5) for seq in range(count)))
+    found: list[tuple[str, str, int]] = []
+    after = None
+    while True:
+        with HistoryRows(path, "result", None, T0 - 1.0, T0 + 9999.0, after) as rows:
+            pairs = list(itertools.islice(rows, limit))
+        if not pairs:
+            break
+        found += [(row["stream"], row["run"], row["seq"]) for _, row in pairs]
+        after = Key.parse(str(pairs[-1][0]))
+        put(writer, stamped_row(count, -100))  # before the place of the reader
+        count += 1
+    assert len(found) == len(set(found)) == (40 if limit < 5 else 3 * PAGE)
+    assert sorted(seq for _, _, seq in found) == list(range(len(found)))
+
+
+def stamped_row(seq: int, second: float) -> public.Result:
+    row = make_result(seq, run="abc"[seq % 3], stream="hall" if seq % 2 else "main")
+    return dataclasses.replace(row, time=T0 + second + 0.1234567)
+
+
+def test_a_key_is_exact_at_any_time() -> None:
+    for at in (0.0, 1.5, 1_000_000_000.1234567, T0 + 1 / 3, 4_102_444_800.987654):
+        assert Key.parse(str(Key(at, 3, 7))) == Key(at, 3, 7)
+    for wrong in ("", "1", "1:2", "1:2:3:4", "a:1:2", "1:-1:2", "1e3:1:2", "nan:1:2", "٣:1:2"):
+        with pytest.raises(ValueError, match=r"^$"):
+            Key.parse(wrong)
+
+
 def test_a_stopped_export_does_not_pin_the_log(writer: HistoryWriter, path: Path) -> None:
     put(writer, *(make_result(seq) for seq in range(3 * PAGE)))
-    text = CsvExport(path, "result", "main", T0, T0 + 9999.0).text()
+    text = csv_text(HistoryRows(path, "result", "main", T0, T0 + 9999.0))
     next(text)
     next(text)
     put(writer, *(make_result(seq) for seq in range(3 * PAGE, 4 * PAGE)))

@@ -1,4 +1,4 @@
-"""The folder for what a pipeline keeps over a restart."""
+"""Where files lie that a program keeps over its restarts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from speech_emotion.common.errors import UserError
 
 
-def state_file(name: str, key: str) -> Path:
-    """A file in the state folder of the service, else of the user; the folder may not exist.
+def state_file(name: str, setting: str) -> Path:
+    """A file in the state folder of the service, else of the user.
 
     Args:
-        key: configuration key that names another file, for the error.
+        setting: the configuration key that names another file.
 
     Raises:
         UserError: the user has no home folder.
@@ -24,5 +24,5 @@ def state_file(name: str, key: str) -> Path:
     try:
         folder = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
     except RuntimeError:
-        raise UserError(f"the home folder is unknown; set {key}") from None
+        raise UserError(f"the home folder is unknown; set {setting}") from None
     return folder / "speech-emotion" / name

@@ -1,0 +1,157 @@
+"""The operations of the HTTP interface."""
+
+from __future__ import annotations
+
+from speech_emotion.dashboard import messages
+from speech_emotion.dashboard.api.declared import (
+    LONGEST,
+    Operation,
+    Parameter,
+    one_of,
+    parse_bool,
+    parse_time,
+    whole_number,
+)
+from speech_emotion.dashboard.history.rows import TABLES, Key
+
+BASE = "/api/v1"
+JSON = "application/json"
+EVENTS = "text/event-stream"
+PARQUET = "application/vnd.apache.parquet"
+FORMATS = ("json", "csv", "parquet")
+PAGE_ROWS = 500
+MOST_ROWS = 5000
+
+NO_HISTORY = "no history is written, or its file cannot be read"
+BUSY = "too many clients; try again after `Retry-After` seconds"
+
+TEXT = {"type": "string", "maxLength": LONGEST}
+TIME = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}
+
+
+def _key(text: str) -> Key:
+    try:
+        return Key.parse(text)
+    except ValueError:
+        raise ValueError("must be the `next` of an earlier page") from None
+
+
+STREAM = Parameter("stream", "name of a stream; absent: all streams", TEXT)
+ONE_STREAM = Parameter("stream", "name of a stream", TEXT, required=True)
+SPAN = (
+    Parameter(
+        "from",
+        "unix time in seconds or RFC 3339 time; rows after it; absent: one hour before `to`",
+        TIME,
+        parse_time,
+    ),
+    Parameter("to", "the same; rows up to it; absent: now", TIME, parse_time),
+)
+EVENT_STREAM = (
+    STREAM,
+    Parameter(
+        "after",
+        "id of the last event that the client has; the header `Last-Event-ID` goes before it",
+        TEXT,
+    ),
+    Parameter(
+        "wait",
+        "`false`: end the answer when all events that are there have been sent",
+        {"type": "boolean", "default": True},
+        parse_bool,
+        True,
+    ),
+)
+
+
+def _stream(path: str, summary: str, *events: str) -> Operation:
+    return Operation(
+        *("GET", path, "events", summary, EVENT_STREAM, {EVENTS: None}),
+        events=(*events, "gap"),
+        refusals={503: BUSY},
+    )
+
+
+OPERATIONS = (
+    Operation(
+        *("GET", "/service", "service", "What this server offers."),
+        answers={JSON: messages.Service},
+    ),
+    Operation(
+        *("GET", "/streams", "streams", "Each stream with its newest result."),
+        answers={JSON: messages.Streams},
+    ),
+    Operation(
+        *("GET", "/health", "health", "Health of the pipeline, and whether results arrive."),
+        answers={JSON: messages.HealthReport},
+    ),
+    _stream("/results", "Results as they come.", "result"),
+    _stream("/utterances", "Utterances when they end.", "utterance"),
+    _stream(
+        *("/events", "Everything that the page shows: the present, then what changes."),
+        *("state", "result", "utterance", "info", "health", "status"),
+    ),
+    Operation(
+        *("GET", "/recent", "recent", "The last five minutes of a stream; needs no history."),
+        (ONE_STREAM,),
+        {JSON: messages.Recent},
+    ),
+    Operation(
+        *("GET", "/history", "history", "Rows of the history between two times, oldest first."),
+        (
+            *SPAN,
+            STREAM,
+            Parameter(
+                "table",
+                "what to read",
+                {"type": "string", "enum": [*TABLES], "default": TABLES[0]},
+                one_of(*TABLES),
+                TABLES[0],
+            ),
+            Parameter(
+                "format",
+                "`json` gives pages, `csv` and `parquet` everything",
+                {"type": "string", "enum": [*FORMATS], "default": FORMATS[0]},
+                one_of(*FORMATS),
+                FORMATS[0],
+            ),
+            Parameter(
+                "limit",
+                "rows of a page of JSON",
+                {"type": "integer", "minimum": 1, "maximum": MOST_ROWS, "default": PAGE_ROWS},
+                whole_number(1, MOST_ROWS),
+                PAGE_ROWS,
+            ),
+            Parameter(
+                "after",
+                "`next` of the page before: the rows after it; in each format",
+                {"type": "string", "pattern": Key.PATTERN, "maxLength": LONGEST},
+                _key,
+            ),
+        ),
+        {JSON: messages.HistoryPage, "text/csv": None, PARQUET: None},
+        refusals={404: NO_HISTORY, 501: "Parquet needs the extra `archive`", 503: BUSY},
+    ),
+    Operation(
+        *("GET", "/summary", "summary", "A time span of the history, made shorter for a chart."),
+        (ONE_STREAM, *SPAN),
+        {JSON: messages.Summary},
+        refusals={404: NO_HISTORY},
+    ),
+    Operation(
+        *("GET", "/model-card", "model_card", "The model card of a bundle."),
+        (Parameter("bundle", "id of the bundle, as in `bundle` of a result", TEXT, required=True),),
+        {"text/html": None},
+        refusals={404: "this machine has no model card of this bundle"},
+    ),
+    Operation(
+        *("POST", "/mute", "mute", "Mute or unmute by hand."),
+        answers={JSON: messages.MuteAnswer},
+        body=messages.MuteRequest,
+        refusals={409: "this server cannot mute: the pipeline has not started it"},
+    ),
+    Operation(
+        *("GET", "/openapi.json", "openapi", "This interface as an OpenAPI document."),
+        answers={JSON: None},
+    ),
+)

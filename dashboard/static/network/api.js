@@ -1,0 +1,24 @@
+// Requests to the HTTP interface of the page's server (docs/API_HTTP.md).
+
+const BASE = new URL("../api/v1/", import.meta.url);
+
+/** The address of an operation; parameters that are null are left out. */
+export function address(path, parameters = {}) {
+  const url = new URL(path, BASE);
+  for (const [name, value] of Object.entries(parameters)) if (value !== null) url.searchParams.set(name, value);
+  return url.href;
+}
+
+/** The response of the server; null where it does not answer. */
+export const ask = (path, parameters, options) => fetch(address(path, parameters), options).catch(() => null);
+
+/** Why there is no answer, in words. */
+export async function refusal(response) {
+  if (response === null) return "the page has lost the connection to its server";
+  const text = await response.text();
+  try {
+    return JSON.parse(text).error;
+  } catch {
+    return text.trim(); // a proxy has answered
+  }
+}

@@ -1,0 +1,58 @@
+"""Print utterances from the HTTP interface, and continue after a lost connection.
+
+    python examples/follow_http.py http://box:8765 [KEY]
+
+The standard library is enough. Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+
+def events(url: str, key: str | None) -> Iterator[tuple[str, dict[str, object]]]:
+    """Kind and data of each event, without end: a new connection goes on where the last one was."""
+    place = None
+    while True:
+        request = urllib.request.Request(url)
+        if key is not None:
+            request.add_header("Authorization", f"Bearer {key}")
+        if place is not None:
+            request.add_header("Last-Event-ID", place)
+        try:
+            with urllib.request.urlopen(request, timeout=30.0) as response:
+                kind = "message"
+                for line in response:
+                    name, _, value = line.decode().rstrip("\n").partition(": ")
+                    if name == "id":
+                        place = value
+                    elif name == "event":
+                        kind = value
+                    elif name == "data":
+                        yield kind, json.loads(value)
+        except urllib.error.HTTPError as error:
+            sys.exit(f"{url}: {error.code} {error.read().decode()}")
+        except OSError as error:
+            print(f"{url}: {error}; trying again", file=sys.stderr)
+        time.sleep(1.0)
+
+
+def main(words: list[str]) -> None:
+    base = words[0] if words else "http://127.0.0.1:8765"
+    key = words[1] if len(words) > 1 else None
+    for kind, data in events(f"{base.rstrip('/')}/api/v1/utterances", key):
+        if kind == "gap":
+            print(f"-- events are missing ({data['missed'] or 'unknown number'}): {data['reason']}")
+        else:
+            print(f"{data['stream']}  {data['emotion']}  {data['confidence']:.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(sys.argv[1:])
