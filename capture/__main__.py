@@ -199,5 +199,4 @@ def alone(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    flags = parser().parse_args()
-    run("capture", lambda: main(flags), flags.profile)
+    run("capture", parser(), main)

@@ -298,9 +298,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--bundle", type=Path, metavar="DIR", help="bundle whose model card is shown"
     )
-    arguments = parser.parse_args()
     run(
         "dashboard",
-        lambda: supervised() if arguments.supervised else main(page_options(arguments)),
-        arguments.profile,
+        parser,
+        lambda given: supervised() if given.supervised else main(page_options(given)),
     )

@@ -286,9 +286,8 @@ if __name__ == "__main__":
         default=HistoryConfig().days,
         help="keep rows for N days; default: %(default)g",
     )
-    arguments = parser.parse_args()
     run(
         "history",
-        lambda: _supervised() if arguments.supervised else main(_options(arguments)),
-        arguments.profile,
+        parser,
+        lambda given: _supervised() if given.supervised else main(_options(given)),
     )

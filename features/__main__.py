@@ -127,5 +127,4 @@ def serve(
 
 
 if __name__ == "__main__":
-    options = parser().parse_args()
-    run("features", lambda: main(options), options.profile)
+    run("features", parser(), main)

@@ -206,5 +206,4 @@ def alone(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    options = parser().parse_args()
-    run("infer", lambda: main(options), options.profile)
+    run("infer", parser(), main)

@@ -21,6 +21,10 @@ from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 from tests.support.pipelines import DEMO, Running, fresh_endpoint, leftovers, nothing_left_but
 from tests.support.publisher import Publisher, publishing
 
+# A user's shell has neither: the first hides what happens when buffered output is written at exit.
+for unusual in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(unusual, None)
+
 # As the stages have it: how a product is split among threads decides its last bits.
 os.environ.update(ONE_BLAS_THREAD)
 threadpoolctl.threadpool_limits(1)

@@ -185,5 +185,5 @@ def _count_losses(heartbeat: HeartbeatSender, writer: Writer) -> None:
 
 
 if __name__ == "__main__":
-    options = base_parser("capture.recording.recorder", __doc__ or "").parse_args()
-    run("record", lambda: main(read_job(RecordJob)), options.profile)
+    parser = base_parser("capture.recording.recorder", __doc__ or "")
+    run("record", parser, lambda _: main(read_job(RecordJob)))

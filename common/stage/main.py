@@ -55,12 +55,14 @@ def base_parser(stage: str, description: str, module: str | None = None) -> argp
     return parser
 
 
-def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoReturn:
+def run(
+    name: str, parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], int]
+) -> NoReturn:
     """Run a stage's main function as a process, and exit with its code.
 
     Args:
         name: name of the stage, in log lines and in the process title.
-        profile: file for cProfile data.
+        parser: made by `base_parser`; its --help can meet a full or closed stdout, too.
     """
     faulthandler.enable()
     restrict_file_access()
@@ -71,7 +73,7 @@ def run(name: str, main: Callable[[], int], profile: Path | None = None) -> NoRe
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
     threading.excepthook = _exit_with_thread
     mark = ERROR_LINE_MARK if "--supervised" in sys.argv else ""
-    sys.exit(guarded(name, lambda: _profiled(name, main, profile), mark))
+    sys.exit(guarded(name, lambda: _parsed(name, parser, main), mark))
 
 
 def check_profile(profile: Path) -> None:
@@ -81,6 +83,13 @@ def check_profile(profile: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"--profile {profile}: cannot be written ({reason})") from None
+
+
+def _parsed(
+    name: str, parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], int]
+) -> int:
+    arguments = parser.parse_args()
+    return _profiled(name, lambda: main(arguments), arguments.profile)
 
 
 def _profiled(name: str, main: Callable[[], int], profile: Path | None) -> int:

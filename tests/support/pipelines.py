@@ -203,6 +203,13 @@ def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIE
         time.sleep(0.01)
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether a process runs; a zombie does not, which stays where process 1 collects none."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def leftovers() -> set[str]:
     """Everything of ours that outlives processes: segments, socket folders, stage processes."""
     found = {path.name for path in Path("/dev/shm").glob("sep.*") if not foreign(path.name)}

@@ -33,6 +33,7 @@ from tests.support.pipelines import (
     Running,
     comparable,
     kill,
+    runs,
     wait_until,
 )
 
@@ -145,7 +146,7 @@ def test_killed_three_times_and_resumed_gives_the_same_bytes(clips: Path, tmp_pa
         workers = psutil.Process(process.pid).children()
         process.kill()
         process.communicate()
-        wait_until(lambda w=workers: not any(p.is_running() for p in w), "the workers to die")
+        wait_until(lambda w=workers: not any(runs(p) for p in w), "the workers to die")
     assert not killed.exists()
     done = batch(clips, "--out", killed, "--resume")
     assert done.code == 0
@@ -235,7 +236,7 @@ def test_ctrl_c_loses_the_files_at_hand_only(clips: Path, tmp_path: Path) -> Non
     assert process.returncode == 130
     assert stderr.splitlines()[-1].startswith("infer: interrupted; --resume continues")
     assert "Traceback" not in stderr
-    assert not any(worker.is_running() for worker in workers)
+    assert not any(runs(worker) for worker in workers)
     assert not list(parts.rglob(f".*{TEMPORARY}"))
     assert not out.exists()
     assert batch(clips, "--out", out, "--resume").code == 0

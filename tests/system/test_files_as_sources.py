@@ -63,8 +63,9 @@ def test_pipes_as_files(supervise: Supervise, clip: Clip, tmp_path: Path) -> Non
     assert len(infer(f"{tmp_path}/two")[1]) == len(expected)
     writer.join()
     assert len(infer("/dev/stdin", stdin=content)[1]) == len(expected)
+    python = (sys.executable, "-m", "infer")
     ended = subprocess.run(
-        ["bash", "-c", f'{sys.executable} -m infer --bundle {BUNDLE} --json <(cat "{plain}")'],
+        ["bash", "-c", '"$@" <(cat "$0")', plain, *python, "--bundle", BUNDLE, "--json"],
         capture_output=True,
         cwd=ROOT,
         timeout=PATIENCE_S,

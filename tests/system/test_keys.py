@@ -369,12 +369,9 @@ def _writable(process: psutil.Process) -> Iterator[str]:
 
 
 def changed_since(moment: float, *folders: Path) -> set[str]:
-    found = set()
-    for folder in folders:
-        for path in (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
-            if path.stat().st_ctime >= moment:
-                found.add(str(path))
-    return found
+    files = (p for folder in folders for p in folder.rglob("*") if p.suffix != ".pyc")
+    plain = (p for p in files if p.is_file() and not p.is_symlink())
+    return {str(path) for path in plain if path.stat().st_ctime >= moment}
 
 
 @pytest.mark.parametrize("record", [False, True])

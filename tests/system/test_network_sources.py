@@ -27,6 +27,7 @@ from tests.support.pipelines import (
     leftovers,
     nothing_left_but,
     offline,
+    runs,
     wait_until,
 )
 from tests.support.sound_servers import PASSWORD, Cable, Hls, Server, Sound, noise
@@ -280,7 +281,7 @@ def test_ffmpeg_ends_with_its_capture(watch: Watch, camera: Server) -> None:
         if child.name() == "ffmpeg"
     )
     seen.running.stages()["capture"].kill()
-    wait_until(lambda: not decoder.is_running(), "ffmpeg to end")
+    wait_until(lambda: not runs(decoder), "ffmpeg to end")
     seen.wait_live()
     seen.end()
 

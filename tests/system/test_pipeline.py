@@ -18,7 +18,7 @@ import soxr
 
 from speech_emotion.common.wire import public
 from speech_emotion.supervision.console import view as terminal
-from tests.support.pipelines import PATIENCE_S, Running, offline, wait_until
+from tests.support.pipelines import PATIENCE_S, Running, offline, runs, wait_until
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -138,7 +138,7 @@ def test_stages_end_with_a_killed_supervisor_and_the_next_cleans_up(
     assert segments
     running.process.kill()
     running.process.communicate()
-    wait_until(lambda: not any(stage.is_running() for stage in stages), "the stages to end", 10.0)
+    wait_until(lambda: not any(runs(stage) for stage in stages), "the stages to end", 10.0)
     code, stderr, _ = supervise(f"--source=file:{clip(3.0, name='next')}", "--speed=max").ended()
     assert code == 0, stderr
     assert not segments & {path.name for path in Path("/dev/shm").iterdir()}
