@@ -13,5 +13,4 @@ from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.supervised import read_job
 
 if __name__ == "__main__":
-    options = base_parser("alerts", __doc__ or "").parse_args()
-    run("alerts", lambda: main(read_job(AlertsJob)), options.profile)
+    run("alerts", base_parser("alerts", __doc__ or ""), lambda _: main(read_job(AlertsJob)))

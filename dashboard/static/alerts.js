@@ -1,8 +1,9 @@
 // The card "Alerts": rules, a test of each, and the newest deliveries.
 
 import { announce } from "./announcer.js";
+import { clock } from "./charts.js";
 import { $, element, icon, setIcon, setText } from "./dom.js";
-import { address, ask, refusal } from "./network/api.js";
+import { ask, refusal } from "./network/api.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
@@ -13,6 +14,7 @@ const ICONS = { delivered: "tick", waiting: "half", "given up": "cross" };
 
 let drawn = ""; // the counters for which the card was drawn
 let rules = "";
+const outcomes = new Map(); // rule → what became of its last test
 
 /** Read the rules and deliveries again when a counter of alerts has changed. */
 export function drawAlerts() {
@@ -59,9 +61,9 @@ function ruleRow(rule) {
 
 /** What is to be said of a rule now. */
 function present(rule) {
-  const parts = [];
-  if (rule.fired !== null) parts.push(`last alert ${clock(rule.fired)}`);
-  if (rule.quiet_until !== null) parts.push(`quiet until ${clock(rule.quiet_until)}`);
+  const parts = outcomes.has(rule.name) ? [outcomes.get(rule.name)] : [];
+  if (rule.fired !== null) parts.push(`last alert ${when(rule.fired)}`);
+  if (rule.quiet_until !== null) parts.push(`quiet until ${when(rule.quiet_until)}`);
   if (rule.waiting) parts.push(`${rule.waiting} not delivered yet`);
   return words.sentence(parts.join(", ") || "no alert yet");
 }
@@ -69,25 +71,31 @@ function present(rule) {
 function deliveryRow(one) {
   const became = one.state === "delivered" ? "delivered" : one.failure ? `${one.state}: ${one.failure}` : one.state;
   return element("li", { "data-state": one.state }, icon(ICONS[one.state] ?? "half"),
-    element("div", {}, one.text, element("small", {}, `${clock(one.time)} · ${one.rule} to ${one.to} · ${became}`)));
+    element("div", {}, one.text, element("small", {}, `${when(one.time)} · ${one.rule} to ${one.to} · ${became}`)));
 }
 
-const clock = (unix) => new Date(unix * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "medium" });
+/** A time of this day, or of another one with its date. */
+function when(unix) {
+  const date = new Date(unix * 1000);
+  if (date.toDateString() === new Date().toDateString()) return clock(unix);
+  return `${date.toLocaleDateString(undefined, { day: "numeric", month: "short" })}, ${clock(unix)}`;
+}
 
 /** Send a test of a rule, and wait until each address has taken or refused it. */
 async function test(rule, button) {
   button.disabled = true;
-  const text = await tested(rule);
+  outcomes.set(rule, "the test is being sent");
+  outcomes.set(rule, await tested(rule));
   button.disabled = false;
-  setText($("rules").querySelector(`[data-rule="${rule}"] .now`), words.sentence(text));
-  announce(words.sentence(text));
+  announce(words.sentence(outcomes.get(rule)));
+  load();
 }
 
 async function tested(rule) {
   const until = performance.now() + TEST_MS;
-  let response = await fetch(address("alerts/test"), {
+  let response = await ask("alerts/test", {}, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ rule }),
-  }).catch(() => null);
+  });
   for (;;) {
     if (!response?.ok) return refusal(response);
     const alerts = await response.json();
