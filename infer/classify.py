@@ -15,6 +15,7 @@ from speech_emotion.infer.decision import (
     calibrate,
     decide,
     finish,
+    impersonal,
     relative_of,
     sound_flaw,
     speech_of,
@@ -42,7 +43,7 @@ def classify(
     if features is not None:
         output = model.predict(features)
         probabilities, speech = calibrate(output, bundle, before), speech_of(output, bundle)
-        cold = None if before is None else calibrate(output, bundle)
+        cold = None if before is None else impersonal(output, bundle)
         if cold is not None and sound_flaw(window, speech, bundle) is None:
             heard = Evidence(relative_of(output, bundle), cold, hop_s)
     result, utterances, after = decide(state, window, probabilities, bundle, speech)

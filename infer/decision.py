@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.personal import Personal
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Result, Utterance
 from speech_emotion.infer.baseline import BaselineState, blend, trust_in
@@ -100,11 +101,25 @@ def calibrate(
 ) -> Vector | None:
     """The model's output for one window as calibrated probabilities.
 
-    Temperature scaling (Guo et al., 2017), computed in float64. None if the output is not
-    finite: such a window has no probabilities.
+    With the map that was fitted to labels of the bundle's users, where it has one. None if the
+    output is not finite: such a window has no probabilities.
 
     Args:
         baseline: of the stream before the window; None: the relative scores are not used.
+    """
+    probabilities = impersonal(output, bundle, baseline)
+    if probabilities is None or bundle.personal is None:
+        return probabilities
+    return personalize(probabilities, bundle.personal)
+
+
+def impersonal(
+    output: NDArray[np.float32], bundle: Bundle, baseline: BaselineState | None = None
+) -> Vector | None:
+    """`calibrate` without the map of the bundle's users.
+
+    Temperature scaling (Guo et al., 2017), computed in float64. A stream's baseline counts these:
+    its parameters were chosen for them.
     """
     if not np.isfinite(output).all():
         return None
@@ -115,6 +130,15 @@ def calibrate(
         trust = trust_in(baseline, to, bundle.neutral)
         scores, temperature = blend(scores, relative, temperature, trust, to)
     return _softmax(scores / temperature)
+
+
+def personalize(probabilities: Vector, personal: Personal) -> Vector:
+    """Probabilities (labels,) after the map of the bundle's users, see `Personal`."""
+    scores = np.log(np.maximum(probabilities, 1e-12))
+    scores -= scores.mean()
+    # A sum of few numbers: a library's matrix product may round otherwise on other hardware.
+    mapped = (np.array(personal.matrix) * scores).sum(axis=1) + np.array(personal.bias)
+    return _softmax(mapped)
 
 
 def cold_scores(output: NDArray[np.float32], bundle: Bundle) -> Vector:

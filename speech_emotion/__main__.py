@@ -15,6 +15,9 @@ from speech_emotion.common.linux.entry import guarded, prepare
 TRAIN_PACKAGES = ("keras", "tensorflow", "sklearn", "tqdm", "matplotlib")
 """What the extra `train` installs, by import name."""
 
+LIGHT_TRAINING = "personal"
+"""The command of `train` that needs none of them: it runs on the box."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -54,7 +57,7 @@ COMMANDS = {
     "baseline": Command("commands.baseline", "forget what a running pipeline learnt of voices"),
     "keygen": Command("commands.keygen", "make a key pair for encrypted connections"),
     "api-key": Command("commands.api_key", "let a program read the HTTP interface"),
-    "train": Command("train", "train, evaluate and convert models (extra: train)", True),
+    "train": Command("train", "train, evaluate, convert and adapt models (extra: train)", True),
 }
 
 
@@ -70,7 +73,8 @@ def main() -> int:
     if command is None:
         print(f"speech-emotion: no command {name!r}; see speech-emotion --help", file=sys.stderr)
         return EXIT_USER
-    if name == "train" and (missing := absent(TRAIN_PACKAGES)):
+    light = sys.argv[2:3] == [LIGHT_TRAINING]
+    if name == "train" and not light and (missing := absent(TRAIN_PACKAGES)):
         print(
             f"speech-emotion train: needs the extra `train` (missing: {', '.join(missing)}); "
             "pip install 'speech-emotion-pipeline[train]'",

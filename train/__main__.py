@@ -17,6 +17,7 @@ from speech_emotion.common.errors import EXIT_USER, UserError  # noqa: E402
 from speech_emotion.common.stage.main import program  # noqa: E402
 from speech_emotion.train import commands, whisper_commands  # noqa: E402
 from speech_emotion.train.data.corpora import READERS  # noqa: E402
+from speech_emotion.train.personal import command as personal  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -26,6 +27,7 @@ examples:
   {program} evaluate --bundle models/mine --manifest data/manifest.csv --report report
   {program} crossval --manifest data/manifest.csv --json figures.json
   {program} calibrate --bundle models/mine --recording room.wav
+  {program} personal --labels labels.jsonl --out models/ours
   {program} bundle --model model.keras --spec spec.toml --labels angry,happy,sad --out models/mine
 
 `{program} COMMAND --help` explains a command; docs/MODEL.md explains the steps.
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_streams(add.add_parser("streams", help="figures of a baseline on streams of utterances"))
     _add_events(add.add_parser("events", help="false events of a bundle on sounds without speech"))
     _add_bundle(add.add_parser("bundle", help="make a bundle of a model that you have"))
+    personal.add(add)
     whisper_commands.add(add, _add_data, commands.selected_clips, commands.golden_audio)
     return parser
 

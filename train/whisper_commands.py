@@ -52,6 +52,9 @@ def add(
             "--votes", type=Path, metavar="FILE", help="CSV of the raters' votes for CREMA-D"
         )
         part.add_argument("--noise", type=Path, metavar="DIR", help="sounds without speech")
+        part.add_argument("--speakers", type=int, metavar="N", help="of each corpus (default: all)")
+        each = "of each speaker and emotion (default: all)"
+        part.add_argument("--clips", type=int, metavar="N", dest="per_emotion", help=each)
         part.add_argument("--seed", type=int, default=0)
         part.add_argument("--workers", type=int, default=1)
         if name != "extract":
@@ -73,6 +76,7 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
 
     from speech_emotion.train.data import nonspeech
     from speech_emotion.train.data.soft_targets import read_votes
+    from speech_emotion.train.evaluation.streams.bundle_outputs import Selection
     from speech_emotion.train.model.whisper import graph, heads
     from speech_emotion.train.model.whisper import window_statistics as extract
 
@@ -88,7 +92,8 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     if unknown_names := sorted(set(recipe.statistics) - known):
         raise UserError(f"{parsed.recipe}: {unknown_names[0]} is no statistic; known: {known}")
     spec = graph.spec(keys["window_s"])
-    clips = heads.labelled(parsed.clips(parsed))
+    selection = Selection(parsed.speakers, parsed.per_emotion)
+    clips = selection.of(heads.labelled(parsed.clips(parsed)), parsed.seed)
     if missing := sorted(set(recipe.corpora) - {c.corpus for c in clips}):
         raise UserError(f"{parsed.recipe}: no clips of {missing[0]}; select some")
     encoder = extract.encoder_file(parsed.weights, spec, parsed.work)

@@ -28,6 +28,7 @@ from speech_emotion.common.bundle.parameters import (
     read_numbers,
     read_operating_points,
 )
+from speech_emotion.common.bundle.personal import Personal, read_personal
 from speech_emotion.common.bundle.spec import FeatureSpec, read_toml
 from speech_emotion.common.errors import UserError
 
@@ -67,6 +68,7 @@ class Bundle:
     other sounds, a probability or a logit as the labels' are.
     `baseline`: behind that, the output has a relative score for each label; None: it has none.
     `sensitivity`: the decisions of the operating points other than `medium`, by name.
+    `personal`: the map that was fitted to labels of the bundle's users; None: it has none.
     """
 
     path: Path
@@ -81,6 +83,7 @@ class Bundle:
     speech_output: bool = False
     sensitivity: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     baseline: Baseline | None = None
+    personal: Personal | None = None
     display_path: Path | None = None
     """The folder that the user named, where this bundle is a copy of it."""
 
@@ -162,11 +165,13 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
     known = {
         *("format", "name", "labels", "licence", "features"),
         *("input", "output", "speech_output", "relative_output"),
-        *("calibration", "decision", "sensitivity", "baseline", "files", "provenance"),
+        *("calibration", "decision", "sensitivity", "baseline", "personal"),
+        *("files", "provenance"),
     }
     if unknown := sorted(set(table) - known):
         raise UserError(f"{where}: {unknown[0][:60]} is not a key of a bundle")
-    _verify_files(path, shown, _table(table, "files", where), where)
+    files = _table(table, "files", where)
+    _verify_files(path, shown, files, where)
     layout = _table(table, "input", where).get("layout")
     if layout not in LAYOUTS:
         raise UserError(
@@ -192,6 +197,7 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         speech_output=read_flag(table, "speech_output", where),
         sensitivity=read_operating_points(table.get("sensitivity", {}), decision, labels, where),
         baseline=read_baseline(table, len(labels), where),
+        personal=read_personal(table, len(labels), files, where),
         display_path=display_path,
     )
 

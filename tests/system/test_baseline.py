@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from speech_emotion.common.wire import public
+from tests.support import personal
 from tests.support.bundles import change
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, offline
 from tests.support.swaps import exchanges, swap, with_exchanges
@@ -53,10 +54,12 @@ def without(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_live_equals_offline_with_stages_killed(
-    supervise: Supervise, clip: Clip, speed: str
+    supervise: Supervise, clip: Clip, tmp_path: Path, speed: str
 ) -> None:
     path = clip(14.0) if speed == "realtime" else clip(50.0, repeat=40)
-    running = supervise(f"--source=file:{path}", f"--speed={speed}", f"--bundle={RELATIVE}")
+    # Also with a map of the bundle's users.
+    bundle = RELATIVE if speed == "realtime" else personal.adapted(tmp_path, RELATIVE)
+    running = supervise(f"--source=file:{path}", f"--speed={speed}", f"--bundle={bundle}")
     killed = 0
     for stage in ("infer", "features", "infer"):
         before = len(running.received.fresh(public.Result))
@@ -69,7 +72,7 @@ def test_live_equals_offline_with_stages_killed(
     code, stderr, received = running.ended()
     assert code == 0, stderr
     assert killed
-    assert received.stream() == offline(path, RELATIVE)
+    assert received.stream() == offline(path, bundle)
 
 
 def test_it_changes_results_only_after_the_first_utterance(clip: Clip) -> None:

@@ -42,6 +42,7 @@ RUNS_ITSELF = {
     r"^arecord ": "needs a sound card; stdin has its own tests",
     r"models/mine": "needs a model that a command before has trained",
     r"-m train\b|\.venv-train": "needs corpora that are not ours to ship; see tests/test_train*.py",
+    r"speech-emotion train personal": "needs labels; see tests/unit/train/test_personal.py",
     r"^pytest\b|-m tests\.|-m bench\.|^make (bench|chaos|soak)": "takes minutes; a measurement",
     r"^prometheus ": "needs Prometheus",
     r"^sep |systemctl|journalctl|deploy/": "see tests/system/test_deploy.py",

@@ -260,7 +260,7 @@ def test_an_inner_subscriber_that_comes_meanwhile_gets_everything_in_order(rig: 
     subscribers = []
     for seq in range(500):
         rig.submit(seq)
-        if seq % 20 == 10:
+        if seq % 50 == 25:
             subscribers.append(Subscriber(rig.inner))
     for one in subscribers:
         one.wait_for(lambda received: len(seqs_of(received)) >= 500)

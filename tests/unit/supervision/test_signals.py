@@ -88,6 +88,7 @@ def traced(moment):
                 signal.raise_signal(signal.SIGTERM)
         return trace
 
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 reads it when tracing begins
     sys.settrace(trace)
     turn()
     sys.settrace(None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from speech_emotion.common.bundle.baseline import Baseline
-from speech_emotion.infer.baseline import BaselineState, Evidence, observe, trust_in
+from speech_emotion.infer.baseline import BaselineState, Evidence, Trust, observe, trust_in
 from speech_emotion.train.evaluation.metrics import RESAMPLES, ece
 from speech_emotion.train.evaluation.streams.scenarios import SCENARIOS, Stream
 from speech_emotion.train.evaluation.streams.window_outputs import (
@@ -51,7 +51,7 @@ class StreamStates:
 
 def listen(outputs: WindowOutputs, streams: Sequence[Stream], to: Baseline) -> StreamStates:
     """The baselines of streams after some of their utterances, by the code that runs live."""
-    evidence = _evidence(outputs)
+    evidence = evidence_of(outputs)
     states: list[list[BaselineState]] = [[] for _ in AFTER]
     for stream in streams:
         state = BaselineState.empty(len(outputs.labels))
@@ -77,7 +77,7 @@ def listen(outputs: WindowOutputs, streams: Sequence[Stream], to: Baseline) -> S
     )
 
 
-def _evidence(outputs: WindowOutputs) -> list[Evidence | None]:
+def evidence_of(outputs: WindowOutputs) -> list[Evidence | None]:
     """What each clip counts for the baseline of its stream; None if it has no evidence.
 
     A clip is cut into windows that lie inside it. In a stream, windows also reach beyond both ends
@@ -150,17 +150,36 @@ def judge(heard: StreamStates, after: int | None, temperature: float, to: Baseli
     states = empty if after is None else heard.states[after]
     earned = [trust_in(state, to, neutral) for state in states]
     windows = np.diff(np.append(heard.first, len(rows)))
-    stream = np.repeat(heard.stream, windows)
-    weight = np.array([one.weight for one in earned])[stream, np.newaxis]
-    share = np.array([one.share for one in earned])[stream, np.newaxis]
-    offset = np.stack([one.offset for one in earned])[stream]
-    # As `infer.baseline.blend`, for all windows at once; a test compares the two.
-    scores = (1.0 - weight) * outputs.cold[rows] + weight * (outputs.relative[rows] + offset)
-    scores /= temperature + share * (to.temperature - temperature)
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    raised /= raised.sum(axis=1, keepdims=True)
+    raised = blended(outputs, rows, earned, np.repeat(heard.stream, windows), temperature, to)
     mean = np.add.reduceat(raised, heard.first, axis=0) / windows[:, np.newaxis]
     return Judged(heard.speaker, outputs.truth[heard.clips], mean)
+
+
+def blended(
+    outputs: WindowOutputs,
+    rows: Index,
+    earned: Sequence[Trust],
+    owner: Index,
+    temperature: float,
+    to: Baseline,
+) -> Matrix:
+    """Probabilities of windows (rows, labels), as `infer.baseline.blend` for all of them at once.
+
+    Args:
+        rows: the windows.
+        earned: trust in some states of a baseline.
+        owner: position in `earned` of each window, (rows,).
+        temperature: of the scores without a baseline.
+    """
+    weight = np.array([one.weight for one in earned])[owner, np.newaxis]
+    share = np.array([one.share for one in earned])[owner, np.newaxis]
+    offset = np.stack([one.offset for one in earned])[owner]
+    # A test compares this with `blend`.
+    scores = (1.0 - weight) * outputs.cold[rows] + weight * (outputs.relative[rows] + offset)
+    scores /= temperature + share * (to.temperature - temperature)
+    raised: Matrix = np.exp(scores - scores.max(axis=1, keepdims=True))
+    raised /= raised.sum(axis=1, keepdims=True)
+    return raised
 
 
 def make_streams(outputs: WindowOutputs, scenario: str, seeds: Sequence[int]) -> list[Stream]:
@@ -235,11 +254,16 @@ def gain_interval(cold: Index, warm: Index, seed: int = 0) -> list[float]:
     Args:
         cold, warm: confusion matrices per speaker, (speakers, labels, labels).
     """
+    gains = resampled_gains(cold, warm, seed)
+    return [float(np.quantile(gains, 0.025)), float(np.quantile(gains, 0.975))]
+
+
+def resampled_gains(cold: Index, warm: Index, seed: int = 0) -> Matrix:
+    """Difference of two UARs in each bootstrap resample of the speakers, (resamples,)."""
     there = np.flatnonzero(cold.sum(axis=(1, 2)))
     drawn = np.random.default_rng(seed).choice(there, (RESAMPLES, len(there)))
     counts = np.stack([np.bincount(one, minlength=len(cold)) for one in drawn])
-    difference = _uars(np.tensordot(counts, warm, 1)) - _uars(np.tensordot(counts, cold, 1))
-    return [float(np.quantile(difference, 0.025)), float(np.quantile(difference, 0.975))]
+    return _uars(np.tensordot(counts, warm, 1)) - _uars(np.tensordot(counts, cold, 1))
 
 
 def _uars(tables: Index) -> Matrix:
