@@ -6,6 +6,7 @@ says.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import math
@@ -125,10 +126,9 @@ def parse_time(text: str) -> float:
         raise ValueError("must be a unix time in seconds")
     # In a query, `+` stands for a space: `…T10:00:00+01:00` arrives as `…T10:00:00 01:00`.
     whole = re.sub(r"^(.{19,}) (\d\d:\d\d)$", r"\1+\2", text).upper()
-    try:
+    moment: dt.datetime | None = None
+    with contextlib.suppress(ValueError):
         moment = dt.datetime.fromisoformat(whole)
-    except ValueError:
-        moment = None  # type: ignore[assignment]
     if moment is None or moment.tzinfo is None or "T" not in whole:
         raise ValueError("must be a unix time in seconds, or a time such as 2026-11-28T09:30:00Z")
     return moment.timestamp()

@@ -65,7 +65,9 @@ class HistoryOperations:
                     **windows,
                     utterances=[messages.SpokenSpan(**one) for one in spoken],
                     utterance_count=reader.count_utterances(stream, start, end),
-                    utterance_bins=bins and [messages.UtteranceBin(**one) for one in bins],
+                    utterance_bins=None
+                    if bins is None
+                    else [messages.UtteranceBin(**one) for one in bins],
                     bounds=reader.bounds(stream),
                     columns=[*COLUMNS],
                 )

@@ -12,7 +12,7 @@ from speech_emotion.dashboard.api.declared import (
     parse_time,
     whole_number,
 )
-from speech_emotion.dashboard.history.rows import TABLES, Key
+from speech_emotion.dashboard.history.rows import KEY_PATTERN, TABLES, Key
 
 BASE = "/api/v1"
 JSON = "application/json"
@@ -126,7 +126,7 @@ OPERATIONS = (
             Parameter(
                 "after",
                 "`next` of the page before: the rows after it; in each format",
-                {"type": "string", "pattern": Key.PATTERN, "maxLength": LONGEST},
+                {"type": "string", "pattern": KEY_PATTERN, "maxLength": LONGEST},
                 _key,
             ),
         ),

@@ -51,6 +51,10 @@ class Pipe:
     def flush(self) -> None:
         self._out.flush()
 
+    def close(self) -> None:
+        """The stream stays open: it is the process's own."""
+        self._out.flush()
+
 
 def export(rows: HistoryRows, out: BinaryIO) -> None:
     """Write all rows as one Parquet file."""

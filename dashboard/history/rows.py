@@ -31,6 +31,10 @@ OBJECTS = ("smoothed", "probabilities", "message")
 Row = dict[str, Any]
 
 
+KEY_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,20})?(:[0-9]{1,18}){2}$"
+"""The text of a `Key`."""
+
+
 class Key(NamedTuple):
     """The place of a row in a table: no two rows have the same.
 
@@ -44,8 +48,6 @@ class Key(NamedTuple):
     source: int
     number: int
 
-    PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,20})?(:[0-9]{1,18}){2}$"
-
     def __str__(self) -> str:
         return f"{self.at!r}:{self.source}:{self.number}"
 
@@ -56,7 +58,7 @@ class Key(NamedTuple):
         Raises:
             ValueError: it is none.
         """
-        if not re.fullmatch(Key.PATTERN, text):
+        if not re.fullmatch(KEY_PATTERN, text):
             raise ValueError
         at, source, number = text.split(":")
         return Key(float(at), int(source), int(number))

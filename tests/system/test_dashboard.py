@@ -222,7 +222,7 @@ def test_history_and_wrong_queries(tmp_path: Path, publisher: tuple[Publisher, s
         assert page.end() == 0
 
 
-def test_a_page_that_does_not_read_is_disconnected(
+def test_a_page_that_does_not_read_costs_no_memory(
     page: Dashboard, publisher: tuple[Publisher, str]
 ) -> None:
     with socket.create_connection(("127.0.0.1", page.port)) as unread:
@@ -235,20 +235,7 @@ def test_a_page_that_does_not_read_is_disconnected(
             publisher[0].send(dataclasses.replace(health(), counters=big))
             time.sleep(0.002)
         assert greeting(page.port)["health"]["counters"] == big  # others are served
-        wait_until(lambda: closed(unread), "the page that does not read to be disconnected")
-        assert process.memory_info().rss - before < 100 << 20
-
-
-def closed(connection: socket.socket) -> bool:
-    connection.settimeout(0.05)
-    try:
-        while connection.recv(1 << 20):
-            pass
-    except TimeoutError:
-        return False
-    except OSError:
-        return True
-    return True
+        assert process.memory_info().rss - before < 30 << 20
 
 
 def test_a_killed_page_restarts_and_the_pipeline_goes_on(supervise: Supervise, clip: Clip) -> None:
