@@ -29,7 +29,7 @@ from speech_emotion.supervision.control_socket import ControlSocket, Request, ru
 from speech_emotion.supervision.swap_attempt import check_grid
 from tests.support.bundles import change, rehash
 from tests.support.hub_messages import OPEN, submit
-from tests.support.pipelines import BUNDLE, Running, check_beginning, wait_until
+from tests.support.pipelines import BUNDLE, Running, check_beginning, runs, wait_until
 from tests.support.swaps import OTHER, exchanges, swap, with_exchanges
 
 Supervise = Callable[..., Running]
@@ -281,9 +281,10 @@ def _fresh(running: Running, first: dict[str, int]) -> dict[str, Any]:
 def _others_gone(first: dict[str, int]) -> bool:
     import psutil
 
-    return not psutil.pid_exists(first["infer"]) or (
-        psutil.Process(first["infer"]).status() == psutil.STATUS_ZOMBIE
-    )
+    try:
+        return not runs(psutil.Process(first["infer"]))
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_stop_during_the_exchange_ends_in_order(supervise: Supervise, clip: Clip) -> None:

@@ -313,7 +313,7 @@ rig.hub.stop()
 """
 
 
-def test_a_process_can_be_started_while_a_thousand_connections_idle() -> None:
+def test_a_process_can_be_started_while_many_connections_idle() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HUB],
         cwd=ROOT,
@@ -325,7 +325,8 @@ def test_a_process_can_be_started_while_a_thousand_connections_idle() -> None:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         idle = []
-        for _ in range(1000):
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for _ in range(min(1000, soft - 200)):
             idle.append(socket.socket())
             idle[-1].setblocking(False)
             idle[-1].connect_ex(("127.0.0.1", port))
