@@ -8,6 +8,9 @@ from typing import Any
 
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.codec import Message
+from speech_emotion.common.wire.internal import AlertRow as AlertRow
+from speech_emotion.common.wire.internal import AlertsState as AlertsState
+from speech_emotion.common.wire.internal import DeliveryRow as DeliveryRow
 
 LONGEST_MUTE_S = 366 * 86400
 SECONDS = {
@@ -267,6 +270,17 @@ class MuteAnswer:
 
     ok: bool
     text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AlertTest:
+    """Send a test of a rule to its addresses.
+
+    Attributes:
+        rule: name of the rule.
+    """
+
+    rule: str
 
 
 @dataclasses.dataclass(frozen=True)

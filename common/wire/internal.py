@@ -331,14 +331,15 @@ class AskAlerts(Message):
 
 @dataclasses.dataclass(frozen=True)
 class AlertRow(Message):
-    """One rule in `AlertsState`.
+    """A rule that raises alerts.
 
     Attributes:
+        name: its name.
         condition: when it raises an alert, in words.
         to: its addresses, without credentials.
         waiting: alerts that are not delivered yet.
-        fired: unix time of the last alert in seconds; None: there was none.
-        quiet_until: unix time of the end of the present quiet hours; None outside them.
+        fired: unix time of the last alert in seconds; null: there was none.
+        quiet_until: unix time of the end of the present quiet hours; null outside them.
     """
 
     name: str
@@ -351,7 +352,7 @@ class AlertRow(Message):
 
 @dataclasses.dataclass(frozen=True)
 class DeliveryRow(Message):
-    """One alert to one address in `AlertsState`.
+    """An alert to one address.
 
     Attributes:
         id: of the alert.
@@ -361,7 +362,8 @@ class DeliveryRow(Message):
         text: what it says.
         test: a person asked for it.
         state: `waiting`, `delivered` or `given up`.
-        failure: why the last attempt failed.
+        attempts: attempts that have ended.
+        failure: why the last attempt failed; null where it did not.
     """
 
     id: str
@@ -377,7 +379,12 @@ class DeliveryRow(Message):
 
 @dataclasses.dataclass(frozen=True)
 class AlertsState(Message):
-    """The answer to `AskAlerts`: the rules, and the newest deliveries, the newest first."""
+    """The rules of alerts, and what was sent.
+
+    Attributes:
+        rules: in the order of the configuration.
+        deliveries: the newest 50, the newest first.
+    """
 
     rules: list[AlertRow]
     deliveries: list[DeliveryRow]

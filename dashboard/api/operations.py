@@ -23,6 +23,7 @@ PAGE_ROWS = 500
 MOST_ROWS = 5000
 
 NO_HISTORY = "no history is written, or its file cannot be read"
+NO_ALERTS = "the pipeline has no rules, or it has not started this server"
 BUSY = "too many clients; try again after `Retry-After` seconds"
 
 TEXT = {"type": "string", "maxLength": LONGEST}
@@ -149,6 +150,17 @@ OPERATIONS = (
         answers={JSON: messages.MuteAnswer},
         body=messages.MuteRequest,
         refusals={409: "this server cannot mute: the pipeline has not started it"},
+    ),
+    Operation(
+        *("GET", "/alerts", "alerts", "The rules of alerts, and what was sent; no secrets."),
+        answers={JSON: messages.AlertsState},
+        refusals={409: NO_ALERTS},
+    ),
+    Operation(
+        *("POST", "/alerts/test", "alerts_test", "Send a test of a rule to its addresses."),
+        answers={JSON: messages.AlertsState},
+        body=messages.AlertTest,
+        refusals={404: "there is no such rule", 409: NO_ALERTS},
     ),
     Operation(
         *("GET", "/openapi.json", "openapi", "This interface as an OpenAPI document."),

@@ -15,6 +15,7 @@ from speech_emotion.common.stage.control import ask
 from speech_emotion.common.wire.internal import MuteSet, SetMute
 from speech_emotion.dashboard import messages
 from speech_emotion.dashboard.access.middleware import allowed
+from speech_emotion.dashboard.api.alerts import AlertOperations
 from speech_emotion.dashboard.api.declared import Operation, RefusedError
 from speech_emotion.dashboard.api.events import EventStreams, Wanted
 from speech_emotion.dashboard.api.history import HistoryOperations
@@ -52,6 +53,7 @@ class Api:
         self._history = HistoryOperations(history)
         self._bundle = bundle
         self._control = control
+        self._alerts = AlertOperations(control)
         self.routes = [
             route(one, getattr(self, f"_{one.method.lower()}_{one.name}")) for one in OPERATIONS
         ]
@@ -95,6 +97,14 @@ class Api:
         if card is None:
             raise RefusedError(404, "this machine has no model card of this bundle")
         return HTMLResponse(card)
+
+    async def _get_alerts(self, *_: Any) -> messages.AlertsState:
+        return await self._alerts.state()
+
+    async def _post_alerts_test(
+        self, _: Operation, request: Request, __: Any
+    ) -> messages.AlertsState:
+        return await self._alerts.test(await json_body(request))
 
     async def _get_openapi(self, *_: Any) -> Response:
         return FileResponse(DOCUMENT, media_type=JSON)

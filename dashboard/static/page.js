@@ -1,5 +1,6 @@
 // The page: handles the messages of the feed and draws what they change.
 
+import { drawAlerts } from "./alerts.js";
 import { announce } from "./announcer.js";
 import { $, setText } from "./dom.js";
 import { drawMute } from "./mute.js";
@@ -90,6 +91,7 @@ const handlers = {
     drawMute();
     drawStatus();
     drawHealth();
+    drawAlerts();
     drawSource();
   },
 

@@ -5,7 +5,7 @@ import { ask, refusal } from "./network/api.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
-const NORMAL_COUNTERS = ["results_accepted", "capture_muted_samples"];
+const NORMAL_COUNTERS = ["results_accepted", "capture_muted_samples", "alerts_fired", "alerts_delivered", "alerts_suppressed"];
 
 export function drawHealth() {
   $("stages").tBodies[0].replaceChildren(...state.health.stages.flatMap(stageRows));

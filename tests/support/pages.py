@@ -58,6 +58,20 @@ def get(
         connection.close()
 
 
+def post_json(port: int, path: str, body: object, **headers: str) -> tuple[int, str]:
+    """Status and body of a POST; `_` in the name of a header stands for `-`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
+    try:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"Content-Type": "application/json"}
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("POST", path, content, given)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
 def greeting(port: int, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The first event for a new page: the present."""
     status, _, line = get(port, f"{API}/events", headers)

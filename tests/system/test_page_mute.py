@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from speech_emotion.common.wire import public
-from tests.support.pages import TOKEN, Dashboard, answers, get, opened, shows, text
+from tests.support.pages import API, TOKEN, Dashboard, answers, get, opened, post_json, shows, text
 from tests.support.pipelines import Running, fresh_endpoint, wait_until
 from tools.browser import CHROMIUM, free_port
 
@@ -95,16 +94,7 @@ def test_what_mutes_otherwise_has_no_button(
 
 
 def post(port: int, body: object, **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
-    try:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        given = {"Content-Type": "application/json"}
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request("POST", "/api/v1/mute", content, given)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
+    return post_json(port, f"{API}/mute", body, **headers)
 
 
 def test_requests_that_are_refused(supervise: Supervise, clip: Clip, state: dict[str, str]) -> None:
