@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 kind=${1:-run}
 case $kind in
     run) disk="650 MB" ;;
-    dev) disk="1 GB" ;;
+    dev) disk="1.5 GB" ;;
     newest) disk="800 MB" ;;
     tflite-runtime) disk="600 MB" ;;
     train) disk="2.2 GB" ;;
