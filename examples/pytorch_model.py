@@ -12,10 +12,15 @@ steps. It needs torch, and for .onnx onnxscript.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+try:
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    print(f"pytorch_model: {error.name} is missing; pip install torch onnxscript", file=sys.stderr)
+    sys.exit(2)
 
 LABELS = 4
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.process_identity import boot_id
 from speech_emotion.common.linux.state_folder import state_file
 
 
@@ -30,7 +31,7 @@ class Clocks:
     @staticmethod
     def now() -> Clocks:
         """The clocks now."""
-        return Clocks(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), _boot_id())
+        return Clocks(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot_id())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

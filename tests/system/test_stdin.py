@@ -234,7 +234,7 @@ def test_an_inverted_side_is_reported(pipe_into: PipeInto) -> None:
     running, writer = pipe_into("stdin:16000:2")
     noise = (np.random.default_rng(0).normal(0.0, 0.1, 1600) * 32767).astype("<i2")
     deadline = time.monotonic() + PATIENCE_S
-    while (row := health_of(running)) is None or row.state != "silent_input":
+    while (row := health_of(running)) is None or row.state != "cancelled":
         assert time.monotonic() < deadline, row
         writer.write(np.stack([noise, -noise], axis=1).tobytes())
         time.sleep(0.1)

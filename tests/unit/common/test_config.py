@@ -89,7 +89,7 @@ def test_the_effective_configuration_gives_itself_again(
         ({"stream": [{"source": "mic", "channel": [1, 1]}]}, ["stream.0.channel", "[1, 1]", "63"]),
         ({"stream": [{"source": "mic", "channel": []}]}, ["stream.0.channel", "[]", "63"]),
         ({"stream": [{"source": "file:x", "mix": "flip"}]}, ["stream.0", "flip", "live source"]),
-        ({"stream": [{"source": f"file:{n}"} for n in range(257)]}, ["stream", "at most 256 rows"]),
+        ({"stream": [{"source": f"file:{n}"} for n in range(513)]}, ["stream", "at most 512 rows"]),
         ({"stream": [{"name": "a"}]}, ["stream.0.source", "missing"]),
         ({"stream": [{"source": "file:x"}, {"source": "file:y"}]}, ["'main'", "must differ"]),
         ({"ring": 30}, ["ring", "30", "a table"]),

@@ -168,6 +168,7 @@ def analysis_of(windows: list[internal.Window]) -> list[Any]:
                 "rms_db": window.rms_db,
                 "clipped": window.clipped,
                 "features": window.features,
+                "track": window.track,
                 "gate": window.gate,
                 "milliseconds": 0.0,
             },

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
-from speech_emotion.common.bundle.manifest import Bundle, load_bundle
+from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.features.extractor import load_extractors
@@ -19,7 +19,6 @@ from speech_emotion.infer.model import Model
 from speech_emotion.train.bundle.convert import bundle_model
 from tests.support import onnx_models
 from tests.support.onnx_models import LABELS
-from tests.support.pipelines import ROOT
 
 SPEC = FeatureSpec(
     window_s=0.5, hop_s=0.25, n_fft=256, hop_length=800, n_mfcc=0, chroma=False, n_mels=6, mel="db"
@@ -140,29 +139,3 @@ def test_a_pt2_file_without_pytorch_says_how_to_convert(
     text = refusal(path)
     assert "needs torch" in text
     assert "torch.onnx.export(torch.export.load('x.pt2'), f='model.onnx'" in text
-
-
-FLOAT = ROOT / "tests" / "data" / "models" / "frames-dims-1"
-
-
-@pytest.mark.parametrize("ends", [np.int8, np.uint8])
-def test_a_tflite_model_with_8_bits_throughout_agrees_with_the_float_one(
-    tmp_path: Path, ends: type[np.generic]
-) -> None:
-    calibration = pytest.importorskip("ai_edge_litert._pywrap_tensorflow_lite_calibration_wrapper")
-    whole = load_bundle(FLOAT)
-    rng = np.random.default_rng(0)
-    examples = rng.standard_normal((40, *whole.input_shape)).astype(np.float32)
-    wrapper = calibration.CalibrationWrapper(whole.model.read_bytes(), [], [])
-    wrapper.Prepare()
-    for example in examples:
-        wrapper.FeedTensor([example])
-    outer, inner, bias = (np.dtype(kind).num for kind in (ends, np.int8, np.int32))
-    path = tmp_path / "x.tflite"
-    path.write_bytes(wrapper.QuantizeModel(outer, outer, False, inner, bias, False, False))
-    made = bundle(path, whole.spec)
-    assert (made.layout, made.output) == ("frames,dims,1", "probabilities")
-    exact, rounded = Model(whole), Model(made)
-    for example in examples:
-        features = example[0, ..., 0]
-        assert rounded.predict(features) == pytest.approx(exact.predict(features), abs=0.03)

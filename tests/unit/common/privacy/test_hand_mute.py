@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from pathlib import Path
 
@@ -81,3 +82,13 @@ def test_the_clocks_are_those_of_this_machine() -> None:
     assert len(clocks.boot_id) == 36
     assert clocks.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert clocks.unix == pytest.approx(time.time(), abs=60.0)
+
+
+def test_the_clocks_need_no_descriptor() -> None:
+    Clocks.now()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        Clocks.now()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
