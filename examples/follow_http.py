@@ -7,6 +7,7 @@ The standard library is enough. Ctrl-C ends it.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import sys
@@ -43,9 +44,13 @@ def events(url: str, key: str | None) -> Iterator[tuple[str, dict[str, object]]]
         time.sleep(1.0)
 
 
-def main(words: list[str]) -> None:
-    base = words[0] if words else "http://127.0.0.1:8765"
-    key = words[1] if len(words) > 1 else None
+def main() -> None:
+    """Print until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8765", help="of the page")
+    parser.add_argument("key", nargs="?", help="made by `speech-emotion api-key add`")
+    given = parser.parse_args()
+    base, key = given.url, given.key
     for kind, data in events(f"{base.rstrip('/')}/api/v1/utterances", key):
         if kind == "gap":
             print(f"-- events are missing ({data['missed'] or 'unknown number'}): {data['reason']}")
@@ -55,4 +60,4 @@ def main(words: list[str]) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        main(sys.argv[1:])
+        main()

@@ -30,7 +30,7 @@ class Budget:
 
 BUDGETS = {
     "supervisor": Budget(1.5, 60.0, 1.0, (0.8, 3.0)),
-    "capture": Budget(2.5, 60.0, 2.5, (2.0, 15.0)),
+    "capture": Budget(2.5, 60.0, 2.5, (1.8, 15.0)),
     "features": Budget(1.5, 60.0, 2.5, (1.2, 2.8)),
     "infer": Budget(4.0, 70.0, 2.5, (1.2, 2.8)),
     "record": Budget(2.5, 60.0, 2.5, (1.2, 4.0)),

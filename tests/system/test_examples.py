@@ -94,6 +94,8 @@ def test_the_python_example_is_short() -> None:
 
 
 PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+WITHOUT_PACKAGES = {"follow_http.py"}
+"""Programs that need the standard library only."""
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -106,7 +108,7 @@ def test_help_of_each_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--help"]], ids=str)
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [n for n in PROGRAMS if n not in WITHOUT_PACKAGES])
 def test_a_missing_package_is_one_line(name: str, flags: list[str]) -> None:
     done = run_example(name, *flags, options=("-I", "-S"))
     assert done.returncode == 2
