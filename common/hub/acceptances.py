@@ -11,7 +11,7 @@ from speech_emotion.common.wire import codec, internal
 TOGETHER_S = 0.25
 """Longest time in seconds for which the acceptances of live streams are collected."""
 WINDOWS = 4
-"""Accepted windows of a stream after which infer is told at once: it may send 16."""
+"""Accepted windows of a stream after which infer gets the acceptance at once: it may send 16."""
 
 Send = Callable[[bytes, codec.Message], None]
 

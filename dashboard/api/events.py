@@ -56,7 +56,7 @@ class EventStreams:
         live_state: the present.
 
     Attributes:
-        missed: events that clients were too slow to get; each client was told.
+        missed: events that clients were too slow to get; each client got their number in `gap`.
     """
 
     def __init__(self, events: EventLog, live_state: LiveState) -> None:

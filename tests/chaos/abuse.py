@@ -162,7 +162,7 @@ def slow_subscriber(scale: Scale) -> list[Row]:
 
 
 def unread_stderr(_scale: Scale) -> list[Row]:
-    """A log that nobody takes: the pipe is full after fifty lines."""
+    """A log that is not read: the pipe is full after fifty lines."""
     with folder() as here:
         path = speech(here, 900.0)
         with Scene(f"--source=file:{path}", "--speed=max") as scene:

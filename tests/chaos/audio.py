@@ -1,4 +1,4 @@
-"""Microphones that die, go quiet, lie, or are somebody else."""
+"""Microphones that are lost, silent, stuck, or replaced by another."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Room:
         self._player: subprocess.Popen[bytes] | None = None
 
     def play(self, path: Path | None = None) -> None:
-        self.hush()
+        self.pa55()
         self._player = self.mic.play(path or self._noise)
 
-    def hush(self) -> None:
+    def pa55(self) -> None:
         if self._player is not None:
             self._player.kill()
             self._player.wait()
@@ -69,7 +69,7 @@ class Room:
         self.play()
 
     def kill(self) -> None:
-        self.hush()
+        self.pa55()
         self.mic.kill()
 
     def start(self) -> None:
@@ -89,7 +89,7 @@ def audio_faults(_scale: Scale) -> list[Row]:
     with folder() as here, microphone() as mic:
         room = Room(mic, here)
         faults: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
-            ("digital silence", room.hush, room.play),
+            ("digital silence", room.pa55, room.play),
             ("a stuck value", room.stick, room.play),
             ("source suspended", room.suspend, room.resume),
             ("source unloaded", room.unload, room.reload),
@@ -101,7 +101,7 @@ def audio_faults(_scale: Scale) -> list[Row]:
             scene.await_results(2)
             rows = [source_fault(scene, *fault, settled_s=2.0, absent_s=4.0) for fault in faults]
             ordered = in_order(scene.stop().fresh(public.Result))
-        room.hush()
+        room.pa55()
     if not ordered:
         rows.append(Row("after them", "no message missing", "MESSAGES MISSING", False))
     return rows
@@ -123,7 +123,7 @@ def away(scale: Scale) -> list[Row]:
             scene.await_results(len(scene.results()) + 6)
             grown = memory(scene) - before
             results = scene.stop().fresh(public.Result)
-        room.hush()
+        room.pa55()
     long_ones = [r for r in results if r.seq > last.seq and r.skipped]
     covered = long_ones[0].lost / RATE if long_ones else 0.0
     held = len(long_ones) == 1 and in_order(results) and abs(covered - scale.away_s) < 5.0

@@ -17,7 +17,7 @@ from speech_emotion.supervision.restart_policy import RestartPolicy
 from tests.chaos.scene import (
     BACK_S,
     RATE,
-    TOLD_S,
+    REPORTED_S,
     Row,
     Scale,
     Scene,
@@ -162,14 +162,14 @@ def stop_stages(_scale: Scale) -> list[Row]:
             for stage in ("capture", "features", "infer", "record"):
                 since, unix = time.monotonic(), time.time()
                 scene.running.stages()[stage].send_signal(signal.SIGSTOP)
-                told, _ = scene.await_health(
+                reported, _ = scene.await_health(
                     lambda h, stage=stage: any(  # type: ignore[misc]
                         s.name == stage and s.state != "ready" for s in h.stages
                     ),
                     f"{stage} to be found hung",
                     since,
                 )
-                back = scene.await_sound_of(unix + told, since + told)
+                back = scene.await_sound_of(unix + reported, since + reported)
                 scene.await_health(
                     lambda h: all(s.state == "ready" for s in h.stages), "all to be ready"
                 )
@@ -177,8 +177,8 @@ def stop_stages(_scale: Scale) -> list[Row]:
                     Row(
                         f"SIGSTOP of {stage}, live",
                         "reported within 3 s, then replaced, results again within 4 s",
-                        f"reported after {told:.2f} s, results {back:.2f} s later",
-                        told <= TOLD_S and back <= WINDOW_S + BACK_S,
+                        f"reported after {reported:.2f} s, results {back:.2f} s later",
+                        reported <= REPORTED_S and back <= WINDOW_S + BACK_S,
                     )
                 )
             ordered = in_order(scene.stop().fresh(public.Result))
@@ -188,7 +188,7 @@ def stop_stages(_scale: Scale) -> list[Row]:
 
 
 def kill_supervisor(_scale: Scale) -> list[Row]:
-    """The one whom nobody supervises."""
+    """The process that no other supervises."""
     with folder() as here:
         path = speech(here, 60.0)
         with Scene(f"--source=file:{path}") as scene:

@@ -16,7 +16,7 @@ import psutil
 
 from speech_emotion.capture.recording.reader import RecordingFile, open_recording
 from speech_emotion.common.wire import public
-from tests.chaos.scene import RETURN_S, TOLD_S, Row, Scale, Scene, folder, in_order
+from tests.chaos.scene import REPORTED_S, RETURN_S, Row, Scale, Scene, folder, in_order
 from tests.chaos.sources import KINDS, LONG
 from tests.support import sound_senders, sound_servers
 from tests.support.island import LOCAL
@@ -154,7 +154,7 @@ def pause(scale: Scale) -> list[Row]:
             revived = [
                 stream.name
                 for message, replay, came in scene.received.messages
-                if isinstance(message, public.Health) and not replay and came > since + TOLD_S
+                if isinstance(message, public.Health) and not replay and came > since + REPORTED_S
                 for stream in message.streams
                 if stream.state == "live"
             ]
@@ -177,7 +177,7 @@ def pause(scale: Scale) -> list[Row]:
             f"named after {max(named.values()):.2f} s; {sorted(set(revived)) or 'none'} live "
             f"meanwhile; live after {back[slowest]:.2f} s at most ({slowest}); capture "
             f"{grown:+.2f} MiB at most; {'no' if ordered else 'SOME'} `seq` missing",
-            max(named.values()) <= TOLD_S
+            max(named.values()) <= REPORTED_S
             and not revived
             and back[slowest] <= RETURN_S
             and grown < GROWN_MB

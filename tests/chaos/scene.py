@@ -30,7 +30,7 @@ from tests.support.pipelines import (
 from tests.support.pulse import VirtualMicrophone
 
 RATE = 16000
-TOLD_S = 3.0
+REPORTED_S = 3.0
 """A fault is to be named in `health` within this."""
 BACK_S = 3.0
 """Results are to be there again within this."""
@@ -145,12 +145,12 @@ class Scene(Closing):
         self.running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= count)
 
     def await_health(
-        self, told: Callable[[public.Health], bool], what: str, since: float | None = None
+        self, reported: Callable[[public.Health], bool], what: str, since: float | None = None
     ) -> tuple[float, public.Health]:
         """Seconds from `since` (CLOCK_MONOTONIC; default: now) until `health` says it."""
         since = time.monotonic() if since is None else since
         return self._await(
-            lambda message: isinstance(message, public.Health) and told(message), since, what
+            lambda message: isinstance(message, public.Health) and reported(message), since, what
         )
 
     def await_sound_of(self, moment: float, since: float) -> float:
@@ -320,7 +320,7 @@ def source_fault(
     *,
     settled_s: float,
     absent_s: float,
-    reported_s: float = TOLD_S,
+    reported_s: float = REPORTED_S,
     return_s: float = RETURN_S,
 ) -> Row:
     """Break a live source, and bring it back.

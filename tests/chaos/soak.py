@@ -122,19 +122,19 @@ def _look(
 def _growth(name: str, points: list[tuple[float, str, dict[str, float]]], hours: float) -> Row:
     """Slopes over hours of sound, with their 95 % intervals, of what must not grow."""
     points = points[round(WARM_SHARE * len(points)) :]
-    told, held = [], len(points) >= 10
+    lines, held = [], len(points) >= 10
     if not held:
         return Row(f"growth: {name}", "no growth", f"{len(points)} looks are too few", False)
     for quantity in points[0][2]:
         values = [p[2][quantity] for p in points]
         if len(set(values)) == 1:
-            told.append(f"{quantity} constant")
+            lines.append(f"{quantity} constant")
             continue
         fit = linregress([p[0] for p in points], values)
         error = 1.96 * fit.stderr
         low, high = fit.slope - error, fit.slope + error
-        told.append(f"{quantity} {fit.slope:+.4f} an hour ({low:+.4f} to {high:+.4f})")
+        lines.append(f"{quantity} {fit.slope:+.4f} an hour ({low:+.4f} to {high:+.4f})")
         held &= high * hours < GROWTH_LIMITS[quantity]
     return Row(
-        f"growth: {name}", "no growth: slope with its 95 % interval", "; ".join(told), bool(held)
+        f"growth: {name}", "no growth: slope with its 95 % interval", "; ".join(lines), bool(held)
     )

@@ -16,7 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from speech_emotion.common.wire import public
-from tests.chaos.scene import RETURN_S, TOLD_S, Row, Scale, Scene, folder, in_order, source_fault
+from tests.chaos.scene import (
+    REPORTED_S,
+    RETURN_S,
+    Row,
+    Scale,
+    Scene,
+    folder,
+    in_order,
+    source_fault,
+)
 from tests.support import island, sound_senders, sound_servers
 from tests.support.island import Island, Site
 from tests.support.sound_servers import PASSWORD, Server, Sound, noise, silence
@@ -118,7 +127,7 @@ class Place:
 
     @property
     def told_s(self) -> float:
-        return TOLD_S + 5.0 * self.kind.stored + self.kind.delay_s
+        return REPORTED_S + 5.0 * self.kind.stored + self.kind.delay_s
 
     @property
     def return_s(self) -> float:
@@ -243,7 +252,7 @@ def _silence(scene: Scene, place: Place) -> Row:
         f"{place.kind.name}: nothing but zeros",
         place.bound("`silent_input`"),
         f"`silent_input` after {named - heard:.2f} s; live {back:.2f} s after its return",
-        named - heard <= TOLD_S and back <= place.return_s,
+        named - heard <= REPORTED_S and back <= place.return_s,
     )
 
 
@@ -300,9 +309,9 @@ def _wrong_password(place: Place, here: Path) -> Row:
         }
     return Row(
         f"{place.kind.name}: wrong password",
-        f"named within {TOLD_S:g} s, never live",
+        f"named within {REPORTED_S:g} s, never live",
         f"`lost` after {named:.2f} s ({health.streams[0].reason})",
-        named <= TOLD_S and "live" not in states,
+        named <= REPORTED_S and "live" not in states,
     )
 
 

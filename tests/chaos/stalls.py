@@ -1,4 +1,4 @@
-"""Time that somebody takes away: a stopped supervisor, a busy machine, a disk that stalls."""
+"""Lost time: a stopped supervisor, a busy machine, a disk that stalls."""
 
 from __future__ import annotations
 
@@ -168,13 +168,13 @@ def _stopped_on_stalled() -> Row:
             subprocess.run(["fsfreeze", "-u", mounted], check=True)
             code, stderr, received = scene.running.ended()
     results = received.fresh(public.Result)
-    told = "disk does not answer" in stderr and "Traceback" not in stderr
+    reported = "disk does not answer" in stderr and "Traceback" not in stderr
     return Row(
         "SIGTERM while the disk of recording and history does not answer",
         f"exit 0 within {STOPPED_S:g} s, the cause is reported, no message missing",
-        f"exit {code} after {took:.1f} s, cause {'reported' if told else 'NOT REPORTED'}, "
+        f"exit {code} after {took:.1f} s, cause {'reported' if reported else 'NOT REPORTED'}, "
         f"{'no message' if in_order(results) else 'MESSAGES'} missing",
-        code == 0 and took < STOPPED_S and told and in_order(results),
+        code == 0 and took < STOPPED_S and reported and in_order(results),
     )
 
 

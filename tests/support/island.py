@@ -50,7 +50,7 @@ class Island(Closing):
 
     Attributes:
         site: for the servers that run in it.
-        cut: drop every packet, as a pulled cable does; nobody is told.
+        cut: drop every packet without a reset, as a pulled cable does.
         jitter_s: longest random delay of a packet; their order is kept.
     """
 

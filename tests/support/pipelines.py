@@ -67,7 +67,7 @@ def comparable(message: public.Result | public.Utterance) -> dict[str, Any]:
 
 
 class Subscriber:
-    """Collects everything an endpoint publishes until told to stop."""
+    """Collects everything an endpoint publishes until it is stopped."""
 
     def __init__(self, endpoint: str) -> None:
         self._thread = threading.Thread(target=self._run, daemon=True)

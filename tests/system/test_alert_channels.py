@@ -37,7 +37,7 @@ def refused(address: str, one: object = ONE) -> str:
     with pytest.raises(DeliveryError) as caught:
         send(parsed, one)  # type: ignore[arg-type]
     text = parsed.without_secrets(str(caught.value))
-    assert "hush" not in text
+    assert "pa55" not in text
     return text
 
 
@@ -69,9 +69,9 @@ def test_a_webhook_gets_the_alert_as_json_with_its_id() -> None:
 
 def test_only_success_counts_as_delivered() -> None:
     with web_server(answers=lambda _: (302, "")) as server:
-        place = f"http://127.0.0.1:{server.port}/hush-hush"
+        place = f"http://127.0.0.1:{server.port}/pa55-pa55"
         assert "answers 302" in refused(place)  # a POST is not sent on to another place
-        server.answers = lambda _: (500, "out of order\nat /hush-hush")
+        server.answers = lambda _: (500, "out of order\nat /pa55-pa55")
         assert refused(place).endswith("answers 500 Internal Server Error out of order")
         server.answers = lambda _: None
         assert refused(place)
@@ -92,7 +92,7 @@ def test_encrypted_webhooks_check_the_certificate(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with web_server(certificate=certificate) as server:
-        place = f"https://127.0.0.1:{server.port}/hush-hush"
+        place = f"https://127.0.0.1:{server.port}/pa55-pa55"
         assert "certificate verify failed" in refused(place)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
         send(parse_address(place), ONE)
@@ -100,11 +100,11 @@ def test_encrypted_webhooks_check_the_certificate(
 
 
 def test_ntfy_gets_a_message_of_its_schema() -> None:
-    with web_server(answers=ntfy_answer("tk_hush-token")) as server:
+    with web_server(answers=ntfy_answer("tk_pa55-token")) as server:
         place = f"127.0.0.1:{server.port}/my-topic_1"
-        send(parse_address(f"ntfy+http://:tk_hush-token@{place}"), ONE)
-        assert "answers 401" in refused(f"ntfy+http://:tk_hush-wrong@{place}")
-        send(parse_address(f"ntfy+http://:tk_hush-token@{place}"), alert(2, rule="x" * 40))
+        send(parse_address(f"ntfy+http://:tk_pa55-token@{place}"), ONE)
+        assert "answers 401" in refused(f"ntfy+http://:tk_pa55-wrong@{place}")
+        send(parse_address(f"ntfy+http://:tk_pa55-token@{place}"), alert(2, rule="x" * 40))
     message = server.posted[0].json
     assert message["topic"] == "my-topic_1"
     assert message["title"] == "Alert anger: main"
@@ -117,7 +117,7 @@ def test_an_email_has_text_and_data_and_one_id() -> None:
         user = "box%40example.org:p%40ss%20word"
         place = f"127.0.0.1:{server.port}/me@example.org"
         send(parse_address(f"smtp://{user}@{place}"), ONE)
-        assert "535" in refused(f"smtp://box%40example.org:hush-hush@{place}")
+        assert "535" in refused(f"smtp://box%40example.org:pa55-pa55@{place}")
         server.refused.add("me@example.org")
         assert refused(f"smtp://{user}@{place}") == (
             "the server refuses the recipient (550 no such mailbox)"
@@ -140,18 +140,18 @@ def test_an_email_has_text_and_data_and_one_id() -> None:
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
 def test_email_is_encrypted(certificate: tuple[Path, Path], scheme: str) -> None:
-    login = ("box", "hush-hush")
+    login = ("box", "pa55-pa55")
     with mail_server(login, certificate, tls=scheme == "smtps") as server:
         place = f"127.0.0.1:{server.port}/me@example.org?from=box@example.org"
-        send(parse_address(f"{scheme}://box:hush-hush@{place}"), ONE)
+        send(parse_address(f"{scheme}://box:pa55-pa55@{place}"), ONE)
     assert server.encrypted == [True]
 
 
 def test_no_password_goes_to_another_machine_in_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mail, "is_loopback", lambda _: False)
-    with mail_server(("box", "hush-hush")) as server:
+    with mail_server(("box", "pa55-pa55")) as server:
         place = f"127.0.0.1:{server.port}/me@example.org"
-        assert "STARTTLS" in refused(f"smtp://box:hush-hush@{place}")
+        assert "STARTTLS" in refused(f"smtp://box:pa55-pa55@{place}")
         assert server.mails == []
 
 
@@ -167,10 +167,10 @@ def test_a_command_gets_the_alert_on_stdin_and_in_its_environment(tmp_path: Path
 
 
 def test_a_command_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert refused("command:/nonexistent/lamp hush-hush") == (
+    assert refused("command:/nonexistent/lamp pa55-pa55") == (
         "/nonexistent/lamp: No such file or directory"
     )
-    script = "command:sh -c 'echo one >&2; echo no lamp at $0 >&2; exit 3' hush-hush"
+    script = "command:sh -c 'echo one >&2; echo no lamp at $0 >&2; exit 3' pa55-pa55"
     assert refused(script) == "exit code 3: no lamp at ***"
     monkeypatch.setattr(command, "TIMEOUT_S", 0.3)
     left = tmp_path / "left"
@@ -205,14 +205,14 @@ def test_a_broker_confirms_what_it_has_taken(
     finally:
         broker.process.send_signal(signal.SIGCONT)
         listener.close()
-    nobody = f"mqtt://box:hush-hush@127.0.0.1:{free_port()}/a"
-    assert "refused" in refused(nobody)
+    absent = f"mqtt://box:pa55-pa55@127.0.0.1:{free_port()}/a"
+    assert "refused" in refused(absent)
 
 
 def test_a_broker_with_passwords_refuses_others(locked_broker: int) -> None:
     port = locked_broker
-    send(parse_address(f"mqtt://box:hush-hush@127.0.0.1:{port}/a"), ONE)
-    assert "Not authorized" in refused(f"mqtt://box:hush-wrong@127.0.0.1:{port}/a")
+    send(parse_address(f"mqtt://box:pa55-pa55@127.0.0.1:{port}/a"), ONE)
+    assert "Not authorized" in refused(f"mqtt://box:pa55-wrong@127.0.0.1:{port}/a")
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def locked_broker(tmp_path: Path) -> Iterator[int]:
     if MOSQUITTO is None:
         pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
     port, passwords, config = free_port(), tmp_path / "passwords", tmp_path / "locked.conf"
-    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "box", "hush-hush"], check=True)
+    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "box", "pa55-pa55"], check=True)
     config.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n"
         f"user {os.environ.get('USER', 'root')}\nlog_type error\n"

@@ -20,7 +20,7 @@ from tools.browser import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
-SECRET = "hush-hush-hush"
+SECRET = "pa55-pa55-pa55"
 
 
 def counters(received: Received) -> dict[str, int]:

@@ -91,7 +91,7 @@ def test_a_damaged_bundle_and_a_missing_file(tmp_path: Path) -> None:
     assert line(printed, "trial").startswith("BAD")
 
 
-def test_a_port_that_somebody_else_has() -> None:
+def test_a_port_that_another_program_has() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

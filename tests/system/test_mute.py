@@ -81,7 +81,7 @@ def state(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def speaking(clip: Clip) -> Iterator[VirtualMicrophone]:
-    """A microphone beside which somebody speaks without a pause."""
+    """A microphone that hears speech without a pause."""
     with VirtualMicrophone() as microphone:
         spoken = microphone.play(clip(6.0, repeat=30))
         yield microphone

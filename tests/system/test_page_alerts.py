@@ -17,7 +17,7 @@ from tools.browser import CHROMIUM, free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
-SECRET = "hush-hush-hush"
+SECRET = "pa55-pa55-pa55"
 
 pytestmark = [
     pytest.mark.xdist_group("chromium"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,19 @@ def received_health(running: Running) -> public.Health:
     )
     health: public.Health = running.received.fresh(public.Health)[-1]
     return health
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096, reason="needs 4,096 descriptors"
+)
+def test_as_many_streams_as_are_allowed_run_to_their_end(supervise: Supervise, clip: Clip) -> None:
+    """Their capture has more than 1,024 descriptors, which select(2) cannot wait for."""
+    flags = (f"--source=file:{clip(1.6)}", f"--streams={MAX_STREAMS}", "--speed=max")
+    running = supervise(*flags, env={**WORKERS, "SEP_RING__SECONDS": "4"})
+    code, stderr, received = running.ended()
+    assert code == 0, stderr
+    assert len({result.stream for result in received.fresh(public.Result)}) == MAX_STREAMS
+    assert all(stage.restarts == 0 for stage in received.fresh(public.Health)[-1].stages)
 
 
 def test_live_streams_spread_their_windows_over_the_hop(supervise: Supervise, clip: Clip) -> None:

@@ -217,10 +217,10 @@ def test_a_bundle_that_does_not_do_is_refused_and_nothing_has_happened(
     stages = {name: process.pid for name, process in pipeline.stages().items()}
     done = swap(bundle)
     assert done.returncode == 2
-    told = done.stdout + done.stderr
-    assert words in told
-    assert str(bundle) in told  # not our copy of it
-    assert len(told.splitlines()) == 1
+    output = done.stdout + done.stderr
+    assert words in output
+    assert str(bundle) in output  # not our copy of it
+    assert len(output.splitlines()) == 1
     wait_until(  # those that were tried are just ending
         lambda: {name: process.pid for name, process in pipeline.stages().items()} == stages,
         "the stages to be the same",

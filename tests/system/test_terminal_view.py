@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -141,8 +142,16 @@ def test_in_tmux(supervise: Supervise, clip: Clip, tmp_path: Path) -> None:
         )
         return done.stdout
 
-    watch = " ".join([*COMMAND, "--endpoint", running.endpoint])
-    tmux("new-session", "-d", "-x", "100", "-y", "12", f"cd {ROOT} && {watch}; sleep 30")
+    watch = shlex.join([*COMMAND, "--endpoint", running.endpoint])
+    tmux(
+        "new-session",
+        "-d",
+        "-x",
+        "100",
+        "-y",
+        "12",
+        f"cd {shlex.quote(str(ROOT))} && {watch}; sleep 30",
+    )
     try:
         wait_until(lambda: "main-2" in tmux("capture-pane", "-p"), "both streams")
         first = tmux("capture-pane", "-p")

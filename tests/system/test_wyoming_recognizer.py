@@ -46,7 +46,7 @@ def recognizer() -> Iterator[int]:
 
 
 async def ask(url: str, sound: Sound, seconds: float) -> str:
-    """What Home Assistant does: describe, an event that nobody knows, sound, the transcript."""
+    """What Home Assistant does: describe, an event of an unknown type, sound, the transcript."""
     from wyoming.asr import Transcribe, Transcript
     from wyoming.audio import AudioChunk, AudioStart, AudioStop
     from wyoming.client import AsyncTcpClient

@@ -25,7 +25,7 @@ from speech_emotion.common.errors import DeviceError, UserError
 from tests.support.alert_messages import alert
 from tests.support.pipelines import wait_until
 
-ADDRESS = parse_address("command:lamp hush-hush")
+ADDRESS = parse_address("command:lamp pa55-pa55")
 KEY = ("anger", "main")
 
 
@@ -55,7 +55,7 @@ def test_what_is_committed_is_read_again(path: Path) -> None:
     box.close()
     assert contents(path) == ({KEY: state}, [ended, delivery(1)])
     assert path.stat().st_mode & 0o777 == 0o600
-    assert b"hush" not in path.read_bytes()
+    assert b"pa55" not in path.read_bytes()
 
 
 def test_only_the_newest_ended_deliveries_stay(path: Path) -> None:

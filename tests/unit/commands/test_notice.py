@@ -92,7 +92,7 @@ def test_a_sign_has_no_open_field(language: str, tables: dict[str, Any]) -> None
     assert not re.search(r"\{[a-z_]+\}", said.replace("{here}", ""))
 
 
-def test_what_is_kept_and_shared_is_told() -> None:
+def test_what_is_kept_and_shared_is_named() -> None:
     plain = text_of(sign(config(), LABELS, ["en"], TODAY))
     assert "the last 30 seconds in memory only" in plain
     assert "Estimates: not stored." in plain
@@ -113,7 +113,7 @@ def test_what_is_kept_and_shared_is_told() -> None:
     assert "<GmbH>" not in sign(config(**FULL), LABELS, ["en"], TODAY)
 
 
-def test_results_in_the_network_are_told(tmp_path: Path) -> None:
+def test_results_in_the_network_are_named(tmp_path: Path) -> None:
     opened = config(results="tcp://0.0.0.0:5555", curve={"unprotected": True})
     assert "Every device in the same network." in text_of(sign(opened, LABELS, ["en"], TODAY))
     keys = {"secret": str(tmp_path / "a"), "allowed": str(tmp_path)}

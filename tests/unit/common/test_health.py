@@ -36,7 +36,7 @@ def test_a_capture_that_runs_is_believed(state: SourceState) -> None:
 @pytest.mark.parametrize("now", ["restarting", "starting"])
 @pytest.mark.parametrize("state", [SourceState.LIVE, SourceState.LOST])
 def test_a_source_whose_capture_is_gone_is_recovering(now: str, state: SourceState) -> None:
-    # Whatever it last said: nobody listens now, and a level would be a lie.
+    # No process measures the level now, so an old one must not be shown.
     row = stream_health("main", "r", source(state), stage(now, "no heartbeat for 2.6 s", 1))
     assert (row.state, row.reason) == ("recovering", "no heartbeat for 2.6 s")
     assert row.level_db is None

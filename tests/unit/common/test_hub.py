@@ -198,14 +198,14 @@ def test_a_change_is_published_at_once_and_not_at_the_next_second(rig: Rig) -> N
 
 
 def test_who_watches_the_stages_is_told_when_one_changes(rig: Rig) -> None:
-    told: list[str] = []
-    rig.hub.stage_changed = lambda: told.append("changed")
+    shown: list[str] = []
+    rig.hub.stage_changed = lambda: shown.append("changed")
     beat = internal.Heartbeat("features", 1, "starting", 0, 0.0, None, 0, 0.0, 0.0, [], {})
     for state in ("starting", "starting", "ready", "ready"):
         rig.send(dataclasses.replace(beat, state=state))
     rig.send(OPEN)
     assert isinstance(rig.answer(), internal.Accepted)  # all before it have been heard
-    assert told == ["changed"] * 2
+    assert shown == ["changed"] * 2
 
 
 def test_an_idle_hub_ends_at_once_when_told_to(rig: Rig) -> None:
@@ -305,13 +305,13 @@ def test_a_change_of_state_is_told_before_the_next_second(rig: Rig, whose: str) 
         stage, source = (state, "live") if whose == "stage" else ("ready", state)
         status = internal.SourceStatus("main", source, None, 0.0, None, 0, None, 0.0, 0, 0)
         rig.send(internal.Heartbeat("infer", 1, stage, turn, 0.0, None, 0, 0.0, 0.0, [status], {}))
-        wait_until(lambda wanted=(stage, source): told(subscriber) == wanted, "the new state")
+        wait_until(lambda wanted=(stage, source): shown(subscriber) == wanted, "the new state")
     times = [h.time for h in subscriber.finish().fresh(public.Health) if h.stages and h.streams]
     # Without a change they are a second apart, or more on a busy machine.
     assert min(b - a for a, b in itertools.pairwise(times)) < 0.9
 
 
-def told(subscriber: Subscriber) -> tuple[str, str] | None:
+def shown(subscriber: Subscriber) -> tuple[str, str] | None:
     """The newest state of the stage and of the source."""
     healths = [h for h in subscriber.received.fresh(public.Health) if h.stages and h.streams]
     return (healths[-1].stages[0].state, healths[-1].streams[0].state) if healths else None
