@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from speech_emotion.common.bundle.parameters import read_flag, read_numbers
+from speech_emotion.common.bundle.parameters import read_flag, read_numbers, read_vector
 from speech_emotion.common.errors import UserError
 
 MAX_SCORE = 1000.0
@@ -78,7 +77,10 @@ def read_baseline(table: Mapping[str, Any], labels: int, where: str) -> Baseline
     if not isinstance(values, dict):
         raise UserError(f"{where}: baseline must be a table")
     values = dict(values)
-    vectors = {key: _vector(values.pop(key, None), labels, key, where) for key in ("prior", "bias")}
+    vectors = {
+        key: read_vector(values.pop(key, None), labels, f"baseline.{key}", MAX_SCORE, where)
+        for key in ("prior", "bias")
+    }
     found = read_numbers(Baseline, values, "baseline", where, RANGES, **vectors)
     if found.mixed >= found.one_sided:
         raise UserError(
@@ -86,16 +88,3 @@ def read_baseline(table: Mapping[str, Any], labels: int, where: str) -> Baseline
             f"baseline.mixed = {found.mixed:g}"
         )
     return found
-
-
-def _vector(value: object, labels: int, key: str, where: str) -> tuple[float, ...]:
-    if (
-        not isinstance(value, list)
-        or len(value) != labels
-        or not all(type(x) in (int, float) and abs(x) <= MAX_SCORE for x in value)
-    ):
-        raise UserError(
-            f"{where}: baseline.{key} = {reprlib.repr(value)} must be one number for each of the "
-            f"{labels} labels, of {-MAX_SCORE:g} to {MAX_SCORE:g}"
-        )
-    return tuple(float(x) for x in value)

@@ -169,3 +169,23 @@ def read_numbers(
             )
         values[key] = value if whole else float(value)
     return cls(**values, **fixed)
+
+
+def read_vector(
+    value: object, labels: int, name: str, limit: float, where: str
+) -> tuple[float, ...]:
+    """One number for each label, of -limit to limit.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if (
+        not isinstance(value, list)
+        or len(value) != labels
+        or not all(type(x) in (int, float) and abs(x) <= limit for x in value)
+    ):
+        raise UserError(
+            f"{where}: {name} = {reprlib.repr(value)} must be one number for each of the "
+            f"{labels} labels, of {-limit:g} to {limit:g}"
+        )
+    return tuple(float(x) for x in value)

@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from speech_emotion.common.bundle.parameters import read_vector
 from speech_emotion.common.errors import UserError
 
 MAX_WEIGHT = 20.0
@@ -57,18 +58,7 @@ def read_personal(
         raise UserError(
             f"{where}: personal.before = {reprlib.repr(before)} must be one of the files"
         )
-    rows = tuple(_vector(row, labels, "matrix", where) for row in matrix)
-    return Personal(rows, _vector(values["bias"], labels, "bias", where), before)
-
-
-def _vector(value: object, labels: int, key: str, where: str) -> tuple[float, ...]:
-    if (
-        not isinstance(value, list)
-        or len(value) != labels
-        or not all(type(x) in (int, float) and abs(x) <= MAX_WEIGHT for x in value)
-    ):
-        raise UserError(
-            f"{where}: personal.{key} = {reprlib.repr(value)} must be one number for each of the "
-            f"{labels} labels, of {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
-        )
-    return tuple(float(x) for x in value)
+    rows = tuple(read_vector(row, labels, "personal.matrix", MAX_WEIGHT, where) for row in matrix)
+    return Personal(
+        rows, read_vector(values["bias"], labels, "personal.bias", MAX_WEIGHT, where), before
+    )

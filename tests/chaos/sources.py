@@ -126,7 +126,7 @@ class Place:
             shutil.copy(given, target)
 
     @property
-    def told_s(self) -> float:
+    def reported_s(self) -> float:
         return REPORTED_S + 5.0 * self.kind.stored + self.kind.delay_s
 
     @property
@@ -134,7 +134,9 @@ class Place:
         return RETURN_S + 5.0 * (self.kind.stored or self.kind.single)
 
     def bound(self, before: str) -> str:
-        return f"{before} within {self.told_s:g} s; live within {self.return_s:g} s of its return"
+        return (
+            f"{before} within {self.reported_s:g} s; live within {self.return_s:g} s of its return"
+        )
 
 
 def matrix(name: str) -> Callable[[Scale], list[Row]]:
@@ -163,7 +165,7 @@ def _faults(kind: Kind) -> list[Row]:
                 row = source_fault(
                     *(scene, f"{kind.name}: {what}", break_it, mend_it),
                     **LONG,
-                    reported_s=place.told_s,
+                    reported_s=place.reported_s,
                     return_s=place.return_s,
                 )
                 rows.append(row)
@@ -193,15 +195,20 @@ def _capture_runs(health: public.Health) -> bool:
     return any(stage.name == "capture" and stage.state == "ready" for stage in health.stages)
 
 
+def _started(scene: Scene, place: Place) -> float:
+    """Start the server. Returns the seconds until the source is live."""
+    since = time.monotonic()
+    place.server.start()
+    return scene.await_health(state_is("live"), "live", since)[0]
+
+
 def _late(scene: Scene, place: Place) -> Row:
     since = time.monotonic()
     waited, health = scene.await_health(
         lambda h: bool(h.streams) and h.streams[0].reason is not None, "the absence", since
     )
     time.sleep(5.0)
-    since = time.monotonic()
-    place.server.start()
-    back, _ = scene.await_health(state_is("live"), "live", since)
+    back = _started(scene, place)
     return Row(
         f"{place.kind.name}: starts 5 s after the pipeline",
         f"waited for; live within {place.return_s:g} s",
@@ -245,9 +252,7 @@ def _silence(scene: Scene, place: Place) -> Row:
     place.server.kill()
     place.play(place.noise)
     scene.await_health(lambda h: not state_is("silent_input")(h), "the loss")
-    since = time.monotonic()
-    place.server.start()
-    back, _ = scene.await_health(state_is("live"), "live again", since)
+    back = _started(scene, place)
     return Row(
         f"{place.kind.name}: nothing but zeros",
         place.bound("`silent_input`"),
@@ -275,9 +280,7 @@ def _garbage(scene: Scene, place: Place, how: str) -> Row:
             if isinstance(message, public.Health) and not replay and came >= since
         }
         reason = _stream(scene).reason
-    since = time.monotonic()
-    place.server.start()
-    back, _ = scene.await_health(state_is("live"), "live again", since)
+    back = _started(scene, place)
     return Row(
         f"{place.kind.name}: random bytes {'are sent to it' if pushed else 'from its server'}",
         f"never live, with a reason; live within {place.return_s:g} s of its return",
