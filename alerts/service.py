@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from speech_emotion.alerts.alert import Alert
-from speech_emotion.alerts.courier import Courier
+from speech_emotion.alerts.delivery_worker import DeliveryWorker
 from speech_emotion.alerts.evaluation import Evaluation
 from speech_emotion.alerts.outbox import GIVEN_UP, Delivery
 from speech_emotion.alerts.requests import RequestSocket
@@ -42,7 +42,7 @@ SHOWN = 50
 
 
 class Service:
-    """Rules, store and couriers.
+    """Rules, store and workers.
 
     Args:
         job: the job of the stage.
@@ -61,8 +61,9 @@ class Service:
         every = {one.key: one for group in self._addresses.values() for one in group}
         self._shown = {key: one.shown for key, one in every.items()}
         self._store = Store(job.file, self._deliver)
-        self._couriers = {
-            key: Courier(one, self._store.settle, job.give_up_s) for key, one in every.items()
+        self._workers = {
+            key: DeliveryWorker(one, self._store.settle, job.give_up_s)
+            for key, one in every.items()
         }
         self._evaluation = Evaluation(job.rules, self._store.loaded, self._zone)
         self._dropped = 0
@@ -70,9 +71,9 @@ class Service:
     def start(self) -> None:
         """Start all threads, and deliver what an earlier process left."""
         left = self._store.waiting()
-        known = [one for one in left if one.address in self._couriers]
+        known = [one for one in left if one.address in self._workers]
         for one in left:
-            if one.address not in self._couriers:
+            if one.address not in self._workers:
                 self._dropped += 1
                 reason = "its address is not configured any more"
                 log.warning("alert %s dropped: %s", one.alert.rule, reason)
@@ -80,8 +81,8 @@ class Service:
         if known:
             log.info("%d alerts of an earlier process are delivered now", len(known))
         self._store.start()
-        for courier in self._couriers.values():
-            courier.start()
+        for worker in self._workers.values():
+            worker.start()
         self._deliver(known)
 
     def feed(self, message: public.Result | public.Utterance) -> None:
@@ -109,37 +110,37 @@ class Service:
 
     def counters(self) -> Counter[str]:
         """Counters for `health`."""
-        couriers = self._couriers.values()
+        workers = self._workers.values()
         counters: Counter[str] = Counter()
         counters["alerts_fired"] = self.fired
         counters["alerts_suppressed"] = self._evaluation.suppressed
-        counters["alerts_delivered"] = sum(courier.delivered for courier in couriers)
-        counters["alerts_failed"] = sum(courier.failed for courier in couriers)
-        counters["alerts_dropped"] = sum(courier.dropped for courier in couriers) + self._dropped
+        counters["alerts_delivered"] = sum(worker.delivered for worker in workers)
+        counters["alerts_failed"] = sum(worker.failed for worker in workers)
+        counters["alerts_dropped"] = sum(worker.dropped for worker in workers) + self._dropped
         counters["alerts_unwritten"] = self._store.unwritten
         counters["alerts_lost"] = self._evaluation.lost
         return counters
 
     def age_s(self) -> float:
         """Time in seconds that the oldest alert has waited in this process."""
-        return max((courier.age_s() for courier in self._couriers.values()), default=0.0)
+        return max((worker.age_s() for worker in self._workers.values()), default=0.0)
 
     def stop(self) -> None:
         """Deliver what can be delivered at once, and write the rest to the outbox."""
         deliver_s, write_s = STOP_S
-        self._store.flush(write_s)  # the couriers have everything then
-        for courier in self._couriers.values():
-            courier.request_stop()
+        self._store.flush(write_s)  # the workers have everything then
+        for worker in self._workers.values():
+            worker.request_stop()
         deadline = time.monotonic() + deliver_s
-        for courier in self._couriers.values():
-            courier.join(max(0.0, deadline - time.monotonic()))
+        for worker in self._workers.values():
+            worker.join(max(0.0, deadline - time.monotonic()))
         self._store.stop(write_s)
         if waiting := len(self._store.waiting()):
             log.warning("%d alerts wait in the outbox for the next start", waiting)
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         for one in deliveries:
-            self._couriers[one.address].add(one)
+            self._workers[one.address].add(one)
 
     def _settle_unknown(self, delivery: Delivery, reason: str) -> None:
         self._store.settle(

@@ -124,7 +124,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
     def on_event(event: Event) -> None:
         change = live_state.update(event)
         if change is not None and change.kind in STATES:
-            events.ring()
+            events.notify()
         elif change is not None:
             events.append(change.kind, change.stream, change.data, time.monotonic())
         if heartbeat is not None:
@@ -132,7 +132,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
 
     def on_statuses(statuses: dict[str, Status]) -> None:
         live_state.update_statuses(statuses)
-        events.ring()
+        events.notify()
 
     log_ins = LogIns(options.control)
     host, _ = split_listen(options.listen)

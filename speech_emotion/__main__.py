@@ -46,7 +46,7 @@ COMMANDS = {
     "capture": Command("capture", "record or meter a source, or run the stage alone", True),
     "watch": Command("commands.watch", "show a running pipeline in this terminal"),
     "subscribe": Command("commands.subscribe", "print the results of a running pipeline"),
-    "wyoming": Command("commands.wyoming", "forward to a Wyoming recognizer, and hear along"),
+    "wyoming": Command("commands.wyoming", "analyse the sound that a Wyoming recognizer gets"),
     "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
     "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),

@@ -80,7 +80,7 @@ class EventStreams:
         return self._body(wanted, allowed)
 
     async def _body(self, wanted: Wanted, allowed: Callable[[], bool]) -> AsyncIterator[str]:
-        events, bell = self._events, self._events.listen()
+        events, changed = self._events, self._events.listen()
         self._open += 1
         try:
             known = None if wanted.after is None else events.number(wanted.after)
@@ -94,7 +94,7 @@ class EventStreams:
             yield text
             sent = checked = time.monotonic()
             while not events.closed:
-                bell.clear()
+                changed.clear()
                 part, missed = events.since(place)
                 place = part[-1].number if part else place + missed
                 text = "".join(
@@ -117,7 +117,7 @@ class EventStreams:
                 if not wanted.wait:
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(bell.wait(), TURN_S)
+                    await asyncio.wait_for(changed.wait(), TURN_S)
                 await asyncio.sleep(BATCH_S)
                 if time.monotonic() - checked > TURN_S:
                     checked = time.monotonic()
@@ -125,7 +125,7 @@ class EventStreams:
                         return
         finally:
             self._open -= 1
-            events.leave(bell)
+            events.leave(changed)
 
     def _gap(self, wanted: Wanted, shown: dict[str, str], missed: int | None, reason: str) -> str:
         """What was missed; then the present, where the client shows it."""

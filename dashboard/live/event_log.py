@@ -51,7 +51,7 @@ class EventLog:
         self._dropped = 0
         """Events at the beginning of `_events` that are dropped and not removed yet."""
         self._chars = 0
-        self._bells: set[asyncio.Event] = set()
+        self._waiting: set[asyncio.Event] = set()
 
     def append(self, kind: str, stream: str, data: str, now: float) -> None:
         """Add an event and wake every client.
@@ -70,7 +70,7 @@ class EventLog:
         if self._dropped > len(self._events) // 2:
             del self._events[: self._dropped]
             self._dropped = 0
-        self.ring()
+        self.notify()
 
     def since(self, number: int) -> tuple[list[LoggedEvent], int]:
         """Events after an event, oldest first, and how many between them are no longer kept.
@@ -101,23 +101,23 @@ class EventLog:
 
     def listen(self) -> asyncio.Event:
         """An event that is set at every change, until `leave`."""
-        bell = asyncio.Event()
-        self._bells.add(bell)
-        return bell
+        changed = asyncio.Event()
+        self._waiting.add(changed)
+        return changed
 
-    def leave(self, bell: asyncio.Event) -> None:
+    def leave(self, changed: asyncio.Event) -> None:
         """Stop setting it."""
-        self._bells.discard(bell)
+        self._waiting.discard(changed)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake every client: something has changed."""
-        for bell in self._bells:
-            bell.set()
+        for changed in self._waiting:
+            changed.set()
 
     def close(self) -> None:
         """End all event streams; clients reconnect."""
         self.closed = True
-        self.ring()
+        self.notify()
 
     def __len__(self) -> int:
         return len(self._events) - self._dropped

@@ -1,4 +1,4 @@
-"""`speech-emotion wyoming`: between Home Assistant and its speech recognizer, hearing along.
+"""`speech-emotion wyoming`: a proxy between Home Assistant and its speech recognizer.
 
 Every byte is forwarded unchanged, in both directions, before it is looked at: a mistake here, or a
 pipeline that does not run, changes nothing for the recognizer. The audio chunks of the client are
@@ -40,8 +40,8 @@ CONNECT_S = 5.0
 AGAIN_S = 1.0
 """Seconds between two attempts to reach the pipeline."""
 DESCRIPTION = """\
-Stand between Home Assistant and its Wyoming speech recognizer, and hear along: every byte is
-forwarded unchanged, and the sound is sent to a listen:ws:// source of a running pipeline.
+Forward between Home Assistant and its Wyoming speech recognizer: every byte is passed on
+unchanged, and the sound is also sent to a listen:ws:// source of a running pipeline.
 
   speech-emotion run --source listen:ws://127.0.0.1:8770/assist
   speech-emotion wyoming --listen 0.0.0.0:10301 --recognizer 127.0.0.1:10300 \\
@@ -79,15 +79,15 @@ class Piece:
         return len(self.content) // (WIDTH * self.channels)
 
 
-class Ear:
+class SoundSender:
     """Sends the sound of one client to the pipeline. It drops sound rather than make a client wait.
 
     Attributes:
-        heard, dropped: frames that were sent to the pipeline, and that were not.
+        sent, dropped: frames that were sent to the pipeline, and that were not.
     """
 
     def __init__(self, pipeline: Pipeline, name: str) -> None:
-        self.heard = self.dropped = 0
+        self.sent = self.dropped = 0
         self._pipeline, self._name = pipeline, name
         self._events: EventReader | None = EventReader()
         self._waiting: asyncio.Queue[Piece | None] = asyncio.Queue(WAITING)
@@ -96,7 +96,7 @@ class Ear:
         self._format: tuple[int, int] | None = None
         self._retry = 0.0
 
-    def hear(self, content: bytes) -> None:
+    def feed(self, content: bytes) -> None:
         """Take bytes of the client; never raises, never waits."""
         if self._events is None:
             return
@@ -106,7 +106,9 @@ class Ear:
                     self._take(event.data, event.payload)
         except (ValueError, TypeError, KeyError) as error:
             self._events = None
-            log.warning("%s: not heard any more, only forwarded (%s)", self._name, error)
+            log.warning(
+                "%s: its sound is not analysed any more, only forwarded (%s)", self._name, error
+            )
 
     def finish(self) -> None:
         """No more bytes will come."""
@@ -115,14 +117,14 @@ class Ear:
         self._waiting.put_nowait(None)
 
     async def run(self) -> None:
-        """Send what was heard, until `finish`."""
+        """Send the sound, until `finish`."""
         while (piece := await self._waiting.get()) is not None:
             await self._send(piece)
         await self._close()
-        if self.heard or self.dropped:
+        if self.sent or self.dropped:
             log.info(
                 "%s: %d frames sent to the pipeline, %d dropped",
-                *(self._name, self.heard, self.dropped),
+                *(self._name, self.sent, self.dropped),
             )
 
     def _take(self, data: dict[str, object], payload: bytes) -> None:
@@ -149,10 +151,10 @@ class Ear:
                 self._socket = await self._connect(piece)
             if self._socket is not None:
                 await self._socket.send(piece.first.to_bytes(8, "little") + piece.content)
-                self.heard += piece.frames
+                self.sent += piece.frames
                 return
         except (OSError, WebSocketException) as error:
-            log.warning("%s: the pipeline does not hear it (%s)", self._name, error)
+            log.warning("%s: its sound cannot be sent to the pipeline (%s)", self._name, error)
             await self._close()
             self._retry = asyncio.get_running_loop().time() + AGAIN_S
         self.dropped += piece.frames
@@ -197,26 +199,28 @@ class PassThrough:
             log.warning("%s: the recognizer %s is absent (%s)", name, self._recognizer, reason)
             writer.transport.abort()
             return
-        ear = Ear(self._pipeline, name)
-        hearing = asyncio.create_task(ear.run())
+        sender = SoundSender(self._pipeline, name)
+        sending = asyncio.create_task(sender.run())
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(_copy(reader, forth, ear))
+                both.create_task(_copy(reader, forth, sender))
                 both.create_task(_copy(back, writer, None))
         except* OSError as errors:
             log.info("%s: the connection was cut (%s)", name, errors.exceptions[0])
         finally:
             for one in (writer, forth):
                 one.close()
-            ear.finish()
-        await hearing
+            sender.finish()
+        await sending
 
 
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, ear: Ear | None) -> None:
+async def _copy(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, sender: SoundSender | None
+) -> None:
     while content := await source.read(READ_BYTES):
         sink.write(content)
-        if ear is not None:
-            ear.hear(content)
+        if sender is not None:
+            sender.feed(content)
         await sink.drain()
     with contextlib.suppress(OSError):  # the other side is gone already
         sink.write_eof()

@@ -19,7 +19,7 @@ from speech_emotion.common.wire import public
 from tests.chaos.scene import REPORTED_S, RETURN_S, Row, Scale, Scene, folder, in_order
 from tests.chaos.sources import KINDS, LONG
 from tests.support import sound_senders, sound_servers
-from tests.support.island import LOCAL
+from tests.support.network_namespace import LOCAL
 from tests.support.sound_servers import Cable, Server, Sound, noise
 
 CYCLES = 200

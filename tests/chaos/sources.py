@@ -1,7 +1,7 @@
 """Every fault of every kind of source, with real servers at the other end of a wire that is cut.
 
-The servers run in a network namespace (tests/support/island.py), which needs root; without it
-they run on loopback, and nothing is cut or delayed.
+The servers run in a network namespace (tests/support/network_namespace.py), which needs root;
+without it they run on loopback, and nothing is cut or delayed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tests.chaos.scene import (
     in_order,
     source_fault,
 )
-from tests.support import island, sound_senders, sound_servers
-from tests.support.island import Island, Site
+from tests.support import network_namespace, sound_senders, sound_servers
+from tests.support.network_namespace import NetworkNamespace, Site
 from tests.support.sound_servers import PASSWORD, Server, Sound, noise, silence
 
 LONG = {"settled_s": 6.0, "absent_s": 6.0}
@@ -108,9 +108,9 @@ KINDS = {
 class Place:
     """A kind of source in a scene, its server and what connects both."""
 
-    def __init__(self, kind: Kind, here: Path, wire: Island | None) -> None:
+    def __init__(self, kind: Kind, here: Path, wire: NetworkNamespace | None) -> None:
         self.kind, self.wire = kind, wire
-        self.site = wire.site if wire is not None else island.LOCAL
+        self.site = wire.site if wire is not None else network_namespace.LOCAL
         self.noise = noise(here, kind.rate, kind.channels)
         self.zeros = silence(here, kind.rate, kind.channels)
         (here / "played").mkdir()
@@ -147,7 +147,7 @@ def matrix(name: str) -> Callable[[Scale], list[Row]]:
 def _faults(kind: Kind) -> list[Row]:
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(folder())
-        wire = stack.enter_context(Island()) if island.possible() else None
+        wire = stack.enter_context(NetworkNamespace()) if network_namespace.possible() else None
         place = Place(kind, here, wire)
         stack.callback(place.server.close)
         source = place.server.url
@@ -218,7 +218,7 @@ def _late(scene: Scene, place: Place) -> Row:
     )
 
 
-def _jitter(scene: Scene, place: Place, wire: Island) -> Row:
+def _jitter(scene: Scene, place: Place, wire: NetworkNamespace) -> Row:
     """Every packet delayed by up to 200 ms, for 20 s."""
     scene.await_health(state_is("live"), "live")
     time.sleep(LONG["settled_s"])

@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.support.island import LOCAL, Site
+from tests.support.network_namespace import LOCAL, Site
 from tests.support.pipelines import ROOT
 from tests.support.sound_servers import Server, Sound, ffmpeg, free_port
 

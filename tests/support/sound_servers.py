@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from speech_emotion.common.closing import Closing
 from speech_emotion.common.linux.parent_death import die_with_parent
-from tests.support.island import LOCAL, Site
+from tests.support.network_namespace import LOCAL, Site
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 START_S = 20.0

@@ -1,4 +1,4 @@
-"""The outbox, its store and the couriers: the disk and its faults, backoff, bounds."""
+"""The outbox, its store and the workers: the disk and its faults, backoff, bounds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from speech_emotion.alerts import courier as couriers
 from speech_emotion.alerts import store as stores
+from speech_emotion.alerts import worker as workers
 from speech_emotion.alerts.alert import Alert
-from speech_emotion.alerts.courier import Courier
+from speech_emotion.alerts.delivery_worker import DeliveryWorker
 from speech_emotion.alerts.errors import DeliveryError
 from speech_emotion.alerts.outbox import DELIVERED, GIVEN_UP, KEPT, Delivery, Outbox
 from speech_emotion.alerts.rules import RuleState
@@ -228,14 +228,14 @@ class Door:
 
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch) -> Door:
-    monkeypatch.setattr(couriers, "BACKOFF_S", (0.02, 0.08))
+    monkeypatch.setattr(workers, "BACKOFF_S", (0.02, 0.08))
     return Door()
 
 
 @pytest.fixture
-def courier(door: Door) -> Iterator[tuple[Courier, list[Delivery]]]:
+def worker(door: Door) -> Iterator[tuple[DeliveryWorker, list[Delivery]]]:
     settled: list[Delivery] = []
-    one = Courier(ADDRESS, settled.append, 3600.0, door.send)
+    one = DeliveryWorker(ADDRESS, settled.append, 3600.0, door.send)
     one.start()
     yield one, settled
     one.request_stop()
@@ -243,9 +243,9 @@ def courier(door: Door) -> Iterator[tuple[Courier, list[Delivery]]]:
 
 
 def test_a_courier_keeps_the_order_and_tries_with_growing_delay(
-    door: Door, courier: tuple[Courier, list[Delivery]]
+    door: Door, worker: tuple[DeliveryWorker, list[Delivery]]
 ) -> None:
-    one, settled = courier
+    one, settled = worker
     door.shut = True
     for number in range(3):
         one.add(delivery(number))
@@ -269,10 +269,10 @@ def test_a_courier_keeps_the_order_and_tries_with_growing_delay(
 
 
 def test_a_test_does_not_wait_and_is_tried_once(
-    door: Door, courier: tuple[Courier, list[Delivery]], monkeypatch: pytest.MonkeyPatch
+    door: Door, worker: tuple[DeliveryWorker, list[Delivery]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "BACKOFF_S", (60.0, 60.0))
-    one, settled = courier
+    monkeypatch.setattr(workers, "BACKOFF_S", (60.0, 60.0))
+    one, settled = worker
     door.shut = True
     one.add(delivery(0))
     wait_until(lambda: one.failed == 1, "the failure")
@@ -289,9 +289,9 @@ def test_a_test_does_not_wait_and_is_tried_once(
 def test_old_alerts_are_given_up_and_too_many_drop_the_oldest(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "MAX_WAITING", 3)
+    monkeypatch.setattr(workers, "MAX_WAITING", 3)
     settled: list[Delivery] = []
-    one = Courier(ADDRESS, settled.append, 3600.0, door.send)
+    one = DeliveryWorker(ADDRESS, settled.append, 3600.0, door.send)
     door.shut = True
     now = time.time()
     for number, age in enumerate([0.0, 4000.0, 0.0, 0.0]):
@@ -301,7 +301,7 @@ def test_old_alerts_are_given_up_and_too_many_drop_the_oldest(
     one.start()
     wait_until(lambda: one.dropped == 2, "the old alert to be given up")
     (old,) = [entry for entry in settled if entry.state == GIVEN_UP and entry.alert.seq == 1]
-    assert old.attempts == couriers.LEAST_ATTEMPTS  # a clock set ahead gives up none at once
+    assert old.attempts == workers.LEAST_ATTEMPTS  # a clock set ahead gives up none at once
     door.shut = False
     wait_until(lambda: len(door.arrived) == 2, "the others")
     one.request_stop()
@@ -317,7 +317,7 @@ def test_at_the_end_what_can_be_delivered_is_and_the_rest_stays(door: Door) -> N
         free.wait(5.0)
         door.send(address, one)
 
-    one = Courier(ADDRESS, settled.append, 3600.0, slow)
+    one = DeliveryWorker(ADDRESS, settled.append, 3600.0, slow)
     one.start()
     for number in range(5):
         one.add(delivery(number))
@@ -327,7 +327,7 @@ def test_at_the_end_what_can_be_delivered_is_and_the_rest_stays(door: Door) -> N
     one.join(5.0)
     assert len(door.arrived) == 5
     door.shut = True
-    other = Courier(ADDRESS, settled.append, 3600.0, door.send)
+    other = DeliveryWorker(ADDRESS, settled.append, 3600.0, door.send)
     other.add(delivery(9))
     other.request_stop()
     other.start()

@@ -45,7 +45,7 @@ def possible() -> bool:
     return os.geteuid() == 0 and shutil.which("ip") is not None and os.path.exists("/dev/net/tun")
 
 
-class Island(Closing):
+class NetworkNamespace(Closing):
     """A namespace and its only wire: two TUN devices, between which a thread carries packets.
 
     Attributes:

@@ -28,7 +28,7 @@ MAX_FAILURE = 200
 """Longest text of a failure in characters."""
 
 
-class Courier:
+class DeliveryWorker:
     """Delivers alerts to one address until they arrive or are too old.
 
     Args:
