@@ -27,7 +27,7 @@ demo: setup
 run: setup
 	@$(PYTHON_IN_VENV) -m speech_emotion run --dashboard
 
-# Everything but training, measurements and the documents' commands: 8 minutes on two cores.
+# Everything but training, measurements and the documents' commands: ten minutes on two cores.
 test: .venv/.dev
 	$(PYTHON_IN_VENV) -m pytest $(PARALLEL) -m "not slow"
 
