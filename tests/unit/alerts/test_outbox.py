@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from speech_emotion.alerts import delivery_worker
 from speech_emotion.alerts import store as stores
-from speech_emotion.alerts import worker as workers
 from speech_emotion.alerts.alert import Alert
 from speech_emotion.alerts.delivery_worker import DeliveryWorker
 from speech_emotion.alerts.errors import DeliveryError
@@ -228,7 +228,7 @@ class Door:
 
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch) -> Door:
-    monkeypatch.setattr(workers, "BACKOFF_S", (0.02, 0.08))
+    monkeypatch.setattr(delivery_worker, "BACKOFF_S", (0.02, 0.08))
     return Door()
 
 
@@ -271,7 +271,7 @@ def test_a_courier_keeps_the_order_and_tries_with_growing_delay(
 def test_a_test_does_not_wait_and_is_tried_once(
     door: Door, worker: tuple[DeliveryWorker, list[Delivery]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "BACKOFF_S", (60.0, 60.0))
+    monkeypatch.setattr(delivery_worker, "BACKOFF_S", (60.0, 60.0))
     one, settled = worker
     door.shut = True
     one.add(delivery(0))
@@ -289,7 +289,7 @@ def test_a_test_does_not_wait_and_is_tried_once(
 def test_old_alerts_are_given_up_and_too_many_drop_the_oldest(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "MAX_WAITING", 3)
+    monkeypatch.setattr(delivery_worker, "MAX_WAITING", 3)
     settled: list[Delivery] = []
     one = DeliveryWorker(ADDRESS, settled.append, 3600.0, door.send)
     door.shut = True
@@ -301,7 +301,7 @@ def test_old_alerts_are_given_up_and_too_many_drop_the_oldest(
     one.start()
     wait_until(lambda: one.dropped == 2, "the old alert to be given up")
     (old,) = [entry for entry in settled if entry.state == GIVEN_UP and entry.alert.seq == 1]
-    assert old.attempts == workers.LEAST_ATTEMPTS  # a clock set ahead gives up none at once
+    assert old.attempts == delivery_worker.LEAST_ATTEMPTS  # a clock set ahead gives up none at once
     door.shut = False
     wait_until(lambda: len(door.arrived) == 2, "the others")
     one.request_stop()
