@@ -34,7 +34,7 @@ test: .venv/.dev
 # Pure functions and single modules, with coverage; the pure cores must be at 100 % of lines.
 PURE = alerts/evaluation.py,alerts/rules.py,common/bundle/grid.py,common/hub/ledger.py,features/core/*,features/extractor.py,features/gate.py,infer/decision.py
 test-unit: .venv/.dev
-	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadgroup -q tests/unit --hypothesis-profile=quick --cov --cov-report=
+	$(PYTHON_IN_VENV) -m pytest -n 3 --dist loadgroup -q -m "not slow" tests/unit --hypothesis-profile=quick --cov --cov-report=
 	$(PYTHON_IN_VENV) -m coverage report --skip-covered
 	$(PYTHON_IN_VENV) -m coverage report --include='$(PURE)' --fail-under=100
 
