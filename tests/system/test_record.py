@@ -85,6 +85,7 @@ def test_nothing_is_recorded_by_default(supervise: Supervise, clip: Clip, tmp_pa
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("words", ["no such folder", "is not a recording", "is damaged"])
 def test_a_folder_that_is_no_recording(supervise: Supervise, tmp_path: Path, words: str) -> None:
     folder = tmp_path / "recording"
@@ -172,6 +173,7 @@ def test_recorder_and_history_miss_nothing_while_they_restart(
     assert len(utterances) >= 2
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("speed", "fault"),
     [("realtime", signal.SIGKILL), ("realtime", signal.SIGSTOP), ("max", signal.SIGKILL)],
