@@ -49,6 +49,7 @@ ROOMS = {
     "speech_emotion/commands": "Subcommands of `speech-emotion` that have no folder of their own.",
     "speech_emotion/commands/export": "Results as tables, annotations, subtitles, databases.",
     "speech_emotion/commands/mcp": "Answer questions of language models: an MCP server.",
+    "speech_emotion/commands/mqtt": "Forward results to an MQTT broker and to Home Assistant.",
     "speech_emotion/commands/report": "Results as one HTML page.",
     "train": "The command `train`: fit, evaluate, convert and adapt models.",
     "train/data": "Corpora, augmentation, splits, and the training set.",
