@@ -68,6 +68,7 @@ ROOMS = {
     "tests/support": "Fixtures and helpers of the tests.",
     "tools": "Generators of documents and checks of the code; not shipped.",
     "deploy/client": "The distribution `speech-emotion-client`: links to client and wire protocol.",
+    "deploy/homeassistant": "The add-on of Home Assistant: configuration, image, program.",
     "deploy": "Set-up, service unit, installation scripts, pinned versions.",
 }
 
