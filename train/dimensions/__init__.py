@@ -1,0 +1,1 @@
+"""Dimensions of emotion: linear outputs on the pooled statistics of a bundle that exists."""
