@@ -19,6 +19,7 @@ from speech_emotion.common.errors import EXIT_USER, UserError  # noqa: E402
 from speech_emotion.common.stage.main import program  # noqa: E402
 from speech_emotion.train import commands, whisper_commands  # noqa: E402
 from speech_emotion.train.data.corpora import READERS  # noqa: E402
+from speech_emotion.train.dimensions import command as arousal  # noqa: E402
 from speech_emotion.train.personal import command as personal  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_events(add.add_parser("events", help="false events of a bundle on sounds without speech"))
     _add_bundle(add.add_parser("bundle", help="make a bundle of a model that you have"))
     personal.add(add)
+    arousal.add(add, _add_data, commands.selected_clips)
     whisper_commands.add(add, _add_data, commands.selected_clips, commands.golden_audio)
     return parser
 

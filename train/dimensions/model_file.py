@@ -7,6 +7,7 @@ training run would not reproduce them.
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from typing import Any
 
 import flatbuffers
@@ -81,7 +82,7 @@ class ModelFile:
         finally:
             self._graph.outputs, self._model.signatureDefs = before, signatures
 
-    def append(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> bytes:
+    def append(self, weight: NDArray[np.float32], bias: Sequence[float]) -> bytes:
         """The model with `statistics @ weight + bias` after its other outputs.
 
         Args:
