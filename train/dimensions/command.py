@@ -77,19 +77,20 @@ def _run(parsed: argparse.Namespace) -> int:
         )
         for copy in range(parsed.copies + 1)
     ]
-    sums, fold = head.sum_windows(known, renderings, FOLDS, parsed.seed)
-    rows = figures.table(known, figures.held_out(known, renderings, sums, fold))
+    study = figures.Study(
+        known, renderings, *head.sum_windows(known, renderings, FOLDS, parsed.seed)
+    )
+    rows = figures.table(known, study.held_out())
     print(figures.markdown(rows))
     command = "python -m train " + shlex.join(sys.argv[1:])
     if parsed.json:
         write_json(parsed.json, {"command": command, "ridge": head.RIDGE, "rows": rows})
     if parsed.write:
-        corpora = sorted({corpus for corpus, _ in sums})
-        fitted = head.fit([[sums[c, k] for k in range(FOLDS)] for c in corpora])
+        fitted = study.final()
         made = {
             "command": command,
             "seed": parsed.seed,
-            "corpora": corpora,
+            "corpora": study.corpora,
             "clips": sum(row["clips"] for row in rows if row["held_out"] == "speakers"),
             "ridge": head.RIDGE,
         }

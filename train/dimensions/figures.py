@@ -27,43 +27,71 @@ class HeldOut:
     values: Sequence[Vector]
 
 
-def held_out(
-    targets: Targets,
-    renderings: Sequence[WindowStatistics],
-    sums: PartSums,
-    fold: NDArray[np.int64],
-) -> list[HeldOut]:
-    """The values by heads without the clip's speaker, and by heads without its corpus."""
-    corpora = sorted({corpus for corpus, _ in sums})
-    folds = sorted({k for _, k in sums})
-    rows = {
-        k: fit([[sums[c, j] for j in folds if j != k] for c in corpora]) for k in folds
-    }
-    found = [HeldOut("speakers", _values(targets, renderings, fold, rows))]
-    if len(corpora) > 1:
-        names = {
-            c: fit([[sums[other, k] for k in folds] for other in corpora if other != c])
-            for c in corpora
-        }
-        found.append(HeldOut("corpus", _values(targets, renderings, targets.corpus, names)))
-    return found
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Clips, their windows, and the sums that heads are fitted from.
 
+    Attributes:
+        renderings: clean, then simulated recordings.
+        fold: of each clip's speaker, (clips,).
+    """
 
-def _values(
-    targets: Targets,
-    renderings: Sequence[WindowStatistics],
-    part: NDArray[Any],
-    heads: Mapping[Any, LinearHead],
-) -> list[Vector]:
-    """Mean over each clip's windows of the values of the head of the clip's part."""
-    found = []
-    for rendering in renderings:
+    targets: Targets
+    renderings: Sequence[WindowStatistics]
+    sums: PartSums
+    fold: NDArray[np.int64]
+
+    @property
+    def corpora(self) -> list[str]:
+        """Names, sorted."""
+        return sorted({corpus for corpus, _ in self.sums})
+
+    def fit(self, corpora: Sequence[str], without: int | None = None) -> LinearHead:
+        """A head for some corpora, without the speakers of a fold."""
+        folds = sorted({k for _, k in self.sums} - {without})
+        return fit([[self.sums[corpus, k] for k in folds] for corpus in corpora])
+
+    def folds(self, corpora: Sequence[str]) -> tuple[dict[int, LinearHead], float]:
+        """A head without each fold, and the factor that gives new speakers the targets' spread."""
+        heads = {k: self.fit(corpora, without=k) for k in sorted({k for _, k in self.sums})}
+        values = self.values(self.renderings[0], self.fold, heads)
+        ratios = []
+        for corpus in corpora:
+            use = (self.targets.corpus == corpus) & ~np.isnan(self.targets.value + values)
+            ratios.append(self.targets.value[use].std() / max(values[use].std(), 1e-6))
+        return heads, float(np.mean(ratios))
+
+    def values(
+        self, rendering: WindowStatistics, part: NDArray[Any], heads: Mapping[Any, LinearHead]
+    ) -> Vector:
+        """Mean over each clip's windows of the values of the head of its part, (clips,)."""
         windows = np.zeros(len(rendering.clip))
         for key, head in heads.items():
             rows = np.flatnonzero((part == key)[rendering.clip])
             windows[rows] = head.values(rendering.x[rows])
-        found.append(per_clip(windows[:, np.newaxis], rendering.clip, len(targets.clips))[:, 0])
-    return found
+        return per_clip(windows[:, np.newaxis], rendering.clip, len(part))[:, 0]
+
+    def final(self) -> LinearHead:
+        """The head of all clips."""
+        _, factor = self.folds(self.corpora)
+        return self.fit(self.corpora).stretched(factor)
+
+    def held_out(self) -> list[HeldOut]:
+        """The values by heads without the clip's speaker, and by heads without its corpus."""
+        heads, factor = self.folds(self.corpora)
+        by_fold = {k: head.stretched(factor) for k, head in heads.items()}
+        found = [HeldOut("speakers", self._limited(self.fold, by_fold))]
+        if len(self.corpora) > 1:
+            by_corpus = {}
+            for corpus in self.corpora:
+                others = [name for name in self.corpora if name != corpus]
+                _, factor = self.folds(others)
+                by_corpus[corpus] = self.fit(others).stretched(factor)
+            found.append(HeldOut("corpus", self._limited(self.targets.corpus, by_corpus)))
+        return found
+
+    def _limited(self, part: NDArray[Any], heads: Mapping[Any, LinearHead]) -> list[Vector]:
+        return [np.clip(self.values(r, part, heads), 0.0, 1.0) for r in self.renderings]
 
 
 def table(targets: Targets, outputs: Sequence[HeldOut]) -> list[dict[str, Any]]:

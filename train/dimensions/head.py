@@ -13,7 +13,7 @@ from speech_emotion.train.dimensions.targets import Targets
 from speech_emotion.train.model.whisper.discriminant import speaker_folds
 from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
 
-RIDGE = 1.0
+RIDGE = 3.0
 """Variance added to every statistic; the statistics have about variance 1."""
 
 Matrix = NDArray[np.float32]
@@ -46,14 +46,28 @@ class Sums:
 
 @dataclasses.dataclass(frozen=True)
 class LinearHead:
-    """Value of statistics x: x @ weight + bias."""
+    """Value of statistics x: x @ weight + bias.
+
+    Attributes:
+        weight: (columns,).
+        mean: mean target of its corpora.
+    """
 
     weight: Matrix
     bias: float
+    mean: float
 
     def values(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """One value per window, (windows,), limited to 0 to 1 as in use."""
-        return np.clip(x.astype(np.float32) @ self.weight + self.bias, 0.0, 1.0).astype(np.float64)
+        """One value per window, (windows,); in use they are limited to 0 to 1."""
+        return np.asarray(x.astype(np.float32) @ self.weight + self.bias, np.float64)
+
+    def stretched(self, factor: float) -> LinearHead:
+        """The head whose values are `factor` times as far from the mean.
+
+        A ridge draws the values of new speakers to the mean, and the CCC counts that.
+        """
+        bias = self.mean + factor * (self.bias - self.mean)
+        return LinearHead(np.float32(factor) * self.weight, bias, self.mean)
 
 
 PartSums = Mapping[tuple[str, int], Sums]
@@ -113,4 +127,4 @@ def fit(parts: Sequence[Sequence[Sums]], ridge: float = RIDGE) -> LinearHead:
     weight = linalg.solve(gram, cross, assume_a="pos", overwrite_a=True).astype(np.float32)
     centre = np.mean([s.x / s.mass for s in wholes], axis=0)
     value = float(np.mean([s.value / s.mass for s in wholes]))
-    return LinearHead(weight, value - float(centre @ weight))
+    return LinearHead(weight, value - float(centre @ weight), value)

@@ -89,7 +89,8 @@ def test_a_head_is_fitted_within_the_corpora_and_judged_on_new_speakers() -> Non
     assert all(len(folds) == 1 for folds in by_speaker.values())
     fitted = head.fit([[sums[c, k] for k in range(5)] for c in ("CREMAD", "RAVDESS")], ridge=0.01)
     assert abs(fitted.weight[0]) > 20 * np.abs(fitted.weight[1:]).max()
-    rows = figures.table(known, figures.held_out(known, renderings, sums, fold))
+    study = figures.Study(known, renderings, sums, fold)
+    rows = figures.table(known, study.held_out())
     assert [(row["held_out"], row["corpus"]) for row in rows] == [
         ("speakers", "CREMAD"),
         ("speakers", "RAVDESS"),
