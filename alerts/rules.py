@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 
 from speech_emotion.alerts.alert import Alert, alert_id
-from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.alert_rule import LEVEL, AlertRule
 from speech_emotion.common.privacy.quiet_hours import quiet_until
 from speech_emotion.common.wire import public
 
@@ -155,8 +155,10 @@ def _value(rule: AlertRule, result: public.Result) -> float | None:
     """The value that the rule watches; None where nothing is known of the window."""
     if result.state == "gap":
         return None
-    if rule.label is None:
+    if rule.dimension == LEVEL:
         return result.rms_db
+    if rule.dimension is not None:
+        return (result.dimensions or {}).get(rule.dimension, 0.0)
     return (result.smoothed or {}).get(rule.label, 0.0)
 
 

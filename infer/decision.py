@@ -237,7 +237,8 @@ def decide(
     label = _label(weighted, state.label, bundle)
     speaking = _extend(state.speaking, window, probabilities, speech, dimensions, bundle)
     likely = None if label is None else float(smoothed[bundle.labels.index(label)])
-    reason = _uncertain_reason(window, likely, voiced, speaking, bundle)
+    flaw = sound_flaw(window, voiced, bundle)
+    reason = flaw or _uncertain_reason(likely, speaking, bundle)
     if reason and label is not None:
         likely = float(smoothed[int(weighted.argmax())])
     result = _result(
@@ -248,7 +249,7 @@ def decide(
         probabilities=_by_name(probabilities, bundle.labels),
         smoothed=_by_name(smoothed, bundle.labels),
         reason=reason,
-        dimensions=_by_name(dimensions, bundle.dimensions) or None,
+        dimensions=None if flaw else _by_name(dimensions, bundle.dimensions) or None,
     )
     utterances = []
     open_utterance: Speaking | None = speaking
@@ -331,17 +332,12 @@ def _extend(
     )
 
 
-def _uncertain_reason(
-    window: Window, confidence: float | None, voiced: float, speaking: Speaking, bundle: Bundle
-) -> str | None:
-    decision = bundle.decision
-    if (flaw := sound_flaw(window, voiced, bundle)) is not None:
-        return flaw
-    if speaking.windows < decision.min_windows:
+def _uncertain_reason(confidence: float | None, speaking: Speaking, bundle: Bundle) -> str | None:
+    if speaking.windows < bundle.decision.min_windows:
         return "too_short"
     if confidence is None:
         return NO_LABELS
-    return "low_margin" if confidence < decision.min_confidence else None
+    return "low_margin" if confidence < bundle.decision.min_confidence else None
 
 
 def sound_flaw(window: Window, speech: float, bundle: Bundle) -> str | None:
@@ -388,9 +384,9 @@ def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Ut
         windows=speaking.windows,
         bundle=bundle.id,
         prosody=prosody(speaking.track, spec.hop, spec.sample_rate) if speaking.track else None,
-        dimensions=_by_name(
-            np.array(speaking.dimensions) / speaking.windows, bundle.dimensions
-        ) or None,
+        dimensions=None
+        if reason == NOT_SPEECH
+        else _by_name(np.array(speaking.dimensions) / speaking.windows, bundle.dimensions) or None,
     )
 
 

@@ -44,7 +44,7 @@ class Result(Message):
             where the stream has no baseline.
         baseline_forgotten: `speech-emotion baseline forget` took effect before this window.
         dimensions: dimension, e.g. `arousal`, → value, 0 to 1, of this window alone; None, and not
-            in the message, without speech and where the bundle has none.
+            in the message, where the sound is no speech to judge and where the bundle has none.
     """
 
     stream: str
@@ -115,8 +115,8 @@ class Utterance(Message):
         reason: why `uncertain`.
         windows: number of windows with speech.
         prosody: how it was spoken; None where it was not measured, or nothing sounds.
-        dimensions: dimension → mean over its windows; None, and not in the message, where the
-            bundle has none.
+        dimensions: dimension → mean over its windows; None, and not in the message, where it is
+            `not_speech` and where the bundle has none.
 
     The others are those of `Result`.
     """

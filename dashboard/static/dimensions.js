@@ -9,14 +9,14 @@ const STROKES = { arousal: [], valence: [8, 4], dominance: [2, 4] }; // dashes i
 const NAMES = Object.keys(STROKES);
 const number = (value) => value.toFixed(2);
 
-/** The values of a row; null where there are none, or where the sound is no speech. */
-const valuesOf = (row) => (row[ROW.reason] === "not_speech" ? null : row[ROW.dimensions] ?? null);
+/** The values of a row; null where there are none. */
+const valuesOf = (row) => row[ROW.dimensions] ?? null;
 
 let bars = { bundle: null, names: [], rows: {} };
 
 /** Draw the values of the newest row in the card "Now"; `bundle`: of that row. */
 export function drawDimensions(row, bundle) {
-  const found = Object.keys(row[ROW.dimensions] ?? {});
+  const found = Object.keys(valuesOf(row) ?? {});
   if (found.length || bars.bundle !== bundle) fillBars(bundle, found);
   const values = valuesOf(row);
   for (const name of bars.names) {

@@ -216,7 +216,9 @@ def output_kind(
     labels: tuple[str, ...],
     dimensions: tuple[str, ...] = (),
 ) -> str:
-    """`probabilities` where the labels' outputs are not negative and of sum 1 on seeded noise, or `logits`.
+    """`probabilities` where the labels' outputs, on seeded noise, are not negative and of sum 1.
+
+    `logits` elsewhere.
 
     Raises:
         UserError: the network does not give one value per label and dimension, fails, or gives

@@ -138,7 +138,9 @@ def append_to_card(path: Path, text: str) -> Bundle:
     return load_bundle(path)
 
 
-def add_dimension(path: Path, name: str, model: bytes, card: str, made: Mapping[str, Any]) -> Bundle:
+def add_dimension(
+    path: Path, name: str, model: bytes, card: str, made: Mapping[str, Any]
+) -> Bundle:
     """Give a bundle a model with one more output, for a dimension.
 
     Args:

@@ -95,8 +95,6 @@ def _run(parsed: argparse.Namespace) -> int:
             "ridge": head.RIDGE,
         }
         whole = ModelFile(content).append(fitted.weight[:, None], [fitted.bias])
-        changed = add_dimension(
-            parsed.bundle, DIMENSION, whole, card.section(rows, command), made
-        )
+        changed = add_dimension(parsed.bundle, DIMENSION, whole, card.section(rows, command), made)
         print(f"wrote {changed.path}: {changed.id}")
     return EXIT_OK

@@ -138,7 +138,9 @@ def within(truth: Vector, value: Vector, emotion: NDArray[np.str_]) -> float:
 def ordered(targets: Targets, value: Vector, corpus: str) -> float:
     """Share of pairs in the order of their levels; pairs of one speaker with one emotion."""
     low, high = min(LEVELS[corpus].values()), max(LEVELS[corpus].values())
-    chosen = np.flatnonzero((targets.corpus == corpus) & ~np.isnan(targets.level) & ~np.isnan(value))
+    chosen = np.flatnonzero(
+        (targets.corpus == corpus) & ~np.isnan(targets.level) & ~np.isnan(value)
+    )
     groups: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     for i in chosen:
         key = str(targets.speaker[i]), str(targets.emotion[i])

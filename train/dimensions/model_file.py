@@ -65,7 +65,7 @@ class ModelFile:
                 readers[int(operator.inputs[0])] += 1
         self._statistics, count = readers.most_common(1)[0] if readers else (0, 0)
         last = self._graph.operators[-1]
-        if count < 2 or last.opcodeIndex != self._codes.get("CONCATENATION"):  # noqa: PLR2004
+        if count < 2 or last.opcodeIndex != self._codes.get("CONCATENATION"):
             raise UserError("the model has no pooled statistics with several linear outputs")
 
     @property
@@ -109,7 +109,7 @@ class ModelFile:
 
     def _is_row(self, tensor: int) -> bool:
         shape = self._graph.tensors[tensor].shape
-        return shape is not None and len(shape) == 2 and shape[0] == 1 and shape[1] > 1  # noqa: PLR2004
+        return shape is not None and len(shape) == 2 and shape[0] == 1 and shape[1] > 1
 
     def _tensor(self, size: int, buffer: int = 0) -> int:
         return self._add(schema.TensorT(np.array([1, size], np.int32), buffer=buffer))

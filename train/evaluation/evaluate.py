@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_emotion.common.bundle.dimensions import DIMENSIONS
 from speech_emotion.common.bundle.manifest import Bundle, load_bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.features.core import normalize
@@ -130,7 +129,8 @@ def evaluate(bundle_path: Path, clips: Sequence[Clip], runtime: str = "auto") ->
     others = [
         clip
         for clip in clips
-        if clip.emotion not in labels and {name for name, _ in clip.dimensions} & set(bundle.dimensions)
+        if clip.emotion not in labels
+        and {name for name, _ in clip.dimensions} & set(bundle.dimensions)
     ]
     if not kept and not others:
         names = ", ".join((*bundle.labels, *bundle.dimensions))

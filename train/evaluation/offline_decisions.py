@@ -85,9 +85,11 @@ def decide_clip(
     smoothed = [list(r.smoothed.values()) if r.smoothed else [1 / n] * n for r in results]
     weights = np.array([u.windows for u in utterances], np.float64)
     each = np.array([list(u.probabilities.values()) for u in utterances]).reshape(-1, n)
+    rated = [u for u in utterances if u.dimensions]
     heard = {
-        name: sum((u.dimensions or {})[name] * u.windows for u in utterances) / weights.sum()
-        for name in (bundle.dimensions if utterances else ())
+        name: sum((u.dimensions or {})[name] * u.windows for u in rated)
+        / sum(u.windows for u in rated)
+        for name in (bundle.dimensions if rated else ())
     }
     longest = max(utterances, key=lambda u: u.windows, default=None)
     return ClipDecisions(

@@ -187,7 +187,9 @@ def _dimensions_of(reader: HistoryReader, source: int) -> tuple[str, ...]:
     if "dimensions" not in reader.columns("utterance"):
         return ()  # a file of an earlier version
     for table in ("utterance", "result"):
-        query = f"SELECT dimensions FROM {table} WHERE source = ? AND dimensions IS NOT NULL LIMIT 1"
+        query = (
+            f"SELECT dimensions FROM {table} WHERE source = ? AND dimensions IS NOT NULL LIMIT 1"
+        )
         if found := reader.rows(query, (source,)):
             return tuple(json.loads(found[0]["dimensions"]))
     return ()

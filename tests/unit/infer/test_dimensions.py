@@ -15,7 +15,6 @@ import pytest
 from speech_emotion import Pipeline, Result, Utterance
 from speech_emotion.commands.export.source import tracks
 from speech_emotion.common.bundle.manifest import Bundle, load_bundle
-from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
@@ -85,7 +84,7 @@ def test_the_key_is_absent_where_there_are_none() -> None:
 def test_a_manifest_names_known_dimensions_once(tmp_path: Path, wrong: object) -> None:
     folder = shutil.copytree(BUNDLE, tmp_path / "copy")
     change(folder, lambda manifest: manifest.update(dimensions=wrong))  # type: ignore[call-overload]
-    with pytest.raises(UserError, match="dimensions = .* must be a list of arousal, valence"):
+    with pytest.raises(UserError, match=r"dimensions = .* must be a list of arousal, valence"):
         load_bundle(folder)
 
 
@@ -100,13 +99,9 @@ def test_a_table_gives_the_messages_back() -> None:
     pa = pytest.importorskip("pyarrow")
     for using in (with_dimensions(), with_dimensions(labels=False)):
         rows = [[0.25, 0.5]] if not using.labels else [[0.8, 0.1, 0.1, 0.25, 0.5]]
-        messages = [
-            dataclasses.replace(m, run="offline") for m in run(using, *rows)
-        ]
+        messages = [dataclasses.replace(m, run="offline") for m in run(using, *rows)]
         schema = table.schema_of(using.labels, using.id, dimensions=using.dimensions)
-        found = pa.Table.from_pylist(
-            [{"file": "a", **table.row_of(m)} for m in messages], schema
-        )
+        found = pa.Table.from_pylist([{"file": "a", **table.row_of(m)} for m in messages], schema)
         assert found["arousal"].to_pylist() == [0.25, 0.25]
         assert [m for _, m in table.messages_of(found)] == messages
 

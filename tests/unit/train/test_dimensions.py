@@ -140,17 +140,27 @@ def test_the_command_changes_a_bundle_and_evaluate_measures_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples, rate = sf.read(DEMO, dtype="float32")
-    names = [f"RAVDESS/03-01-05-0{level}-01-01-0{actor}" for actor in range(1, 6) for level in (1, 2)]
+    names = [
+        f"RAVDESS/03-01-05-0{level}-01-01-0{actor}" for actor in range(1, 6) for level in (1, 2)
+    ]
     (tmp_path / "RAVDESS").mkdir()
     for k, name in enumerate(names):
         sf.write(tmp_path / f"{name}.wav", samples[8000 * k : 8000 * k + 24000], rate)
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["path", "corpus", "speaker", "emotion", "arousal"])
-        out.writerows([f"{n}.wav", "RAVDESS", n[-2:], "angry", 0.1 * k] for k, n in enumerate(names))
+        out.writerows(
+            [f"{n}.wav", "RAVDESS", n[-2:], "angry", 0.1 * k] for k, n in enumerate(names)
+        )
     (tmp_path / "votes.csv").write_text(f"clip,raters,{','.join(EMOTIONS)},mean_intensity\n")
     folder = shutil.copytree(OPEN, tmp_path / "bundle")
-    words = ["arousal", "--manifest", f"{tmp_path}/manifest.csv", "--votes", f"{tmp_path}/votes.csv"]
+    words = [
+        "arousal",
+        "--manifest",
+        f"{tmp_path}/manifest.csv",
+        "--votes",
+        f"{tmp_path}/votes.csv",
+    ]
     words += ["--bundle", str(folder), "--work", f"{tmp_path}/work", "--copies", "0"]
     assert main(words) == 0
     assert load_bundle(folder).dimensions == ()
