@@ -114,7 +114,7 @@ def table(targets: Targets, outputs: Sequence[HeldOut]) -> list[dict[str, Any]]:
                 "speakers": len(set(speaker.tolist())),
                 "ccc": ccc(truth, value),
                 "ccc_ci": list(ccc_interval(truth, value, speaker)),
-                "correlation": float(np.corrcoef(truth, value)[0, 1]),
+                "correlation": correlation(truth, value),
                 "within": within(truth, value, targets.emotion[use]),
                 "ordered": ordered(targets, each.values[0], corpus),
             }
@@ -125,14 +125,18 @@ def table(targets: Targets, outputs: Sequence[HeldOut]) -> list[dict[str, Any]]:
     return rows
 
 
+def correlation(truth: Vector, value: Vector) -> float:
+    """Pearson's correlation; NaN where one of both is constant."""
+    if np.ptp(truth) == 0 or np.ptp(value) == 0:
+        return float("nan")
+    return float(np.corrcoef(truth, value)[0, 1])
+
+
 def within(truth: Vector, value: Vector, emotion: NDArray[np.str_]) -> float:
     """Mean over the emotions of the correlation of the clips of one emotion."""
-    found = []
-    for name in np.unique(emotion):
-        a, b = truth[emotion == name], value[emotion == name]
-        if np.ptp(a) > 0 and np.ptp(b) > 0:
-            found.append(float(np.corrcoef(a, b)[0, 1]))
-    return float(np.mean(found)) if found else float("nan")
+    found = [correlation(truth[emotion == e], value[emotion == e]) for e in np.unique(emotion)]
+    known = [r for r in found if not np.isnan(r)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def ordered(targets: Targets, value: Vector, corpus: str) -> float:
