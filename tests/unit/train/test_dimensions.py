@@ -62,7 +62,7 @@ def test_targets_come_from_levels_and_ratings_alone() -> None:
 
 
 def made(rng: np.random.Generator) -> tuple[Targets, list[WindowStatistics]]:
-    """Two corpora with an offset in all columns; column 0 is the target."""
+    """Two corpora; column 0 follows the target, the others differ between the corpora."""
     count, columns = 120, 5
     corpus = np.repeat(["CREMAD", "RAVDESS"], count // 2)
     value = rng.uniform(0.2, 0.8, count)
@@ -70,7 +70,7 @@ def made(rng: np.random.Generator) -> tuple[Targets, list[WindowStatistics]]:
     owner = np.repeat(np.arange(count), 2).astype(np.int32)
     x = rng.normal(size=(len(owner), columns))
     x[:, 0] = 4 * (value[owner] - 0.5) + 0.3 * rng.normal(size=len(owner))
-    x += np.where(corpus[owner] == "CREMAD", 3.0, -3.0)[:, np.newaxis]
+    x[:, 1:] += np.where(corpus[owner] == "CREMAD", 3.0, -3.0)[:, np.newaxis]
     known = Targets(
         [clip(c, str(i), "angry") for i, c in enumerate(corpus)],
         value,
@@ -97,9 +97,9 @@ def test_a_head_is_fitted_within_the_corpora_and_judged_on_new_speakers() -> Non
         ("corpus", "CREMAD"),
         ("corpus", "RAVDESS"),
     ]
-    for row in rows[:2]:
+    for row in rows:
         assert row["ccc_ci"][0] < row["ccc"] < row["ccc_ci"][1]
-        assert row["correlation"] > 0.9
+        assert row["correlation"] > 0.7
     assert figures.markdown(rows).count("\n") == len(rows) + 1
 
 
