@@ -155,10 +155,10 @@ def _value(rule: AlertRule, result: public.Result) -> float | None:
     """The value that the rule watches; None where nothing is known of the window."""
     if result.state == "gap":
         return None
-    if rule.dimension == LEVEL:
-        return result.rms_db
-    if rule.dimension is not None:
-        return (result.dimensions or {}).get(rule.dimension, 0.0)
+    if rule.label is None:
+        if rule.dimension == LEVEL:
+            return result.rms_db
+        return (result.dimensions or {}).get(str(rule.dimension), 0.0)
     return (result.smoothed or {}).get(rule.label, 0.0)
 
 

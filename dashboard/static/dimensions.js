@@ -68,7 +68,7 @@ function newChart() {
   const size = () => ({ width: Math.max(160, root.clientWidth), height: Math.max(60, root.clientHeight) });
   const label = () => (view.names.length === 1 ? view.names[0] : "dim.");
   const made = new uPlot({
-    ...size(), legend: { show: false }, padding: [8, 26, 0, 0],
+    ...size(), legend: { show: false }, padding: [8, 26, 8, 0],
     cursor: { sync: { key: "past" }, y: false, points: { show: false }, drag: { x: false, y: false } },
     scales: { x: { time: true, range: () => [view.start, view.end] }, y: { range: [0, 1] } },
     axes: [

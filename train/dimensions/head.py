@@ -100,7 +100,8 @@ def _sums(
     weight = (1.0 / np.bincount(clip, minlength=len(chosen))[clip]).astype(np.float32)
     y = value[clip].astype(np.float32)
     scaled = x * weight[:, np.newaxis]
-    return Sums(float(weight.sum()), float(weight @ y), weight @ x, scaled.T @ x, y @ scaled)
+    gram = np.asarray(scaled.T @ x, np.float32)
+    return Sums(float(weight.sum()), float(weight @ y), weight @ x, gram, y @ scaled)
 
 
 def fit(parts: Sequence[Sequence[Sums]], ridge: float = RIDGE) -> LinearHead:
