@@ -3,7 +3,7 @@
 /* global uPlot */
 
 import { ROW, axis, css } from "./charts.js";
-import { $, element, setText } from "./dom.js";
+import { $, element, icon, setText } from "./dom.js";
 
 const STROKES = { arousal: [], valence: [8, 4], dominance: [2, 4] }; // dashes in pixels
 const NAMES = Object.keys(STROKES);
@@ -36,7 +36,7 @@ function fillBars(bundle, names) {
     fill.style.setProperty("--c", "var(--ink)");
     const shown = element("dd", { class: "number" });
     bars.rows[name] = { fill, shown };
-    return [element("dt", {}, name), element("dd", { class: "track", "aria-hidden": "true" }, fill), shown];
+    return [element("dt", {}, icon("dash", "var(--ink)"), name), element("dd", { class: "track", "aria-hidden": "true" }, fill), shown];
   });
   $("bars").after(element("dl", { id: "dimensions", class: "bars", "aria-label": "Dimensions, 0 to 1" }, ...nodes));
 }
