@@ -61,7 +61,7 @@ def _chart_row(at: float, step: float, found: list[Bin], labels: list[str]) -> l
         shares = [round(given.get(label, 0) / speech, DIGITS) for label in labels]
     level = round(sum(one[5] for one in found) / windows, 1)
     lost = int(sum(one[6] for one in found))
-    return [None, at, step, state, emotion, confidence, None, level, lost, shares]
+    return [None, at, step, state, emotion, confidence, None, level, lost, shares, None]
 
 
 def utterance_counts(

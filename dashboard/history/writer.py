@@ -22,9 +22,9 @@ from speech_emotion.dashboard.history.schema import (
     APPLICATION,
     CLOCK_TABLE,
     DIGITS,
+    LATER_COLUMNS,
     PROGRESS_ROWS,
     PROGRESS_TABLE,
-    PROSODY_COLUMN,
     SCHEMA_VERSION,
     TABLES,
 )
@@ -110,8 +110,9 @@ class HistoryWriter:
                 f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        if "prosody" not in {row[1] for row in db.execute("PRAGMA table_info(utterance)")}:
-            db.execute(PROSODY_COLUMN)
+        for table, column in LATER_COLUMNS:
+            if column not in {row[1] for row in db.execute(f"PRAGMA table_info({table})")}:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
         db.execute(CLOCK_TABLE)
         db.execute(PROGRESS_TABLE)
 
@@ -186,11 +187,12 @@ class HistoryWriter:
             case public.Result() as r:
                 source, at = self._source(r), r.time or arrived
                 new = self._db.execute(
-                    "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(source, r.seq, at, r.start, r.end, r.state, r.emotion),
                         *(r.confidence, r.reason, round(r.rms_db, 2), r.lost, r.skipped),
                         *(self._by_label(source, r.smoothed), (r.timing_ms or {}).get("total")),
+                        _rounded(r.dimensions),
                     ),
                 ).rowcount
                 if new:
@@ -201,11 +203,12 @@ class HistoryWriter:
             case public.Utterance() as u:
                 source, at = self._source(u), u.time or arrived
                 new = self._db.execute(
-                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(source, u.start, u.end, at, u.seq, u.emotion),
                         *(u.confidence, u.reason, _rounded(u.probabilities), u.windows),
                         _rounded(None if u.prosody is None else vars(u.prosody)),
+                        _rounded(u.dimensions),
                     ),
                 ).rowcount
                 if new:

@@ -3,7 +3,8 @@
 
 const KEPT = "shell-1";
 const SHELL = [
-  "./", "alerts.js", "announcer.js", "charts.js", "days/card.js", "days/hours.js", "days/list.js", "dom.js",
+  "./", "alerts.js", "announcer.js", "charts.js", "days/card.js", "days/hours.js", "days/list.js", "dimensions.js",
+  "dom.js",
   "guide/help.js", "guide/theme.js", "guide/tour.js", "icon.svg", "languages/de.js", "languages/en.js",
   "languages/es.js", "languages/fr.js", "languages/pl.js", "manifest.webmanifest", "mute.js", "network/api.js",
   "network/connection.js", "network/feed.js", "network/shared.js", "network/snapshot.js", "page.css", "page.js",
