@@ -113,6 +113,21 @@ def test_what_is_kept_and_shared_is_named() -> None:
     assert "<GmbH>" not in sign(config(**FULL), LABELS, ["en"], TODAY)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_sound_of_a_review_is_named(language: str) -> None:
+    texts = read_texts(language)
+    kept = config(review={"file": "/r.sqlite", "hours": 24})
+    said = text_of(sign(kept, LABELS, [language], TODAY))
+    assert texts["recorded_badge"] in said
+    assert texts["sound_review"].format(hours=f"24\N{NO-BREAK SPACE}{_hours(texts)}") in said
+    assert texts["sound_memory"].partition("{")[0] not in said
+
+
+def _hours(texts: dict[str, Any]) -> str:
+    """The form for 24."""
+    return str(texts.get("hours_few", texts["hours_many"]))
+
+
 def test_results_in_the_network_are_named(tmp_path: Path) -> None:
     opened = config(results="tcp://0.0.0.0:5555", curve={"unprotected": True})
     assert "Every device in the same network." in text_of(sign(opened, LABELS, ["en"], TODAY))
