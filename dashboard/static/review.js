@@ -10,6 +10,7 @@ const TURN_MS = 2000;
 const ARRIVAL_MS = 6000; // from a click on Keep until the sound must be there
 
 const pending = new Map(); // id → label that the server has not confirmed yet
+const saving = new Set(); // ids whose label is on its way
 const wanted = new Map(); // key → time of the click on Keep
 
 const key = (one) => `${one.stream} ${one.run} ${one.seq}`;
@@ -57,6 +58,16 @@ function judge(id, label) {
 }
 
 async function save(id) {
+  if (saving.has(id)) return;
+  saving.add(id);
+  try {
+    await send(id);
+  } finally {
+    saving.delete(id);
+  }
+}
+
+async function send(id) {
   const label = pending.get(id);
   const node = $("kept").querySelector(`[data-id="${id}"]`);
   if (node) {
@@ -164,9 +175,10 @@ async function refresh() {
 
 async function turn() {
   for (const id of pending.keys()) await save(id);
-  await refresh();
+  if (!document.hidden) await refresh();
+  setTimeout(turn, TURN_MS);
 }
 
 handleAdaptation(post, refresh);
-await refresh();
-setInterval(turn, TURN_MS);
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
+turn();
