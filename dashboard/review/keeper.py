@@ -204,6 +204,7 @@ def main(job: ReviewJob) -> int:
             keeper.turn(time.monotonic())
             heartbeat.counters["review_missed"] = keeper.missed
             heartbeat.counters["review_failed"] = keeper.failed
+            heartbeat.counters["review_malformed"] = results.malformed
             heartbeat.beat()
     return 0
 
