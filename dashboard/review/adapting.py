@@ -145,10 +145,10 @@ class Adapting:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """End a process in an orderly way, so that it removes its temporary folder; else kill it."""
-    for stop in (lambda: process.send_signal(signal.SIGINT), process.kill):
+    for end in (signal.SIGINT, signal.SIGKILL):
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                stop()
+                process.send_signal(end)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), END_S)
 

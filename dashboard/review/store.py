@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire.public import Utterance
@@ -190,7 +191,8 @@ class ReviewStore:
         with self._open() as db:
             if clock is None:
                 stored = db.execute("SELECT trusted, hold_s FROM purge_clock").fetchone()
-                clock = PurgeClock(keep_s, *(stored or (None, 0.0)), wall, boot)
+                known, hold_s = stored or (None, 0.0)
+                clock = PurgeClock(keep_s, known, hold_s, wall, boot)
             trusted = clock.update(wall, boot)
             db.execute("DELETE FROM kept WHERE at <= ?", (trusted - keep_s,))
             db.execute(
@@ -247,9 +249,12 @@ class ReviewStore:
             db.close()
 
 
-def _kept(row: tuple[object, ...]) -> Kept:
-    *plain, probabilities, bundle, asked = row
-    return Kept(*plain, json.loads(str(probabilities)), str(bundle), bool(asked))  # type: ignore[arg-type]
+def _kept(row: tuple[Any, ...]) -> Kept:
+    number, stream, run, seq, time, seconds, emotion, confidence, probabilities, bundle, asked = row
+    each = json.loads(probabilities)
+    return Kept(
+        *(number, stream, run, seq, time, seconds, emotion, confidence, each, bundle, bool(asked))
+    )
 
 
 def doubt(one: Utterance) -> float:

@@ -143,7 +143,7 @@ def test_a_person_listens_labels_adapts_and_rolls_back(chromium: Any, site: Site
         player = row.locator("audio")
         player.focus()
         page.keyboard.press("Space")
-        page.wait_for_function("document.querySelector('#kept audio').currentTime > 0.2")
+        wait_until(lambda: player.evaluate("e => e.currentTime") > 0.2, "the sound to be played")
         number = int(row.get_attribute("data-id"))
         one = site.store.find(number)
         assert one is not None
