@@ -6,7 +6,7 @@ import * as api from "./network/api.js";
 import { drawAdaptation, handleAdaptation } from "./review-adapt.js";
 import * as words from "./words.js";
 
-const TURN_MS = 2000;
+const TURN_MS = 1000;
 const ARRIVAL_MS = 6000; // from a click on Keep until the sound must be there
 
 const pending = new Map(); // id → label that the server has not confirmed yet
