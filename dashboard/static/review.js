@@ -142,7 +142,7 @@ function drawRecent(list, muted) {
   const there = new Map([...$("recent").children].map((node) => [node.dataset.key, node]));
   const nodes = rows.map((one) => {
     const node = there.get(key(one)) ?? recentRow(one);
-    setText(node.querySelector(".left"), `${Math.floor(one.left_s)} s left.`);
+    setText(node.querySelector(".left"), `${Math.ceil(one.left_s)} s left.`);
     return node;
   });
   for (const node of [...$("recent").children]) if (!nodes.includes(node)) node.remove();
