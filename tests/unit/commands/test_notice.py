@@ -68,7 +68,7 @@ def text_of(document: str) -> str:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_language_has_every_text(language: str) -> None:
     english, texts = read_texts("en"), read_texts(language)
-    extra = {"seconds_few", "days_few"} if language == "pl" else set()
+    extra = {"seconds_few", "hours_few", "days_few"} if language == "pl" else set()
     assert set(texts) == set(english) | extra
     assert set(texts["labels"]) == set(english["labels"])
     assert len(texts["days"]) == 7
