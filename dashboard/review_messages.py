@@ -173,7 +173,7 @@ def keep_request(body: Any) -> KeepRequest | None:
         return None
     if not (_is_name(body["stream"]) and _is_name(body["run"]) and _is_number(body["seq"])):
         return None
-    return KeepRequest(**body)
+    return KeepRequest(body["stream"], body["run"], int(body["seq"]))
 
 
 def label_request(body: Any) -> LabelRequest | None:
@@ -182,7 +182,7 @@ def label_request(body: Any) -> LabelRequest | None:
         return None
     if not (_is_number(body["id"]) and (body["label"] is None or _is_name(body["label"]))):
         return None
-    return LabelRequest(**body)
+    return LabelRequest(int(body["id"]), body["label"])
 
 
 def _is_name(value: Any) -> bool:
@@ -190,4 +190,5 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= MOST
+    """Whether JSON Schema calls it an integer: 7.0 is one."""
+    return type(value) in (int, float) and 0 <= value <= MOST and value == int(value)
