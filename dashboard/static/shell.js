@@ -8,7 +8,7 @@ const SHELL = [
   "guide/help.js", "guide/theme.js", "guide/tour.js", "icon.svg", "languages/de.js", "languages/en.js",
   "languages/es.js", "languages/fr.js", "languages/pl.js", "manifest.webmanifest", "mute.js", "network/api.js",
   "network/connection.js", "network/feed.js", "network/shared.js", "network/snapshot.js", "page.css", "page.js",
-  "past.js", "pipeline.js", "present.js", "refusal.js", "state.js", "status.js", "tabs.js", "text.js",
+  "past.js", "pipeline.js", "present.js", "refusal.js", "review-link.js", "state.js", "status.js", "tabs.js", "text.js",
   "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css", "words.js",
 ].map((path) => new URL(path, self.location).href);
 

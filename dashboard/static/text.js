@@ -41,8 +41,9 @@ export const moment = (time) =>
 /** Attribute that `data-t-…` sets. */
 const ATTRIBUTES = { label: "aria-label", title: "title", more: "data-more", less: "data-less" };
 
-document.documentElement.lang = language;
-for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
+const translated = document.querySelectorAll("[data-t]");
+if (translated.length) document.documentElement.lang = language;
+for (const node of translated) node.textContent = t(node.dataset.t);
 for (const [name, attribute] of Object.entries(ATTRIBUTES)) {
   for (const node of document.querySelectorAll(`[data-t-${name}]`)) node.setAttribute(attribute, t(node.getAttribute(`data-t-${name}`)));
 }

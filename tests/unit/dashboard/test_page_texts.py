@@ -12,10 +12,12 @@ import pytest
 from tests.support.pages import STATIC
 
 LANGUAGES = {path.stem: path for path in sorted((STATIC / "languages").glob("*.js"))}
+REVIEW = ("review.js", "review-adapt.js")
+"""Of the page of the review, which is English."""
 SCRIPTS = [
     path
     for path in sorted(STATIC.rglob("*.js"))
-    if not {"languages", "vendor"} & set(path.relative_to(STATIC).parts)
+    if not {"languages", "vendor", *REVIEW} & set(path.relative_to(STATIC).parts)
 ]
 LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`')
 COMMENT = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
@@ -23,8 +25,8 @@ NAMES = {"End", "Enter", "Home", "English", "Deutsch", "Français", "Español", 
 """Words that are no text of the page: keys, and each language's name in itself."""
 NO_TEXT = {*NAMES, "given up", "skip", "Escape"}
 """Further literals of the scripts that are not shown: a state of a delivery."""
-NO_WORDS = re.compile(r'(querySelector(All)?\(|closest\(|font: )"[^"]*"')
-"""Selectors and fonts."""
+NO_WORDS = re.compile(r'(querySelector(All)?\(|closest\(|font: |class: )"[^"]*"')
+"""Selectors, fonts and classes."""
 UNITS = {"dBFS", "CSV", "min", "5 min", "Shift + ← →", "1 h", "6 h", "Speech emotion", *NAMES}
 """What is the same in each language."""
 
