@@ -86,9 +86,10 @@ def write_teacher_file(
 ) -> None:
     """Write the probabilities (clips, labels) of each split to an npz file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {f"split {name}": rows for name, rows in splits.items()}
+    arrays = {"names": np.array(names), "labels": np.array(labels)}
+    arrays |= {f"split {name}": rows for name, rows in splits.items()}
     with path.open("wb") as file:
-        np.savez_compressed(file, names=np.array(names), labels=np.array(labels), **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_teacher_file(path: Path) -> TeacherFile:
