@@ -126,6 +126,7 @@ def _extract(parsed: argparse.Namespace) -> int:
 
 
 def _teach(parsed: argparse.Namespace) -> int:
+    from speech_emotion.train.evaluation.metrics import uar
     from speech_emotion.train.model.teacher_file import write_teacher_file
     from speech_emotion.train.model.whisper import heads
     from speech_emotion.train.model.whisper.teaching import teach
@@ -135,6 +136,11 @@ def _teach(parsed: argparse.Namespace) -> int:
     splits = teach(training_set, recipe, parsed.folds, parsed.seed)
     names = [c.name for c in training_set.clips]
     write_teacher_file(parsed.out, names, heads.LABELS, splits)
+    corpus, truth, given = training_set.corpus, training_set.truth, splits["all"].argmax(axis=1)
+    for name in sorted(set(corpus.tolist())):
+        mine = corpus == name
+        found = uar(truth[mine], given[mine], len(heads.LABELS))
+        print(f"{name}, new speakers: UAR {100 * found:.1f} of {mine.sum()} clips")
     print(f"wrote {parsed.out}: {len(names)} clips, {len(splits)} splits")
     return EXIT_OK
 
