@@ -20,6 +20,7 @@ Supervise = Callable[..., Running]
 Demo = tuple[NDArray[np.float32], int]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(("rate", "bundle"), [(16000, CLASSIC), (44100, BUNDLE)])
 def test_library_command_and_live_pipeline_are_equal(
     supervise: Supervise, tmp_path: Path, demo: Demo, rate: int, bundle: Path
