@@ -40,6 +40,8 @@ def fit(parsed: argparse.Namespace) -> int:
         run_folds,
     )
 
+    if parsed.left_out == "corpora" and parsed.figures:
+        raise UserError("--left-out corpora makes the figures itself; remove --figures")
     job = _job(parsed)
     command = figures_command = _command_line()
     if parsed.left_out == "corpora":
@@ -86,6 +88,8 @@ def crossval(parsed: argparse.Namespace) -> int:
         run_folds,
     )
 
+    if parsed.left_out == "corpora" and (parsed.sweep or parsed.webrtc or parsed.events):
+        raise UserError("--left-out corpora has no --sweep, --webrtc and --events; remove them")
     job = _job(parsed)
     if parsed.left_out == "corpora":
         measured = left_out.measure(job, parsed.folds)

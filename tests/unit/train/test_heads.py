@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.train.__main__ import main
 from speech_emotion.train.bundle.whisper_bundle import baseline_of
 from speech_emotion.train.data.clips import Clip
 from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
@@ -243,3 +244,17 @@ def test_a_file_of_a_teacher_fits_the_split_or_is_refused(tmp_path: Path) -> Non
     for wrong in ("other.npz", "none.npz"):
         with pytest.raises(UserError, match="train whisper teach"):
             read_teacher_file(tmp_path / wrong)
+
+
+@pytest.mark.parametrize(
+    ("flags", "cause"),
+    [
+        (("fit", "--figures", "x.json", "--name=x", "--out=x"), "remove --figures"),
+        (("crossval", "--sweep", "--json=x"), "remove them"),
+    ],
+)
+def test_flags_of_the_other_protocol_are_refused(
+    flags: tuple[str, ...], cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, "--left-out", "corpora"]) == 2
+    assert cause in capsys.readouterr().err
