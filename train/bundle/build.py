@@ -151,7 +151,7 @@ def build_bundle(
         "that built it",
         "Trained on": f"{len(job.labelled)} labelled clips of {len(set(job.speaker.tolist()))} "
         f"speakers of {', '.join(corpora)}, {speech}; every one of these speakers was used, so "
-        " the figures below come from models trained without the speakers they were "
+        "the figures below come from models trained without the speakers they were "
         "measured on, by the same recipe",
         "Steps": f"{recipe.steps} of {recipe.batch} windows, fixed beforehand; seed {job.seed}",
         "Calibration": calibrated,
