@@ -216,6 +216,11 @@ def test_a_teacher_has_seen_neither_its_pupils_speaker_nor_what_the_pupil_is_jud
         assert np.array_equal(one[split.train], other[split.train]) == judged
 
 
+def test_a_teacher_needs_three_groups_of_speakers() -> None:
+    with pytest.raises(UserError, match="--folds must be at least 3"):
+        teach(training_set(corpora=2), recipe(), 2, 0)
+
+
 def test_a_file_of_a_teacher_fits_the_split_or_is_refused(tmp_path: Path) -> None:
     known = training_set(corpora=2)
     names = [c.name for c in known.clips]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from speech_emotion.common.errors import UserError
 from speech_emotion.train.data.splits import Split, leave_corpus_out, speaker_folds
 from speech_emotion.train.model.whisper.discriminant import Matrix, per_clip
 from speech_emotion.train.model.whisper.graph import Head
@@ -25,6 +26,8 @@ from speech_emotion.train.model.whisper.heads import (
 
 log = logging.getLogger("train")
 
+LEAST_FOLDS = 3
+
 
 def teach(
     training_set: HeadTrainingSet, recipe: HeadRecipe, folds: int, seed: int
@@ -36,9 +39,17 @@ def teach(
     Args:
         folds: number of groups of speakers.
         seed: of the draws of the relative head, if the recipe has one.
+
+    Raises:
+        UserError: fewer than three groups.
     """
     clips = training_set.clips
     groups = speaker_folds(clips, folds)
+    if len(groups) < LEAST_FOLDS:
+        raise UserError(
+            f"--folds must be at least {LEAST_FOLDS}: without one group of speakers, a teacher of "
+            "another group is trained on a third one"
+        )
     fold = np.zeros(len(clips), np.int64)
     for k, group in enumerate(groups):
         fold[group.test] = k
