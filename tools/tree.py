@@ -31,6 +31,7 @@ ROOMS = {
     "features/core": "Feature cores: exact, fast, and librosa itself; filter banks, FFT.",
     "dashboard/access": "Access to the page: origins, token, keys, TLS, deadlines.",
     "dashboard/api": "The HTTP interface `/api/v1`: declared operations and their handlers.",
+    "dashboard/review": "Sound that is kept for people to judge, their labels, the adaptation.",
     "dashboard/live": "The present: messages of the pipeline, and the event streams of pages.",
     "dashboard/history": "The SQLite file of results: schema, writer, reader.",
     "dashboard": "The live page and the history: two optional subscribers.",

@@ -118,7 +118,7 @@ export const isGoodStage = (state) => state === "ready" || state === "done";
 
 const STAGES = {
   capture: "The sound input", features: "The feature stage", infer: "The model stage",
-  record: "The recorder", history: "The history writer", alerts: "The sender of alerts", dashboard: "The page's server",
+  record: "The recorder", history: "The history writer", alerts: "The sender of alerts", review: "The keeper of sound for the review", dashboard: "The page's server",
 };
 const STAGE_STATES = {
   starting: "is starting", waiting: "is waiting for its start", failed: "has failed",
