@@ -59,6 +59,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
 }
 LOAD = "`load`: the load average (1 min) before the part began, made by other programs."
 BEGIN, END = "<!-- chaos: made by `make chaos` -->", "<!-- end -->"
+SOURCES_BEGIN = "<!-- sources: made by `make chaos` -->"
 
 
 def main() -> int:
@@ -127,17 +128,36 @@ def machine() -> str:
 
 def write(path: Path, table: dict[str, list[Row]]) -> None:
     lines = ["| fault | bound | measured | load | held |", "|---|---|---|---|---|"]
-    for part in PARTS:
+    for part in (one for one in PARTS if not one.startswith("source-")):
         for row in table.get(part, []):
             held = "yes" if row.held else "**no**"
             load = "–" if row.load is None else f"{row.load:.0f}"
             lines.append(f"| {row.fault} | {row.bound} | {row.measured} | {load} | {held} |")
-    text = path.read_text()
-    head, _, rest = text.partition(BEGIN)
+    text = between(path.read_text(), BEGIN, [f"Machine: {machine()}. {LOAD}", "", *lines])
+    rows = [row for kind in sources.KINDS for row in table.get(f"source-{kind}", [])]
+    path.write_text(between(text, SOURCES_BEGIN, by_source(rows)))
+
+
+def between(text: str, begin: str, lines: list[str]) -> str:
+    """The text with other lines between two marks."""
+    head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(END)
-    path.write_text(
-        "\n".join([head + BEGIN, "", f"Machine: {machine()}. {LOAD}", "", *lines, "", END]) + tail
-    )
+    return "\n".join([head + begin, "", *lines, "", END]) + tail
+
+
+def by_source(rows: list[Row]) -> list[str]:
+    """A table with a line for each kind of source and a column for each fault."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        source, _, fault = row.fault.partition(": ")
+        figures = (row.figures or row.measured) + ("" if row.held else " **no**")
+        cells.setdefault(source, {"load": f"{row.load or 0:.0f}"})[fault or "all"] = figures
+    faults = list(dict.fromkeys(fault for found in cells.values() for fault in found))
+    faults.sort(key=lambda fault: (fault == "load", fault == "wrong password"))
+    lines = [f"| source | {' | '.join(faults)} |", "|---" * (len(faults) + 1) + "|"]
+    for source, found in cells.items():
+        lines.append(f"| {source} | {' | '.join(found.get(f, '–') for f in faults)} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@ import dataclasses
 import fcntl
 import os
 import shutil
+import struct
 import subprocess
+import termios
 import time
 from collections import deque
 
 import numpy as np
 
 from speech_emotion.capture.sources.network.connection import Chunk, End
-from speech_emotion.capture.sources.network.ffmpeg_command import command_for
-from speech_emotion.capture.sources.network.ffmpeg_messages import end_of
-from speech_emotion.capture.sources.network.packets import Packet, PacketLines
+from speech_emotion.capture.sources.network.ffmpeg.command import command_for
+from speech_emotion.capture.sources.network.ffmpeg.messages import end_of
+from speech_emotion.capture.sources.network.ffmpeg.packets import Packet, PacketLines
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.parent_death import die_with_parent
 from speech_emotion.common.source_address import secrets_of
@@ -30,6 +32,9 @@ JOIN_S = 0.02
 LAST_LINES = 12
 """Lines of ffmpeg's stderr that are kept; older ones are dropped."""
 LINE_BYTES = 500
+LEAVE_S = 0.3
+"""Longest time in seconds in which ffmpeg takes leave of its server: cameras have few sessions, and
+an SRT server that is not told waits 5 s."""
 REAP_S = 0.2
 """Longest wait for a killed ffmpeg; the kernel ends it at once unless a disk hangs."""
 
@@ -66,6 +71,7 @@ class FfmpegConnection:
         self._packets: deque[Packet] = deque()
         self._joined: Packet | None = None
         self._content = bytearray()
+        self._read_bytes = 0
         self._errors: deque[str] = deque(maxlen=LAST_LINES)
         self._error_rest = b""
         program = find_ffmpeg()
@@ -126,19 +132,21 @@ class FfmpegConnection:
         return chunks
 
     def close(self) -> None:
-        """Kill ffmpeg, also while it is stopped or hangs."""
+        """End ffmpeg; kill it where it is stopped or hangs."""
         process = self._process
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(REAP_S)
         for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
+            if stream is not None:  # it must not wait for a reader
                 with contextlib.suppress(OSError):
                     stream.close()
         if self._packets_fd >= 0:
             os.close(self._packets_fd)
             self._packets_fd = -1
+        for end_it, seconds in ((process.terminate, LEAVE_S), (process.kill, REAP_S)):
+            with contextlib.suppress(ProcessLookupError):
+                end_it()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+                return
 
     def _chunk(self, now: float) -> Chunk | None:
         """The next samples; None where they have not arrived completely."""
@@ -150,6 +158,7 @@ class FfmpegConnection:
             if not content:
                 return None
             self._content += content
+            self._read_bytes += len(content)
         samples = np.frombuffer(bytes(self._content), np.float32)
         self._content.clear()
         self._joined = None
@@ -195,6 +204,16 @@ class FfmpegConnection:
         lines = [*self._errors, self._error_rest.decode("utf-8", "replace")]
         silent_s = time.monotonic() - self._started if self.rate is None else 0.0
         self.end = end_of(lines, code, self._secrets, silent_s)
+
+
+class SegmentConnection(FfmpegConnection):
+    """The same for a server that keeps sound in segments, which ffmpeg reads ahead (HLS)."""
+
+    @property
+    def received(self) -> int:
+        """Bytes of samples that ffmpeg has written: those that were read, and those in the pipe."""
+        waiting = fcntl.ioctl(self._samples_fd, termios.FIONREAD, bytes(4))
+        return self._read_bytes + int(struct.unpack("i", waiting)[0])
 
 
 def _read(descriptor: int, size: int) -> bytes:
