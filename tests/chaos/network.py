@@ -75,8 +75,7 @@ def reconnections(scale: Scale) -> list[Row]:
         env = {"SEP_LISTEN__TOKEN": sound_senders.TOKEN}
         with Scene("--config", str(_configured(here, sources)), env=env) as scene:
             scene.await_health(lambda h: _all(h, "live", len(sources)), "all to be live")
-            stages = scene.running.stages()
-            captures = {name: one for name, one in stages.items() if name.startswith("capture")}
+            captures = _captures(scene)
             for cycle in range(cycles):
                 if cycle >= cycles // 10:  # the first ones warm up
                     for name, one in captures.items():
@@ -178,7 +177,7 @@ def pause(scale: Scale) -> list[Row]:
                 for name in servers
             }
             time.sleep(min(30.0, scale.pause_s / 2))  # the first attempts warm up
-            captures = [one for name, one in scene.running.stages().items() if "capture" in name]
+            captures = _captures(scene).values()
             before = [one.memory_full_info().uss for one in captures]
             time.sleep(max(0.0, since + scale.pause_s - time.monotonic()))
             after = [one.memory_full_info().uss for one in captures]
@@ -213,6 +212,14 @@ def pause(scale: Scale) -> list[Row]:
             and ordered,
         )
     ]
+
+
+def _captures(scene: Scene) -> dict[str, psutil.Process]:
+    """The capture process of each source."""
+    health = scene.health()
+    assert health is not None
+    stages = [stage for stage in health.stages if stage.name.startswith("capture")]
+    return {stage.name: psutil.Process(stage.pid) for stage in stages}
 
 
 def _all(health: public.Health, state: str, count: int) -> bool:
