@@ -82,24 +82,30 @@ def main() -> int:
     given = {"seed": options.seed, "events": options.events}
     scale = dataclasses.replace(scale, **{k: n for k, n in given.items() if n is not None})
     table: dict[str, list[Row]] = {}
-    if options.json is not None and options.json.is_file():
-        known = json.loads(options.json.read_text())["parts"]
-        table = {part: [Row(**row) for row in rows] for part, rows in known.items()}
     with tempfile.TemporaryDirectory(prefix="sep-run-") as runtime:
         os.environ["XDG_RUNTIME_DIR"] = runtime
         for part in chosen:
             table[part] = run(part, scale)
             if options.json is not None:
-                content = {
-                    "machine": machine(),
-                    "parts": {
-                        p: [dataclasses.asdict(r) for r in rows] for p, rows in table.items()
-                    },
-                }
-                options.json.write_text(json.dumps(content, indent=1) + "\n")
+                store(options.json, part, table[part])
     if options.write is not None:
-        write(options.write, table)
+        write(options.write, stored(options.json) if options.json is not None else table)
     return 0 if all(row.held for part in chosen for row in table[part]) else 1
+
+
+def stored(path: Path) -> dict[str, list[Row]]:
+    """The rows in a file of results, by part."""
+    if not path.is_file():
+        return {}
+    parts = json.loads(path.read_text())["parts"]
+    return {part: [Row(**row) for row in rows] for part, rows in parts.items()}
+
+
+def store(path: Path, part: str, rows: list[Row]) -> None:
+    """Replace one part in a file of results; another run may have added others meanwhile."""
+    table = {**stored(path), part: rows}
+    parts = {name: [dataclasses.asdict(row) for row in of] for name, of in table.items()}
+    path.write_text(json.dumps({"machine": machine(), "parts": parts}, indent=1) + "\n")
 
 
 def run(part: str, scale: Scale) -> list[Row]:
