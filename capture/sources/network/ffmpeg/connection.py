@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import fcntl
@@ -32,9 +33,11 @@ JOIN_S = 0.02
 LAST_LINES = 12
 """Lines of ffmpeg's stderr that are kept; older ones are dropped."""
 LINE_BYTES = 500
-LEAVE_S = 0.3
+LEAVE_S = 1.0
 """Longest time in seconds in which ffmpeg takes leave of its server: cameras have few sessions, and
 an SRT server that is not told waits 5 s."""
+PROMPT_S = 0.1
+"""Time in seconds that `close` waits for that: the source's fault is reported after it."""
 REAP_S = 0.2
 """Longest wait for a killed ffmpeg; the kernel ends it at once unless a disk hangs."""
 
@@ -75,6 +78,7 @@ class FfmpegConnection:
         self._errors: deque[str] = deque(maxlen=LAST_LINES)
         self._error_rest = b""
         program = find_ffmpeg()
+        end_leaving()  # the next one may need the same port
         packets, packets_in = os.pipe2(os.O_CLOEXEC)
         try:
             command = command_for(source, packets_in)
@@ -132,7 +136,7 @@ class FfmpegConnection:
         return chunks
 
     def close(self) -> None:
-        """End ffmpeg; kill it where it is stopped or hangs."""
+        """Ask ffmpeg to end. One that is stopped or hangs is killed before the next one starts."""
         process = self._process
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:  # it must not wait for a reader
@@ -141,12 +145,12 @@ class FfmpegConnection:
         if self._packets_fd >= 0:
             os.close(self._packets_fd)
             self._packets_fd = -1
-        for end_it, seconds in ((process.terminate, LEAVE_S), (process.kill, REAP_S)):
-            with contextlib.suppress(ProcessLookupError):
-                end_it()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
-                return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            process.wait(PROMPT_S)
+        except subprocess.TimeoutExpired:
+            _leaving.append((process, time.monotonic() + LEAVE_S))
 
     def _chunk(self, now: float) -> Chunk | None:
         """The next samples; None where they have not arrived completely."""
@@ -204,6 +208,25 @@ class FfmpegConnection:
         lines = [*self._errors, self._error_rest.decode("utf-8", "replace")]
         silent_s = time.monotonic() - self._started if self.rate is None else 0.0
         self.end = end_of(lines, code, self._secrets, silent_s)
+
+
+_leaving: list[tuple[subprocess.Popen[bytes], float]] = []
+"""Processes that were asked to end, and the time (CLOCK_MONOTONIC) after which they are killed."""
+
+
+def end_leaving() -> None:
+    """Wait for the processes that were asked to end; kill those that do not."""
+    while _leaving:
+        process, until = _leaving.pop()
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(REAP_S)
+
+
+atexit.register(end_leaving)
 
 
 class SegmentConnection(FfmpegConnection):
