@@ -305,6 +305,7 @@ def test_a_stopped_pipeline_ends_with_pages_open(supervise: Supervise, clip: Cli
     assert "Traceback" not in stderr
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("flags", "token", "words"),
     [

@@ -374,6 +374,7 @@ def changed_since(moment: float, *folders: Path) -> set[str]:
     return {str(path) for path in plain if path.stat().st_ctime >= moment}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("record", [False, True])
 def test_neither_sound_nor_features_reach_the_disk_unless_asked(
     supervise: Supervise, clip: Clip, tmp_path: Path, record: bool

@@ -51,6 +51,7 @@ def results_of(running: Running) -> list[public.Result]:
     return running.received.fresh(public.Result)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_no_window_is_lost_and_each_is_its_bundles_own(
@@ -82,6 +83,7 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
     assert {stage.name for stage in last.stages} == {"capture", "features", "infer"}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("when", ["testing", "switching", "trial"])
 def test_stages_killed_around_the_exchange_lose_nothing(
     supervise: Supervise, clip: Clip, when: str
@@ -195,6 +197,7 @@ def cut(folder: Path) -> None:
     rehash(folder)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
