@@ -1,4 +1,4 @@
-"""The page's server under slow, silent and greedy clients."""
+"""The page's server under slow, silent and excessive clients."""
 
 from __future__ import annotations
 

@@ -220,12 +220,12 @@ def begin(self, *arguments, **more):
     processes.extend(self._processes)
 
 def end(process):
-    keepers = [p for p in processes if p.name in ("record", "history") and p.child]
+    writers = [p for p in processes if p.name in ("record", "history") and p.child]
     if process.kind.capture:
-        for keeper in keepers:
-            os.kill(keeper.child.pid, signal.SIGSTOP)
+        for writer in writers:
+            os.kill(writer.child.pid, signal.SIGSTOP)
     stop(process)
-    if process in keepers and process.name not in killed:
+    if process in writers and process.name not in killed:
         killed.add(process.name)
         os.kill(process.child.pid, signal.SIGKILL)
 

@@ -307,7 +307,7 @@ def test_a_stop_during_the_exchange_ends_in_order(supervise: Supervise, clip: Cl
         assert len(exchanges(results)) <= 2
 
 
-def test_nobody_to_ask() -> None:
+def test_without_a_pipeline_there_is_nothing_to_swap() -> None:
     done = swap(BUNDLE, "--pid", "1")
     assert done.returncode == 2
     assert "no pipeline with process id 1" in done.stderr
@@ -429,7 +429,7 @@ def test_an_exchange_ends_the_utterance_and_smoothing() -> None:
     same = Session.resume(dataclasses.replace(resume, checkpoint_bundle=new.id), new, new)
     assert same.state == state
     assert not same.pending_utterances
-    # One that nobody here knows cannot be told; the windows all were.
+    # An utterance cut by an unknown bundle cannot be sent; every window was.
     assert not Session.resume(resume, new, None).pending_utterances
 
 
