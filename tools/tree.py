@@ -22,6 +22,7 @@ ROOMS = {
     "capture": "Stage 1: read a source, resample it and write it into its ring.",
     "capture/sources": "One adapter per kind of source, and the state machine of a live source.",
     "capture/sources/network": "Sources on the network: connections, time stamps, reconnection.",
+    "capture/sources/network/ffmpeg": "Sound through a child process ffmpeg.",
     "capture/recording": "Write sound and messages to disk (`--record`), and read them again.",
     "features": "Stage 2: read windows from the ring, gate them and compute their features.",
     "infer": "Stage 3: run the model, calibrate, smooth, decide, and find utterances.",

@@ -222,6 +222,8 @@ export function drawSource() {
   const name = words.sourceName(stream.info?.source);
   const lines = source ? [words.sourceState(name, source.state, now() - stream.stateSince, source.reason)] : [`${name}.`];
   if (source?.device) lines.push(t("device", { name: source.device }));
+  const quality = source?.state === "live" && words.soundQuality(source.quality);
+  if (quality) lines.push(quality);
   const rate = stream.info?.rate;
   if (source?.state !== "muted" && (source?.gaps || source?.lost)) {
     const missing = rate ? words.duration(source.lost / rate) : t("samples", { n: source.lost });

@@ -1,7 +1,7 @@
 // Words, shapes and colours of labels and states. Both are open lists: a label or state of a newer
 // pipeline gets a text, a shape and a colour as well.
 
-import { known, t } from "./text.js";
+import { known, t, tenths } from "./text.js";
 
 const LABEL_STYLES = {
   angry: ["up", "vermilion"], anger: ["up", "vermilion"],
@@ -79,6 +79,16 @@ export function whyUncertain(quality = {}) {
   if (band > 0 && band <= NARROW_HZ) return t("sound.narrow", { n: Math.round(band) });
   if (Math.abs(dc) > OFFSET) return t("sound.offset", { p: percent(Math.abs(dc)) });
   return "";
+}
+
+/** The quality of the sound of a room: one sentence, or nothing before it is known. */
+export function soundQuality(quality = {}) {
+  const { snr_db: snr, bandwidth_hz: band, dropouts_per_min: dropouts } = quality;
+  if (snr === undefined) return "";
+  const parts = [t("sound.range", { n: Math.max(0, Math.round(snr)) })];
+  if (band > 0) parts.push(t("sound.band", { n: tenths(band / 1000) }));
+  if (dropouts > 0) parts.push(dropouts < 1 ? t("sound.dropout") : t("sound.dropouts", { n: Math.round(dropouts) }));
+  return t("sound.has", { list: parts.join(", ") });
 }
 
 /** The page of a `listen:ws://` source that sends a browser's microphone; empty for other sources. */
