@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from speech_emotion.common.alert_address import parse_address
+from speech_emotion.common.alert_rule import LEVEL
 from speech_emotion.common.bundle.manifest import (
     MANIFEST,
     Bundle,
@@ -114,6 +115,8 @@ def check(config: Config, bundle: Bundle) -> None:
     if config.record is not None:
         _check_writable(config.record)
     check_alerts(config, bundle)
+    if config.review.file is not None and config.dashboard.listen is None:
+        raise UserError("review.file keeps sound for the live page: start with --dashboard")
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
@@ -134,6 +137,12 @@ def check_alerts(config: Config, bundle: Bundle) -> None:
             raise UserError(
                 f"the alert {row.name!r} needs a label {row.label!r}; the bundle has: "
                 f"{', '.join(bundle.labels)}"
+            )
+        known = (LEVEL, *bundle.dimensions)
+        if row.dimension is not None and row.dimension not in known:
+            raise UserError(
+                f"the alert {row.name!r} needs the dimension {row.dimension!r}; with this bundle "
+                f"there is {', '.join(known)}"
             )
         kinds = {parse_address(address).kind for address in row.to}
         if "mqtt" in kinds and importlib.util.find_spec("paho") is None:

@@ -32,6 +32,7 @@ const REASONS = {
   clipped: "the sound is clipped",
   model_error: "the model gave no result",
   not_speech: "it does not sound like speech",
+  no_labels: "this model gives no emotions",
   non_speech: "it does not sound like speech",
 };
 export const readable = (word) => String(word ?? "").replaceAll("_", " ");
@@ -128,7 +129,7 @@ export const isGoodStage = (state) => state === "ready" || state === "done";
 
 const STAGES = {
   capture: "The sound input", features: "The feature stage", infer: "The model stage",
-  record: "The recorder", history: "The history writer", alerts: "The sender of alerts", dashboard: "The page's server",
+  record: "The recorder", history: "The history writer", alerts: "The sender of alerts", review: "The keeper of sound for the review", dashboard: "The page's server",
 };
 const STAGE_STATES = {
   starting: "is starting", waiting: "is waiting for its start", failed: "has failed",

@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "kill-live": kills.kill_live,
     "kill-capture": kills.kill_capture,
     "kill-alerts": kills.kill_alerts,
+    "kill-review": kills.kill_review,
     "stop": kills.stop_stages,
     "kill-supervisor": kills.kill_supervisor,
     "audio": audio.audio_faults,
