@@ -1,6 +1,7 @@
 // The card "Now": emotion, probabilities, level, voice gate and source of the chosen stream.
 
 import { FLOOR, ROW, gapSwatch, swatch, uncertainSwatch } from "./charts.js";
+import { drawDimensions } from "./dimensions.js";
 import { $, element, icon, setIcon, setText } from "./dom.js";
 import { chosenStream, now, state } from "./state.js";
 import * as words from "./words.js";
@@ -34,6 +35,7 @@ export function drawPresent(stream, ended = false) {
   drawConfidence(row, stream.labels);
   drawLast(stream, kind === "quiet");
   drawBars(stream.labels, row[ROW.smoothed]);
+  drawDimensions(row, stream.bundle);
   drawLevel(stream, row);
   drawGate(stream, row);
   const adapted = words.adaptation(stream.baseline);
@@ -221,6 +223,8 @@ export function drawSource() {
   const name = words.sourceName(stream.info?.source);
   const lines = source ? [words.sourceState(name, source.state, now() - stream.stateSince, source.reason)] : [`${name}.`];
   if (source?.device) lines.push(`Input device: ${source.device}.`);
+  const quality = source?.state === "live" && words.soundQuality(source.quality);
+  if (quality) lines.push(quality);
   const rate = stream.info?.rate;
   if (source?.state !== "muted" && (source?.gaps || source?.lost)) {
     lines.push(`${source.gaps} gaps in the last seconds, ${rate ? words.duration(source.lost / rate) : `${source.lost} samples`} of sound missing since the start${state.health.counters.capture_muted_samples ? ", the time of mutes included" : ""}.`);

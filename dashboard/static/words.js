@@ -32,6 +32,7 @@ const REASONS = {
   clipped: "the sound is clipped",
   model_error: "the model gave no result",
   not_speech: "it does not sound like speech",
+  no_labels: "this model gives no emotions",
   non_speech: "it does not sound like speech",
 };
 export const readable = (word) => String(word ?? "").replaceAll("_", " ");
@@ -101,6 +102,16 @@ export function whyUncertain(quality = {}) {
   if (band > 0 && band <= NARROW_HZ) return `The source delivers nothing above ${Math.round(band)} Hz, like a telephone.`;
   if (Math.abs(dc) > OFFSET) return `The sound has a constant offset of ${percent(Math.abs(dc))} of full scale: is the microphone or its cable broken?`;
   return "";
+}
+
+/** The quality of the sound of a room: one sentence, or nothing before it is known. */
+export function soundQuality(quality = {}) {
+  const { snr_db: snr, bandwidth_hz: band, dropouts_per_min: dropouts } = quality;
+  if (snr === undefined) return "";
+  const parts = [`${Math.max(0, Math.round(snr))} dB between its loud and its quiet parts`];
+  if (band > 0) parts.push(`up to ${(band / 1000).toFixed(1)} kHz`);
+  if (dropouts > 0) parts.push(`${dropouts < 1 ? "less than one dropout" : `${Math.round(dropouts)} dropouts`} a minute`);
+  return `The sound has ${parts.join(", ")}.`;
 }
 
 /** The page of a `listen:ws://` source that sends a browser's microphone; empty for other sources. */

@@ -69,18 +69,28 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         wait_until(lambda: abs(level_share(page) - 0.5) < 0.01, "the meter")
 
         assert not page.locator("#why").is_visible()
-        noisy = dataclasses.replace(health().streams[0], quality={"snr_db": 6.2, "dc": 0.0})
+        quality = {"snr_db": 6.2, "bandwidth_hz": 3750.0, "dc": 0.0, "dropouts_per_min": 2.0}
+        noisy = dataclasses.replace(health().streams[0], quality=quality)
         publisher[0].send(stamped(dataclasses.replace(health(), streams=[noisy])))
         shows(page, "#why", "nearly as loud as the speech (6 dB between them)")
+        heard = "6 dB between its loud and its quiet parts, up to 3.8 kHz, 2 dropouts a minute"
+        assert heard in text(page, "#source")
         # An unknown reason gets a text as well.
         publisher[0].send(live(2, emotion="uncertain", reason="too_many_voices", baseline=250.0))
         shows(page, "#confidence", "too many voices")
         shows(page, "#baseline", "Adapted to this room: 4 min of speech")
         publisher[0].send(live(3, emotion="uncertain", reason="clipped", rms_db=-1.0))
         page.locator("#clip").wait_for()
+        assert page.locator("#dimensions").count() == 0
+        assert page.locator("#dimensions-chart").is_hidden()
+        publisher[0].send(live(4, dimensions={"arousal": 0.625}))
+        shows(page, "#dimensions", "arousal")
+        assert text(page, "#dimensions .number") == "0.63"
+        page.locator("#dimensions-chart canvas").wait_for()
         quiet = {"state": "silence", "emotion": None, "confidence": None, "smoothed": None}
-        publisher[0].send(live(4, **quiet, rms_db=-100.0))
+        publisher[0].send(live(5, **quiet, rms_db=-100.0))
         shows(page, "#emotion", "silence")
+        assert text(page, "#dimensions .number") == "–"
         assert text(page, "#level-number") == "−∞"
         assert not page.locator("#clip").is_visible()
 
@@ -94,7 +104,7 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         shows(page, "#utterances", "it does not sound like speech")
         shows(page, "#utterances", "sad")
         assert "1.5 s" in text(page, "#utterances")
-        seq = iter(range(6, 10000))
+        seq = iter(range(7, 10000))
 
         def announced() -> bool:
             publisher[0].send(live(next(seq), **quiet))  # a stale stream is announced as well
