@@ -53,6 +53,7 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
             f"import {P}.alerts.service, {P}.alerts.__main__",
             PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "paho"},
         ),
+        (f"import {P}.dashboard.review.keeper", PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy"}),
         (
             f"import {P}.train.__main__, {P}.train.personal.adaptation",
             PAGE | HEAVY | {"tensorflow", "keras", "tqdm", "scipy"},
