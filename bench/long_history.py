@@ -10,7 +10,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.history import LABELS, window
@@ -51,8 +51,9 @@ def fill(writer: HistoryWriter, utterances: int, windows: int, begin: float) -> 
         for number in range(utterances)
     )
     times = []
-    for messages_ in (results, spoken):
-        while batch := [(one, 0.0) for one in itertools.islice(messages_, BATCH)]:
+    rows: tuple[Iterator[public.Result | public.Utterance], ...] = (results, spoken)
+    for kind in rows:
+        while batch := [(one, 0.0) for one in itertools.islice(kind, BATCH)]:
             before = time.perf_counter()
             writer.write(batch)
             times.append(time.perf_counter() - before)
@@ -91,7 +92,9 @@ def views(path: Path, now: float) -> dict[str, Callable[[], object]]:
             ]
         )
 
-    def listed(label: str | None, before: tuple[float, int, int] | None = None) -> object:
+    def listed(
+        label: str | None, before: tuple[float, int, int] | None = None
+    ) -> Callable[[], object]:
         return with_reader(
             lambda r: [one for _, one in r.newest_utterances(None, label, 0.0, now, 101, before)]
         )
@@ -119,7 +122,7 @@ def views(path: Path, now: float) -> dict[str, Callable[[], object]]:
         "list, a label that never occurs": listed("amused"),
         "list, from the middle": listed("happy", middle),
         "page of the HTTP interface": page,
-    }  # type: ignore[dict-item]
+    }
 
 
 def purged(writer: HistoryWriter, before: float) -> list[float]:
