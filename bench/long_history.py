@@ -10,7 +10,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.history import LABELS, window
@@ -51,11 +51,11 @@ def fill(writer: HistoryWriter, utterances: int, windows: int, begin: float) -> 
         for number in range(utterances)
     )
     times = []
-    for messages_ in (results, spoken):
-        while batch := [(one, 0.0) for one in itertools.islice(messages_, BATCH)]:
-            before = time.perf_counter()
-            writer.write(batch)
-            times.append(time.perf_counter() - before)
+    rows: Iterator[public.Public] = itertools.chain(results, spoken)
+    while batch := [(one, 0.0) for one in itertools.islice(rows, BATCH)]:
+        before = time.perf_counter()
+        writer.write(batch)
+        times.append(time.perf_counter() - before)
     return times
 
 
@@ -91,7 +91,9 @@ def views(path: Path, now: float) -> dict[str, Callable[[], object]]:
             ]
         )
 
-    def listed(label: str | None, before: tuple[float, int, int] | None = None) -> object:
+    def listed(
+        label: str | None, before: tuple[float, int, int] | None = None
+    ) -> Callable[[], object]:
         return with_reader(
             lambda r: [one for _, one in r.newest_utterances(None, label, 0.0, now, 101, before)]
         )
@@ -119,7 +121,7 @@ def views(path: Path, now: float) -> dict[str, Callable[[], object]]:
         "list, a label that never occurs": listed("amused"),
         "list, from the middle": listed("happy", middle),
         "page of the HTTP interface": page,
-    }  # type: ignore[dict-item]
+    }
 
 
 def purged(writer: HistoryWriter, before: float) -> list[float]:
