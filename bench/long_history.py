@@ -51,11 +51,12 @@ def fill(writer: HistoryWriter, utterances: int, windows: int, begin: float) -> 
         for number in range(utterances)
     )
     times = []
-    rows: Iterator[public.Public] = itertools.chain(results, spoken)
-    while batch := [(one, 0.0) for one in itertools.islice(rows, BATCH)]:
-        before = time.perf_counter()
-        writer.write(batch)
-        times.append(time.perf_counter() - before)
+    rows: tuple[Iterator[public.Result | public.Utterance], ...] = (results, spoken)
+    for kind in rows:
+        while batch := [(one, 0.0) for one in itertools.islice(kind, BATCH)]:
+            before = time.perf_counter()
+            writer.write(batch)
+            times.append(time.perf_counter() - before)
     return times
 
 
