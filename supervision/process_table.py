@@ -21,12 +21,14 @@ from speech_emotion.common.stage.jobs import (
     CaptureJob,
     DashboardJob,
     FeaturesJob,
+    FleetJob,
     HistoryJob,
     HistoryOptions,
     InferJob,
     Job,
     ListenOptions,
     MuteOptions,
+    NatsServer,
     PageOptions,
     RecordedStream,
     RecordJob,
@@ -41,6 +43,7 @@ FILES = ("file", "replay")
 """Kinds of sources that end by themselves."""
 STAGES = ("capture", "features", "infer")
 """The stages of the pipeline, in the order of the sound."""
+MIB = 1 << 20
 CAPTURE_BACKOFF = dataclasses.replace(BACKOFF, limit_s=1.5)
 """A source that returns is live again within 5 s."""
 
@@ -219,6 +222,27 @@ def alerts_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     return {"alerts": job}
 
 
+def fleet_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job where a server of NATS is configured."""
+    nats = plan.config.nats
+    if nats.url is None:
+        return {}
+    job = FleetJob(
+        **plan.common("fleet", nice),
+        results=plan.config.results,
+        server=NatsServer(
+            *(nats.url, nats.seed, nats.credentials, nats.ca, nats.certificate, nats.private_key)
+        ),
+        site=nats.site,
+        box=nats.box,
+        outbox=nats.outbox or state_file("fleet.sqlite", "nats.outbox"),
+        outbox_bytes=round(nats.outbox_mb * MIB),
+        stream_bytes=None if nats.stream_mb is None else nats.stream_mb * MIB,
+        stream_s=nats.stream_days * 86400.0,
+    )
+    return {"fleet": job}
+
+
 def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     """One job for all files, and one for every device."""
     config, spec = plan.config, plan.bundle.spec
@@ -285,6 +309,7 @@ PROCESS_TABLE = (
         vital=False,
     ),
     ProcessKind("alerts", "alerts", alerts_jobs, nice=5, before_capture=True, vital=False),
+    ProcessKind("fleet", "fleet", fleet_jobs, nice=5, before_capture=True, vital=False),
     ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
     ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),
 )

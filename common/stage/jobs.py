@@ -328,6 +328,50 @@ class AlertsJob(Job):
     give_up_s: float = 86400.0
 
 
+@dataclasses.dataclass(frozen=True)
+class NatsServer:
+    """A server of NATS and how to log in to it.
+
+    Attributes:
+        url: `nats://HOST:PORT` or `tls://HOST:PORT`.
+        seed: file with the seed of an NKey.
+        credentials: .creds file, in place of `seed`.
+        ca: PEM file of the authority that signed the server's certificate; None: the system's.
+        certificate, private_key: PEM files of this client, where the server asks for them.
+    """
+
+    url: str
+    seed: Path | None = None
+    credentials: Path | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FleetJob(Job):
+    """Fleet: publish what the hub publishes to a server of NATS.
+
+    Attributes:
+        results: endpoint to subscribe to.
+        server: the server.
+        site, box: parts of the subjects.
+        outbox: SQLite file of what is not delivered yet.
+        outbox_bytes: size from which the oldest messages are dropped.
+        stream_bytes: size of the stream on a server of this box; None: the stream exists.
+        stream_s: age in seconds at which that stream drops messages.
+    """
+
+    results: str
+    server: NatsServer
+    site: str
+    box: str
+    outbox: Path
+    outbox_bytes: int
+    stream_bytes: int | None = None
+    stream_s: float = 0.0
+
+
 def encode(job: Job) -> bytes:
     """A job as one line of JSON."""
     return json.dumps(dataclasses.asdict(job), default=str).encode() + b"\n"

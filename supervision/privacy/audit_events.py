@@ -36,6 +36,7 @@ def note_start(audit: AuditWriter, config: Config, bundle: str) -> None:
         history=str(history.file) if history.file is not None else None,
         history_days=history.days if history.file is not None else None,
         page=config.dashboard.listen,
+        nats=config.nats.url,
         alerts={row.name: list(map(shown_address, row.to)) for row in config.alerts},
     )
 

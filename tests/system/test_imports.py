@@ -54,6 +54,10 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
             PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "paho"},
         ),
         (
+            f"import {P}.fleet.service, {P}.fleet.__main__",
+            PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "pyarrow", "pandas"},
+        ),
+        (
             f"import {P}.train.__main__, {P}.train.personal.adaptation",
             PAGE | HEAVY | {"tensorflow", "keras", "tqdm", "scipy"},
         ),

@@ -16,10 +16,12 @@ from speech_emotion.common.stage.jobs import (
     CaptureJob,
     DashboardJob,
     FeaturesJob,
+    FleetJob,
     HistoryJob,
     HistoryOptions,
     InferJob,
     Job,
+    NatsServer,
     PageOptions,
     RecordedStream,
     RecordJob,
@@ -86,6 +88,15 @@ JOBS: list[Job] = [
             ),
         ),
         file=Path("alerts.sqlite"),
+    ),
+    FleetJob(
+        **COMMON,  # type: ignore[arg-type]
+        results="ipc:///r",
+        server=NatsServer("tls://centre:4222", Path("box.nk"), ca=Path("ca.pem")),
+        site="home",
+        box="kitchen",
+        outbox=Path("fleet.sqlite"),
+        outbox_bytes=1 << 20,
     ),
     DashboardJob(
         **COMMON,  # type: ignore[arg-type]
