@@ -56,7 +56,8 @@ def write_files(plan: Plan, folder: Path) -> list[Path]:
 def _centre(centre: Centre, users: list[str]) -> str:
     tls = ""
     if centre.encrypted:
-        tls = f"tls {{ cert_file: {_text(centre.certificate)}, key_file: {_text(centre.private_key)} }}"
+        files = f"cert_file: {_text(centre.certificate)}, key_file: {_text(centre.private_key)}"
+        tls = f"tls {{ {files} }}"
     lines = "\n    ".join(users)
     host = "127.0.0.1" if not centre.encrypted else "0.0.0.0"
     return (

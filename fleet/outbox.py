@@ -1,4 +1,4 @@
-"""The outbox: a SQLite file with what the server has not accepted yet, and how far the hub was read.
+"""The outbox: a SQLite file with what the server has not accepted yet, and the place in the hub.
 
 Messages and progress are one transaction: what was not written when a process died is taken again
 from the hub, and nothing twice.

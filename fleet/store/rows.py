@@ -1,4 +1,4 @@
-"""Messages as rows of the tables: columns, types, and what is refused. docs/FLEET.md has the schema."""
+"""Messages as rows of the tables (docs/FLEET.md): columns, types, and what is refused."""
 
 from __future__ import annotations
 

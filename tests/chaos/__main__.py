@@ -20,7 +20,19 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos import abuse, audio, combined, crowds, kills, late, network, soak, sources, stalls
+from tests.chaos import (
+    abuse,
+    audio,
+    combined,
+    crowds,
+    fleet,
+    kills,
+    late,
+    network,
+    soak,
+    sources,
+    stalls,
+)
 from tests.chaos.scene import QUICK, Row, Scale
 from tests.support.pipelines import ROOT
 
@@ -54,6 +66,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "stalled-disk": stalls.stalled_disk,
     "descriptors": crowds.descriptors,
     "greedy": crowds.greedy,
+    "fleet": fleet.fleet,
     "soak": soak.soak,
     "combined": combined.combined,
 }
