@@ -3,8 +3,8 @@
     python -m bench.fleet [--boxes 1000] [--seconds 30]
 
 Simulated boxes, each with one stream: two results a second and a `health` every ten. Their streams
-lie on one server that stands for all leaf nodes; the centre sources every stream for itself. Then the
-store reads the same messages again into an empty folder, as fast as it can.
+lie on one server that stands for all leaf nodes; the centre sources every stream for itself. Then
+the store reads the same messages again into an empty folder, as fast as it can.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ async def measure(folder: Path, server: str, boxes: int, seconds: int) -> None:
         lag = number - info.state.messages
         used = {n: cpu_s(p) - before[n] for n, p in (*processes.items(), ("store", store))}
         print(
-            f"{number} messages in {lasted:.0f} s, {number / lasted:.0f} a second, {lag} not yet on the centre"
+            f"{number} messages in {lasted:.0f} s, {number / lasted:.0f} a second, "
+            f"{lag} not yet on the centre"
         )
         for name in ("centre", "store"):
             print(f"CPU of {name}: {100 * used[name] / lasted:.1f} % of a core")

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -73,7 +74,7 @@ def _write_box(centre: Centre, box: Box, here: Path) -> str:
     """Write the files of a box; returns its user at the centre."""
     own = _public_key(here / KEY)
     scheme = "tls" if centre.encrypted else "nats"
-    nats = {"site": box.site, "box": box.name, "seed": str(box.folder / KEY)}
+    nats: dict[str, Any] = {"site": box.site, "box": box.name, "seed": str(box.folder / KEY)}
     if box.leaf:
         nats |= {"url": f"nats://127.0.0.1:{box.port}", "stream_mb": box.stream_mb}
         nats |= {"stream_days": box.stream_days}

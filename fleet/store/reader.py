@@ -1,8 +1,8 @@
 """Reads the centre's stream into a store folder, every message once.
 
 The place in the stream is kept in the folder, in the same step as the rows: what is not on the disk
-is read again, and nothing twice. A connection that breaks costs no message: the consumer delivers in
-order and is numbered; after a hole it is made anew at the last message that arrived.
+is read again, and nothing twice. A connection that breaks costs no message: the consumer delivers
+in order and is numbered; after a hole it is made anew at the last message that arrived.
 """
 
 from __future__ import annotations

@@ -89,6 +89,8 @@ def row_of(subject: str, id: str, body: bytes, arrived: dt.datetime) -> Row:
     site, box, stream, kind = found.groups()
     try:
         table = json.loads(body)
+        if not isinstance(table, dict):
+            raise ValueError("no object")
         values = _event(table) if kind == EVENT else _public(kind, table)
         unix = table.get("time")
         time = arrived if unix is None else dt.datetime.fromtimestamp(unix, dt.UTC)

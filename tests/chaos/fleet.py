@@ -1,4 +1,4 @@
-"""A fleet: the link cut, servers killed, the disk of a box full. The central table equals the boxes'.
+"""A fleet under faults: the central table equals the histories of the boxes.
 
 Three pipelines in network namespaces, each with a server and a small disk of its own, and a centre.
 """

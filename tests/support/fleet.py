@@ -1,4 +1,4 @@
-"""A fleet on this machine: a centre, boxes with servers of their own, and what their stores hold."""
+"""A fleet on this machine: a centre, boxes with servers of their own, and what the store holds."""
 
 from __future__ import annotations
 
