@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -13,6 +15,9 @@ from nats.aio.client import Client
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.stage.jobs import NatsServer
+
+# nats-py answers the end of a TLS connection in a way that asyncio warns of.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 CONNECT_S = 3.0
 PING_S = 10.0
@@ -30,7 +35,7 @@ async def open_client(server: NatsServer, name: str, *, reconnect: bool = False)
         reconnect: connect again by itself; else the client closes when the server is lost.
 
     Raises:
-        UserError: a file cannot be read or holds no key.
+        UserError: a file cannot be read, or holds no seed.
         FAULTS: the server is not reached, or it refuses the client.
     """
     causes: list[Exception] = []
@@ -50,7 +55,7 @@ async def open_client(server: NatsServer, name: str, *, reconnect: bool = False)
     }
     try:
         if server.seed is not None:
-            options["nkeys_seed_str"] = server.seed.read_text().strip()
+            options["nkeys_seed_str"] = _seed(server.seed)
         if server.credentials is not None:
             options["user_credentials"] = str(server.credentials)
         if server.url.startswith("tls:"):
@@ -63,8 +68,17 @@ async def open_client(server: NatsServer, name: str, *, reconnect: bool = False)
         raise (
             causes[-1] if causes and isinstance(causes[-1], FAULTS) else OSError("no answer")
         ) from None
-    except (ValueError, IndexError, AssertionError) as error:
-        raise UserError(f"{server.seed or server.credentials}: holds no key ({error})") from None
+
+
+def _seed(path: Path) -> str:
+    import nkeys
+
+    seed = path.read_bytes().strip()
+    try:
+        nkeys.from_seed(bytearray(seed))
+    except Exception:  # the library raises its own errors and those of base64 and nacl
+        raise UserError(f"{path}: holds no seed of an NKey") from None
+    return seed.decode()
 
 
 def _tls(server: NatsServer) -> ssl.SSLContext:

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.chaos.scene import Row, Scale, folder, speech
 from tests.support.certificates import make_certificate
-from tests.support.fleet import Fleet, history_keys, keys, stored
+from tests.support.fleet import Fleet, StoreProcess, history_keys
 from tests.support.network_namespace import NetworkNamespace
 from tests.support.pipelines import BUNDLE, ROOT, wait_until
 
@@ -86,7 +85,6 @@ def fleet(scale: Scale) -> list[Row]:
             here, BOXES, centre={**tls, "ca": str(certificate)}, prefixes=prefixes, disks=disks
         )
         stack.callback(boxes.close)
-        boxes.make_streams()
         lasts = max(scale.pause_s, scale.kills * sum(KILLS_APART_S) / 2) + 60.0
         sound = speech(here, lasts + 120.0)
         logs = [stack.enter_context((here / f"{name}.log").open("w")) for name in BOXES]
@@ -102,10 +100,12 @@ def fleet(scale: Scale) -> list[Row]:
             )
             for name, place, prefix, log in zip(BOXES, disks, prefixes, logs, strict=True)
         ]
-        store = Store(boxes)
-        stack.callback(store.stop)
+        for one in running:
+            stack.callback(one.wait)
+            stack.callback(one.terminate)
+        store = stack.enter_context(StoreProcess(boxes, here / "store"))
         time.sleep(5.0)
-
+        boxes.make_streams()
         # The cut link is the first box's, the full disk the second's.
         wires[0].pull()
         plug = threading.Timer(scale.pause_s, wires[0].plug)
@@ -145,10 +145,11 @@ def fleet(scale: Scale) -> list[Row]:
         )
         stopped = time.monotonic()
         left = sum(waiting(place / "outbox.sqlite") for place in disks)
-        with contextlib.suppress(pytest.fail.Exception):
-            wait_until(lambda: len(store.keys()) >= len(wanted), "the store", CATCH_UP_S)
-        caught_up = time.monotonic() - stopped
         found = store.keys()
+        while len(found) < len(wanted) and time.monotonic() < stopped + CATCH_UP_S:
+            time.sleep(2.0)
+            found = store.keys()
+        caught_up = time.monotonic() - stopped
     missing = len(set(wanted) - set(found))
     more = len(set(found) - set(wanted))
     twice = len(found) - len(set(found))
@@ -177,37 +178,3 @@ def waiting(outbox: Path) -> int:
     """Messages in an outbox."""
     with contextlib.closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True)) as db:
         return int(db.execute("SELECT count(*) FROM message").fetchone()[0])
-
-
-class Store:
-    """`fleet store`, as a process that can be killed."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self.path = fleet.folder / "store"
-        self._words = [sys.executable, "-m", "speech_emotion", "fleet", "store", *fleet.access]
-        self._words += ["--every", "1", "--to", str(self.path)]
-        self._log = (fleet.folder / "store.log").open("w")
-        self._start()
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(self._words, cwd=ROOT, stderr=self._log)
-
-    def kill(self) -> None:
-        """Kill it, and start it again."""
-        self._process.kill()
-        self._process.wait()
-        self._start()
-
-    def stop(self) -> None:
-        """End it for good."""
-        self._process.terminate()
-        self._process.wait(60.0)
-        self._log.close()
-
-    def keys(self) -> list[tuple[str, ...]]:
-        """The rows that are in its files now."""
-        rows = []
-        for kind in ("result", "utterance"):
-            if any(self.path.glob(f"{kind}/*")):
-                rows += stored(self.path, kind)
-        return keys(rows)
