@@ -85,7 +85,7 @@ def test_every_result_is_in_the_table_once_whatever_is_killed(
         config = tmp_path / "box.toml"
         config.write_text(f"{fleet.box_config('kitchen')}[history]\nfile = '{history}'\n")
         boxes += [Box(fleet, "hall"), Box(fleet, "attic")]
-        running = supervise(f"--config={config}", f"--source=file:{clip(3.0 + len(steps))}")
+        running = supervise(f"--config={config}", f"--source=file:{clip(1.5 + len(steps))}")
         running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= 3)
         with StoreProcess(fleet, path) as store:
             for step in steps:
