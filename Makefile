@@ -5,7 +5,7 @@ PYTHON_IN_VENV = .venv/bin/python
 PARALLEL = -n 6 --dist loadgroup
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup setup-train demo run test test-unit test-wheel test-newest test-all test-tflite-runtime test-train \
+.PHONY: setup setup-train demo run test test-combinations test-unit test-wheel test-newest test-all test-tflite-runtime test-train \
 	chaos bench docs lint clean
 
 setup: .venv/.run
@@ -27,14 +27,18 @@ demo: setup
 run: setup
 	@$(PYTHON_IN_VENV) -m speech_emotion run --dashboard
 
-# Everything but training, measurements and the documents' commands: ten minutes on two cores.
+# Everything but training, measurements, the documents' commands and the further cases of costly tests.
 test: .venv/.dev
-	$(PYTHON_IN_VENV) -m pytest $(PARALLEL) -m "not slow"
+	$(PYTHON_IN_VENV) -m pytest $(PARALLEL) -m "not slow and not combination"
+
+# The further cases of costly tests: each stage killed, each proxy, each format.
+test-combinations: .venv/.dev
+	$(PYTHON_IN_VENV) -m pytest $(PARALLEL) -m "combination and not slow"
 
 # Pure functions and single modules, with coverage; the pure cores must be at 100 % of lines.
 PURE = alerts/evaluation.py,alerts/rules.py,common/bundle/grid.py,common/hub/ledger.py,features/core/*,features/extractor.py,features/gate.py,infer/decision.py
 test-unit: .venv/.dev
-	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadgroup -q tests/unit --hypothesis-profile=quick --cov --cov-report=
+	$(PYTHON_IN_VENV) -m pytest -n 3 --dist loadgroup -q -m "not slow" tests/unit --hypothesis-profile=quick --cov --cov-report=
 	$(PYTHON_IN_VENV) -m coverage report --skip-covered
 	$(PYTHON_IN_VENV) -m coverage report --include='$(PURE)' --fail-under=100
 

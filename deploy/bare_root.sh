@@ -1,7 +1,7 @@
 #!/bin/sh
 # Run `make demo` in a fresh Debian or Ubuntu, as a user without rights, in a path with a space.
 # Usage: deploy/bare_root.sh SUITE [COMMAND]
-#   SUITE    bookworm (Debian 12), trixie (Debian 13) or noble (Ubuntu 24.04)
+#   SUITE    bookworm (Debian 12), trixie (Debian 13), forky (Debian 14) or noble (Ubuntu 24.04)
 #   COMMAND  what the user runs in the checkout; default: make demo
 # Must run as root, on a machine with debootstrap and network. The root folder stays in
 # ${ROOTS:-/var/tmp/bare-roots}/SUITE and is used again; the user and the checkout are new each time.
@@ -11,10 +11,18 @@ cd "$(dirname "$0")/.."
 suite=${1:-}
 command=${2:-make demo}
 case $suite in
-    bookworm | trixie) mirror=${MIRROR:-http://deb.debian.org/debian} ;;
-    noble) mirror=${MIRROR:-http://archive.ubuntu.com/ubuntu} ;; # needs ubuntu-keyring
+    bookworm | trixie | forky)
+        mirror=${MIRROR:-http://deb.debian.org/debian}
+        components=main
+        similar=sid
+        ;;
+    noble) # needs ubuntu-keyring
+        mirror=${MIRROR:-http://archive.ubuntu.com/ubuntu}
+        components=main,universe
+        similar=jammy
+        ;;
     *)
-        echo "bare_root: usage: deploy/bare_root.sh bookworm|trixie|noble [COMMAND]" >&2
+        echo "bare_root: usage: deploy/bare_root.sh bookworm|trixie|forky|noble [COMMAND]" >&2
         exit 2
         ;;
 esac
@@ -30,14 +38,14 @@ if [ ! -e "$root/made" ]; then
     echo "bare_root: making $root from $mirror"
     rm -rf --one-file-system "$root"
     mkdir -p "$root"
-    components=main
-    [ "$suite" != noble ] || components=main,universe
-    # An older debootstrap knows no noble: all releases of Ubuntu have the same script.
+    # An older debootstrap does not know a newer release: all of a distribution have the same script.
     script=/usr/share/debootstrap/scripts/$suite
-    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/jammy
+    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/$similar
     debootstrap --variant=minbase --components="$components" "$suite" "$root" "$mirror" \
         "$script" >/dev/null
     cp /etc/resolv.conf "$root/etc/resolv.conf"
+    # A mirror of a release in the making may be some weeks old.
+    echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/90mirror"
     chroot "$root" sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends ca-certificates $packages" >/dev/null
     touch "$root/made"

@@ -67,6 +67,17 @@ class ManagedProcess:
         self._delays: tuple[RunDelay, ...] = ()
         self._last_reason: str | None = None
         self._repeats = 0
+        self._killed = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether another program killed it while it ended, so that its data is not complete."""
+        return (
+            self.kind.before_capture
+            and self.lifecycle.state is ProcessState.DONE
+            and (self.lifecycle.exit_code or 0) < 0
+            and not self._killed
+        )
 
     @property
     def streams(self) -> list[str]:
@@ -141,6 +152,7 @@ class ManagedProcess:
     def kill(self) -> None:
         """End its process at once, if one runs."""
         if self.child is not None:
+            self._killed = True
             self.child.kill()
 
     def abandon(self, now: float) -> None:

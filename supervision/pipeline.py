@@ -108,6 +108,7 @@ class Pipeline:
                 self._end(view, self._captures, DRAIN_S)
                 self._await_restarts(view)
                 self._end(view, [p for p in self._processes if not p.kind.capture], END_S)
+                self._repeat_interrupted_ends(view)
                 code = self._verdict(view)
                 self._resources.audit.note("stop", code=code)
                 self._resources.audit.close()  # it logs the last hash
@@ -168,6 +169,26 @@ class Pipeline:
                 return
             self._turn(view)
             self._wait(view)
+
+    def _repeat_interrupted_ends(self, view: BackgroundView) -> None:
+        """Start a recorder or history writer again that another program killed while it ended.
+
+        The ring and the hub still have what it has not written; then it is stopped again.
+        """
+        deadline, stops = time.monotonic() + RESTART_S, self._signals.stops
+        broken = self._failed or self._removed or self._hub.failure
+        while interrupted := [p for p in self._processes if p.interrupted]:
+            if broken or self._signals.stops > stops or time.monotonic() > deadline:
+                for process in interrupted:
+                    log.error("%s: killed while it ended; its last data is lost", process.name)
+                return
+            for process in interrupted:
+                log.warning("%s: killed while it ended; it is started again", process.name)
+                process.lifecycle.repeat_end(time.monotonic())
+            while any(p.lifecycle.awaited for p in interrupted) and time.monotonic() <= deadline:
+                self._turn(view)
+                self._wait(view)
+            self._end(view, interrupted, END_S)
 
     def _verdict(self, view: BackgroundView) -> int:
         """Show the last results and the cause of the end; the exit code."""

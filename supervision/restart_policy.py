@@ -132,7 +132,12 @@ class ProcessLifecycle:
     @property
     def restarting(self) -> bool:
         """Whether it was ready, has ended, and is not ready again."""
-        return self._ever_ready and self.state in (ProcessState.WAITING, ProcessState.STARTING)
+        return self._ever_ready and self.awaited
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is to start or to become ready."""
+        return self.state in (ProcessState.WAITING, ProcessState.STARTING)
 
     def restart_in(self, now: float) -> float:
         """Seconds until the next start of a process that waits for one."""
@@ -206,6 +211,12 @@ class ProcessLifecycle:
             self.state = ProcessState.WAITING
             self._due = now
             self._killing = False
+
+    def repeat_end(self, now: float) -> None:
+        """The process was killed while it ended; start it at once, to be stopped again."""
+        self.state = ProcessState.WAITING
+        self._due = now
+        self._killing = False
 
     def stop(self) -> None:
         """The supervisor stops the process; its end is expected."""

@@ -47,6 +47,20 @@ WAITING_UNTIL = 0.8
 """Part of the list over which they are spread; the rest keeps all workers busy to the end."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark every case of a test with `costly_cases` but the first as a `combination`."""
+    if item.get_closest_marker("costly_cases") is None:
+        return
+    test = item.nodeid.partition("[")[0]
+    if test in _seen:
+        item.add_marker("combination")
+    _seen.add(test)
+
+
+_seen: set[str] = set()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Spread the tests that wait among those that compute, which use the processors meanwhile."""
     if not hasattr(config, "workerinput"):  # one process: fixtures of a module are made once

@@ -31,7 +31,7 @@ ROOMS = {
     "infer/runtime": "Run a network: TFLite, ONNX, 8-bit inputs and outputs.",
     "infer/batch": "Many recordings to one table: inputs, worker processes, parts that can resume.",
     "features/core": "Feature cores: exact, fast, and librosa itself; filter banks, FFT.",
-    "dashboard/access": "Who may use the page: origins, token, keys, TLS, deadlines.",
+    "dashboard/access": "Access to the page: origins, token, keys, TLS, deadlines.",
     "dashboard/api": "The HTTP interface `/api/v1`: declared operations and their handlers.",
     "dashboard/live": "The present: messages of the pipeline, and the event streams of pages.",
     "dashboard/history": "The SQLite file of results: schema, writer, reader.",

@@ -1,4 +1,4 @@
-"""What is damaged, taken, too small, too slow, or rubbish; clocks and counters that jump."""
+"""Damaged bundles, taken ports, small /dev/shm, slow readers, invalid messages; clock jumps."""
 
 from __future__ import annotations
 
@@ -127,16 +127,16 @@ def damaged_bundle(_scale: Scale) -> list[Row]:
 
 
 def slow_subscriber(scale: Scale) -> list[Row]:
-    """One who never reads, and fifty who do, at full speed."""
+    """One subscriber that never reads, and fifty that do, at full speed."""
     hours = 0.1 if scale.kills < 20 else 1.0
     with folder() as here:
         path = speech(here, 3600.0 * hours)
         with Scene(f"--source=file:{path}", "--speed=max") as scene:
             context: zmq.Context[Any] = zmq.Context()
-            lazy = context.socket(zmq.SUB)
-            lazy.setsockopt(zmq.RCVHWM, 1)
-            lazy.setsockopt(zmq.SUBSCRIBE, b"")
-            lazy.connect(scene.running.endpoint)
+            unread = context.socket(zmq.SUB)
+            unread.setsockopt(zmq.RCVHWM, 1)
+            unread.setsockopt(zmq.SUBSCRIBE, b"")
+            unread.connect(scene.running.endpoint)
             readers = _Readers(context, scene.running.endpoint)
             supervisor = psutil.Process(scene.running.process.pid)
             scene.await_results(100)
@@ -181,7 +181,7 @@ def unread_stderr(_scale: Scale) -> list[Row]:
         equal = received.stream() == offline(path)
     return [
         Row(
-            "stderr that nobody reads, infer killed",
+            "stderr that is not read, infer killed",
             "results go on, infer is started again",
             f"exit {code}, {'same' if equal else 'OTHER'} messages, infer back after {back:.2f} s",
             code == 0 and equal,
@@ -190,7 +190,7 @@ def unread_stderr(_scale: Scale) -> list[Row]:
 
 
 class _Readers:
-    """Fifty subscribers in one thread, who look for jumps in `seq`."""
+    """Fifty subscribers in one thread that look for jumps in `seq`."""
 
     def __init__(self, context: zmq.Context[Any], endpoint: str) -> None:
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -21,7 +21,7 @@ from speech_emotion.supervision.control_socket import running
 from tests.chaos.late import PageReader, kill_and_wait, samples_from
 from tests.chaos.scene import Row, Scale, Scene, folder, in_order, speech
 from tests.chaos.stalls import losses, restarts
-from tests.support.key_files import House, free_port
+from tests.support.key_files import KeyFolder, free_port
 from tests.support.pipelines import BUNDLE, ROOT, Subscriber, offline, wait_until
 from tests.support.swaps import OTHER, ask_swap, messages_of
 
@@ -44,21 +44,21 @@ def descriptors(_scale: Scale) -> list[Row]:
     """1,000 idle connections to each port, then a restart of a stage and a swap."""
     rows = []
     with folder() as here:
-        house, metrics = House(here), free_port()
+        curve, metrics = KeyFolder(here), free_port()
         cases: list[tuple[str, int, dict[str, str], CurveClientKeys | None]] = [
-            ("results port", int(house.endpoint.rpartition(":")[2]), {}, None),
+            ("results port", int(curve.endpoint.rpartition(":")[2]), {}, None),
             (
                 "results port with CURVE, without a key",
-                int(house.endpoint.rpartition(":")[2]),
-                house.env,
-                house.client_keys("friend"),
+                int(curve.endpoint.rpartition(":")[2]),
+                curve.env,
+                curve.client_keys("friend"),
             ),
             ("metrics port", metrics, {}, None),
         ]
         path = speech(here, 120.0)
         for name, port, env, keys in cases:
-            env = {**env, "SEP_METRICS__PORT": str(metrics), "SEP_RESULTS": house.endpoint}
-            rows.append(_descriptors(name, port, path, env, house.endpoint, keys))
+            env = {**env, "SEP_METRICS__PORT": str(metrics), "SEP_RESULTS": curve.endpoint}
+            rows.append(_descriptors(name, port, path, env, curve.endpoint, keys))
     return rows
 
 

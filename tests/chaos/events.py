@@ -37,7 +37,7 @@ WEIGHTS = {
     "garbage outside": 10,
     "subscribe": 9,
     "unsubscribe": 6,
-    "lazy": 3,
+    "subscribe, never read": 3,
     "storm": 4,
 }
 """Kind of event → how often, in 100."""
@@ -167,8 +167,8 @@ class Disturber:
                 self._garbage_inside(rng)
             case "garbage outside":
                 self._garbage_outside(rng)
-            case "subscribe" | "lazy":
-                self._subscribe(rng, lazy=event.kind == "lazy")
+            case "subscribe" | "subscribe, never read":
+                self._subscribe(rng, reads_nothing=event.kind == "subscribe, never read")
             case "unsubscribe":
                 if self._subscribers:
                     self._subscribers.pop(rng.randrange(len(self._subscribers))).close(linger=0)
@@ -222,7 +222,7 @@ class Disturber:
             return bool(found) or not self.alive
 
         wait_until(there, f"{stage} to be started")
-        return found[0] if found else _Nobody()
+        return found[0] if found else _NoProcess()
 
     def _swap_bundle(self) -> None:
         if self._swap is not None and self._swap.is_alive():
@@ -262,9 +262,9 @@ class Disturber:
         while len(self._connections) > MOST_SUBSCRIBERS:
             self._connections.pop(0).close()
 
-    def _subscribe(self, rng: random.Random, *, lazy: bool) -> None:
+    def _subscribe(self, rng: random.Random, *, reads_nothing: bool) -> None:
         one = self._context.socket(zmq.SUB)
-        if lazy:
+        if reads_nothing:
             one.setsockopt(zmq.RCVHWM, 1)
             one.setsockopt(zmq.RCVBUF, 1024)
         for topic in rng.sample([b"", b"result/", b"health", b"info", b"utterance/a"], 2):
@@ -288,7 +288,7 @@ class Disturber:
             self._subscribers.pop(0).close(linger=0)
 
 
-class _Nobody(psutil.Process):
+class _NoProcess(psutil.Process):
     """A process that has ended already."""
 
     def __init__(self) -> None: ...

@@ -215,7 +215,7 @@ def kill_supervisor(_scale: Scale) -> list[Row]:
 
 
 class Killer:
-    """Kills a stage that has lived for a while: who dies again at once is made to wait."""
+    """Kills a stage that has lived for a while: a quick end delays its restart."""
 
     def __init__(self) -> None:
         self._ready: dict[str, float] = {}

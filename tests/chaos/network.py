@@ -207,7 +207,9 @@ def drift(scale: Scale) -> list[Row]:
     with folder() as here, Scene(f"--source=listen:{address}") as scene:
         sound = noise(here, rate)
         size = round(block_s * rate)
-        scene.await_health(lambda h: bool(h.streams), "the stream")
+        scene.await_health(
+            lambda h: bool(h.streams) and h.streams[0].reason is not None, "the port"
+        )
         with connect(f"{address}?rate={rate}&stamps=1", compression=None) as device:
             began = time.monotonic()
             for number in range(round(scale.drift_s / block_s)):

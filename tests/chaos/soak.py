@@ -15,15 +15,15 @@ from tests.chaos.scene import RATE, Row, Scale, Scene, folder, in_order, speech
 STAGES = ("capture", "features", "infer")
 EVERY_S = 0.1
 LIVED_S = 0.5
-HASTY = (
+SHORT_LIVES = (
     "-c",
     "import functools, os, sys; sys.path.insert(0, os.getcwd()); "
     "import speech_emotion.supervision.process_table as table; "
     f"table.RestartPolicy = functools.partial(table.RestartPolicy, quick={LIVED_S / 2}); "
     "import speech_emotion.supervisor; sys.exit(speech_emotion.supervisor.main())",
 )
-"""Who dies soon after being ready, again and again, is made to wait and then given up: rightly, but
-a hundred restarts would take longer than a day of sound."""
+"""A process that dies soon after it was ready, again and again, is restarted with growing delays: a
+hundred restarts would take longer than a day of sound."""
 END_S = 60.0
 """The last minute of sound is left out: processes that end give things back."""
 WARM_SHARE = 0.1
@@ -39,7 +39,7 @@ def soak(scale: Scale) -> list[Row]:
         total = round(3600.0 * scale.soak_h * RATE)
         samples: list[tuple[float, str, dict[str, float]]] = []
         began = time.monotonic()
-        with Scene(f"--source=file:{path}", "--speed=max", program=HASTY) as scene:
+        with Scene(f"--source=file:{path}", "--speed=max", program=SHORT_LIVES) as scene:
             scene.await_results()
             supervisor = psutil.Process(scene.running.process.pid)
             position = rounds = quiet_from = 0

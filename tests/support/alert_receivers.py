@@ -175,7 +175,7 @@ class MailServer:
         self.mails: list[EmailMessage] = []
         self.encrypted: list[bool] = []
         self.refused: set[str] = set()
-        self.rude = False
+        self.refuses_quit = False
         """Answer the end of a connection with an error."""
 
         async def recipient(_s: Any, _x: Any, envelope: Any, address: str, _o: Any) -> str:
@@ -192,7 +192,7 @@ class MailServer:
             return "250 OK"
 
         async def end(*_: Any) -> str:
-            return "451 later" if self.rude else "221 bye"
+            return "451 later" if self.refuses_quit else "221 bye"
 
         handler = types.SimpleNamespace(handle_RCPT=recipient, handle_DATA=data, handle_QUIT=end)
 

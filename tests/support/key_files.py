@@ -11,7 +11,7 @@ from speech_emotion.common.security.curve import (
 )
 
 
-class House:
+class KeyFolder:
     """Keys of a box, of a friend whom it lets in, and of a stranger."""
 
     def __init__(self, folder: Path) -> None:

@@ -8,7 +8,10 @@ import time
 from speech_emotion.common.wire import public
 from tests.support.history import make_result
 
-INFO = public.Info("main", "a", ["angry", "sad"], 16000, 8000, 16000, "b@1", "mic", "fixed", -40.0)
+INFO = public.Info(
+    *("main", "a", ["angry", "sad"], 16000, 20 * 16000, 16000, "b@1", "mic", "fixed", -40.0)
+)
+"""A hop of 20 s: one result is fresh for 60 s, however slowly a browser on a busy machine draws."""
 
 
 def live(seq: int, **changes: object) -> public.Result:

@@ -137,7 +137,8 @@ def dashboard(publisher: tuple[Publisher, str], *flags: str, **more: Any) -> Ite
         publisher[0].wait_for()
         publisher[0].send(INFO)
         publisher[0].send(stamped(health()))
-        yield server
+        with publisher[0].repeating_health():
+            yield server
     finally:
         server.end()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,9 @@ class Publisher:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.XPUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(endpoint)
+        self._lock = threading.Lock()
+        self._health: public.Health | None = None
+        self._silent = threading.Event()
 
     def wait_for(self, client: Results | None = None) -> None:
         """Until a client has asked for all its topics: what is sent from then on arrives.
@@ -70,19 +76,45 @@ class Publisher:
 
         def turn() -> bool:
             nonlocal asked
-            while self._socket.poll(0):
-                asked += self._socket.recv()[:1] == b"\x01"
+            with self._lock:
+                while self._socket.poll(0):
+                    asked += self._socket.recv()[:1] == b"\x01"
             return asked >= len(public.PUBLIC) or (client is not None and bool(client.receive(0.0)))
 
         wait_until(turn, "the client to subscribe")
 
+    @contextlib.contextmanager
+    def repeating_health(self, interval_s: float = 0.5) -> Iterator[None]:
+        """Send the newest `health` at an interval; without it a client reports `gone`."""
+        self._silent.clear()
+
+        def run() -> None:
+            while not self._silent.wait(interval_s):
+                if (newest := self._health) is not None:
+                    self.send(dataclasses.replace(newest, time=time.time()))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.fall_silent()
+            thread.join()
+
+    def fall_silent(self) -> None:
+        """Stop repeating `health`, as a pipeline that stopped does."""
+        self._silent.set()
+
     def send(self, message: Any, **changes: Any) -> None:
+        if isinstance(message, public.Health):
+            self._health = message
         topic, payload = public.encode_public(message)
         table = {**msgpack.unpackb(payload), **changes}
-        self._socket.send_multipart([topic, msgpack.packb(table)])
+        self.send_raw(topic, msgpack.packb(table))
 
     def send_raw(self, *parts: bytes) -> None:
-        self._socket.send_multipart(list(parts))
+        with self._lock:
+            self._socket.send_multipart(list(parts))
 
     def close(self) -> None:
         self._context.destroy(linger=0)

@@ -123,7 +123,7 @@ def test_an_email_has_text_and_data_and_one_id() -> None:
             "the server refuses the recipient (550 no such mailbox)"
         )
         server.refused.clear()
-        server.rude = True  # what the server says after it has taken a mail does not matter
+        server.refuses_quit = True  # what the server says after it has taken a mail does not matter
         send(parse_address(f"smtp://{user}@{place}?from=other@example.org"), ONE)
     first, second = server.mails
     assert (first["From"], first["To"]) == ("box@example.org", "me@example.org")

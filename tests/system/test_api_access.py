@@ -1,4 +1,4 @@
-"""Who may use the HTTP interface: token, read-only keys, audit log, TLS."""
+"""Access to the HTTP interface: token, read-only keys, audit log, TLS."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ def supervisor(*flags: str, results: str | None = None) -> str:
     return refused("supervisor.py", "--results", results or fresh_endpoint(), *flags)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
@@ -99,6 +100,7 @@ def test_a_missing_audio_file(stages: list[str]) -> None:
     assert "nowhere.wav: no such file" in line
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "is empty"), (b"RIFFnonsense", "cannot be read"), (b"\x00" * 5000, "cannot be read")],
@@ -181,6 +183,7 @@ def no_stats(folder: Path) -> None:
     (folder / "stats.npz").unlink()
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
@@ -221,6 +224,7 @@ def test_a_busy_port() -> None:
         assert "in use" in refused("-m", "infer", "--results", endpoint)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     "endpoint", ["5555", "tcp://", "tcp://127.0.0.1", "tcp://x:99999", "udp:x"]
 )

@@ -52,6 +52,7 @@ def without(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("baseline")} for row in rows]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_live_equals_offline_with_stages_killed(
     supervise: Supervise, clip: Clip, tmp_path: Path, speed: str
@@ -86,6 +87,7 @@ def test_it_changes_results_only_after_the_first_utterance(clip: Clip) -> None:
     assert {row["baseline"] for row in cold if row["kind"] == "result"} == {None}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("stream", [[], ["--stream=main-2"]])
 def test_forgetting_takes_effect_once_at_the_window_that_is_declared(
     supervise: Supervise, clip: Clip, stream: list[str]
@@ -148,6 +150,7 @@ def test_off_is_off_and_says_that_nothing_is_held(supervise: Supervise, clip: Cl
     assert results == expected[: len(results)]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_bundle_without_a_baseline_says_so_only_to_those_who_ask(
     supervise: Supervise, clip: Clip, asked: bool
@@ -164,6 +167,7 @@ def test_a_bundle_without_a_baseline_says_so_only_to_those_who_ask(
     assert ("baseline: off, because small@" in done.stderr) == asked
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -216,6 +220,7 @@ def no_numbers(table: Table) -> None:
     table["baseline"]["bias"] = [float("nan")] * 4
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("edit", "words"),
     [

@@ -341,6 +341,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     assert long < 300
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -21,7 +21,7 @@ from speech_emotion.common.wire.endpoint import is_loopback
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result
-from tests.support.key_files import House
+from tests.support.key_files import KeyFolder
 from tests.support.live_page import INFO, live
 from tests.support.pages import STATIC, TOKEN, Dashboard, answers, get, greeting, latest
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
@@ -305,6 +305,7 @@ def test_a_stopped_pipeline_ends_with_pages_open(supervise: Supervise, clip: Cli
     assert "Traceback" not in stderr
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("flags", "token", "words"),
     [
@@ -372,7 +373,7 @@ def test_the_page_is_light_and_loads_nothing_from_elsewhere() -> None:
 def test_page_history_and_terminal_accept_keys(
     supervise: Supervise, clip: Clip, tmp_path: Path
 ) -> None:
-    keys_folder = House(tmp_path / "house")
+    keys_folder = KeyFolder(tmp_path / "keys")
     running = supervise(f"--source=file:{clip(40.0)}", *keys_folder.flags, env=keys_folder.env)
     keys = ["--secret", str(keys_folder.folder / "friend.key_secret")]
     keys += ["--server", str(keys_folder.folder / "box.key")]

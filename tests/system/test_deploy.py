@@ -82,7 +82,7 @@ def notifying(tmp_path: Path, seconds: float = 1.0) -> dict[str, str]:
 # sd_notify ------------------------------------------------------------------------------
 
 
-def test_nobody_is_told_where_nobody_listens() -> None:
+def test_without_a_service_manager_nothing_is_sent() -> None:
     environment = {"WATCHDOG_USEC": "1000000"}
     notifier = SystemdNotifier(environment)
     notifier.turn(0.0, ready=True, well=True, status="x")
@@ -131,7 +131,7 @@ def test_a_watchdog_of_another_process_is_not_ours(tmp_path: Path) -> None:
     assert not manager.times("WATCHDOG=1")
 
 
-def test_a_manager_that_is_gone_hinders_nobody(tmp_path: Path) -> None:
+def test_a_service_manager_that_is_gone_does_no_harm(tmp_path: Path) -> None:
     notifier = SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "1"})
     notifier.turn(0.0, ready=True, well=True, status="x")
     notifier.stopping()

@@ -263,6 +263,7 @@ def end_of(row: dict[str, Any]) -> tuple[int, str]:
     return row["end"], row["kind"]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.wire import public
-from tests.support.key_files import House, free_port
+from tests.support.key_files import KeyFolder, free_port
 from tests.support.pipelines import PATIENCE_S, ROOT, Running
 
 Supervise = Callable[..., Running]
@@ -19,18 +19,18 @@ Clip = Callable[..., Path]
 def test_one_subscriber_to_two_boxes_through_a_forwarder(
     supervise: Supervise, clip: Clip, tmp_path: Path
 ) -> None:
-    house = House(tmp_path / "house")
+    curve = KeyFolder(tmp_path / "keys")
     boxes = {}
     for name in ("kitchen", "hall"):
         config = tmp_path / f"{name}.toml"
         config.write_text(f"[[stream]]\nname = '{name}'\nsource = 'file:{clip(50.0)}'\n")
         endpoint = f"tcp://127.0.0.1:{free_port()}"
         flags = [f"--config={config}", f"--results={endpoint}"]
-        boxes[endpoint] = supervise(*flags, env=house.env)
+        boxes[endpoint] = supervise(*flags, env=curve.env)
     listen = f"tcp://127.0.0.1:{free_port()}"
     command = [sys.executable, str(ROOT / "examples" / "forward.py"), "--listen", listen]
-    command += ["--secret", str(house.folder / "friend.key_secret")]
-    command += [f"{endpoint}={house.folder / 'box.key'}" for endpoint in boxes]
+    command += ["--secret", str(curve.folder / "friend.key_secret")]
+    command += [f"{endpoint}={curve.folder / 'box.key'}" for endpoint in boxes]
     with subprocess.Popen(command) as forward:
         try:
             with Results(listen, timeout=PATIENCE_S) as both:
@@ -42,7 +42,7 @@ def test_one_subscriber_to_two_boxes_through_a_forwarder(
                 for _ in zip(both, range(6), strict=False):
                     pass
                 assert both.lost.total() == 0
-                # Who comes late gets the last values all the same.
+                # A late subscriber gets the last values as well.
                 with Results(listen, "hall", timeout=PATIENCE_S) as late:
                     event = late.receive(PATIENCE_S)
                     while event is not None and not isinstance(event.message, public.Info):

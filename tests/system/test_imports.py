@@ -96,6 +96,7 @@ def test_loading_and_using_a_bundle_loads_neither_librosa_nor_numba() -> None:
     assert not loaded(code) & (HEAVY | AUDIO | {"scipy"})
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     "words",
     [

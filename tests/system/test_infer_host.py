@@ -242,6 +242,7 @@ def test_two_boxes_and_one_host_equal_offline(site: Site, clip: Clip) -> None:
         )
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("seconds", [1.0, 6.0])
 def test_a_cut_and_restored_link_loses_and_doubles_nothing(
     site: Site, clip: Clip, seconds: float
@@ -368,6 +369,7 @@ def test_a_host_stops_on_sigterm(site: Site, clip: Clip) -> None:
     assert box.ended()[0] == 0
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -118,6 +118,7 @@ def test_a_day_is_drawn(tmp_path: Path) -> None:
     assert wrong.stderr == "plot_day: no stream 'hall'; the history has: main\n"
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-06-01", 24)]
 )

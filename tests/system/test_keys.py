@@ -1,4 +1,4 @@
-"""Who gets in: keys, the door, exposure, and that a run writes neither sound nor features."""
+"""Keys, authentication, exposure, and that a run writes neither sound nor features."""
 
 from __future__ import annotations
 
@@ -15,21 +15,14 @@ from typing import Any
 import psutil
 import pytest
 import zmq
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from speech_emotion.common.client.results import Results
-from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.curve import (
     CurveServerKeys,
-    allowed_keys,
-    make_keys,
     read_pair,
-    read_public,
 )
 from speech_emotion.common.wire import public
-from speech_emotion.common.wire.endpoint import check_exposure, on_loopback
-from tests.support.key_files import House, free_port
+from tests.support.key_files import KeyFolder, free_port
 from tests.support.pipelines import (
     PATIENCE_S,
     ROOT,
@@ -42,58 +35,6 @@ Supervise = Callable[..., Running]
 
 
 Clip = Callable[..., Path]
-
-
-def test_a_pair_is_made_and_read_again(tmp_path: Path) -> None:
-    public, secret = make_keys(tmp_path / "keys", "box")
-    pair = read_pair(secret)
-    assert read_public(public) == read_public(secret) == pair.public
-    assert pair.public != pair.secret
-    assert pair.secret.decode() not in public.read_text()
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    assert pair.secret.decode() not in repr(pair)
-    assert allowed_keys(public.parent) == {pair.public: "box"}
-
-
-def test_a_key_is_not_overwritten(tmp_path: Path) -> None:
-    _, secret = make_keys(tmp_path, "box")
-    before = secret.read_bytes()
-    with pytest.raises(UserError, match="exists"):
-        make_keys(tmp_path, "box")
-    assert secret.read_bytes() == before
-
-
-def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    _, secret = make_keys(tmp_path, "box")
-    secret.chmod(0o640)
-    with pytest.raises(UserError, match="chmod 600"):
-        read_pair(secret)
-
-
-def test_a_public_key_is_no_secret(tmp_path: Path) -> None:
-    public, _ = make_keys(tmp_path, "box")
-    with pytest.raises(UserError, match="no secret key"):
-        read_pair(public)
-
-
-@given(st.binary(max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_a_key_file_or_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "any.key"
-    path.write_bytes(b"public-key = " + content)
-    with pytest.raises(UserError, match=r"any\.key"):
-        read_public(path)
-
-
-def test_a_missing_folder_and_an_empty_one(tmp_path: Path) -> None:
-    _, secret = make_keys(tmp_path, "box")
-    (tmp_path / "none").mkdir()
-    for folder, words in (
-        (tmp_path / "nowhere", "no such folder"),
-        (tmp_path / "none", "no client"),
-    ):
-        with pytest.raises(UserError, match=words):
-            CurveServerKeys(secret, folder).check()
 
 
 def test_keygen_says_where_which_file_goes(tmp_path: Path) -> None:
@@ -111,34 +52,6 @@ def test_keygen_says_where_which_file_goes(tmp_path: Path) -> None:
     assert "'../evil'" in evil.stderr
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "inside"),
-    [
-        ("ipc:///run/x", True),
-        ("tcp://127.0.0.1:1", True),
-        ("tcp://127.8.9.1:1", True),
-        ("tcp://[::1]:1", True),
-        ("tcp://localhost:1", True),
-        ("tcp://lo:1", True),
-        ("tcp://*:1", False),
-        ("tcp://0.0.0.0:1", False),
-        ("tcp://[::]:1", False),
-        ("tcp://eth0:1", False),
-        ("tcp://192.168.0.9:1", False),
-        ("tcp://127.0.0.1.example.org:1", False),
-    ],
-)
-def test_what_is_loopback(endpoint: str, inside: bool) -> None:
-    assert on_loopback(endpoint) is inside
-    if inside:
-        check_exposure(endpoint, "results", locked=False, unprotected=False)
-    else:
-        with pytest.raises(UserError, match="whole network"):
-            check_exposure(endpoint, "results", locked=False, unprotected=False)
-        check_exposure(endpoint, "results", locked=True, unprotected=False)
-        check_exposure(endpoint, "results", locked=False, unprotected=True)
-
-
 def refused(*command: str) -> str:
     done = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S
@@ -149,13 +62,13 @@ def refused(*command: str) -> str:
 
 
 @pytest.mark.parametrize("command", [["supervisor.py"], ["-m", "infer"]])
-def test_an_open_endpoint_is_refused_unless_said_twice(command: list[str]) -> None:
+def test_an_open_endpoint_is_refused_unless_confirmed(command: list[str]) -> None:
     line = refused(*command, "--results", "tcp://0.0.0.0:0")
     assert "tcp://0.0.0.0:0" in line
     assert "curve.unprotected" in line
 
 
-def test_an_open_endpoint_said_twice_is_taken(supervise: Supervise, clip: Clip) -> None:
+def test_an_open_endpoint_that_is_confirmed_is_used(supervise: Supervise, clip: Clip) -> None:
     running = supervise(
         f"--source=file:{clip(3.0)}",
         "--speed=max",
@@ -166,7 +79,7 @@ def test_an_open_endpoint_said_twice_is_taken(supervise: Supervise, clip: Clip) 
     assert code == 0, stderr
 
 
-def test_half_a_lock_is_refused(tmp_path: Path) -> None:
+def test_half_of_the_keys_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "box.toml"
     config.write_text("[curve]\nsecret = 'x'")
     assert "curve: allowed is missing" in refused("supervisor.py", "--config", str(config))
@@ -175,8 +88,8 @@ def test_half_a_lock_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path / "house")
+def curve(tmp_path: Path) -> KeyFolder:
+    return KeyFolder(tmp_path / "keys")
 
 
 def counted(results: Results) -> int:
@@ -200,21 +113,21 @@ def heard(results: Results, seconds: float) -> int:
 
 
 def test_only_holders_of_an_allowed_key_hear_anything(
-    supervise: Supervise, clip: Clip, house: House
+    supervise: Supervise, clip: Clip, curve: KeyFolder
 ) -> None:
-    running = supervise(f"--source=file:{clip(50.0)}", *house.flags, env=house.env)
+    running = supervise(f"--source=file:{clip(50.0)}", *curve.flags, env=curve.env)
     with Results(
-        house.endpoint, timeout=PATIENCE_S, client_keys=house.client_keys("friend")
+        curve.endpoint, timeout=PATIENCE_S, client_keys=curve.client_keys("friend")
     ) as friend:
         first = next(iter(friend))
         before = counted(friend)
         wrong = {
-            "an unknown key": house.client_keys("stranger"),
+            "an unknown key": curve.client_keys("stranger"),
             "no key": None,
-            "a wrong idea of the server": house.client_keys("friend", server="stranger"),
+            "a wrong idea of the server": curve.client_keys("friend", server="stranger"),
         }
         for what, client_keys in wrong.items():
-            with Results(house.endpoint, client_keys=client_keys) as other:
+            with Results(curve.endpoint, client_keys=client_keys) as other:
                 assert heard(other, 1.5) == 0, what
             before = more_refused(friend, before, what)
         # Nothing else has happened: not one result is missing.
@@ -228,29 +141,29 @@ def test_only_holders_of_an_allowed_key_hear_anything(
 
 
 def test_a_key_added_while_running_counts_and_one_removed_does_not(
-    supervise: Supervise, clip: Clip, house: House
+    supervise: Supervise, clip: Clip, curve: KeyFolder
 ) -> None:
-    running = supervise(f"--source=file:{clip(50.0)}", *house.flags, env=house.env)
-    key = house.allowed / "stranger.key"
-    with Results(house.endpoint, client_keys=house.client_keys("friend")) as friend:
+    running = supervise(f"--source=file:{clip(50.0)}", *curve.flags, env=curve.env)
+    key = curve.allowed / "stranger.key"
+    with Results(curve.endpoint, client_keys=curve.client_keys("friend")) as friend:
         assert friend.receive(PATIENCE_S)
-        key.write_bytes((house.folder / "stranger.key").read_bytes())
-        with Results(house.endpoint, client_keys=house.client_keys("stranger")) as stranger:
+        key.write_bytes((curve.folder / "stranger.key").read_bytes())
+        with Results(curve.endpoint, client_keys=curve.client_keys("stranger")) as stranger:
             assert stranger.receive(PATIENCE_S)
         key.unlink()
-        with Results(house.endpoint, client_keys=house.client_keys("stranger")) as stranger:
+        with Results(curve.endpoint, client_keys=curve.client_keys("stranger")) as stranger:
             assert heard(stranger, 1.5) == 0
     running.process.terminate()
     assert running.ended()[0] == 0
 
 
-def test_noise_at_a_locked_door_does_nothing(
-    supervise: Supervise, clip: Clip, house: House
+def test_random_bytes_at_an_endpoint_with_keys_do_nothing(
+    supervise: Supervise, clip: Clip, curve: KeyFolder
 ) -> None:
-    running = supervise(f"--source=file:{clip(50.0)}", *house.flags, env=house.env)
-    host, port = house.endpoint.removeprefix("tcp://").split(":")
+    running = supervise(f"--source=file:{clip(50.0)}", *curve.flags, env=curve.env)
+    host, port = curve.endpoint.removeprefix("tcp://").split(":")
     with Results(
-        house.endpoint, timeout=PATIENCE_S, client_keys=house.client_keys("friend")
+        curve.endpoint, timeout=PATIENCE_S, client_keys=curve.client_keys("friend")
     ) as friend:
         next(iter(friend))
         greeting = b"\xff" + b"\x00" * 8 + b"\x7f\x03\x00CURVE".ljust(55, b"\x00")
@@ -265,19 +178,19 @@ def test_noise_at_a_locked_door_does_nothing(
     assert code == 0, stderr
 
 
-def test_the_command_takes_keys(supervise: Supervise, clip: Clip, house: House) -> None:
-    running = supervise(f"--source=file:{clip(50.0)}", *house.flags, env=house.env)
+def test_the_command_takes_keys(supervise: Supervise, clip: Clip, curve: KeyFolder) -> None:
+    running = supervise(f"--source=file:{clip(50.0)}", *curve.flags, env=curve.env)
     command = [
         sys.executable,
         "-m",
         "speech_emotion",
         "subscribe",
         "--endpoint",
-        house.endpoint,
+        curve.endpoint,
         "--json",
     ]
-    keys = ["--secret", str(house.folder / "friend.key_secret")]
-    keys += ["--server", str(house.folder / "box.key")]
+    keys = ["--secret", str(curve.folder / "friend.key_secret")]
+    keys += ["--server", str(curve.folder / "box.key")]
     with subprocess.Popen(
         [*command, *keys], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
     ) as subscriber:
@@ -291,7 +204,7 @@ def test_the_command_takes_keys(supervise: Supervise, clip: Clip, house: House) 
         "watch",
         "--once",
         "--endpoint",
-        house.endpoint,
+        curve.endpoint,
     ]
     seen = subprocess.run([*watch, *keys], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert "small@" in seen.stdout or "main" in seen.stdout
@@ -301,12 +214,12 @@ def test_the_command_takes_keys(supervise: Supervise, clip: Clip, house: House) 
     assert running.ended()[0] == 0
 
 
-def test_recording_works_behind_a_lock(
-    supervise: Supervise, clip: Clip, house: House, tmp_path: Path
+def test_recording_works_with_keys(
+    supervise: Supervise, clip: Clip, curve: KeyFolder, tmp_path: Path
 ) -> None:
     path = clip(6.0)
     tape = tmp_path / "tape"
-    running = supervise(f"--source=file:{path}", f"--record={tape}", *house.flags, env=house.env)
+    running = supervise(f"--source=file:{path}", f"--record={tape}", *curve.flags, env=curve.env)
     code, stderr, _ = running.ended()
     assert code == 0, stderr
     assert (tape / "main" / "messages.jsonl").read_text().count('"topic": "result"') == len(
@@ -374,6 +287,7 @@ def changed_since(moment: float, *folders: Path) -> set[str]:
     return {str(path) for path in plain if path.stat().st_ctime >= moment}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("record", [False, True])
 def test_neither_sound_nor_features_reach_the_disk_unless_asked(
     supervise: Supervise, clip: Clip, tmp_path: Path, record: bool
@@ -423,7 +337,7 @@ def test_no_pickle_anywhere() -> None:
             assert "shelve" not in text, path
 
 
-def test_a_malformed_question_to_the_doorman_is_no_answer_for_all(house: House) -> None:
+def test_a_malformed_request_to_the_authenticator_is_refused(curve: KeyFolder) -> None:
     """The hub asks the authenticator itself; a domain or key it never saw is simply refused."""
     from speech_emotion.common.security.zap import ZapAuthenticator
 
@@ -432,7 +346,9 @@ def test_a_malformed_question_to_the_doorman_is_no_answer_for_all(house: House) 
         authenticator = ZapAuthenticator(context)
         guarded = context.socket(zmq.ROUTER)
         authenticator.guard(
-            guarded, CurveServerKeys(house.folder / "box.key_secret", house.allowed), "results"
+            guarded,
+            CurveServerKeys(curve.folder / "box.key_secret", curve.allowed),
+            "results",
         )
         asking = context.socket(zmq.REQ)
         asking.connect("inproc://zeromq.zap.01")

@@ -198,6 +198,7 @@ def test_opus_is_decoded_exactly_and_its_gap_declared(supervise: Supervise, tmp_
     np.testing.assert_array_equal(after, expected[before:])
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("scheme", ["rtp", "udp"])
 @pytest.mark.skipif(not sound_servers.has_ffmpeg(), reason="needs ffmpeg")
 def test_datagrams_are_heard(supervise: Supervise, tmp_path: Path, scheme: str) -> None:

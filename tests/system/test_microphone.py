@@ -79,6 +79,7 @@ def test_the_devices_are_listed(microphone: VirtualMicrophone) -> None:
     assert "16000 Hz" in finished.stdout
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (48000, 2)])
 def test_recorded_samples_equal_the_played_ones(
     clip: Clip, tmp_path: Path, rate: int, channels: int

@@ -202,6 +202,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.costly_cases
 @pytest.mark.timeout(ENTRANCE_S)
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_a_mutated_bundle_is_refused_with_one_line(
@@ -229,6 +230,7 @@ def test_a_mutated_bundle_is_refused_with_one_line(
         assert {name for name in accepted if not name.startswith("flip-")} == {"whole"}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     "name", ["labels-escape", "key-escape", "shape-2-40", "flip-golden.npz-0", "hop-tiny"]
 )

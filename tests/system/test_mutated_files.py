@@ -145,6 +145,7 @@ def offline_samples(path: Path) -> tuple[Recording | None, str | None]:
     return recording, None if recording.damage is None else str(recording.damage)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("part", range(8))
 def test_a_mutated_file_ends_in_samples_or_one_line(
     tmp_path: Path, contents: dict[str, bytes], ring: RingOwner, part: int
@@ -185,6 +186,7 @@ ENTRANCES: dict[str, Callable[[Path], list[str]]] = {
 SAMPLE = [(*case, entrance) for case, entrance in zip(CASES[5::25], itertools.cycle(ENTRANCES))]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("kind", "mutation", "seed", "entrance"),
     SAMPLE,

@@ -95,6 +95,7 @@ def recorders_of(microphone: VirtualMicrophone) -> int:
 
 
 @needs_pulse
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("close", ["true", "false"])
 def test_while_muted_no_sound_is_taken(
     supervise: Supervise,

@@ -80,6 +80,7 @@ SERVERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("serve", "rate", "channels"),
     [pytest.param(*row[:3], id=name, marks=row[3]) for name, row in SERVERS.items()],

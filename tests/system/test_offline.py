@@ -19,6 +19,7 @@ Supervise = Callable[..., Running]
 Demo = tuple[NDArray[np.float32], int]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_library_command_and_live_pipeline_are_equal(
     supervise: Supervise, tmp_path: Path, demo: Demo, rate: int

@@ -156,6 +156,7 @@ def test_a_pipeline_that_stopped_has_no_data(
         publisher[0].send(live(0, **quiet))
         shows(page, "#emotion", "silence")
         assert page.title() == "silence · main"
+        publisher[0].fall_silent()
         shows(page, "#emotion", "no data")  # nothing is published any more
         shows(page, "#pill", "No data")
         shows(page, "#confidence", "Is the pipeline running?")

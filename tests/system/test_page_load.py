@@ -1,4 +1,4 @@
-"""The page's server under slow, silent and greedy clients."""
+"""The page's server under slow, silent and excessive clients."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def closed(client: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("data", [b"", b"GET", HALF_REQUEST, HALF_BODY], ids=str)
 def test_half_requests_block_no_other_client(page: Dashboard, data: bytes) -> None:
     with contextlib.ExitStack() as stack:

@@ -84,6 +84,7 @@ def test_silence_tells_what_was_heard_last(chromium: Any, publisher: tuple[Publi
         shows(page, "#level-word", "too loud")
         publisher[0].send(live(4, rms_db=-60.0))
         shows(page, "#level-word", "too quiet")
+        publisher[0].fall_silent()
         shows(page, "#listening", "Not listening")  # nothing is published any more
 
 

@@ -83,6 +83,7 @@ def accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("keep_host", [True, False], ids=["host-kept", "host-rewritten"])
 @pytest.mark.parametrize(
     ("prefix", "strip"),

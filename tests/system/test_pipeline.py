@@ -24,6 +24,7 @@ Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("block", [7, 160, 320, 1600])
 def test_full_speed_equals_offline(supervise: Supervise, clip: Clip, block: int) -> None:
     path = clip(20.0)
@@ -35,6 +36,7 @@ def test_full_speed_equals_offline(supervise: Supervise, clip: Clip, block: int)
     assert received.stream() == offline(path)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("block", [7, 320])
 def test_real_time_equals_offline(supervise: Supervise, clip: Clip, block: int) -> None:
     path = clip(6.3)
@@ -45,6 +47,7 @@ def test_real_time_equals_offline(supervise: Supervise, clip: Clip, block: int) 
     assert all(result.time is not None for result in received.fresh(public.Result))
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("block", [160, 1600])
 def test_resampled_stereo_equals_offline(
     supervise: Supervise, clip: Clip, tmp_path: Path, block: int
@@ -79,6 +82,7 @@ def test_three_files_each_equal_their_own_single_run(supervise: Supervise, clip:
         assert received.stream(name) == [{**row, "stream": name} for row in offline(path)]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("stage", ["features", "infer", "capture"])
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_exactly_once_with_a_stage_killed(
@@ -110,6 +114,7 @@ def test_exactly_once_with_a_stage_killed(
     assert row.restarts >= len(killed) - 1  # the last kill may hit a stage that is ending
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_ordered_stop_delivers_complete_windows(
     supervise: Supervise, clip: Clip, signum: signal.Signals
@@ -177,6 +182,7 @@ def test_a_late_subscriber_gets_the_last_values_as_replays(
     assert running.ended()[0] == 0
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("stage", ["features", "infer"])
 def test_a_stage_that_another_program_stopped_is_restarted(
     supervise: Supervise, clip: Clip, stage: str

@@ -15,7 +15,7 @@ import pytest
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.security.curve import read_public
 from speech_emotion.common.wire import public
-from tests.support.key_files import House
+from tests.support.key_files import KeyFolder
 from tests.support.pages import TOKEN, answers, get
 from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, command, wait_until
 from tests.support.swaps import OTHER
@@ -106,9 +106,9 @@ def test_the_audit_log_tells_what_happened(
     clip: Clip, state: dict[str, str], tmp_path: Path
 ) -> None:
     path, port = tmp_path / "audit.jsonl", free_port()
-    house = House(tmp_path / "keys")
+    curve = KeyFolder(tmp_path / "keys")
     settings = {
-        **house.env,
+        **curve.env,
         **state,
         "SEP_AUDIT__FILE": str(path),
         "SEP_DASHBOARD__TOKEN": TOKEN,
@@ -118,7 +118,7 @@ def test_the_audit_log_tells_what_happened(
         [
             *(sys.executable, "supervisor.py", f"--source=file:{clip(5.0, repeat=40)}"),
             *(f"--dashboard=127.0.0.1:{port}", f"--record={tmp_path / 'recordings'}"),
-            *house.flags,
+            *curve.flags,
         ],
         cwd=ROOT,
         env={**os.environ, **settings},
@@ -129,9 +129,9 @@ def test_the_audit_log_tells_what_happened(
         wait_until(lambda: answers(port), "the page")
         for given in ("wrong wrong wrong", TOKEN):
             get(port, "/login", method="POST", body=f"token={given}")
-        with Results(house.endpoint, client_keys=house.client_keys("friend")) as friend:
+        with Results(curve.endpoint, client_keys=curve.client_keys("friend")) as friend:
             assert friend.receive(PATIENCE_S) is not None
-        with Results(house.endpoint, client_keys=house.client_keys("stranger")) as stranger:
+        with Results(curve.endpoint, client_keys=curve.client_keys("stranger")) as stranger:
             wait_until(lambda: "key refused" in path.read_text(), "the refusal")
             assert stranger.receive(0.1) is None
         pid = str(process.pid)
@@ -158,7 +158,7 @@ def test_the_audit_log_tells_what_happened(
     assert by_event["page refused"]["address"] == "127.0.0.1"
     assert by_event["key allowed"]["name"] == "friend"
     assert by_event["key refused"]["name"] is None
-    refused = read_public(house.folder / "stranger.key").decode()
+    refused = read_public(curve.folder / "stranger.key").decode()
     assert by_event["key refused"]["key"] == refused
     assert by_event["mute asked"]["seconds"] == 3600.0
     assert by_event["mute asked"]["by"].startswith("command of ")

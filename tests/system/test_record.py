@@ -85,6 +85,7 @@ def test_nothing_is_recorded_by_default(supervise: Supervise, clip: Clip, tmp_pa
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("words", ["no such folder", "is not a recording", "is damaged"])
 def test_a_folder_that_is_no_recording(supervise: Supervise, tmp_path: Path, words: str) -> None:
     folder = tmp_path / "recording"
@@ -172,6 +173,7 @@ def test_recorder_and_history_miss_nothing_while_they_restart(
     assert len(utterances) >= 2
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("speed", "fault"),
     [("realtime", signal.SIGKILL), ("realtime", signal.SIGSTOP), ("max", signal.SIGKILL)],
@@ -200,6 +202,61 @@ def test_recorder_and_history_that_die_at_the_end_are_waited_for(
     rows = [row for row in recorded_messages(folder / "main") if row["kind"] == "result"]
     assert len(results) - len(rows) == counters["record_messages_lost"]
     assert counters["record_lost"] == 0
+    with HistoryReader(history) as reader:
+        kept = reader.windows("main", 0.0, 1e11, 10**6)["rows"]
+    assert len(results) - len(kept) == counters["history_lost"]
+
+
+KILLED_WHILE_THEY_END = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+from speech_emotion import supervisor
+from speech_emotion.supervision.managed_process import ManagedProcess as Process
+from speech_emotion.supervision.pipeline import Pipeline
+processes, killed, stop, start = [], set(), Process.stop, Pipeline.__init__
+
+def begin(self, *arguments, **more):
+    start(self, *arguments, **more)
+    processes.extend(self._processes)
+
+def end(process):
+    writers = [p for p in processes if p.name in ("record", "history") and p.child]
+    if process.kind.capture:
+        for writer in writers:
+            os.kill(writer.child.pid, signal.SIGSTOP)
+    stop(process)
+    if process in writers and process.name not in killed:
+        killed.add(process.name)
+        os.kill(process.child.pid, signal.SIGKILL)
+
+Pipeline.__init__, Pipeline._await_restarts, Process.stop = begin, lambda *_: None, end
+sys.exit(supervisor.main())
+"""
+"""Recorder and history writer are stopped with the sound, and killed when they are to end."""
+
+
+def test_recorder_and_history_that_are_killed_while_they_end_end_again(
+    clip: Clip, tmp_path: Path
+) -> None:
+    folder, history = tmp_path / "recordings", tmp_path / "history.sqlite"
+    running = Running(
+        *(f"--source=file:{clip(50.0, repeat=20)}", "--speed=max"),
+        *(f"--record={folder}", f"--history={history}"),
+        program=("-c", KILLED_WHILE_THEY_END),
+    )
+    try:
+        running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 8)
+        running.process.terminate()
+        code, stderr, live = running.ended()
+    finally:
+        running.end()
+    assert code == 0, stderr
+    for name in ("record", "history"):
+        assert f"{name}: killed while it ended; it is started again" in stderr
+    results, counters = live.fresh(public.Result), live.fresh(public.Health)[-1].counters
+    assert len(recorded_samples(folder / "main")) >= results[-1].end
+    rows = [row for row in recorded_messages(folder / "main") if row["kind"] == "result"]
+    assert len(results) - len(rows) == counters["record_messages_lost"]
     with HistoryReader(history) as reader:
         kept = reader.windows("main", 0.0, 1e11, 10**6)["rows"]
     assert len(results) - len(kept) == counters["history_lost"]

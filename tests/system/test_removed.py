@@ -57,6 +57,7 @@ def remove_results(pipeline: Running) -> None:
     Path(pipeline.endpoint.removeprefix("ipc://")).unlink()
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     "remove",
     [remove_ring, remove_folder, remove_hub, remove_features, remove_bundle, remove_results],
@@ -171,6 +172,7 @@ def test_a_supervisor_without_descriptors_lives(supervise: Supervise, clip: Clip
     assert "Traceback" not in stderr
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("gap", [0.0, 0.0002, 0.002])
 def test_a_double_stop_ends_in_order(supervise: Supervise, clip: Clip, gap: float) -> None:
     pipeline = supervise(f"--source=file:{clip(50.0)}")

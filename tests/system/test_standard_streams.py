@@ -53,6 +53,7 @@ def catches_sigint(pid: int) -> bool:
     return bool(caught >> (signal.SIGINT - 1) & 1)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_full_disk_behind_stdout_is_one_line(name: str) -> None:
     done = shell('exec "$@" > /dev/full', PROGRAMS[name])
@@ -63,6 +64,7 @@ def test_a_full_disk_behind_stdout_is_one_line(name: str) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-", "2>&-"])
 def test_closed_streams(name: str, closed: str) -> None:
@@ -71,6 +73,7 @@ def test_closed_streams(name: str, closed: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_reader_that_has_gone(name: str) -> None:
     done = shell('"$@" | true', PROGRAMS[name])
@@ -100,6 +103,7 @@ def test_every_terminal_can_show_it(encoding: str, tmp_path: Path) -> None:
     assert "\\xff\\xe9.wav" in done.stderr
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("profile", ["nowhere/x.prof", "/proc/x.prof", "."])
 @pytest.mark.parametrize("program", [["supervisor.py"], ["-m", "infer", str(DEMO)]])
 def test_a_profile_that_cannot_be_written_is_one_line(program: list[str], profile: str) -> None:
@@ -112,6 +116,7 @@ def test_a_profile_that_cannot_be_written_is_one_line(program: list[str], profil
     assert "cannot be written" in line
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     "program",
     [

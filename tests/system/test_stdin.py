@@ -64,6 +64,7 @@ def piped(
     return subscriber
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_a_pipe_equals_its_file(clip: Clip, speed: str) -> None:
     ring_s = 10.0
@@ -135,6 +136,7 @@ def test_a_closed_standard_input_is_refused(program: str) -> None:
     ended.check_refused("closed", "arecord")
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("program", ["supervisor", "capture"])
 @pytest.mark.parametrize("content", [b"", b"\x01"])
 def test_a_pipe_that_ends_without_a_sample_is_a_failure(program: str, content: bytes) -> None:
@@ -144,6 +146,7 @@ def test_a_pipe_that_ends_without_a_sample_is_a_failure(program: str, content: b
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(("rate", "channels", "subtype"), [(44100, 2, "PCM_24"), (16000, 1, None)])
 def test_a_wav_in_a_pipe_is_read_as_what_it_is(
     clip: Clip, tmp_path: Path, rate: int, channels: int, subtype: str | None
@@ -196,6 +199,7 @@ def pipe_into() -> Iterator[Callable[..., tuple[Running, BinaryIO]]]:
 PipeInto = Callable[..., tuple[Running, BinaryIO]]
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_a_pipe_that_gives_nothing_from_the_start_is_silent(
     pipe_into: PipeInto, speed: str
@@ -208,6 +212,7 @@ def test_a_pipe_that_gives_nothing_from_the_start_is_silent(
     assert "no samples" in (row.reason or "")
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("make", "state", "words"),
     [

@@ -23,6 +23,7 @@ Clip = Callable[..., Path]
 WORKERS = {"SEP_WORKERS__FEATURES": "2", "SEP_WORKERS__INFER": "3"}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("workers", [{}, WORKERS], ids=["one worker", "two and three"])
 def test_every_stream_equals_its_own_single_run(
     supervise: Supervise, clip: Clip, workers: dict[str, str]
@@ -42,6 +43,7 @@ def test_every_stream_equals_its_own_single_run(
         assert stages == {"capture", "features", "infer"}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("stage", ["features", "infer"])
 def test_a_killed_worker_loses_nothing_and_disturbs_no_other_worker(
     supervise: Supervise, clip: Clip, stage: str

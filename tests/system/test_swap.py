@@ -51,6 +51,7 @@ def results_of(running: Running) -> list[public.Result]:
     return running.received.fresh(public.Result)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("speed", ["realtime", "max"])
 def test_no_window_is_lost_and_each_is_its_bundles_own(
@@ -82,6 +83,7 @@ def test_no_window_is_lost_and_each_is_its_bundles_own(
     assert {stage.name for stage in last.stages} == {"capture", "features", "infer"}
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize("when", ["testing", "switching", "trial"])
 def test_stages_killed_around_the_exchange_lose_nothing(
     supervise: Supervise, clip: Clip, when: str
@@ -195,6 +197,7 @@ def cut(folder: Path) -> None:
     rehash(folder)
 
 
+@pytest.mark.costly_cases
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
@@ -304,7 +307,7 @@ def test_a_stop_during_the_exchange_ends_in_order(supervise: Supervise, clip: Cl
         assert len(exchanges(results)) <= 2
 
 
-def test_nobody_to_ask() -> None:
+def test_without_a_pipeline_there_is_nothing_to_swap() -> None:
     done = swap(BUNDLE, "--pid", "1")
     assert done.returncode == 2
     assert "no pipeline with process id 1" in done.stderr
@@ -426,7 +429,7 @@ def test_an_exchange_ends_the_utterance_and_smoothing() -> None:
     same = Session.resume(dataclasses.replace(resume, checkpoint_bundle=new.id), new, new)
     assert same.state == state
     assert not same.pending_utterances
-    # One that nobody here knows cannot be told; the windows all were.
+    # An utterance cut by an unknown bundle cannot be sent; every window was.
     assert not Session.resume(resume, new, None).pending_utterances
 
 

@@ -211,7 +211,7 @@ def test_a_file_that_is_removed_is_written_anew(
     assert [one.state for one in kept] == [DELIVERED, "waiting"]
 
 
-class Door:
+class Receiver:
     """What stands for a channel: it fails while it is shut."""
 
     def __init__(self) -> None:
@@ -227,15 +227,15 @@ class Door:
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch) -> Door:
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Receiver:
     monkeypatch.setattr(delivery_worker, "BACKOFF_S", (0.02, 0.08))
-    return Door()
+    return Receiver()
 
 
 @pytest.fixture
-def worker(door: Door) -> Iterator[tuple[DeliveryWorker, list[Delivery]]]:
+def worker(receiver: Receiver) -> Iterator[tuple[DeliveryWorker, list[Delivery]]]:
     settled: list[Delivery] = []
-    one = DeliveryWorker(ADDRESS, settled.append, 3600.0, door.send)
+    one = DeliveryWorker(ADDRESS, settled.append, 3600.0, receiver.send)
     one.start()
     yield one, settled
     one.request_stop()
@@ -243,24 +243,24 @@ def worker(door: Door) -> Iterator[tuple[DeliveryWorker, list[Delivery]]]:
 
 
 def test_a_courier_keeps_the_order_and_tries_with_growing_delay(
-    door: Door, worker: tuple[DeliveryWorker, list[Delivery]]
+    receiver: Receiver, worker: tuple[DeliveryWorker, list[Delivery]]
 ) -> None:
     one, settled = worker
-    door.shut = True
+    receiver.shut = True
     for number in range(3):
         one.add(delivery(number))
-    wait_until(lambda: len(door.attempts) >= 6, "six attempts")
+    wait_until(lambda: len(receiver.attempts) >= 6, "six attempts")
     assert one.failed >= 5
     assert one.waiting == 3
     assert one.age_s() > 0.0
-    delays = [b - a for a, b in zip(door.attempts, door.attempts[1:6], strict=False)]
+    delays = [b - a for a, b in zip(receiver.attempts, receiver.attempts[1:6], strict=False)]
     assert all(d >= least for d, least in zip(delays, [0.02, 0.04, 0.08, 0.08], strict=False))
     failure = settled[-1].failure or ""
     assert failure == "('lamp', '***') did not answer\\nat all"
     assert settled[-1].attempts >= 5
-    door.shut = False
-    wait_until(lambda: len(door.arrived) == 3, "all")
-    assert door.arrived == [alert(number).id for number in range(3)]
+    receiver.shut = False
+    wait_until(lambda: len(receiver.arrived) == 3, "all")
+    assert receiver.arrived == [alert(number).id for number in range(3)]
     wait_until(lambda: one.waiting == 0, "nothing to wait")
     last = [entry for entry in settled if entry.state == DELIVERED]
     assert [entry.alert.seq for entry in last] == [0, 1, 2]
@@ -269,30 +269,32 @@ def test_a_courier_keeps_the_order_and_tries_with_growing_delay(
 
 
 def test_a_test_does_not_wait_and_is_tried_once(
-    door: Door, worker: tuple[DeliveryWorker, list[Delivery]], monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver,
+    worker: tuple[DeliveryWorker, list[Delivery]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(delivery_worker, "BACKOFF_S", (60.0, 60.0))
     one, settled = worker
-    door.shut = True
+    receiver.shut = True
     one.add(delivery(0))
     wait_until(lambda: one.failed == 1, "the failure")
     trial = Delivery(alert(7, test=True), ADDRESS.key)
     one.add(trial)
     wait_until(lambda: settled[-1].alert.test, "the test")
     assert settled[-1].state == GIVEN_UP
-    door.shut = False
+    receiver.shut = False
     one.add(dataclasses.replace(trial, alert=alert(8, test=True)))
-    wait_until(lambda: len(door.arrived) == 2, "the test, and with it what waits")
-    assert door.arrived == [alert(8).id, alert(0).id]
+    wait_until(lambda: len(receiver.arrived) == 2, "the test, and with it what waits")
+    assert receiver.arrived == [alert(8).id, alert(0).id]
 
 
 def test_old_alerts_are_given_up_and_too_many_drop_the_oldest(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery_worker, "MAX_WAITING", 3)
     settled: list[Delivery] = []
-    one = DeliveryWorker(ADDRESS, settled.append, 3600.0, door.send)
-    door.shut = True
+    one = DeliveryWorker(ADDRESS, settled.append, 3600.0, receiver.send)
+    receiver.shut = True
     now = time.time()
     for number, age in enumerate([0.0, 4000.0, 0.0, 0.0]):
         one.add(Delivery(alert(number, time=now - age), ADDRESS.key))
@@ -302,20 +304,20 @@ def test_old_alerts_are_given_up_and_too_many_drop_the_oldest(
     wait_until(lambda: one.dropped == 2, "the old alert to be given up")
     (old,) = [entry for entry in settled if entry.state == GIVEN_UP and entry.alert.seq == 1]
     assert old.attempts == delivery_worker.LEAST_ATTEMPTS  # a clock set ahead gives up none at once
-    door.shut = False
-    wait_until(lambda: len(door.arrived) == 2, "the others")
+    receiver.shut = False
+    wait_until(lambda: len(receiver.arrived) == 2, "the others")
     one.request_stop()
     one.join(5.0)
 
 
-def test_at_the_end_what_can_be_delivered_is_and_the_rest_stays(door: Door) -> None:
+def test_at_the_end_what_can_be_delivered_is_and_the_rest_stays(receiver: Receiver) -> None:
     settled: list[Delivery] = []
     free, blocked = threading.Event(), threading.Event()
 
     def slow(address: AlertAddress, one: Alert) -> None:
         blocked.set()
         free.wait(5.0)
-        door.send(address, one)
+        receiver.send(address, one)
 
     one = DeliveryWorker(ADDRESS, settled.append, 3600.0, slow)
     one.start()
@@ -325,9 +327,9 @@ def test_at_the_end_what_can_be_delivered_is_and_the_rest_stays(door: Door) -> N
     one.request_stop()
     free.set()
     one.join(5.0)
-    assert len(door.arrived) == 5
-    door.shut = True
-    other = DeliveryWorker(ADDRESS, settled.append, 3600.0, door.send)
+    assert len(receiver.arrived) == 5
+    receiver.shut = True
+    other = DeliveryWorker(ADDRESS, settled.append, 3600.0, receiver.send)
     other.add(delivery(9))
     other.request_stop()
     other.start()

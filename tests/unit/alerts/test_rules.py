@@ -254,3 +254,17 @@ def test_windows_that_never_arrived_are_counted_over_a_restart() -> None:
         restarted.feed(window(seq, 0.0), 0.0)
     assert restarted.lost == 2
     assert ("anger", "main") not in restarted.states
+
+
+def test_each_change_of_a_state_is_taken_once() -> None:
+    one = rule()
+    evaluation = Evaluation([one], {}, datetime.UTC)
+    for message in windows([0.9, 0.9]):
+        evaluation.feed(message, 0.0)
+    stream = window(0, 0.9).stream
+    changes = evaluation.take_changes()
+    assert changes == evaluation.states
+    assert set(changes) == {("", stream), (one.name, stream)}
+    assert evaluation.take_changes() == {}
+    evaluation.feed(window(2, 0.9), 0.0)
+    assert ("", stream) in evaluation.take_changes()

@@ -190,7 +190,7 @@ def test_a_malformed_endpoint_is_one_line(wrong: str) -> None:
         Results(wrong)
 
 
-def test_a_timeout_ends_the_wait_where_nobody_is(endpoint: str) -> None:
+def test_a_timeout_ends_the_wait_without_a_publisher(endpoint: str) -> None:
     with Results(endpoint, timeout=0.1) as client:
         assert client.receive(0.0) is None
         assert client.receive(0.1) is None
@@ -221,7 +221,7 @@ def test_a_timeout_ends_the_wait_in_a_flood_of_something_else(
     assert all(after - before <= 1 for before, after in itertools.pairwise(taken))
 
 
-def test_a_client_that_nobody_closed_does_not_hold_its_program(endpoint: str) -> None:
+def test_a_client_that_is_not_closed_does_not_hold_its_program(endpoint: str) -> None:
     program = f"from speech_emotion import Results; kept = Results({endpoint!r}); kept.receive(0.1)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=PATIENCE_S, check=True)
 

@@ -145,7 +145,7 @@ def test_every_message_is_answered(rig: Rig) -> None:
     rig.send(internal.Hello("infer", ""))
     assert rig.answer() == internal.Resume("main", "run", 0, False, [], {})
     rig.send(submit(0))
-    # As infer and as the one who opened the stream.
+    # As infer and as the capture that opened the stream.
     assert [rig.answer(), rig.answer()] == [internal.Accepted("main", "run", 1, False)] * 2
     rig.send(submit(7))
     assert rig.answer() == internal.Resume("main", "run", 1, False, [0.0], {"at": 0})
@@ -217,7 +217,7 @@ def test_an_idle_hub_ends_at_once_when_told_to(rig: Rig) -> None:
     assert time.monotonic() - began < 5.0
 
 
-def test_rubbish_is_counted_and_nothing_else(rig: Rig) -> None:
+def test_invalid_messages_are_counted_and_nothing_else(rig: Rig) -> None:
     for frame in (
         b"",
         b"rubbish",
@@ -337,13 +337,13 @@ def test_counters_that_a_stage_reads_back_from_its_files_are_not_added_up() -> N
     assert [one["history_malformed"] for one in seen] == [4, 4, 5, 6, 6, 6]
 
 
-def test_one_who_never_reads_hinders_nobody(rig: Rig) -> None:
-    lazy: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
-    lazy.setsockopt(zmq.RCVHWM, 1)
-    lazy.setsockopt(zmq.SUBSCRIBE, b"")
-    lazy.connect(rig.results)
+def test_a_subscriber_that_never_reads_does_not_disturb_others(rig: Rig) -> None:
+    unread: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
+    unread.setsockopt(zmq.RCVHWM, 1)
+    unread.setsockopt(zmq.SUBSCRIBE, b"")
+    unread.connect(rig.results)
     eager = listening(rig)
-    assert lazy.poll(10_000)  # it is subscribed
+    assert unread.poll(10_000)  # it is subscribed
     rig.send(OPEN)
     count = 3 * SUBSCRIBER_HIGH_WATER_MARK
     for seq in range(count):

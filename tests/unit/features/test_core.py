@@ -339,8 +339,8 @@ def test_no_array_is_allocated_in_the_steady_state(name: str) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Views, numbers, and numpy's buffer for a division per row. A window has 64 kB.
-    assert peak < 8192
+    # Views, numbers, numpy's buffer for a division per row, coverage's notes. A window has 64 kB.
+    assert peak < 16384
 
 
 def test_scipys_compiled_transforms_are_found_and_are_scipys() -> None:

@@ -250,11 +250,13 @@ def test_values_that_are_no_numbers_are_silence_and_full_scale(pipeline: Pipelin
     assert [m.state for m in pipeline(wild, rate=16000) if isinstance(m, Result)]
 
 
-def test_an_open_file_is_not_closed_and_leaves_no_file(pipeline: Pipeline) -> None:
-    before = set(os.listdir(tempfile.gettempdir()))
+def test_an_open_file_is_not_closed_and_leaves_no_file(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     descriptors = len(os.listdir("/proc/self/fd"))
     with DEMO.open("rb") as file:
         list(pipeline(file))
         assert not file.closed
     assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert {n for n in os.listdir(tempfile.gettempdir()) if n.startswith("tmp")} <= before
+    assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Who gets the metrics, and what a client cannot take: connections, time, memory."""
+"""Access to the metrics, and the limits of a client: connections, time, memory."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_a_switch_that_cannot_be_read_is_engaged(tmp_path: Path) -> None:
     assert switch_engaged(path, "1") == (True, f"{path}: is empty")
     assert switch_engaged(tmp_path, "1")[0]
     path.unlink()
-    os.mkfifo(path)  # nobody writes: reading it must not wait
+    os.mkfifo(path)  # without a writer: reading it must not wait
     assert switch_engaged(path, "1") == (True, f"{path}: is empty")
 
 

@@ -148,17 +148,17 @@ def test_subscribers_beyond_the_limit_do_not_replace_others(rig: Rig) -> None:
     ids=["message", "empty", "long prefix"],
 )
 def test_what_is_no_subscription_ends_the_connection(rig: Rig, request_: bytes) -> None:
-    rude = rig.subscriber(zmq.XSUB)
-    rude.send(request_)
+    client = rig.subscriber(zmq.XSUB)
+    client.send(request_)
     wait_until(lambda: rig.cut == 1, "the connection to be closed")
     assert alive(rig.subscriber())
 
 
 @pytest.mark.parametrize("length", [publisher.MAX_REQUEST + 1, 30_000, 4_000_000])
 def test_a_long_request_ends_the_connection_before_it_is_kept(rig: Rig, length: int) -> None:
-    rude = rig.subscriber(zmq.XSUB)
-    monitor = rude.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-    rude.send(b"x" * length)
+    client = rig.subscriber(zmq.XSUB)
+    monitor = client.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    client.send(b"x" * length)
     assert monitor.poll(10_000)
     monitor.close()
     assert alive(rig.subscriber())
@@ -170,13 +170,13 @@ def test_messages_of_subscribers_take_no_memory(rig: Rig) -> None:
     before = resident_kib()
     frames = (b"\x00\xc8" + b"x" * 200) * 1000
     for _ in range(5):
-        with rig.raw(1)[0] as rude:
-            rude.settimeout(PATIENCE_S)
+        with rig.raw(1)[0] as client:
+            client.settimeout(PATIENCE_S)
             with contextlib.suppress(ConnectionError):
-                rude.sendall(GREETING + READY)
-                assert rude.recv(4096)  # the handshake is complete
+                client.sendall(GREETING + READY)
+                assert client.recv(4096)  # the handshake is complete
                 while True:
-                    rude.sendall(frames)
+                    client.sendall(frames)
     wait_until(lambda: rig.cut >= 1, "the connection to be counted")
     assert alive(rig.subscriber())
     assert resident_kib() - before < 50_000
@@ -193,9 +193,9 @@ def resident_kib() -> int:
 
 
 def test_prefixes_of_one_connection_are_bounded(rig: Rig) -> None:
-    rude = rig.subscriber(zmq.XSUB)
+    client = rig.subscriber(zmq.XSUB)
     for number in range(publisher.MAX_PREFIXES):
-        rude.send(b"\x01result/%d" % number)
+        client.send(b"\x01result/%d" % number)
     wait_until(lambda: rig.cut == 1, "the connection to be closed")
     assert alive(rig.subscriber())
 
@@ -218,13 +218,13 @@ def test_a_storm_of_subscriptions_reaches_neither_the_inner_subscribers_nor_othe
     inner, other = Subscriber(rig.inner), Subscriber(rig.results)
     for one in (inner, other):
         one.wait_for(lambda received: bool(received.fresh(public.Health)))
-    rude = rig.subscriber(zmq.XSUB)
+    client = rig.subscriber(zmq.XSUB)
     began = time.monotonic()
     seq = 0
     while time.monotonic() < began + 3.0:
         for _ in range(20):
-            rude.send(b"\x01")
-            rude.send(b"\x00")
+            client.send(b"\x01")
+            client.send(b"\x00")
         rig.submit(seq)
         seq += 1
     elapsed = time.monotonic() - began
@@ -263,7 +263,7 @@ def test_an_inner_subscriber_that_comes_meanwhile_gets_everything_in_order(rig: 
         if seq % 50 == 25:
             subscribers.append(Subscriber(rig.inner))
     for one in subscribers:
-        one.wait_for(lambda received: len(seqs_of(received)) >= 500)
+        one.wait_for(lambda received: 499 in seqs_of(received))  # some come twice, replayed
         newest = -1
         for seq in seqs_of(one.finish()):
             assert seq <= newest + 1  # nothing is late: what is new comes in order
@@ -279,22 +279,22 @@ def test_a_connection_without_end_of_requests_is_closed(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "MAX_REQUESTS", 50)
-    rude = rig.subscriber(zmq.XSUB)
-    wait_until(lambda: storm(rude) or rig.cut > 0, "the connection to be closed")
+    client = rig.subscriber(zmq.XSUB)
+    wait_until(lambda: storm(client) or rig.cut > 0, "the connection to be closed")
     assert alive(rig.subscriber())
 
 
-def storm(rude: zmq.Socket[bytes]) -> None:
+def storm(client: zmq.Socket[bytes]) -> None:
     for _ in range(50):
         with contextlib.suppress(zmq.Again):
-            rude.send(b"\x01health", zmq.DONTWAIT)
-            rude.send(b"\x00health", zmq.DONTWAIT)
+            client.send(b"\x01health", zmq.DONTWAIT)
+            client.send(b"\x00health", zmq.DONTWAIT)
 
 
 HUB = """
 import resource, subprocess, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
-from tests.unit.common.test_public_bounds import Rig
+from tests.system.test_public_bounds import Rig
 rig = Rig()
 rig.submit(-1)  # libzmq aborts if an ipc connection arrives while no descriptor is free
 print(rig.port, flush=True)
