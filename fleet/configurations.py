@@ -108,7 +108,7 @@ def _leaf(centre: Centre, box: Box, own: str) -> str:
     # The centre takes messages from the stream; none travels by itself.
     return (
         f"{HEAD}server_name: {name}\n"
-        f'listen: "127.0.0.1:{box.port}"\n'
+        f'listen: "127.0.0.1:{box.port}"\nhttp: "127.0.0.1:{box.monitor_port}"\n'
         "# Every message is on the disk before it is accepted.\n"
         f"jetstream {{ store_dir: {_text(box.store)}, domain: {name}, sync_interval: always }}\n"
         "leafnodes { remotes: [ {\n"

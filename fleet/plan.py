@@ -63,7 +63,7 @@ class Box(Table):
     Attributes:
         site, name: parts of the subjects.
         leaf: whether it runs a server of its own, which keeps results while the link is down.
-        port: of that server, on loopback.
+        port, monitor_port: of that server, on loopback; the second one answers `/healthz`.
         folder: where its files lie on the box.
         store: folder of the server's data.
         stream_mb, stream_days: limits of its stream.
@@ -73,6 +73,7 @@ class Box(Table):
     name: str
     leaf: bool = True
     port: int = Field(default=4222, ge=1, le=65535)
+    monitor_port: int = Field(default=8222, ge=1, le=65535)
     folder: UserPath = FOLDER
     store: UserPath = STORE
     stream_mb: int = Field(default=1024, ge=1, le=1_000_000)

@@ -46,6 +46,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
+        self._began = (self.folder / "log").stat().st_size
         self.process = subprocess.Popen(self._command, stdout=self._log, stderr=self._log)
         if not self._prefix:
             wait_until(self._listens, f"{self.folder} to listen; see its log")
@@ -61,6 +62,11 @@ class Server:
         """Kill it, and start it again."""
         self.kill()
         self.start()
+
+    @property
+    def disabled(self) -> bool:
+        """Whether its disk was full since its start: it takes no message until it is restarted."""
+        return b"DISABLED" in (self.folder / "log").read_bytes()[self._began :]
 
     def close(self) -> None:
         """End it for good."""
@@ -114,6 +120,7 @@ class Fleet:
                     "name": name,
                     "port": port,
                     "store": str(store),
+                    "monitor_port": free_port(),
                     "folder": str(files / "boxes" / f"home.{name}"),
                 }
                 for name, port, store in zip(boxes, ports, stores, strict=True)
