@@ -24,6 +24,8 @@ from speech_emotion.fleet.streams import definition, domain, source_of
 ACCOUNT = "SEP"
 CENTRE = "centre"
 GB = 1_000_000_000
+SPARE_MB = 16
+"""What a box's server may store beside its stream."""
 CONFIGURATION, KEY, CA = "nats-server.conf", "box.nk", "ca.pem"
 HEAD = "# Written by `speech-emotion fleet init`; do not edit.\n"
 
@@ -110,7 +112,9 @@ def _leaf(centre: Centre, box: Box, own: str) -> str:
         f"{HEAD}server_name: {name}\n"
         f'listen: "127.0.0.1:{box.port}"\nhttp: "127.0.0.1:{box.monitor_port}"\n'
         "# Every message is on the disk before it is accepted.\n"
-        f"jetstream {{ store_dir: {_text(box.store)}, domain: {name}, sync_interval: always }}\n"
+        f"jetstream {{ store_dir: {_text(box.store)}, domain: {name}, sync_interval: always\n"
+        # By default it is a part of what is free at the start, which a stream makes less.
+        f"  max_file_store: {box.stream_mb + SPARE_MB}MB }}\n"
         "leafnodes { remotes: [ {\n"
         f'  urls: ["{scheme}://{centre.host}:{centre.leaf_port}"]\n  account: {ACCOUNT}\n'
         f"  include leaf-key.conf\n  {tls}\n"

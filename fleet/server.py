@@ -19,6 +19,8 @@ from speech_emotion.common.stage.jobs import NatsServer
 # nats-py answers the end of a TLS connection in a way that asyncio warns of.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 
+NO_STORAGE = 10047
+"""Error code of the server: the stream would be larger than its store may be."""
 CONNECT_S = 3.0
 PING_S = 10.0
 """A server that lost power closes nothing: it is given up after two pings without an answer."""
@@ -98,7 +100,8 @@ def cause(error: BaseException) -> str:
     if isinstance(error, nats.js.errors.NoStreamResponseError):
         return "no stream takes the messages: set nats.stream_mb, or run `fleet streams`"
     if isinstance(error, nats.js.errors.APIError):
-        return str(error.description)
+        small = "; set a smaller nats.stream_mb" if error.err_code == NO_STORAGE else ""
+        return f"{error.description}{small}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error).removeprefix("nats: ") or type(error).__name__

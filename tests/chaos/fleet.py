@@ -26,7 +26,7 @@ from tests.support.pipelines import BUNDLE, ROOT, wait_until
 
 BOXES = ("kitchen", "hall", "attic")
 STREAMS = 4
-DISK = "96m"
+DISK, STREAM_MB = "96m", 48
 FULL_S = 60.0
 KILLS_APART_S = (5.0, 25.0)
 DOWN_S = (0.5, 8.0)
@@ -82,7 +82,12 @@ def fleet(scale: Scale) -> list[Row]:
         tls = {"host": host, "certificate": str(certificate), "private_key": str(key)}
         prefixes = [wire.site.prefix for wire in wires]
         boxes = Fleet(
-            here, BOXES, centre={**tls, "ca": str(certificate)}, prefixes=prefixes, disks=disks
+            here,
+            BOXES,
+            centre={**tls, "ca": str(certificate)},
+            prefixes=prefixes,
+            disks=disks,
+            stream_mb=STREAM_MB,
         )
         stack.callback(boxes.close)
         lasts = max(scale.pause_s, scale.kills * sum(KILLS_APART_S) / 2) + 60.0
@@ -130,7 +135,7 @@ def fleet(scale: Scale) -> list[Row]:
         plug.join()
         full.join()
         for leaf in boxes.leaves.values():  # as the timer of docs/FLEET.md
-            if leaf.disabled:
+            if not leaf.healthy:
                 leaf.restart()
                 kinds["leaf, its disk was full"] = kinds.get("leaf, its disk was full", 0) + 1
         lasted = time.monotonic() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -46,7 +47,6 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
-        self._began = (self.folder / "log").stat().st_size
         self.process = subprocess.Popen(self._command, stdout=self._log, stderr=self._log)
         if not self._prefix:
             wait_until(self._listens, f"{self.folder} to listen; see its log")
@@ -64,9 +64,13 @@ class Server:
         self.start()
 
     @property
-    def disabled(self) -> bool:
-        """Whether its disk was full since its start: it takes no message until it is restarted."""
-        return b"DISABLED" in (self.folder / "log").read_bytes()[self._began :]
+    def healthy(self) -> bool:
+        """Whether it takes messages; after a full disk it does not until it is restarted."""
+        text = (self.folder / "nats-server.conf").read_text()
+        (address,) = re.findall(r'^http: "(.*)"$', text, re.MULTILINE)
+        ask = f"import urllib.request as r; r.urlopen('http://{address}/healthz', timeout=5)"
+        done = subprocess.run([*self._prefix, sys.executable, "-c", ask], capture_output=True)
+        return done.returncode == 0
 
     def close(self) -> None:
         """End it for good."""
@@ -90,6 +94,7 @@ class Fleet:
         centre: changes of the table `[centre]`.
         prefixes: words before the command of each box's server.
         disks: folder of each box's data.
+        stream_mb: size of each box's stream.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Fleet:
         centre: dict[str, Any] | None = None,
         prefixes: Sequence[Sequence[str]] = (),
         disks: Sequence[Path] = (),
+        stream_mb: int = 256,
     ) -> None:
         self.folder, self.names = folder, list(boxes)
         files, data = folder / "files", folder / "data"
@@ -121,6 +127,7 @@ class Fleet:
                     "port": port,
                     "store": str(store),
                     "monitor_port": free_port(),
+                    "stream_mb": stream_mb,
                     "folder": str(files / "boxes" / f"home.{name}"),
                 }
                 for name, port, store in zip(boxes, ports, stores, strict=True)
@@ -172,7 +179,7 @@ class Fleet:
             "server": NatsServer(f"nats://127.0.0.1:{leaf.port}", leaf.folder / "box.nk"),
             "outbox": self.folder / f"{name}.outbox",
             "outbox_bytes": 1 << 26,
-            "stream_bytes": 1 << 28,
+            "stream_bytes": 1 << 20,
             "stream_s": 86400.0,
         }
         return FleetJob(**{**usual, **changes})
