@@ -108,8 +108,6 @@ async def measure(folder: Path, server: str, boxes: int, seconds: int) -> None:
         print(f"stream: {info.state.bytes / number:.0f} bytes a message")
         store.terminate()
         store.wait()
-        size = sum(file.stat().st_size for file in (folder / "store").rglob("*.parquet"))
-        print(f"Parquet: {size / number:.0f} bytes a message")
         began = time.monotonic()
         again = psutil.Popen([*words, str(folder / "again"), "0"], cwd=ROOT)
         again.wait()
