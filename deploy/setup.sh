@@ -1,11 +1,13 @@
 #!/bin/sh
 # Install system packages and the virtual environment on Debian, Ubuntu and Raspberry Pi OS.
-# Usage: deploy/setup.sh [run|dev|newest|tflite-runtime|train]
+# Usage: deploy/setup.sh [run|dev|newest|tflite-runtime|train|agents|homeassistant]
 #   run             .venv with what the box needs
 #   dev             the same with what the tests need
 #   newest          .venv-newest with the newest Python found, for the unit tests
 #   tflite-runtime  .venv-tflite-runtime with the other TFLite runtime; Python 3.11 only
 #   train           .venv-train with TensorFlow
+#   agents          .venv-agents with Pipecat and LiveKit, for the tests of their examples
+#   homeassistant   .venv-homeassistant with Home Assistant, for the test of discovery; Python 3.13
 # PYTHON=/path/to/python3.12 chooses the interpreter.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,8 +18,11 @@ case $kind in
     newest) disk="800 MB" ;;
     tflite-runtime) disk="600 MB" ;;
     train) disk="2.2 GB" ;;
+    agents) disk="800 MB" ;;
+    homeassistant) disk="650 MB" ;;
     *)
-        echo "setup: $kind is not known; allowed: run dev newest tflite-runtime train" >&2
+        echo "setup: $kind is not known; allowed: run dev newest tflite-runtime train agents" \
+            "homeassistant" >&2
         exit 2
         ;;
 esac
@@ -30,10 +35,12 @@ low=11
 high=99
 case $kind in
     tflite-runtime) high=11 ;;
-    newest)
+    newest | homeassistant)
         low=12
+        minors="15 14 13 12"
+        [ "$kind" = newest ] || { low=13 high=13 minors=13; }
         candidates=""
-        for minor in 15 14 13 12; do
+        for minor in $minors; do
             candidates="$candidates python3.$minor"
             for path in "$HOME"/.pyenv/versions/3.$minor.*/bin/python3; do
                 [ ! -x "$path" ] || candidates="$candidates $path"
@@ -54,6 +61,10 @@ if [ -z "$python" ]; then
         say "no Python newer than 3.11 found; its tests are skipped"
         exit 0
     fi
+    if [ "$kind" = homeassistant ]; then
+        echo "setup: needs Python 3.13; set PYTHON=/path/to/python3.13" >&2
+        exit 2
+    fi
     echo "setup: needs Python 3.11$([ $high = 11 ] || echo ' or newer');" \
         "set PYTHON=/path/to/python3.11" >&2
     exit 2
@@ -66,7 +77,7 @@ wanted="libportaudio2"
 "$python" -c "import ensurepip" 2>/dev/null || wanted="$wanted python3-venv"
 # A virtual microphone, a compiler for the stepped clock, a browser, a broker, a terminal, proxies,
 # servers of sound, Praat. Not every system packages them (Ubuntu has no chromium): tests that need them are skipped there.
-case $kind in run | newest) ;; *) wanted="$wanted pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev" ;; esac
+case $kind in run | newest | agents | homeassistant) ;; *) wanted="$wanted pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev" ;; esac
 [ "$kind" != dev ] || wanted="$wanted chromium fonts-dejavu-core mosquitto tmux nginx-light caddy praat"
 [ "$kind" != dev ] || wanted="$wanted ffmpeg icecast2 python3-gi gir1.2-gst-rtsp-server-1.0"
 [ "$kind" != dev ] || wanted="$wanted gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
@@ -206,13 +217,14 @@ case $kind in
     run) pip_install -c deploy/constraints.txt -e ".[dashboard,listen,mqtt]" ;;
     dev) pip_install -c deploy/constraints.txt -e ".[dev]" ;;
     newest) pip_install -c deploy/constraints.txt -e ".[dashboard,examples,listen,test]" ;;
+    agents | homeassistant) pip_install -r "deploy/constraints-$kind.txt" ;;
     *)
         pip_install -r "deploy/constraints-$kind.txt"
         pip_install --no-deps -e .
         ;;
 esac
 
-if [ "$kind" != run ]; then
+case $kind in run | agents | homeassistant) ;; *)
     # The tests compare the feature core with librosa. librosa compiles at its first use, into a
     # cache that several processes at once can damage: fill it with one process.
     say "compiling librosa's functions (half a minute, once)"
@@ -223,5 +235,6 @@ from speech_emotion.features.reference import reference_features
 
 reference_features(np.random.default_rng(0).normal(0.0, 0.1, 16000).astype(np.float32), FeatureSpec())
 END
-fi
+    ;;
+esac
 say "done: $venv, $(du -sh "$venv" | cut -f1)"

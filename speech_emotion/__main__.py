@@ -49,6 +49,8 @@ COMMANDS = {
     "wyoming": Command("commands.wyoming", "analyse the sound that a Wyoming recognizer gets"),
     "dashboard": Command("dashboard", "serve the live page of a running pipeline", True),
     "history": Command("dashboard.history_writer", "write results to a SQLite file", True),
+    "mqtt": Command("commands.mqtt.command", "forward results to MQTT and Home Assistant"),
+    "mcp": Command("commands.mcp.command", "answer questions of a language model (extra: mcp)"),
     "swap": Command("commands.swap", "make a running pipeline use another bundle"),
     "mute": Command("commands.mute", "stop listening, also over a restart"),
     "unmute": Command("commands.unmute", "listen again"),

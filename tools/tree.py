@@ -50,6 +50,8 @@ ROOMS = {
     "speech_emotion": "The importable package: links to the folders above.",
     "speech_emotion/commands": "Subcommands of `speech-emotion` that have no folder of their own.",
     "speech_emotion/commands/export": "Results as tables, annotations, subtitles, databases.",
+    "speech_emotion/commands/mcp": "Answer questions of language models: an MCP server.",
+    "speech_emotion/commands/mqtt": "Forward results to an MQTT broker and to Home Assistant.",
     "speech_emotion/commands/report": "Results as one HTML page.",
     "train": "The command `train`: fit, evaluate, convert and adapt models.",
     "train/data": "Corpora, augmentation, splits, and the training set.",
@@ -68,6 +70,7 @@ ROOMS = {
     "tests/support": "Fixtures and helpers of the tests.",
     "tools": "Generators of documents and checks of the code; not shipped.",
     "deploy/client": "The distribution `speech-emotion-client`: links to client and wire protocol.",
+    "deploy/homeassistant": "The add-on of Home Assistant: configuration, image, program.",
     "deploy": "Set-up, service unit, installation scripts, pinned versions.",
 }
 

@@ -58,8 +58,8 @@ class Listener:
     def of(self, topic: str) -> list[str]:
         return [payload for known, payload, _ in list(self.messages) if known == topic]
 
-    def publish(self, topic: str, payload: str) -> None:
-        self._client.publish(topic, payload, qos=1, retain=True)
+    def publish(self, topic: str, payload: str, *, retain: bool = True) -> None:
+        self._client.publish(topic, payload, qos=1, retain=retain)
 
     @property
     def connected(self) -> bool:

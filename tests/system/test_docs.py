@@ -55,8 +55,8 @@ RUNS_ITSELF = {
 RUN = r"(supervisor\.py|speech-emotion run)"
 SERVES = (rf"{RUN}(?!.*(--print-config|--speed max))", r"speech-emotion (dashboard|watch$|history)")
 """Commands that run until Ctrl-C."""
-LISTENS = (r"speech-emotion (watch|subscribe|dashboard|history)",)
-LISTENS += (r"examples/(subscribe|alerts|mqtt_forward)\.py",)
+LISTENS = (r"speech-emotion (watch|subscribe|dashboard|history|mqtt)",)
+LISTENS += (r"examples/(subscribe|alerts|lsl_outlet|osc_send)\.py",)
 """Commands that need a running pipeline."""
 
 
@@ -235,7 +235,8 @@ def test_every_command_does_what_its_page_says(folder: Path, environment: dict[s
     assert not wrong, "\n".join(wrong)
 
 
-ENDLESS = (*SERVES, r"speech-emotion subscribe", r"examples/(subscribe|alerts|mqtt_forward)\.py")
+ENDLESS = (*SERVES, r"speech-emotion (subscribe|mqtt)")
+ENDLESS += (r"examples/(subscribe|alerts|lsl_outlet|osc_send)\.py",)
 ENDLESS += (r"-m (features|infer)\s*$", r"-m capture --source mic\s*$")
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import itertools
-import json
 import os
 import re
 import runpy
-import signal
 import subprocess
 import sys
 import time
@@ -23,10 +20,8 @@ import pytest
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
-from tests.support.broker import MOSQUITTO, Broker, Listener
 from tests.support.history import make_utterance
-from tests.support.live_page import live
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
+from tests.support.pipelines import PATIENCE_S, ROOT, Running
 from tests.support.publisher import Publisher, health
 
 EXAMPLES = ROOT / "examples"
@@ -151,192 +146,6 @@ def test_a_day_with_a_clock_change_has_all_its_utterances(
     finally:
         monkeypatch.undo()
         time.tzset()
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    if MOSQUITTO is None:
-        pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
-    one = Broker(tmp_path)
-    yield one
-    one.stop()
-
-
-@pytest.fixture
-def listener(broker: Broker) -> Iterator[Listener]:
-    one = Listener(broker.port)
-    yield one
-    one.close()
-
-
-def test_home_assistant_finds_what_is_forwarded(
-    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
-) -> None:
-    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
-    with example("mqtt_forward.py", *flags) as process:
-        assert line_of(process) == "mqtt: connected\n"
-        wait_until(lambda: listener.of("sep/status")[-1:] == ["online"], "the status")
-        publisher[0].wait_for()
-        publisher[0].send(health())
-        publisher[0].send(live(1))
-        wait_until(lambda: bool(listener.of("sep/main/state")), "the state")
-        state = json.loads(listener.of("sep/main/state")[-1])
-        assert state == {
-            "emotion": "angry",
-            "confidence": 80.0,
-            "level": -20.0,
-            "speech": "on",
-            "problem": "off",
-        }
-        configs = {
-            topic: json.loads(payload)
-            for topic, payload, _ in listener.messages
-            if topic.startswith("homeassistant/")
-        }
-        assert len(configs) == 5
-        for topic, config in configs.items():
-            assert topic.startswith(
-                ("homeassistant/sensor/sep_main/", "homeassistant/binary_sensor/sep_main/")
-            )
-            assert config["state_topic"] == "sep/main/state"
-            assert config["availability_topic"] == "sep/status"
-            key = config["value_template"].removeprefix("{{ value_json.").removesuffix(" }}")
-            assert key in state
-            assert config["device"]["model"] == live(0).bundle
-        assert len({config["unique_id"] for config in configs.values()}) == 5
-        wait_until(
-            lambda: json.loads(listener.of("sep/main/state")[-1])["problem"] == "on",
-            "stale to be a problem",
-        )
-        process.kill()  # the broker sends its last will
-        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the last will")
-
-
-def test_a_broker_restarts_and_nothing_queued_is_lost(
-    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
-) -> None:
-    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
-    with example("mqtt_forward.py", *flags) as process:
-        assert line_of(process) == "mqtt: connected\n"
-        publisher[0].wait_for()
-        wait_until(lambda: bool(listener.of("sep/status")), "the listener to be one")
-
-        def arrived() -> list[int]:
-            return [json.loads(text)["seq"] for text in listener.of("sep/main/utterance")]
-
-        for seq in range(50):
-            publisher[0].send(make_utterance(seq))
-        wait_until(lambda: set(arrived()) == set(range(50)), "the first fifty")
-        broker.stop()
-        assert "disconnected" in line_of(process)
-        for seq in range(50, 250):
-            publisher[0].send(make_utterance(seq))
-            publisher[0].send(live(seq))
-            time.sleep(0.01)
-        broker.start()
-        for seq in range(250, 300):
-            publisher[0].send(make_utterance(seq))
-            time.sleep(0.01)
-        assert line_of(process) == "mqtt: connected\n"
-        wait_until(lambda: set(arrived()) == set(range(300)), "every utterance")
-        wait_until(lambda: listener.of("sep/status")[-1] == "online", "the status")
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0
-        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the offline status")
-
-
-def test_two_forwarders_with_one_prefix_run_side_by_side(
-    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
-) -> None:
-    """With one client id the broker would disconnect them in turn, for ever."""
-    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
-    with example("mqtt_forward.py", *flags) as first, example("mqtt_forward.py", *flags) as second:
-        assert line_of(first) == line_of(second) == "mqtt: connected\n"
-        seqs = itertools.count()
-
-        def both_deliver() -> bool:
-            publisher[0].send(make_utterance(next(seqs)))
-            time.sleep(0.1)
-            delivered = [json.loads(text)["seq"] for text in listener.of("sep/main/utterance")]
-            return len(delivered) > len(set(delivered))
-
-        wait_until(both_deliver, "both to deliver an utterance")
-        second.terminate()
-        assert second.communicate(timeout=PATIENCE_S)[0] == ""  # it was never disconnected
-        wait_until(lambda: "offline" in listener.of("sep/status"), "the end of the second")
-        wait_until(lambda: listener.of("sep/status")[-1] == "online", "the first one's status")
-        first.terminate()
-        assert first.communicate(timeout=PATIENCE_S)[0] == ""
-        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the last status")
-
-
-def test_discovery_is_sent_again_when_home_assistant_starts(
-    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
-) -> None:
-    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
-    topic = "homeassistant/sensor/sep_main/emotion/config"
-    with example("mqtt_forward.py", *flags) as process:
-        assert line_of(process) == "mqtt: connected\n"
-        publisher[0].wait_for()
-        publisher[0].send(live(1))
-        wait_until(lambda: len(listener.of(topic)) == 1, "the discovery message")
-        listener.publish(topic, "")  # a user deletes the device
-        wait_until(lambda: listener.of(topic)[-1] == "", "the deletion")
-        listener.publish("homeassistant/status", "offline")
-        listener.publish("homeassistant/status", "online")
-        wait_until(lambda: "Emotion" in listener.of(topic)[-1], "the discovery message again")
-        assert json.loads(listener.of("sep/main/state")[-1])["emotion"] == "angry"
-
-
-def test_a_slow_broker_is_waited_for_at_the_end(
-    publisher: tuple[Publisher, str], broker: Broker, listener: Listener
-) -> None:
-    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
-    with example("mqtt_forward.py", *flags) as process:
-        assert line_of(process) == "mqtt: connected\n"
-        publisher[0].wait_for()
-        wait_until(lambda: listener.of("sep/status") == ["online"], "the listener to be one")
-        broker.process.send_signal(signal.SIGSTOP)
-        for seq in range(50):  # more than are in flight at once
-            publisher[0].send(make_utterance(seq))
-        time.sleep(1.0)
-        process.terminate()
-        time.sleep(1.0)
-        broker.process.send_signal(signal.SIGCONT)
-        assert process.wait(PATIENCE_S) == 0
-        wait_until(lambda: listener.of("sep/status")[-1] == "offline", "the offline status")
-        wait_until(lambda: len(listener.of("sep/main/utterance")) == 50, "every utterance")
-
-
-def test_what_no_broker_took_is_counted(publisher: tuple[Publisher, str], broker: Broker) -> None:
-    flags = ["--endpoint", publisher[1], "--broker", f"127.0.0.1:{broker.port}"]
-    with example("mqtt_forward.py", *flags) as process:
-        assert line_of(process) == "mqtt: connected\n"
-        publisher[0].wait_for()
-        broker.stop()
-        assert "disconnected" in line_of(process)
-        for seq in range(7):
-            publisher[0].send(make_utterance(seq))
-        time.sleep(1.0)  # messages in its socket are still read when it stops
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0
-        assert line_of(process) == "mqtt: 7 utterances were not delivered\n"
-
-
-def test_a_real_pipeline_is_forwarded(
-    supervise: Supervise, clip: Clip, broker: Broker, listener: Listener
-) -> None:
-    wait_until(lambda: listener.connected, "the listener to be one")
-    running = supervise(f"--source=file:{clip(9.0)}")
-    flags = ["--endpoint", running.endpoint, "--broker", f"127.0.0.1:{broker.port}"]
-    with example("mqtt_forward.py", *flags):
-        running.process.wait(PATIENCE_S)
-        _, _, received = running.ended()
-        spoken = received.fresh(public.Utterance)
-        assert spoken
-        wait_until(lambda: len(listener.of("sep/main/utterance")) == len(spoken), "utterances")
-    seen = [json.loads(text)["emotion"] for text in listener.of("sep/main/utterance")]
-    assert seen == [one.emotion for one in spoken]
 
 
 METRICS = "metrics" in Config.model_fields
