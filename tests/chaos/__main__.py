@@ -80,6 +80,7 @@ def main() -> int:
     flags.add_argument("--quick", action="store_true", help="less of each")
     flags.add_argument("--seed", type=int, help="of the random events of `combined`")
     flags.add_argument("--events", type=int, help="number of them")
+    flags.add_argument("--pause", type=float, metavar="S", help="length of long pauses and cuts")
     flags.add_argument("--list", action="store_true", help="name the parts, and end")
     flags.add_argument("--json", type=Path, metavar="FILE", help="rows of earlier parts are kept")
     flags.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table there")
@@ -91,7 +92,7 @@ def main() -> int:
     if unknown := set(chosen) - set(PARTS):
         flags.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
     scale = QUICK if options.quick else Scale()
-    given = {"seed": options.seed, "events": options.events}
+    given = {"seed": options.seed, "events": options.events, "pause_s": options.pause}
     scale = dataclasses.replace(scale, **{k: n for k, n in given.items() if n is not None})
     table: dict[str, list[Row]] = {}
     if options.json is not None and options.json.is_file():

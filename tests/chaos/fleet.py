@@ -28,7 +28,7 @@ BOXES = ("kitchen", "hall", "attic")
 STREAMS = 4
 DISK, STREAM_MB = "96m", 48
 FULL_S = 60.0
-KILLS_APART_S = (5.0, 25.0)
+KILLS_APART_S = (3.0, 14.0)
 DOWN_S = (0.5, 8.0)
 CATCH_UP_S = 300.0
 
