@@ -84,9 +84,10 @@ test-train: .venv-train/.done
 
 # Every fault, measured, into docs/RELIABILITY.md: half an hour on a quiet machine.
 chaos: .venv/.dev
-	$(PYTHON_IN_VENV) -m tests.chaos --json docs/reliability.json --write docs/RELIABILITY.md
+	$(PYTHON_IN_VENV) -m tests.chaos $(if $(ONLY),--only $(ONLY)) \
+		--json docs/reliability.json --write docs/RELIABILITY.md
 
-# Everything in docs/PERFORMANCE.md, measured on this machine, in a quarter of an hour. Parts of
+# Everything in docs/PERFORMANCE.md, measured on this machine, in half an hour. Parts of
 # it: make bench ONLY=ring,features
 bench: .venv/.dev
 	$(PYTHON_IN_VENV) -m bench $(if $(ONLY),--only $(ONLY)) $(if $(BUNDLE),--bundle $(BUNDLE))

@@ -20,7 +20,7 @@ from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
 
 os.environ.update(ONE_BLAS_THREAD)  # read when numpy is imported
 
-from bench import batch, features, inference, pipelines, report, ring
+from bench import batch, features, inference, long_file, pipelines, report, ring, sources
 from bench.harness import ROOT, machine
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import EXIT_USER, UserError
@@ -33,6 +33,8 @@ PARTS: dict[str, Part] = {
     "ring": lambda at: ring.measure(at.rounds(5)),
     "inference": lambda at: inference.measure(at.bundle, 2000),
     "batch": lambda at: batch.measure(30.0 if at.quick else 300.0, at.rounds(3)),
+    "long": lambda at: long_file.measure(at.bundle.path, 0.05 if at.quick else 10.0),
+    "sources": lambda at: sources.measure(at.seconds(30.0)),
     "start": pipelines.start,
     "latency": pipelines.latency,
     "loaded": pipelines.loaded,

@@ -1,12 +1,14 @@
 """CPU and speed of this checkout against another one, by turns: `python -m bench.against ../other`.
 
 Both read the same file with the same interpreter, one after the other, so that both meet the same
-machine. The ratio is the result.
+machine. The ratio is the result. `--write` puts it into bench/against.json and docs/PERFORMANCE.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,11 @@ from typing import Any
 
 from bench.harness import ROOT, cpu_by_process, cpu_percent, machine, pipeline, speech_file
 from bench.pipelines import live_cost, times_real_time
+from bench.report import PAGE
 from speech_emotion.common.bundle.manifest import load_bundle
 
+RESULTS = Path(__file__).with_name("against.json")
+BEGIN, END = "<!-- against: begin -->", "<!-- against: end -->"
 BLOCK_MS = 20.0
 FILE_S = 1800.0
 """Seconds of the file that is read at full speed."""
@@ -31,7 +36,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each live run")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "small")
+    parser.add_argument("--write", action="store_true", help="bench/against.json and its table")
     flags = parser.parse_args()
+    revision = ["git", "-C", str(flags.other), "rev-parse", "--short", "HEAD"]
+    found: dict[str, Any] = {
+        "other": subprocess.run(
+            revision, check=True, capture_output=True, text=True
+        ).stdout.strip(),
+        "bundle": flags.bundle.name,
+        "machine": machine(),
+        "rounds": flags.rounds,
+        "rows": [],
+    }
     print(f"{machine()['cpu']}, {machine()['cores']} cores, {flags.bundle.name}")
     with tempfile.TemporaryDirectory(prefix="sep-bench-") as name:
         for count in flags.streams:
@@ -40,25 +56,48 @@ def main() -> int:
             def cost(root: Path, speech: Path = speech, count: int = count) -> float:
                 return live(root, speech, flags.bundle, count, flags.seconds)
 
-            compare(f"{count} streams, CPU", cost, flags.other, flags.rounds)
+            measure = f"{count} live stream{'s' * (count > 1)}, CPU in % of a core"
+            found["rows"].append(compare(measure, cost, flags.other, flags.rounds))
         if flags.file:
             speech = speech_file(Path(name), FILE_S)
-            compare(
-                "file, times real time",
+            row = compare(
+                "one file at full speed, times real time",
                 lambda root: full_speed(root, speech, flags.bundle),
                 *(flags.other, flags.rounds),
             )
+            found["rows"].append(row)
+    if flags.write:
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        head, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n\n{table(found)}\n\n{END}{rest.partition(END)[2]}")
     return 0
 
 
-def compare(measure: str, run: Callable[[Path], float], other: Path, rounds: int) -> None:
-    """Run both checkouts by turns and print the ratio of their medians."""
+def table(found: dict[str, Any]) -> str:
+    """The comparison in Markdown."""
+    at = found["machine"]
+    lines = [
+        f"Against {found['other']}, models/{found['bundle']}, speech all the time, medians of "
+        f"{found['rounds']} rounds; {at['cpu']}, {at['cores']} cores, load before "
+        f"{at['load_before']:g}, {at['date']}:",
+        *("", "| | before | after | ratio |", "|---|---|---|---|"),
+    ]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['measure']} | {row['before']:.4g} | {row['after']:.4g} | {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def compare(measure: str, run: Callable[[Path], float], other: Path, rounds: int) -> dict[str, Any]:
+    """Run both checkouts by turns; the medians and their ratio, which are printed, too."""
     found: dict[Path, list[float]] = {other.resolve(): [], ROOT: []}
     for _ in range(rounds):
         for root, values in found.items():
             values.append(run(root))
     (before, after) = (median(values) for values in found.values())
     print(f"{measure}: {before:.2f} before, {after:.2f} after, ratio {after / before:.2f}")
+    return {"measure": measure, "before": before, "after": after, "ratio": after / before}
 
 
 def live(root: Path, speech: Path, bundle: Path, count: int, seconds: float) -> float:

@@ -8,6 +8,9 @@ float32 rfft, one matrix product and one invocation of the model.
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -34,6 +37,8 @@ CLIP_S = 3.0
 FORMATS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
 BUNDLES = {"small": (ROOT / "models" / "small", 1.0), "default": (DEFAULT_BUNDLE, 0.2)}
 """Folder, and the share of the sound that is measured with it: `default` takes 50 times as long."""
+COPIES = 96
+"""Copies of the long recording for the measurement with all cores."""
 SLOW_S = 30.0
 """Seconds of sound for librosa and openSMILE, whose cost does not depend on the length."""
 
@@ -58,6 +63,11 @@ def measure(seconds: float, rounds: int) -> dict[str, Any]:
                     programs = ours(bundle, place, paths)
                     speed = speeds(programs, paths, share * seconds, rounds)
                     part[name][f"{kind}, {form}"] = speed
+        (long,) = recordings(place, "flac", seconds, "long")
+        part["cores"] = {
+            f"{jobs}": spread([together(long, seconds, jobs) for _ in range(rounds)])
+            for jobs in (1, len(os.sched_getaffinity(0)))
+        }
         short = recordings(place, "flac", SLOW_S, "long")
         part["others"] = speeds(others(), short, SLOW_S, rounds)
     return part
@@ -96,6 +106,22 @@ def ours(bundle: Path, folder: Path, paths: list[Path]) -> dict[str, Work]:
         "floor": floor(bundle, speech),
         "decoder": decode,
     }
+
+
+def together(path: Path, seconds: float, jobs: int) -> float:
+    """Times real time of `infer --out` from start to end, with so many processes."""
+    with tempfile.TemporaryDirectory(prefix="copies-", dir=path.parent) as folder:
+        for number in range(COPIES):
+            os.link(path, Path(folder) / f"{number:02}.flac")
+        command = ["-m", "infer", folder, "--out", f"{folder}-out", "--jobs", str(jobs)]
+        began = time.monotonic()
+        subprocess.run(
+            [sys.executable, *command, "--bundle", str(BUNDLES["small"][0])],
+            cwd=ROOT,
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        return COPIES * seconds / (time.monotonic() - began)
 
 
 def floor(bundle: Path, speech: dict[Path, int]) -> Work:

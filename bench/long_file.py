@@ -1,4 +1,4 @@
-"""Peak memory of `infer --out` on one long file: `python -m bench.long_file`.
+"""Peak memory of `infer --out` on one long file.
 
 The file is sparse: the demo at the beginning of each hour, silence after it. It takes hardly any
 disk, and is read, hashed, resampled and analysed like any other.
@@ -6,50 +6,47 @@ disk, and is read, hashed, resampled and analysed like any other.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import soundfile
 import soxr
 
-from bench.harness import ROOT, machine
+from bench.harness import ROOT
 from speech_emotion.common.paths import DEMO_CLIP
 
 BYTES = 2
 """Of a sample; one channel."""
 LOOK_S = 0.2
+RATE = 192_000
 
 
-def main() -> int:
-    """Measure and print. Returns the exit code of `infer`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.long_file", description=__doc__)
-    parser.add_argument("--hours", type=float, default=10.0)
-    parser.add_argument("--rate", type=int, default=192_000, help="sample rate in Hz")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "small")
-    flags = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sep-bench-") as name:
-        path = long_file(Path(name) / "long.w64", flags.hours, flags.rate)
+def measure(bundle: Path, hours: float) -> dict[str, Any]:
+    """Peak memory in MB of the program and of its worker, and seconds, for a file at 192 kHz."""
+    with tempfile.TemporaryDirectory(prefix="sep-bench-", dir="/var/tmp") as name:
+        path = long_file(Path(name) / "long.w64", hours, RATE)
         command = ["-m", "infer", str(path), "--out", f"{name}/out", "--jobs", "1"]
         began = time.monotonic()
         infer = subprocess.Popen(
-            [sys.executable, *command, "--bundle", str(flags.bundle)], cwd=ROOT
+            [sys.executable, *command, "--bundle", str(bundle)],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
         )
         peaks = watch(infer)
-        elapsed = time.monotonic() - began
-        used = path.stat().st_blocks * 512 / 1e6
-        print(
-            f"{machine()['cpu']}: {flags.hours:g} hours at {flags.rate} Hz, "
-            f"{path.stat().st_size / 1e9:.1f} GB ({used:.0f} MB on the disk), in {elapsed:.0f} s; "
-            f"peak memory {', '.join(f'{kind} {mib:.0f} MiB' for kind, mib in peaks.items())}, "
-            f"together {sum(peaks.values()):.0f} MiB"
-        )
-        return infer.returncode
+        if infer.returncode:
+            raise RuntimeError(f"infer ended with exit code {infer.returncode}")
+        return {
+            "hours": hours,
+            "bytes": path.stat().st_size,
+            "seconds": time.monotonic() - began,
+            "peak_mb": peaks,
+        }
 
 
 def long_file(path: Path, hours: float, rate: int) -> Path:
@@ -75,7 +72,7 @@ def long_file(path: Path, hours: float, rate: int) -> Path:
 
 
 def watch(program: subprocess.Popen[bytes]) -> dict[str, float]:
-    """Peak resident memory in MiB of a program and of the process that it starts."""
+    """Peak resident memory in MB of a program and of the process that it starts."""
     peaks = {"program": 0.0, "worker": 0.0}
     while program.poll() is None:
         try:
@@ -83,20 +80,16 @@ def watch(program: subprocess.Popen[bytes]) -> dict[str, float]:
             pids = {"program": program.pid, "worker": workers[0].pid if workers else program.pid}
             for kind, pid in pids.items():
                 if kind == "program" or pid != program.pid:
-                    peaks[kind] = max(peaks[kind], peak_mib(pid))
+                    peaks[kind] = max(peaks[kind], peak_mb(pid))
         except (psutil.Error, OSError, IndexError):
             continue
         time.sleep(LOOK_S)
     return peaks
 
 
-def peak_mib(pid: int) -> float:
+def peak_mb(pid: int) -> float:
     """The kernel's own maximum, so that nothing between two looks is missed."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
+            return int(line.split()[1]) * 1024 / 1e6
     return 0.0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

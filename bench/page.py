@@ -37,6 +37,7 @@ PACE_S = 0.15
 CPU_S = 60.0
 SHOT_S = 320.0
 SHOT_REPEATS = 7
+REVIEW_LABELS = 3
 SHOTS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
@@ -240,6 +241,24 @@ def shots(chromium: Any, folder: Path) -> None:
                 print(folder / f"page-{name}.png")
 
 
+def review_shot(chromium: Any, folder: Path) -> None:
+    """Screenshot of the review with a few utterances, of which some were judged."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch, "box.toml")
+        config.write_text(f"[review]\nfile = '{scratch}/review.sqlite'\nqueue = 6\n")
+        with pipeline(long_clip(Path(scratch)), "--config", str(config)) as (url, _):
+            page = chromium.new_context(**SHOTS["light"]).new_page()
+            page.goto(f"{url}review.html")
+            for _ in range(REVIEW_LABELS):
+                row = page.locator("#kept li").first
+                row.locator("button").first.click()
+                row.wait_for()
+            page.locator("#kept li").nth(1).wait_for()
+            page.locator("#recent li").first.wait_for()
+            page.screenshot(path=folder / "page-review.png", full_page=True)
+            print(folder / "page-review.png")
+
+
 def goto(page: Any, url: str) -> None:
     """Open a page, also while its server is still starting."""
     deadline = time.monotonic() + 30.0
@@ -265,6 +284,7 @@ def main() -> None:
     with browser() as chromium:
         if options.shots is not None:
             shots(chromium, options.shots)
+            review_shot(chromium, options.shots)
             return
         with tempfile.TemporaryDirectory() as scratch:
             sound = long_clip(Path(scratch))

@@ -47,11 +47,12 @@ from speech_emotion.common.stage.main import base_parser, run
 from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire.sockets import connect
+from speech_emotion.dashboard.access.audit_reports import AuditReports
 from speech_emotion.dashboard.access.connections import CONNECTIONS, DeadlineProtocol
-from speech_emotion.dashboard.access.log_ins import LogIns
 from speech_emotion.dashboard.access.middleware import AccessMiddleware
 from speech_emotion.dashboard.access.tls import HANDSHAKE_S, Certificate
 from speech_emotion.dashboard.api.events import STATES
+from speech_emotion.dashboard.api.review import ReviewOperations
 from speech_emotion.dashboard.live.event_log import EventLog
 from speech_emotion.dashboard.live.feed import Feed
 from speech_emotion.dashboard.live.live_state import RECENT_S, LiveState
@@ -109,19 +110,25 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         UserError: the address is in use, an endpoint is malformed, or the certificate is unusable.
     """
     tls = certificate_of(options)
+    reports = AuditReports(options.control)
+    review = ReviewOperations(options.review, options.control, reports.note)
     live_state = LiveState(
         Service(
             version=__version__,
             results=options.results,
             history=options.history is not None,
             mute=options.control is not None,
+            review=review.mode,
             recent_s=RECENT_S,
         )
     )
     events = EventLog()
-    page_server = PageServer(live_state, events, options.history, options.bundle, options.control)
+    page_server = PageServer(
+        live_state, events, options.history, options.bundle, options.control, review
+    )
 
     def on_event(event: Event) -> None:
+        review.hear(event.message, replay=event.replay)
         change = live_state.update(event)
         if change is not None and change.kind in STATES:
             events.notify()
@@ -134,7 +141,6 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         live_state.update_statuses(statuses)
         events.notify()
 
-    log_ins = LogIns(options.control)
     host, _ = split_listen(options.listen)
     listener = listen_tcp(options.listen)
     access = AccessMiddleware(
@@ -145,7 +151,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         trusted_hosts=options.trusted_hosts,
         keys=ApiKeys(options.api_keys),
         tls=tls is not None,
-        noted=log_ins.note,
+        noted=reports.note,
     )
     config = uvicorn.Config(
         access,
@@ -197,7 +203,8 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         server.should_exit = True
         await serving
         feed.stop()
-        log_ins.close()
+        await review.close()
+        reports.close()
 
 
 def certificate_of(options: PageOptions) -> Certificate | None:

@@ -11,6 +11,14 @@ from speech_emotion.common.wire.codec import Message
 from speech_emotion.common.wire.internal import AlertRow as AlertRow
 from speech_emotion.common.wire.internal import AlertsState as AlertsState
 from speech_emotion.common.wire.internal import DeliveryRow as DeliveryRow
+from speech_emotion.dashboard.review_messages import Done as Done
+from speech_emotion.dashboard.review_messages import KeepableUtterance as KeepableUtterance
+from speech_emotion.dashboard.review_messages import KeepRequest as KeepRequest
+from speech_emotion.dashboard.review_messages import KeptUtterance as KeptUtterance
+from speech_emotion.dashboard.review_messages import LabelGain as LabelGain
+from speech_emotion.dashboard.review_messages import LabelRequest as LabelRequest
+from speech_emotion.dashboard.review_messages import Review as Review
+from speech_emotion.dashboard.review_messages import ReviewTask as ReviewTask
 
 LONGEST_MUTE_S = 366 * 86400
 SECONDS = {
@@ -110,6 +118,7 @@ class Service:
         history: whether a history is written.
         mute: whether it can mute the pipeline.
         recent_s: seconds that `/recent` covers.
+        review: `mode` of `/review`: whether sound is kept for people to judge.
     """
 
     version: str
@@ -117,6 +126,7 @@ class Service:
     history: bool
     mute: bool
     recent_s: float
+    review: str = "off"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,11 +15,11 @@ CARD = "MODEL_CARD.md"
 CARD_BYTES = 1 << 18
 
 
-def bundle_folders(bundle: Path | None) -> list[Path]:
-    """Folders to search for a bundle: the given one, then the shipped ones."""
+def bundle_folders(*bundles: Path | None) -> list[Path]:
+    """Folders to search for a bundle: the given ones, then the shipped ones."""
     shipped = DEFAULT_BUNDLE.parent
     others = sorted(shipped.iterdir()) if shipped.is_dir() else []
-    return [*([bundle] if bundle is not None else []), *others]
+    return [*(bundle for bundle in bundles if bundle is not None), *others]
 
 
 def find_card(bundle_id: str, folders: Iterable[Path]) -> str | None:

@@ -15,6 +15,7 @@ from speech_emotion.dashboard.access.middleware import refusal
 from speech_emotion.dashboard.api.declared import RefusedError
 from speech_emotion.dashboard.api.events import EventStreams
 from speech_emotion.dashboard.api.operations import BASE
+from speech_emotion.dashboard.api.review import ReviewOperations
 from speech_emotion.dashboard.api.routes import Api
 from speech_emotion.dashboard.live.event_log import EventLog
 from speech_emotion.dashboard.live.live_state import LiveState
@@ -30,6 +31,7 @@ class PageServer:
         history: the SQLite file, or None.
         bundle: folder of a bundle whose model card is served, besides the shipped ones.
         control: control socket of the supervisor, to mute; None: it cannot be muted from here.
+        review: the handlers of `/review…`.
     """
 
     def __init__(
@@ -38,10 +40,11 @@ class PageServer:
         events: EventLog,
         history: Path | None,
         bundle: Path | None,
-        control: Path | None = None,
+        control: Path | None,
+        review: ReviewOperations,
     ) -> None:
         self.streams = EventStreams(events, live_state)
-        api = Api(live_state, self.streams, history, bundle, control)
+        api = Api(live_state, self.streams, history, bundle, control, review)
         self.app = Starlette(
             routes=[
                 Mount(BASE, app=Router(api.routes, redirect_slashes=False)),

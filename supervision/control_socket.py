@@ -15,7 +15,9 @@ from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import bind, configure, remove_file
 
-Request: TypeAlias = internal.Swap | internal.ForgetBaseline | internal.SetMute | internal.LogIn
+Request: TypeAlias = (
+    internal.Swap | internal.ForgetBaseline | internal.SetMute | internal.LogIn | internal.ReviewAct
+)
 
 
 Answer: TypeAlias = internal.Swapped | internal.MuteSet

@@ -11,7 +11,7 @@ from pathlib import Path
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
 from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
-from speech_emotion.common.wire.internal import ForgetBaseline, LogIn, SetMute, Swap
+from speech_emotion.common.wire.internal import ForgetBaseline, LogIn, ReviewAct, SetMute, Swap
 from speech_emotion.supervision.bundle_swap import BundleSwap
 from speech_emotion.supervision.console.log_lines import LogLines
 from speech_emotion.supervision.console.view import BackgroundView, make_view
@@ -21,7 +21,7 @@ from speech_emotion.supervision.managed_process import (
     sound_is_taken,
     status_line,
 )
-from speech_emotion.supervision.privacy.audit_events import note_log_in, note_request
+from speech_emotion.supervision.privacy.audit_events import note_log_in, note_request, note_review
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.restart_policy import ProcessState
 from speech_emotion.supervision.signals import SignalRequests
@@ -253,6 +253,8 @@ class Pipeline:
                     control.answer(client, forget_baseline(self._resources, request))
                 case LogIn():
                     note_log_in(self._resources.audit, request)
+                case ReviewAct():
+                    note_review(self._resources.audit, request)
                 case SetMute():
                     note_request(self._resources.audit, request)
                     self._mute.request(request, now, functools.partial(control.answer, client))

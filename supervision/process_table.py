@@ -33,6 +33,8 @@ from speech_emotion.common.stage.jobs import (
     RecordedStream,
     RecordJob,
     RemoteFeatures,
+    ReviewJob,
+    ReviewOptions,
     SourceOptions,
     StreamJob,
 )
@@ -184,6 +186,40 @@ def history_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     return {"history": HistoryJob(**plan.common("history", nice), options=options)}
 
 
+def review_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job where a review is configured."""
+    review = plan.config.review
+    if review.file is None:
+        return {}
+    job = ReviewJob(
+        **plan.common("review", nice),
+        results=plan.config.results,
+        file=review.file,
+        queue=review.queue,
+        hours=review.hours,
+        max_mb=review.max_mb,
+        streams=tuple(RecordedStream(name, ring) for name, ring in plan.rings.items()),
+        mute=mute_options(plan),
+    )
+    return {"review": job}
+
+
+def review_options(config: Config) -> ReviewOptions | None:
+    """The review that the page shows."""
+    review = config.review
+    if review.file is None:
+        return None
+    return ReviewOptions(
+        file=review.file,
+        labels=review.labels_file(review.file),
+        bundle=config.bundle,
+        adapted=review.adapted_folder(review.file),
+        queue=review.queue,
+        hours=review.hours,
+        memory_s=config.ring.seconds,
+    )
+
+
 def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     """One job where the live page is configured."""
     page = plan.config.dashboard
@@ -201,6 +237,7 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         api_keys=page.api_keys or default_key_file(),
         certificate=page.certificate,
         private_key=page.private_key,
+        review=review_options(plan.config),
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 
@@ -310,6 +347,7 @@ PROCESS_TABLE = (
     ),
     ProcessKind("alerts", "alerts", alerts_jobs, nice=5, before_capture=True, vital=False),
     ProcessKind("fleet", "fleet", fleet_jobs, nice=5, before_capture=True, vital=False),
+    ProcessKind("review", "dashboard.review.keeper", review_jobs, nice=5, vital=False),
     ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
     ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),
 )

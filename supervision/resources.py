@@ -115,6 +115,8 @@ def check(config: Config, bundle: Bundle) -> None:
         _check_writable(config.record)
     check_alerts(config, bundle)
     check_nats(config)
+    if config.review.file is not None and config.dashboard.listen is None:
+        raise UserError("review.file keeps sound for the live page: start with --dashboard")
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")

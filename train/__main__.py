@@ -271,7 +271,16 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
         help="of TensorFlow (default: half of the cores)",
     )
     parser.add_argument(
-        "--teacher", type=Path, metavar="DIR", help="a Whisper model in CTranslate2 format"
+        "--teacher",
+        type=Path,
+        metavar="PATH",
+        help="a file of `whisper teach`, or a folder with a Whisper model in CTranslate2 format",
+    )
+    parser.add_argument(
+        "--left-out",
+        choices=("speakers", "corpora"),
+        default="speakers",
+        help="measure and calibrate on folds of speakers (default), or on corpora left out",
     )
     parser.add_argument("--noise", type=Path, metavar="DIR", help="sounds without speech")
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from speech_emotion.common.bundle.spec import FeatureSpec, load_spec
 from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.paths import DEMO_CLIP
-from speech_emotion.train.data.clips import Clip, Samples, load, read_manifest
+from speech_emotion.train.data.clips import (
+    LABEL_SETS,
+    Clip,
+    Samples,
+    load,
+    mapping,
+    read_manifest,
+)
 from speech_emotion.train.data.corpora import read_corpus
 
 if TYPE_CHECKING:
@@ -22,24 +29,42 @@ if TYPE_CHECKING:
 
 def fit(parsed: argparse.Namespace) -> int:
     """Train on corpora and write a bundle."""
+    from speech_emotion.train.bundle import left_out
     from speech_emotion.train.bundle.build import build_bundle
+    from speech_emotion.train.bundle.card import figures_text
     from speech_emotion.train.bundle.writer import append_to_card
     from speech_emotion.train.evaluation.false_events import summary
-    from speech_emotion.train.evaluation.protocols import fold_figures, run_folds
+    from speech_emotion.train.evaluation.protocols import (
+        calibrate_on_folds,
+        fold_figures,
+        run_folds,
+    )
 
+    if parsed.left_out == "corpora" and parsed.figures:
+        raise UserError("--left-out corpora makes the figures itself; remove --figures")
     job = _job(parsed)
-    folds = run_folds(job, job.clip_features(), folds=parsed.folds)
     command = figures_command = _command_line()
-    figures = fold_figures(job, folds)
-    if parsed.figures:
-        figures = json.loads(parsed.figures.read_text())
-        figures_command = figures.get("command", command)
+    if parsed.left_out == "corpora":
+        measured = left_out.measure(job, parsed.folds)
+        tuned, text = measured.parameters, left_out.text(job, measured, parsed.folds)
+        calibrated = "temperatures and operating points from corpora left out, each classified by a"
+        calibrated += " model that was not trained on it; speech thresholds from new speakers"
+    else:
+        folds = run_folds(job, job.clip_features(), folds=parsed.folds)
+        figures = fold_figures(job, folds)
+        if parsed.figures:
+            figures = json.loads(parsed.figures.read_text())
+            figures_command = figures.get("command", command)
+        tuned, text = calibrate_on_folds(job, folds), figures_text(figures)
+        calibrated = "temperatures and thresholds from the folds' speakers, each classified by a"
+        calibrated += " model that was not trained on them"
     bundle = build_bundle(
         job,
-        folds,
-        figures,
+        tuned,
+        text,
         parsed.out,
         name=parsed.name,
+        calibrated=calibrated,
         command=command,
         figures_command=figures_command,
         golden=golden_audio(job.plan.spec, parsed.golden),
@@ -53,6 +78,7 @@ def fit(parsed: argparse.Namespace) -> int:
 
 def crossval(parsed: argparse.Namespace) -> int:
     """Figures of a recipe on new speakers and new corpora."""
+    from speech_emotion.train.bundle import left_out
     from speech_emotion.train.evaluation.evaluate import table, write_json
     from speech_emotion.train.evaluation.protocols import (
         corpus_figures,
@@ -62,7 +88,16 @@ def crossval(parsed: argparse.Namespace) -> int:
         run_folds,
     )
 
+    if parsed.left_out == "corpora" and (parsed.sweep or parsed.webrtc or parsed.events):
+        raise UserError("--left-out corpora has no --sweep, --webrtc and --events; remove them")
     job = _job(parsed)
+    if parsed.left_out == "corpora":
+        measured = left_out.measure(job, parsed.folds)
+        print(left_out.text(job, measured, parsed.folds))
+        recipe = dataclasses.asdict(job.plan.recipe)
+        found = {"command": _command_line(), "recipe": recipe, **left_out.summary(measured)}
+        write_json(parsed.json, found)
+        return EXIT_OK
     folds = run_folds(job, job.clip_features(), sweep=parsed.sweep, folds=parsed.folds)
     figures: dict[str, Any] = {"command": _command_line(), **fold_figures(job, folds)}
     print("new speakers", table(figures["folds"]), sep="\n")
@@ -266,6 +301,9 @@ def _job(parsed: argparse.Namespace) -> TrainingJob:
 
     plan = load_plan(parsed.recipe)
     clips = selected_clips(parsed)
+    if not plan.recipe.emotion_head and not plan.recipe.teacher:
+        known = mapping(LABEL_SETS[plan.recipe.labels])
+        clips = [c for c in clips if c.emotion in known]
     set_threads(parsed.threads)
     return prepare(
         plan,

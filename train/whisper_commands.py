@@ -1,4 +1,4 @@
-"""`python -m train whisper extract|crossval|build`."""
+"""`python -m train whisper extract|crossval|build|teach`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def add(
         ("extract", "compute and cache the statistics of all windows", _extract),
         ("crossval", "figures on corpora and speakers left out, and thresholds", _crossval),
         ("build", "the same, and write a bundle", _build),
+        ("teach", "write the probabilities by which `train fit --teacher` trains", _teach),
     ):
         part = parts.add_parser(name, help=text)
         add_data(part)
@@ -57,13 +58,16 @@ def add(
         part.add_argument("--clips", type=int, metavar="N", dest="per_emotion", help=each)
         part.add_argument("--seed", type=int, default=0)
         part.add_argument("--workers", type=int, default=1)
-        if name != "extract":
+        if name in ("crossval", "build"):
             part.add_argument("--json", type=Path, metavar="OUT")
             outputs = "folder for the outputs of corpora and speakers left out, for `streams`"
             part.add_argument("--outputs", type=Path, metavar="DIR", help=outputs)
         if name == "build":
             part.add_argument("--name", required=True)
             part.add_argument("--out", type=Path, required=True, metavar="DIR")
+        if name == "teach":
+            part.add_argument("--out", type=Path, required=True, metavar="NPZ")
+            part.add_argument("--folds", type=int, default=FOLDS, help="groups of speakers")
         part.set_defaults(run=run, clips=clips, golden=golden)
 
 
@@ -121,9 +125,30 @@ def _extract(parsed: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _teach(parsed: argparse.Namespace) -> int:
+    from speech_emotion.train.evaluation.metrics import uar
+    from speech_emotion.train.model.teacher_file import write_teacher_file
+    from speech_emotion.train.model.whisper import heads
+    from speech_emotion.train.model.whisper.teaching import teach
+
+    recipe, _, training_set, _ = _load(parsed)
+    training_set, _ = heads.split_corpora(training_set, recipe.corpora)
+    splits = teach(training_set, recipe, parsed.folds, parsed.seed)
+    names = [c.name for c in training_set.clips]
+    write_teacher_file(parsed.out, names, heads.LABELS, splits)
+    corpus, truth, given = training_set.corpus, training_set.truth, splits["all"].argmax(axis=1)
+    for name in sorted(set(corpus.tolist())):
+        mine = corpus == name
+        found = uar(truth[mine], given[mine], len(heads.LABELS))
+        print(f"{name}, new speakers: UAR {100 * found:.1f} of {mine.sum()} clips")
+    print(f"wrote {parsed.out}: {len(names)} clips, {len(splits)} splits")
+    return EXIT_OK
+
+
 def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     from speech_emotion.train.bundle import whisper_bundle as build
     from speech_emotion.train.bundle import whisper_card
+    from speech_emotion.train.bundle.left_out import summary
     from speech_emotion.train.evaluation.evaluate import write_json
     from speech_emotion.train.evaluation.output_files import write_outputs
     from speech_emotion.train.model.whisper import heads
@@ -145,17 +170,7 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
         found = {
             "command": _command(),
             "recipe": dataclasses.asdict(recipe),
-            "corpora_left_out": figures.left_out,
-            "speakers_left_out": figures.new_speakers,
-            "other_corpora": figures.others,
-            "other_corpora_rates": figures.others_rates,
-            "frontier": figures.frontier,
-            "nested": figures.nested,
-            "calibration": dataclasses.asdict(figures.parameters.calibration),
-            "decision": dataclasses.asdict(figures.parameters.decision),
-            "sensitivity": {
-                k: dataclasses.asdict(d) for k, d in figures.parameters.sensitivity.items()
-            },
+            **summary(figures),
         }
         write_json(parsed.json, found)
     return window_sums, spec, keys, figures

@@ -27,6 +27,7 @@ from speech_emotion.common.config.privacy import (
     LightConfig,
     MuteConfig,
     NoticeConfig,
+    ReviewConfig,
 )
 from speech_emotion.common.config.table import Table as _Table
 from speech_emotion.common.config.table import checked as _checked
@@ -349,6 +350,7 @@ class Config(pydantic_settings.BaseSettings):
     mute: MuteConfig = MuteConfig()
     light: LightConfig = LightConfig()
     audit: AuditConfig = AuditConfig()
+    review: ReviewConfig = ReviewConfig()
     notice: NoticeConfig = NoticeConfig()
     alerts: tuple[AlertConfig, ...] = Field(
         (), max_length=MAX_RULES, description="one row per rule"

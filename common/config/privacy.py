@@ -115,6 +115,55 @@ class AuditConfig(Table):
     keep: int = Field(default=10, ge=1, le=1000, description="full files that are kept")
 
 
+class ReviewConfig(Table):
+    """[review]"""
+
+    file: UserPath | None = Field(
+        default=None,
+        description="SQLite file for the SOUND of utterances that a person judges on the page; "
+        "unset: no review, no sound is kept",
+    )
+    labels: UserPath | None = Field(
+        default=None,
+        description="file that receives their labels (JSON lines); unset: `file` with the suffix "
+        ".labels.jsonl",
+    )
+    queue: int = Field(
+        default=0,
+        ge=0,
+        le=200,
+        description="number of the most uncertain utterances that are kept without being asked "
+        "for; 0: only those for which a person presses Keep",
+    )
+    hours: float = Field(
+        default=24.0, gt=0.0, le=720.0, description="age in hours from which sound is deleted"
+    )
+    max_mb: float = Field(
+        default=50.0, ge=1.0, le=1000.0, description="most sound in MB that is kept at once"
+    )
+    adapted: UserPath | None = Field(
+        default=None,
+        description="folder for the bundle that is adapted to the labels, and used in place of "
+        "`bundle` then; unset: `file` with the suffix .bundle",
+    )
+
+    def labels_file(self, file: Path) -> Path:
+        """The file of labels.
+
+        Args:
+            file: the file of the review.
+        """
+        return self.labels or file.with_suffix(".labels.jsonl")
+
+    def adapted_folder(self, file: Path) -> Path:
+        """The folder of the adapted bundle.
+
+        Args:
+            file: the file of the review.
+        """
+        return self.adapted or file.with_suffix(".bundle")
+
+
 class NoticeConfig(Table):
     """[notice]"""
 

@@ -245,6 +245,28 @@ class RecordJob(Job):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ReviewJob(Job):
+    """Review: the sound of few utterances to a file, until a person has judged them.
+
+    Attributes:
+        results: endpoint to subscribe to.
+        file: SQLite file.
+        queue: number of the most uncertain utterances that are kept without being asked for.
+        hours: age in hours from which sound is deleted.
+        max_mb: most sound in MB that is kept at once.
+        mute: while muted nothing is kept; None: the pipeline cannot be muted.
+    """
+
+    results: str
+    file: Path
+    queue: int
+    hours: float
+    max_mb: float
+    streams: tuple[RecordedStream, ...]
+    mute: MuteOptions | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HistoryOptions:
     """What the history writer does, supervised or started by hand.
 
@@ -268,6 +290,28 @@ class HistoryJob(Job):
     options: HistoryOptions
 
 
+@dataclasses.dataclass(frozen=True)
+class ReviewOptions:
+    """The review that a page shows.
+
+    Attributes:
+        file: SQLite file of the stage `review`.
+        labels: file that receives labels.
+        bundle: folder of the bundle that is adapted.
+        adapted: folder for the adapted one.
+        queue, hours: as in `ReviewJob`.
+        memory_s: seconds of sound that a ring holds.
+    """
+
+    file: Path
+    labels: Path
+    bundle: Path
+    adapted: Path
+    queue: int
+    hours: float
+    memory_s: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PageOptions:
     """What the live page serves, supervised or started by hand.
@@ -284,6 +328,7 @@ class PageOptions:
         control: control socket of the supervisor, for the mute button; None: the page has none.
         api_keys: file of the keys of programs; None: there are none.
         certificate, private_key: PEM files for TLS; None: plain HTTP.
+        review: None: no review is configured.
     """
 
     results: str
@@ -298,6 +343,7 @@ class PageOptions:
     api_keys: Path | None = None
     certificate: Path | None = None
     private_key: Path | None = None
+    review: ReviewOptions | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -390,12 +390,29 @@ class AlertsState(Message):
     deliveries: list[DeliveryRow]
 
 
+@dataclasses.dataclass(frozen=True)
+class ReviewAct(Message):
+    """page → supervisor, for the audit log: what a person at `address` did in the review.
+
+    Attributes:
+        act: `keep asked`, `sound fetched`, `label taken`, `sound deleted`, `adaptation asked` or
+            `rollback asked`.
+        stream: of the utterance; None where the act is about no utterance.
+        label: what the person says; None where the act is no label.
+    """
+
+    act: str
+    address: str
+    stream: str | None = None
+    label: str | None = None
+
+
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, AcceptedTogether, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
-        *(SetMute, MuteSet, LogIn, AskAlerts, AlertsState),
+        *(SetMute, MuteSet, LogIn, AskAlerts, AlertsState, ReviewAct),
     )
 }
 

@@ -13,10 +13,12 @@ from speech_emotion.dashboard.api.declared import (
     whole_number,
 )
 from speech_emotion.dashboard.history.rows import KEY_PATTERN, TABLES, Key
+from speech_emotion.dashboard.review_messages import MOST
 
 BASE = "/api/v1"
 JSON = "application/json"
 EVENTS = "text/event-stream"
+WAV = "audio/wav"
 PARQUET = "application/vnd.apache.parquet"
 FORMATS = ("json", "csv", "parquet")
 PAGE_ROWS = 500
@@ -24,9 +26,14 @@ MOST_ROWS = 5000
 
 NO_HISTORY = "no history is written, or its file cannot be read"
 NO_ALERTS = "the pipeline has no rules, or it has not started this server"
+NO_REVIEW = "the review is off"
+GONE = "the sound of the utterance is not there any more"
+REVIEW_FILE = "the files of the review cannot be used now"
+REVIEW_BUSY = "the review is off, or an adaptation or rollback runs already"
 BUSY = "too many clients; try again after `Retry-After` seconds"
 
 TEXT = {"type": "string", "maxLength": LONGEST}
+NUMBER = {"type": "integer", "minimum": 0, "maximum": MOST}
 TIME = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}
 
 
@@ -161,6 +168,39 @@ OPERATIONS = (
         answers={JSON: messages.AlertsState},
         body=messages.AlertTest,
         refusals={404: "there is no such rule", 409: NO_ALERTS},
+    ),
+    Operation(
+        *("GET", "/review", "review", "Utterances to judge, labels, and the last adaptation."),
+        answers={JSON: messages.Review},
+        refusals={503: REVIEW_FILE},
+    ),
+    Operation(
+        *("GET", "/review/sound", "review_sound", "The sound of a kept utterance."),
+        (Parameter("id", "`id` of the utterance", NUMBER, whole_number(0, MOST), required=True),),
+        {WAV: None},
+        refusals={404: GONE, 409: NO_REVIEW, 503: REVIEW_FILE},
+    ),
+    Operation(
+        *("POST", "/review/keep", "review_keep", "Keep the sound of an utterance."),
+        answers={JSON: messages.Done},
+        body=messages.KeepRequest,
+        refusals={404: GONE, 409: f"{NO_REVIEW}, or it is muted", 503: REVIEW_FILE},
+    ),
+    Operation(
+        *("POST", "/review/label", "review_label", "Write its label, and delete its sound."),
+        answers={JSON: messages.Done},
+        body=messages.LabelRequest,
+        refusals={404: GONE, 409: NO_REVIEW, 503: REVIEW_FILE},
+    ),
+    Operation(
+        *("POST", "/review/adapt", "review_adapt", "Adapt the bundle to the labels, if better."),
+        answers={JSON: messages.Done},
+        refusals={409: REVIEW_BUSY},
+    ),
+    Operation(
+        *("POST", "/review/rollback", "review_rollback", "Undo the newest adaptation."),
+        answers={JSON: messages.Done},
+        refusals={409: REVIEW_BUSY},
     ),
     Operation(
         *("GET", "/openapi.json", "openapi", "This interface as an OpenAPI document."),

@@ -20,6 +20,7 @@ from speech_emotion.dashboard.api.declared import Operation, RefusedError
 from speech_emotion.dashboard.api.events import EventStreams, Wanted
 from speech_emotion.dashboard.api.history import HistoryOperations
 from speech_emotion.dashboard.api.operations import EVENTS, JSON, OPERATIONS
+from speech_emotion.dashboard.api.review import ReviewOperations
 from speech_emotion.dashboard.api.routing import NO_STORE, json_body, route
 from speech_emotion.dashboard.live.live_state import LiveState
 from speech_emotion.dashboard.model_cards import bundle_folders, find_card
@@ -38,6 +39,7 @@ class Api:
         history: the SQLite file, or None.
         bundle: folder of a bundle whose model card is served, besides the shipped ones.
         control: control socket of the supervisor; None: it cannot be muted from here.
+        review: the handlers of `/review…`.
     """
 
     def __init__(
@@ -47,15 +49,18 @@ class Api:
         history: Path | None,
         bundle: Path | None,
         control: Path | None,
+        review: ReviewOperations,
     ) -> None:
         self._live_state = live_state
         self._streams = streams
         self._history = HistoryOperations(history)
-        self._bundle = bundle
+        self._cards = (bundle, review.adapted)
         self._control = control
         self._alerts = AlertOperations(control)
+        names = [(one, f"{one.method.lower()}_{one.name}") for one in OPERATIONS]
         self.routes = [
-            route(one, getattr(self, f"_{one.method.lower()}_{one.name}")) for one in OPERATIONS
+            route(one, getattr(review, name, None) or getattr(self, f"_{name}"))
+            for one, name in names
         ]
 
     async def _get_service(self, *_: Any) -> messages.Service:
@@ -93,7 +98,7 @@ class Api:
     async def _get_model_card(
         self, _: Operation, __: Request, given: Mapping[str, Any]
     ) -> Response:
-        card = await run_in_threadpool(find_card, given["bundle"], bundle_folders(self._bundle))
+        card = await run_in_threadpool(find_card, given["bundle"], bundle_folders(*self._cards))
         if card is None:
             raise RefusedError(404, "this machine has no model card of this bundle")
         return HTMLResponse(card)

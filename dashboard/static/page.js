@@ -9,6 +9,7 @@ import { Feed } from "./network/feed.js";
 import { describeCharts, drawControls, drawRecent, drawUtterances, refreshPast, showChosenStream, showsLiveUtterances } from "./past.js";
 import { drawHealth } from "./pipeline.js";
 import { drawPresent, drawSource } from "./present.js";
+import { drawReviewLink } from "./review-link.js";
 import { addResult, chosenStream, newStream, now, prune, setHealth, setStatuses, spanOf, state } from "./state.js";
 import { drawStatus } from "./status.js";
 import { drawTab, drawTabs, handleTabKeys, markChosenTab } from "./tabs.js";
@@ -38,6 +39,7 @@ const handlers = {
     state.offset = message.now - Date.now() / 1000;
     state.history = message.service.history;
     state.canMute = message.service.mute;
+    drawReviewLink(message.service.review);
     setText($("endpoint"), message.service.results.startsWith("ipc:") ? "" : message.service.results);
     $("past").hidden = !state.history;
     $("no-past").hidden = state.history;

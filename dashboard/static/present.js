@@ -221,6 +221,8 @@ export function drawSource() {
   const name = words.sourceName(stream.info?.source);
   const lines = source ? [words.sourceState(name, source.state, now() - stream.stateSince, source.reason)] : [`${name}.`];
   if (source?.device) lines.push(`Input device: ${source.device}.`);
+  const quality = source?.state === "live" && words.soundQuality(source.quality);
+  if (quality) lines.push(quality);
   const rate = stream.info?.rate;
   if (source?.state !== "muted" && (source?.gaps || source?.lost)) {
     lines.push(`${source.gaps} gaps in the last seconds, ${rate ? words.duration(source.lost / rate) : `${source.lost} samples`} of sound missing since the start${state.health.counters.capture_muted_samples ? ", the time of mutes included" : ""}.`);

@@ -103,6 +103,16 @@ export function whyUncertain(quality = {}) {
   return "";
 }
 
+/** The quality of the sound of a room: one sentence, or nothing before it is known. */
+export function soundQuality(quality = {}) {
+  const { snr_db: snr, bandwidth_hz: band, dropouts_per_min: dropouts } = quality;
+  if (snr === undefined) return "";
+  const parts = [`${Math.max(0, Math.round(snr))} dB between its loud and its quiet parts`];
+  if (band > 0) parts.push(`up to ${(band / 1000).toFixed(1)} kHz`);
+  if (dropouts > 0) parts.push(`${dropouts < 1 ? "less than one dropout" : `${Math.round(dropouts)} dropouts`} a minute`);
+  return `The sound has ${parts.join(", ")}.`;
+}
+
 /** The page of a `listen:ws://` source that sends a browser's microphone; empty for other sources. */
 export function microphonePage(source = "", here = location.hostname) {
   const found = /^listen:ws(s?):\/\/(\[[^\]]+\]|[^:/]+):(\d+)\/(.+)$/.exec(source);
@@ -118,7 +128,7 @@ export const isGoodStage = (state) => state === "ready" || state === "done";
 
 const STAGES = {
   capture: "The sound input", features: "The feature stage", infer: "The model stage",
-  record: "The recorder", history: "The history writer", alerts: "The sender of alerts", dashboard: "The page's server",
+  record: "The recorder", history: "The history writer", alerts: "The sender of alerts", review: "The keeper of sound for the review", dashboard: "The page's server",
 };
 const STAGE_STATES = {
   starting: "is starting", waiting: "is waiting for its start", failed: "has failed",

@@ -111,7 +111,8 @@ def _page(
     texts = read_texts(language)
     notice = config.notice
     lead = texts["lead"] if notice.place is None else _fill(texts["lead_place"], place=notice.place)
-    badge = f'<p class="badge">{html.escape(texts["recorded_badge"])}</p>' if config.record else ""
+    recorded = config.record is not None or config.review.file is not None
+    badge = f'<p class="badge">{html.escape(texts["recorded_badge"])}</p>' if recorded else ""
     rows = [
         (texts["heard"], _paragraphs([_heard(texts, labels)])),
         (texts["kept"], _paragraphs(_kept(config, texts, language))),
@@ -140,6 +141,9 @@ def _heard(texts: dict[str, Any], labels: tuple[str, ...] | list[str]) -> str:
 def _kept(config: Config, texts: dict[str, Any], language: str) -> Iterator[str]:
     if config.record is not None:
         yield texts["sound_recorded"]
+    elif config.review.file is not None:
+        hours = _counted(texts, "hours", math.ceil(config.review.hours), language)
+        yield _fill(texts["sound_review"], hours=hours)
     else:
         seconds = _counted(texts, "seconds", math.ceil(config.ring.seconds), language)
         yield _fill(texts["sound_memory"], seconds=seconds)

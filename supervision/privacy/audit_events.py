@@ -9,7 +9,7 @@ from speech_emotion.common.alert_address import shown_address
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.config.privacy import AuditConfig
 from speech_emotion.common.source_address import shown
-from speech_emotion.common.wire.internal import LogIn, SetMute, Swapped
+from speech_emotion.common.wire.internal import LogIn, ReviewAct, SetMute, Swapped
 from speech_emotion.supervision.privacy.audit_writer import AuditWriter
 
 
@@ -35,6 +35,8 @@ def note_start(audit: AuditWriter, config: Config, bundle: str) -> None:
         record=str(config.record) if config.record is not None else None,
         history=str(history.file) if history.file is not None else None,
         history_days=history.days if history.file is not None else None,
+        review=str(config.review.file) if config.review.file is not None else None,
+        review_hours=config.review.hours if config.review.file is not None else None,
         page=config.dashboard.listen,
         nats=config.nats.url,
         alerts={row.name: list(map(shown_address, row.to)) for row in config.alerts},
@@ -62,6 +64,13 @@ def note_log_in(audit: AuditWriter, message: LogIn) -> None:
     event = "api key used" if message.accepted else "api key refused"
     name, asked = message.key[:64] or None, (message.asked or "")[:100]
     audit.note_bounded(event, name=name, asked=asked, address=address)
+
+
+def note_review(audit: AuditWriter, message: ReviewAct) -> None:
+    """A person asked for sound, listened to it, gave a label, or had the bundle adapted."""
+    told = {"stream": message.stream, "label": message.label}
+    details = {name: value for name, value in told.items() if value is not None}
+    audit.note_bounded(message.act, **details, address=message.address[:100])
 
 
 def note_key(

@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "kill-live": kills.kill_live,
     "kill-capture": kills.kill_capture,
     "kill-alerts": kills.kill_alerts,
+    "kill-review": kills.kill_review,
     "stop": kills.stop_stages,
     "kill-supervisor": kills.kill_supervisor,
     "audio": audio.audio_faults,
@@ -72,6 +73,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
 }
 LOAD = "`load`: the load average (1 min) before the part began, made by other programs."
 BEGIN, END = "<!-- chaos: made by `make chaos` -->", "<!-- end -->"
+SOURCES_BEGIN = "<!-- sources: made by `make chaos` -->"
 
 
 def main() -> int:
@@ -95,24 +97,30 @@ def main() -> int:
     given = {"seed": options.seed, "events": options.events, "pause_s": options.pause}
     scale = dataclasses.replace(scale, **{k: n for k, n in given.items() if n is not None})
     table: dict[str, list[Row]] = {}
-    if options.json is not None and options.json.is_file():
-        known = json.loads(options.json.read_text())["parts"]
-        table = {part: [Row(**row) for row in rows] for part, rows in known.items()}
     with tempfile.TemporaryDirectory(prefix="sep-run-") as runtime:
         os.environ["XDG_RUNTIME_DIR"] = runtime
         for part in chosen:
             table[part] = run(part, scale)
             if options.json is not None:
-                content = {
-                    "machine": machine(),
-                    "parts": {
-                        p: [dataclasses.asdict(r) for r in rows] for p, rows in table.items()
-                    },
-                }
-                options.json.write_text(json.dumps(content, indent=1) + "\n")
+                store(options.json, part, table[part])
     if options.write is not None:
-        write(options.write, table)
+        write(options.write, stored(options.json) if options.json is not None else table)
     return 0 if all(row.held for part in chosen for row in table[part]) else 1
+
+
+def stored(path: Path) -> dict[str, list[Row]]:
+    """The rows in a file of results, by part."""
+    if not path.is_file():
+        return {}
+    parts = json.loads(path.read_text())["parts"]
+    return {part: [Row(**row) for row in rows] for part, rows in parts.items()}
+
+
+def store(path: Path, part: str, rows: list[Row]) -> None:
+    """Replace one part in a file of results; another run may have added others meanwhile."""
+    table = {**stored(path), part: rows}
+    parts = {name: [dataclasses.asdict(row) for row in of] for name, of in table.items()}
+    path.write_text(json.dumps({"machine": machine(), "parts": parts}, indent=1) + "\n")
 
 
 def run(part: str, scale: Scale) -> list[Row]:
@@ -141,17 +149,36 @@ def machine() -> str:
 
 def write(path: Path, table: dict[str, list[Row]]) -> None:
     lines = ["| fault | bound | measured | load | held |", "|---|---|---|---|---|"]
-    for part in PARTS:
+    for part in (one for one in PARTS if not one.startswith("source-")):
         for row in table.get(part, []):
             held = "yes" if row.held else "**no**"
             load = "–" if row.load is None else f"{row.load:.0f}"
             lines.append(f"| {row.fault} | {row.bound} | {row.measured} | {load} | {held} |")
-    text = path.read_text()
-    head, _, rest = text.partition(BEGIN)
+    text = between(path.read_text(), BEGIN, [f"Machine: {machine()}. {LOAD}", "", *lines])
+    rows = [row for kind in sources.KINDS for row in table.get(f"source-{kind}", [])]
+    path.write_text(between(text, SOURCES_BEGIN, by_source(rows)))
+
+
+def between(text: str, begin: str, lines: list[str]) -> str:
+    """The text with other lines between two marks."""
+    head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(END)
-    path.write_text(
-        "\n".join([head + BEGIN, "", f"Machine: {machine()}. {LOAD}", "", *lines, "", END]) + tail
-    )
+    return "\n".join([head + begin, "", *lines, "", END]) + tail
+
+
+def by_source(rows: list[Row]) -> list[str]:
+    """A table with a line for each kind of source and a column for each fault."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        source, _, fault = row.fault.partition(": ")
+        figures = (row.figures or row.measured) + ("" if row.held else " **no**")
+        cells.setdefault(source, {"load": f"{row.load or 0:.0f}"})[fault or "all"] = figures
+    faults = list(dict.fromkeys(fault for found in cells.values() for fault in found))
+    faults.sort(key=lambda fault: (fault == "load", fault == "wrong password"))
+    lines = [f"| source | {' | '.join(faults)} |", "|---" * (len(faults) + 1) + "|"]
+    for source, found in cells.items():
+        lines.append(f"| {source} | {' | '.join(found.get(f, '–') for f in faults)} |")
+    return lines
 
 
 if __name__ == "__main__":

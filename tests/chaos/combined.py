@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import soxr
 from numpy.typing import NDArray
@@ -216,16 +217,22 @@ def await_health(pipeline: Running) -> None:
 
 
 def check_page(port: int, found: Found) -> None:
-    """The page answers."""
-    try:
+    """The page answers; it may just be restarting after the last event."""
+
+    def answers() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
-        connection.request("GET", "/")
-        status = connection.getresponse().status
-        connection.close()
-    except OSError as error:
-        status = repr(error)
-    if status != 200:
-        found.problems.append(f"the page answers {status}")
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    try:
+        wait_until(answers, "the page to answer")
+    except pytest.fail.Exception as error:
+        found.problems.append(str(error))
 
 
 def check_end(code: int, stderr: str, found: Found) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import random
 import signal
 import time
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.wire import public
+from speech_emotion.dashboard.review.store import ReviewStore
 from speech_emotion.supervision.restart_policy import RestartPolicy
 from tests.chaos.scene import (
     BACK_S,
@@ -31,6 +34,7 @@ from tests.chaos.scene import (
 from tests.support.alert_messages import alert_config, expected_alerts
 from tests.support.alert_receivers import Posted, web_server
 from tests.support.pipelines import leftovers, offline, wait_until
+from tools.browser import free_port
 
 WINDOW_S = 1.0
 BLOCK = 320
@@ -130,14 +134,7 @@ def kill_alerts(scale: Scale) -> list[Row]:
             scene.await_results()
             for number in range(scale.kills):
                 time.sleep(LIVED_S + rng.uniform(0.0, 3.0))
-                scene.running.stages()["alerts"].kill()
-                scene.await_health(
-                    lambda h, number=number: any(  # type: ignore[misc]
-                        (s.name, s.state) == ("alerts", "ready") and s.restarts > number
-                        for s in h.stages
-                    ),
-                    "alerts to be ready",
-                )
+                kill_and_await(scene, "alerts", number)
             received = scene.stop()
         wanted, arrived = expected_alerts(config, received), server.ids()
     lost, strange = set(wanted) - set(arrived), set(arrived) - set(wanted)
@@ -150,6 +147,50 @@ def kill_alerts(scale: Scale) -> list[Row]:
             bool(wanted) and not lost and not strange,
         )
     ]
+
+
+def kill_review(scale: Scale) -> list[Row]:
+    """The process that keeps sound for people to judge, while it keeps it."""
+    rng = random.Random(6)
+    with folder() as here:
+        path = speech(here, 20.0 + (LIVED_S + 5.0) * scale.kills)
+        store = ReviewStore(here / "review.sqlite")
+        env = {"SEP_REVIEW__FILE": str(here / "review.sqlite"), "SEP_REVIEW__QUEUE": "200"}
+        page = f"--dashboard=127.0.0.1:{free_port()}"
+        with Scene(f"--source=file:{path}", page, env=env) as scene:
+            scene.await_results()
+            for number in range(scale.kills):
+                time.sleep(LIVED_S + rng.uniform(0.0, 3.0))
+                kill_and_await(scene, "review", number)
+            wait_until(lambda: bool(store.list()), "an utterance to be kept")
+            received = scene.stop()
+        spans = {one.seq: (one.start, one.end) for one in received.fresh(public.Utterance)}
+        played = read_recording(str(path), RATE).samples
+        wrong = 0
+        for kept in store.list():
+            with wave.open(io.BytesIO(store.sound(kept.id) or b"")) as file:
+                sound = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768.0
+            end = spans[kept.seq][1]
+            wrong += not np.allclose(sound, played[end - len(sound) : end], atol=1e-4)
+    return [
+        Row(
+            f"kill -9 of review, {scale.kills} times",
+            "each kept sound is that of its utterance",
+            f"{len(spans)} utterances, {wrong} with another sound",
+            bool(spans) and not wrong,
+        )
+    ]
+
+
+def kill_and_await(scene: Scene, stage: str, number: int) -> None:
+    """Kill a stage that has had `number` restarts, and wait until it is ready again."""
+    scene.running.stages()[stage].kill()
+    scene.await_health(
+        lambda h: any(
+            (s.name, s.state) == (stage, "ready") and s.restarts > number for s in h.stages
+        ),
+        f"{stage} to be ready",
+    )
 
 
 def stop_stages(_scale: Scale) -> list[Row]:

@@ -42,12 +42,26 @@ def wyoming(sound: Sound, *, site: Site = LOCAL) -> Server:
     return Server(f"wyoming:{address}", lambda: [words], port, site)
 
 
-def websocket(sound: Sound, *, site: Site = LOCAL, token: str = TOKEN) -> Server:
-    """The example client, which ffmpeg feeds; `url` is the source that listens."""
-    url = f"ws://{site.box}:{free_port()}/device"
+def websocket(
+    sound: Sound,
+    *,
+    site: Site = LOCAL,
+    token: str = TOKEN,
+    port: int | None = None,
+    through: int | None = None,
+) -> Server:
+    """The example client, which ffmpeg feeds; `url` is the source that listens.
+
+    Args:
+        port: at which it listens; default: a free one.
+        through: port to which the client connects instead, of a relay.
+    """
+    port = port or free_port()
+    url = f"ws://{site.box}:{port}/device"
     play = shlex.join(ffmpeg(sound, "-f", "s16le", "pipe:1"))
     program = str(ROOT / "examples" / "push_audio.py")
-    push = shlex.join([sys.executable, program, url, "-", "--rate", str(sound.rate)])
+    to = f"ws://{site.box}:{through or port}/device"
+    push = shlex.join([sys.executable, program, to, "-", "--rate", str(sound.rate)])
     again = f"while :; do {play} | {push}; sleep 0.5; done"
     words = ["env", f"TOKEN={token}", "sh", "-c", again]
     return Server(f"listen:{url}", lambda: [words], None, site)

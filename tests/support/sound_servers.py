@@ -264,10 +264,11 @@ def icecast(sound: Sound, folder: Path, *, burst: int = 65536, site: Site = LOCA
 
 
 def rtmp(sound: Sound, *, site: Site = LOCAL) -> Server:
-    """ffmpeg as an RTMP server with uncompressed sound, for one client at a time."""
-    url = f"rtmp://{site.host}:{free_port()}/live/sound"
+    """ffmpeg as an RTMP server with uncompressed sound, one process for each client."""
+    port = free_port()
+    url = f"rtmp://{site.host}:{port}/live/sound"
     words = ffmpeg(sound, "-c:a", "pcm_s16le", "-f", "flv", "-listen", "1", url)
-    return Server(url, lambda: [_again(words)], None, site)
+    return Server(url, lambda: [_for_each_client(words, port)], None, site)
 
 
 def srt(sound: Sound, *, site: Site = LOCAL) -> Server:
@@ -295,6 +296,28 @@ def _again(words: list[str]) -> list[str]:
         "while True: subprocess.run(sys.argv[1:], preexec_fn=die)\n"
     )
     return [sys.executable, "-c", code, *words]
+
+
+def _for_each_client(words: list[str], port: int) -> list[str]:
+    """A command that starts one more when none listens at a TCP port: each serves one client."""
+    code = (
+        "import ctypes, subprocess, sys, time\n"
+        "die = lambda: ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\n"
+        "port, *words = sys.argv[1:]\n"
+        "def listens():\n"
+        "    rows = [row.split() for row in open('/proc/self/net/tcp')]\n"
+        "    return any(r[3] == '0A' and int(r[1][-4:], 16) == int(port) for r in rows[1:])\n"
+        "servers = []\n"
+        "while True:\n"
+        "    servers = [server for server in servers if server.poll() is None]\n"
+        "    if not listens():\n"
+        "        servers.append(subprocess.Popen(words, preexec_fn=die))\n"
+        "        until = time.monotonic() + 2.0\n"
+        "        while not listens() and servers[-1].poll() is None and time.monotonic() < until:\n"
+        "            time.sleep(0.02)\n"
+        "    time.sleep(0.05)\n"
+    )
+    return [sys.executable, "-c", code, str(port), *words]
 
 
 class Hls(Closing):
@@ -352,11 +375,12 @@ class Cable:
         cut: relay nothing; connections are accepted and stay open.
         garbage: relay zeros in place of what the server sends.
         jitter_s: longest random delay of what the server sends.
+        target: port of the server.
         port: where a client connects.
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self.cut = False
         self.garbage = False
         self.jitter_s = 0.0
@@ -398,7 +422,7 @@ class Cable:
         while self.cut:  # the connection was accepted, and nothing follows
             time.sleep(0.01)
         try:
-            server = socket.create_connection(("127.0.0.1", self._target))
+            server = socket.create_connection(("127.0.0.1", self.target))
         except OSError:
             client.close()
             return

@@ -36,7 +36,7 @@ def test_kills_in_the_middle_of_deliveries_lose_no_alert(
 
     def answer(one: Posted) -> tuple[int, str] | None:
         requests.append(one.headers["idempotency-key"])
-        if len(requests) in (1, 4):
+        if len(killed) < 2 and len(requests) >= (1, 4)[len(killed)]:
             victim = running.stages().get("alerts")
             if victim is not None:
                 killed.append(victim.pid)

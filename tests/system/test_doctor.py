@@ -19,6 +19,7 @@ from speech_emotion.commands import doctor
 from speech_emotion.commands.finding import Finding, Level
 from speech_emotion.commands.trial import Trial, hear, judge
 from speech_emotion.common.wire import public
+from tests.support import sound_senders, sound_servers
 from tests.support.pipelines import (
     BUNDLE,
     DEMO,
@@ -31,6 +32,7 @@ from tests.support.pipelines import (
 )
 from tests.support.publisher import result
 from tests.support.pulse import VirtualMicrophone, installed
+from tests.support.sound_servers import PASSWORD
 
 Clip = Callable[..., Path]
 Supervise = Callable[..., Running]
@@ -178,6 +180,29 @@ def test_a_virtual_microphone_is_heard(tmp_path: Path) -> None:
         )
     assert "input devices" in line(done.stdout, "devices"), done.stdout
     assert "sound is heard" in line(done.stdout, "hear main"), done.stdout
+
+
+@pytest.mark.slow  # it listens for ten seconds
+@pytest.mark.skipif(not sound_servers.has_ffmpeg(), reason="needs ffmpeg")
+def test_network_sources_are_heard_or_named(tmp_path: Path) -> None:
+    sound = sound_servers.noise(tmp_path, 16000)
+    servers = {"phone": sound_senders.websocket(sound), "sender": sound_senders.rtp(sound)}
+    sources = {name: server.url for name, server in servers.items()}
+    sources |= {"absent": f"rtsp://joe:{PASSWORD}@127.0.0.1:{sound_servers.free_port()}/x"}
+    config = tmp_path / "box.toml"
+    config.write_text(
+        f"[listen]\ntoken = '{sound_senders.TOKEN}'\n"
+        + "".join(f"[[stream]]\nname = '{n}'\nsource = '{s}'\n" for n, s in sources.items())
+    )
+    with servers["phone"], servers["sender"]:
+        code, printed = examined("--config", str(config), "--bundle", str(BUNDLE))
+    assert code == Level.BAD, printed
+    for name in servers:
+        assert "sound is heard" in line(printed, f"hear {name}"), printed
+    absent = line(printed, "hear absent")
+    assert "nothing, the stream is" in absent, printed
+    assert "connection refused" in absent, printed
+    assert PASSWORD not in printed
 
 
 # Words for figures --------------------------------------------------------------------------

@@ -15,25 +15,26 @@ from numpy.typing import NDArray
 from speech_emotion import Pipeline
 from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, comparable, offline
 
+CLASSIC = ROOT / "models" / "classic"
 Supervise = Callable[..., Running]
 Demo = tuple[NDArray[np.float32], int]
 
 
 @pytest.mark.costly_cases
-@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize(("rate", "bundle"), [(16000, CLASSIC), (44100, BUNDLE)])
 def test_library_command_and_live_pipeline_are_equal(
-    supervise: Supervise, tmp_path: Path, demo: Demo, rate: int
+    supervise: Supervise, tmp_path: Path, demo: Demo, rate: int, bundle: Path
 ) -> None:
     samples = np.stack([demo[0], np.roll(demo[0], 50) * np.float32(0.3)], axis=1)
     path = tmp_path / "stereo.flac"
     soundfile.write(path, samples, rate)
-    running = supervise("--source", f"file:{path}", "--speed", "max")
+    running = supervise("--source", f"file:{path}", "--speed", "max", "--bundle", str(bundle))
     code, stderr, received = running.ended()
     assert code == 0, stderr
     live = received.stream()
     assert {row["kind"] for row in live} == {"result", "utterance"}
-    assert [comparable(message) for message in Pipeline(BUNDLE)(path)] == live
-    assert offline(path) == live
+    assert [comparable(message) for message in Pipeline(bundle)(path)] == live
+    assert offline(path, bundle) == live
 
 
 def peak_mb(path: Path) -> float:

@@ -69,9 +69,12 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         wait_until(lambda: abs(level_share(page) - 0.5) < 0.01, "the meter")
 
         assert not page.locator("#why").is_visible()
-        noisy = dataclasses.replace(health().streams[0], quality={"snr_db": 6.2, "dc": 0.0})
+        quality = {"snr_db": 6.2, "bandwidth_hz": 3750.0, "dc": 0.0, "dropouts_per_min": 2.0}
+        noisy = dataclasses.replace(health().streams[0], quality=quality)
         publisher[0].send(stamped(dataclasses.replace(health(), streams=[noisy])))
         shows(page, "#why", "nearly as loud as the speech (6 dB between them)")
+        heard = "6 dB between its loud and its quiet parts, up to 3.8 kHz, 2 dropouts a minute"
+        assert heard in text(page, "#source")
         # An unknown reason gets a text as well.
         publisher[0].send(live(2, emotion="uncertain", reason="too_many_voices", baseline=250.0))
         shows(page, "#confidence", "too many voices")

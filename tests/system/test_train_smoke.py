@@ -135,6 +135,42 @@ def test_the_same_seed_gives_the_same_model(corpus: Path, bundle: Path, tmp_path
     assert (again / "model.tflite").read_bytes() == (bundle / "model.tflite").read_bytes()
 
 
+def test_a_taught_bundle_is_calibrated_on_corpora_left_out(corpus: Path, tmp_path: Path):
+    from speech_emotion.train.data.clips import read_manifest
+    from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
+    from speech_emotion.train.model.teacher_file import write_teacher_file
+
+    manifest = (corpus / "manifest.csv").read_text()
+    for speaker in (2, 3):
+        manifest = manifest.replace(f",MADE,MADE_{speaker},", f",NEW,NEW_{speaker},")
+    (corpus / "two.csv").write_text(manifest)
+    recipe = RECIPE.replace("[recipe]", "[recipe]\ndistil = 0.7\nemotion_head = 0.0")
+    (tmp_path / "taught.toml").write_text(recipe)
+    clips = read_manifest(corpus / "two.csv")
+    labels = tuple(PITCH)
+    splits = {}
+    for split in (*speaker_folds(clips, 2), *leave_corpus_out(clips)):
+        sure = np.array([[0.91 if c.emotion == e else 0.03 for e in labels] for c in clips])
+        sure[split.test] = np.nan
+        splits[split.name] = sure.astype(np.float32)
+    splits["all"] = np.nanmax(list(splits.values()), axis=0)
+    write_teacher_file(tmp_path / "teacher.npz", [c.name for c in clips], labels, splits)
+    out = tmp_path / "pupil"
+    train(
+        *("fit", "--manifest", corpus / "two.csv", "--recipe", tmp_path / "taught.toml"),
+        *("--teacher", tmp_path / "teacher.npz", "--left-out", "corpora", "--folds", "2"),
+        *("--work", tmp_path / "work", "--name", "pupil", "--out", out),
+    )
+    bundle = load_bundle(out)
+    Model(bundle)
+    assert set(bundle.sensitivity) == {"low", "high"}
+    card = (out / "MODEL_CARD.md").read_text()
+    new, _, known = card.partition("**New speakers, known corpora**")
+    for table in (new, known):
+        assert "| MADE | 24 |" in table or "| MADE | 12 |" in table
+    assert "70 % of the targets" in card
+
+
 def test_a_stopped_training_resumes_at_its_checkpoint(corpus: Path, tmp_path: Path):
     import keras
 

@@ -30,6 +30,7 @@ NEEDED = [
     "dashboard/static/index.html",
     "dashboard/static/page.js",
     "examples/demo.flac",
+    "models/classic/model.tflite",
     "models/default/LICENSE",
     "models/default/bundle.toml",
     "models/default/model.tflite",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_emotion.common.bundle.manifest import Bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.features.core import normalize
-from speech_emotion.train.bundle.card import LICENCES, model_card
+from speech_emotion.train.bundle.card import licence_text, model_card
 from speech_emotion.train.bundle.writer import run_tflite_all, write_bundle
 from speech_emotion.train.data.clips import Samples
-from speech_emotion.train.evaluation.protocols import Folds, calibrate_on_folds
 from speech_emotion.train.model.export import export_model, to_tflite
 from speech_emotion.train.model.fit import TrainedModel, fit
 from speech_emotion.train.model.fold_outputs import run_key
@@ -40,12 +41,14 @@ class Exports:
         models: name → flatbuffer.
         difference: name → largest difference of a probability.
         changed: name → share of the windows whose label differs.
+        milliseconds: name → mean CPU time of a window, one thread, on this machine.
     """
 
     chosen: str
     models: dict[str, bytes]
     difference: dict[str, float]
     changed: dict[str, float]
+    milliseconds: dict[str, float]
 
 
 def fit_all(job: TrainingJob) -> TrainedModel:
@@ -79,9 +82,11 @@ def export(trained: TrainedModel, x: NDArray[np.floating]) -> Exports:
         "quantized": to_tflite(model, quantized=True),
     }
     labels = expected.shape[1] - trained.speech
-    difference, changed = {}, {}
+    difference, changed, milliseconds = {}, {}, {}
     for name, flat in models.items():
+        began = time.thread_time()
         outputs = run_tflite_all(flat, normalized, "frames,dims,1")
+        milliseconds[name] = 1000 * (time.thread_time() - began) / len(normalized)
         difference[name] = float(np.abs(outputs - expected).max())
         predicted = [each[:, :labels].argmax(axis=1) for each in (outputs, expected)]
         changed[name] = float((predicted[0] != predicted[1]).mean())
@@ -93,16 +98,17 @@ def export(trained: TrainedModel, x: NDArray[np.floating]) -> Exports:
         raise RuntimeError(f"the float32 export differs from Keras by {difference['float32']:.3g}")
     smaller = len(models["quantized"]) < len(models["float32"])
     chosen = "quantized" if smaller and changed["quantized"] <= QUANTIZED_LOSS else "float32"
-    return Exports(chosen, models, difference, changed)
+    return Exports(chosen, models, difference, changed, milliseconds)
 
 
 def build_bundle(
     job: TrainingJob,
-    folds: Folds,
-    figures: dict[str, Any],
+    tuned: Bundle,
+    figures: str,
     path: Path,
     *,
     name: str,
+    calibrated: str,
     command: str,
     figures_command: str,
     golden: Samples,
@@ -111,16 +117,16 @@ def build_bundle(
     """Train on all clips and write the bundle.
 
     Args:
-        folds: of the same recipe, for calibration.
-        figures: for the card, as `crossval` writes them.
+        tuned: a bundle without files: temperatures, thresholds and operating points.
+        figures: Markdown for the card.
         path: the bundle's folder.
         name: of the bundle.
+        calibrated: what `tuned` was fitted on, for the card.
         command: command that makes the bundle.
         figures_command: command that made the figures.
         golden: one window of sound for the self-test, (spec.window,).
         chosen: `float32`, `quantized`, or `auto`: quantized if it changes few labels.
     """
-    tuned = calibrate_on_folds(job, folds)
     trained = fit_all(job)
     clean = job.training_set.examples[0]
     rng = np.random.default_rng(job.seed)
@@ -130,23 +136,33 @@ def build_bundle(
     spec, recipe = job.plan.spec, job.plan.recipe
     clips = job.training_set.clips
     corpora = sorted({c.corpus for c in clips})
+    speech = "actors in studios"
+    if "EMOSPEECH" in corpora:
+        speech = "acted speech, but for the commands of EMOSPEECH"
     weights = sum(int(np.prod(w.shape)) for w in export_model(trained.model).weights)
     facts = {
         "Input": f"windows of {spec.window_s:g} s every {spec.hop_s:g} s at {spec.sample_rate} Hz; "
-        f"{spec.n_frames} frames of {spec.dims} features (n_fft {spec.n_fft}, hop "
-        f"{spec.hop_length}, {spec.n_mels} mels as `{spec.mel}`)",
+        f"{spec.n_frames} frames of {spec.dims} features ({_features(spec)}); gate `{spec.gate}`",
         "Network": f"convolutions {', '.join(map(str, recipe.network.channels))}, "
         f"{weights} parameters, shipped as {kind} TFLite, {len(exports.models[kind])} bytes "
         f"(largest difference from Keras {exports.difference[kind]:.1e}, "
-        f"{100 * exports.changed[kind]:.1f} % of labels differ, on {len(real)} real windows)",
+        f"{100 * exports.changed[kind]:.1f} % of labels differ, on {len(real)} real windows), "
+        f"{exports.milliseconds[kind]:.2f} ms of CPU time a window, one thread of the machine "
+        "that built it",
         "Trained on": f"{len(job.labelled)} labelled clips of {len(set(job.speaker.tolist()))} "
-        f"speakers of {', '.join(corpora)}, actors in studios; every one of these speakers was "
-        "used, so the figures below come from models trained without the speakers they were "
+        f"speakers of {', '.join(corpora)}, {speech}; every one of these speakers was used, so "
+        "the figures below come from models trained without the speakers they were "
         "measured on, by the same recipe",
         "Steps": f"{recipe.steps} of {recipe.batch} windows, fixed beforehand; seed {job.seed}",
-        "Calibration": "temperatures and thresholds from the folds' "
-        "speakers, each classified by a model that was not trained on them",
+        "Calibration": calibrated,
     }
+    if job.taught is not None:
+        facts["Teacher"] = (
+            "linear heads on the lower layers of Whisper base, as in `default`; their "
+            f"probabilities are {100 * recipe.distil:g} % of the targets. The head that taught a "
+            "clip was not trained on its speaker, and no teacher of a model that was measured was "
+            "trained on a corpus or speaker that this model was measured on"
+        )
     if recipe.noise:
         facts["Without speech"] = (
             f"{100 * recipe.noise:g} % of every batch is noise, hum, clicks and tones (and, where "
@@ -172,10 +188,11 @@ def build_bundle(
         stats=(trained.mean, trained.std),
         golden_audio=golden,
         card=card,
-        licence=LICENCES.get(job.plan.licence, job.plan.licence + "\n"),
+        licence=licence_text(job.plan.licence, corpora, taught=job.taught is not None),
         licence_id=job.plan.licence,
         calibration=tuned.calibration,
         decision=tuned.decision,
+        sensitivity=tuned.sensitivity,
         provenance={
             "command": command,
             "seed": job.seed,
@@ -185,6 +202,17 @@ def build_bundle(
             "quantized": kind == "quantized",
         },
     )
+
+
+def _features(spec: FeatureSpec) -> str:
+    parts = [f"n_fft {spec.n_fft}, hop {spec.hop_length}"]
+    if spec.n_mfcc:
+        parts.append(f"{spec.n_mfcc} MFCC")
+    if spec.chroma:
+        parts.append("chroma")
+    if spec.n_mels:
+        parts.append(f"{spec.n_mels} mels as `{spec.mel}`")
+    return ", ".join(parts)
 
 
 def _plain(table: dict[str, Any]) -> dict[str, Any]:

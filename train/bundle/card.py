@@ -5,23 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+SOURCES = {
+    "RAVDESS": "RAVDESS (Livingstone and Russo, 2018, CC BY-NC-SA 4.0)",
+    "NEMO": "nEMO (Christop, 2024, CC BY-NC-SA 4.0)",
+    "EMOSPEECH": "Indian EmoSpeech Command Dataset (Banga et al., 2019, CC BY-NC-SA 4.0)",
+    "CREMAD": "CREMA-D (Cao et al., 2014, ODbL 1.0 and DbCL 1.0)",
+    "EMODB": "EMO-DB (Burkhardt et al., 2005, CC0)",
+}
+"""Corpus → how LICENSE names it."""
 LICENCES = {
     "CC-BY-NC-SA-4.0": (
         "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International\n"
         "https://creativecommons.org/licenses/by-nc-sa/4.0/legalcode\n\n"
-        "The model in this folder was trained on RAVDESS (Livingstone and Russo, 2018) and nEMO\n"
-        "(Christop, 2024), both under this licence, and on EMO-DB (Burkhardt et al., 2005, CC0).\n"
-        "You may use and change it for purposes that are not commercial, if you name these\n"
-        "sources and pass what you make of it on under the same licence.\n"
+        "You may use and change the model in this folder for purposes that are not commercial, if\n"
+        "you name its sources and pass what you make of it on under the same licence.\n"
     ),
     "CC0-1.0": (
         "Creative Commons CC0 1.0 Universal\n"
         "https://creativecommons.org/publicdomain/zero/1.0/legalcode\n\n"
-        "The model in this folder was trained on EMO-DB (Burkhardt et al., 2005, CC0) alone. To\n"
-        "the extent the law allows, all rights in it are waived: use it for anything.\n"
+        "To the extent the law allows, all rights in the model in this folder are waived: use it\n"
+        "for anything.\n"
     ),
 }
 """SPDX name → text of LICENSE, for the shipped bundles."""
+
+
+def licence_text(licence: str, corpora: Sequence[str], *, taught: bool = False) -> str:
+    """The text of LICENSE of a bundle that was trained on these corpora.
+
+    Args:
+        licence: SPDX identifier.
+        taught: a teacher on Whisper's layers gave targets.
+    """
+    lines = [f"- {SOURCES.get(name, name)}" for name in corpora]
+    text = LICENCES.get(licence, licence + "\n") + "\nIt was trained on:\n\n" + "\n".join(lines)
+    if taught:
+        text += (
+            "\n\nIts teacher, which is not in this folder, holds layers of Whisper base (Radford\n"
+            "et al., 2022, MIT licence)."
+        )
+    return text + "\n"
+
 
 PURPOSE = """\
 ## What it is for
@@ -43,7 +67,7 @@ def model_card(
     *,
     licence: str,
     facts: Mapping[str, str],
-    figures: Mapping[str, Any],
+    figures: str,
     command: str,
 ) -> str:
     """The text of MODEL_CARD.md.
@@ -51,7 +75,7 @@ def model_card(
     Args:
         licence: SPDX identifier.
         facts: short name → sentence: input, network, training data, ….
-        figures: as `crossval` writes them; the card shows the parts that exist.
+        figures: Markdown.
         command: command that made the figures.
     """
     parts = [
@@ -61,17 +85,16 @@ def model_card(
         PURPOSE,
         "## Figures",
         "Per cent, of clips whose speakers the measured model was not trained on, by the gate, "
-        "smoothing and aggregation that run live; 95 % bootstrap intervals over clips. Acted "
-        "studio speech: expect less on your own. Made by:",
+        "smoothing and aggregation that run live. Acted speech: expect less on your own. Made by:",
         f"    {command}",
-        figures_text(figures),
+        figures,
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
-    """The figures of `crossval` as Markdown."""
-    parts = []
+    """The figures of `crossval` as Markdown, the parts that exist."""
+    parts = ["95 % bootstrap intervals over clips."]
     if "folds" in figures:
         parts += ["**New speakers, known corpora** (5 speaker-independent folds)"]
         parts += [_table(figures["folds"])]

@@ -18,7 +18,8 @@ from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import windows_of
-from speech_emotion.train.bundle.whisper_card import SAMPLE, Exported, Figures, card, complete
+from speech_emotion.train.bundle.left_out import figures_left_out
+from speech_emotion.train.bundle.whisper_card import SAMPLE, Exported, Figures, card
 from speech_emotion.train.bundle.writer import run_tflite_all, write_bundle
 from speech_emotion.train.data.clips import Samples, load
 from speech_emotion.train.evaluation import held_out as study
@@ -38,8 +39,6 @@ from speech_emotion.train.model.whisper.weights import Weights
 
 log = logging.getLogger("train")
 
-LIMITS = (1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0)
-"""Rows of the table of false labels against emotions found."""
 AGREEMENT, AGREEING = 1e-3, 10
 """The float32 export may differ from Keras by so much in a probability, on so many windows."""
 
@@ -59,45 +58,10 @@ def measure(
     """
     training_set = window_sums.training_set
     held_out = study.corpora_left_out(window_sums)
-    blank = parameter_bundle(spec, LABELS, speech_output=bool(len(training_set.noise)))
-    bundle = study.calibrate(blank, training_set, held_out)
-    chosen = deciding or complete(training_set)
     folded = study.speakers_left_out(window_sums)
-    # From new speakers: on corpora left out, unknown rooms and codecs would lower these to 0.
-    speech = study.calibrate(blank, training_set, folded).decision
-    common = dataclasses.replace(
-        bundle.decision,
-        min_speech=speech.min_speech,
-        min_utterance_speech=speech.min_utterance_speech,
-    )
-    heard = study.utterances(training_set, held_out, bundle)
-    points = {
-        name: operating_points.search(heard, chosen, LABELS, most)
-        for name, most in operating_points.MAX_FALSE.items()
-    }
-    decisions = {
-        name: dataclasses.replace(
-            common,
-            bias=point.bias,
-            min_confidence=point.threshold,
-            min_utterance_confidence=point.threshold,
-        )
-        for name, point in points.items()
-    }
-    bundle = dataclasses.replace(
-        bundle,
-        decision=decisions["medium"],
-        sensitivity={name: d for name, d in decisions.items() if name != "medium"},
-    )
-    measured = Figures(
-        left_out=study.table(training_set, held_out, bundle),
-        new_speakers=study.table(training_set, folded, bundle),
-        frontier=operating_points.frontier(heard, chosen, LABELS, LIMITS),
-        nested={
-            name: operating_points.nested(heard, chosen, LABELS, most)
-            for name, most in operating_points.MAX_FALSE.items()
-        },
-        parameters=bundle,
+    blank = parameter_bundle(spec, LABELS, speech_output=bool(len(training_set.noise)))
+    measured = dataclasses.replace(
+        figures_left_out(training_set, blank, held_out, folded, deciding),
         outputs={
             "left_out": (training_set, held_out),
             "new_speakers": (training_set, folded),
@@ -105,8 +69,15 @@ def measure(
     )
     if others is None:
         return measured
+    bundle = measured.parameters
     outputs = study.other_corpora(window_sums, others)
     found = study.utterances(others, outputs, bundle)
+    points = {
+        name: operating_points.Point(
+            bundle.at(name).decision.bias, bundle.at(name).decision.min_utterance_confidence
+        )
+        for name in operating_points.MAX_FALSE
+    }
     return dataclasses.replace(
         measured,
         outputs={**measured.outputs, "others": (others, outputs)},

@@ -11,7 +11,7 @@ import numpy as np
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.train.bundle.card import PURPOSE
 from speech_emotion.train.bundle.whisper_licence import CARD_TEXTS
-from speech_emotion.train.evaluation.held_out import HeldOutOutputs
+from speech_emotion.train.evaluation.held_out import HeldOutOutputs, LabelledClips
 from speech_emotion.train.evaluation.operating_points import ALL_FACTOR, MAX_FALSE
 from speech_emotion.train.model.whisper.heads import LABELS, HeadRecipe, HeadTrainingSet
 
@@ -77,11 +77,13 @@ class Exported:
     milliseconds: float
 
 
-def complete(training_set: HeadTrainingSet) -> list[str]:
+def complete(training_set: LabelledClips) -> list[str]:
     """Names of the corpora that have a clip of every label."""
     truth, corpus = training_set.truth, training_set.corpus
     return [
-        str(c) for c in np.unique(corpus) if len(set(truth[corpus == c].tolist())) == len(LABELS)
+        str(c)
+        for c in np.unique(corpus)
+        if set(range(len(LABELS))) <= set(truth[corpus == c].tolist())
     ]
 
 
@@ -192,7 +194,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def operating_points_text(training_set: HeadTrainingSet, figures: Figures) -> str:
+def operating_points_text(training_set: LabelledClips, figures: Figures) -> str:
     """What the operating points are, and a table of them."""
     deciding = complete(training_set)
     rows = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,19 +34,37 @@ from speech_emotion.train.model.whisper.heads import (
 log = logging.getLogger("train")
 
 
+class LabelledClips(Protocol):
+    """A training set whose clips all have a label: label index, corpus and speaker, (clips,)."""
+
+    @property
+    def truth(self) -> Index: ...
+    @property
+    def corpus(self) -> NDArray[np.str_]: ...
+    @property
+    def speaker(self) -> NDArray[np.str_]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class HeldOutOutputs:
-    """Outputs of heads for clips that they were not trained on.
+    """Outputs of models for clips that they were not trained on.
 
     Attributes:
         clips: clip indices, (clips,).
         outputs: per clip, (windows, outputs of the head), see `Head.outputs`.
         relative: per clip, the relative scores of its head; None without them.
+        features: per clip, what gate and feature core give; empty: all its windows are speech.
     """
 
     clips: Index
     outputs: list[NDArray[np.float32]]
     relative: list[Relative | None]
+    features: Sequence[ClipFeatures] = ()
+
+    @property
+    def clip_features(self) -> Sequence[ClipFeatures]:
+        """Features per clip for `decide_clip`."""
+        return self.features or [speech_features(o) for o in self.outputs]
 
 
 def head_outputs(training_set: HeadTrainingSet, head: Head, clips: Index) -> HeldOutOutputs:
@@ -110,23 +128,22 @@ def speech_features(outputs: NDArray[np.float32]) -> ClipFeatures:
 
 def decide_held_out(held_out: HeldOutOutputs, bundle: Bundle) -> list[ClipDecisions]:
     """Decisions per clip, by the decision code that runs live."""
-    return [decide_clip(speech_features(o), o, bundle) for o in held_out.outputs]
+    pairs = zip(held_out.clip_features, held_out.outputs, strict=True)
+    return [decide_clip(f, o, bundle) for f, o in pairs]
 
 
-def calibrate(bundle: Bundle, training_set: HeadTrainingSet, held_out: HeldOutOutputs) -> Bundle:
+def calibrate(bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutputs) -> Bundle:
     """The bundle with temperatures and speech thresholds fitted on held-out clips."""
     return calibrate_bundle(
         bundle,
-        [speech_features(o) for o in held_out.outputs],
+        held_out.clip_features,
         held_out.outputs,
         training_set.truth[held_out.clips],
         training_set.corpus[held_out.clips],
     )
 
 
-def table(
-    training_set: HeadTrainingSet, held_out: HeldOutOutputs, bundle: Bundle
-) -> dict[str, Any]:
+def table(training_set: LabelledClips, held_out: HeldOutOutputs, bundle: Bundle) -> dict[str, Any]:
     """Utterance figures per corpus, their mean and pooled; bootstrap intervals over speakers."""
     results = decide_held_out(held_out, bundle)
     probabilities = np.array([j.probabilities for j in results])
@@ -159,7 +176,7 @@ def table(
 
 
 def utterances(
-    training_set: HeadTrainingSet, held_out: HeldOutOutputs, bundle: Bundle
+    training_set: LabelledClips, held_out: HeldOutOutputs, bundle: Bundle
 ) -> dict[str, Utterances]:
     """Corpus → its held-out utterances, by the decision code that runs live."""
     results = decide_held_out(held_out, bundle)

@@ -28,6 +28,7 @@ from speech_emotion.train.evaluation.crossval import (
     uncalibrated_bundle,
 )
 from speech_emotion.train.evaluation.false_events import SECONDS, SEED, false_events
+from speech_emotion.train.evaluation.held_out import HeldOutOutputs
 from speech_emotion.train.evaluation.metrics import risk_at
 from speech_emotion.train.evaluation.offline_decisions import ClipDecisions
 from speech_emotion.train.evaluation.robustness import features_by_condition, robustness_figures
@@ -70,6 +71,23 @@ def run_folds(
         conditions |= features_by_condition(job)
     splits = speaker_folds(job.training_set.clips, folds)
     return Folds(splits, [job.run(split, conditions) for split in splits], conditions)
+
+
+def held_out_outputs(
+    job: TrainingJob, splits: Sequence[Split], features: dict[int, ClipFeatures]
+) -> HeldOutOutputs:
+    """Outputs for the test clips of some splits, each by a model of the split's training clips.
+
+    Args:
+        features: clip index → features of the unchanged clip.
+    """
+    found: Outputs = {}
+    for split in splits:
+        found |= job.run(split, {"clean": features})["clean"]
+    clips = np.array(sorted(found))
+    return HeldOutOutputs(
+        clips, [found[i] for i in clips], [None] * len(clips), [features[i] for i in clips]
+    )
 
 
 def calibrate_on_folds(job: TrainingJob, folds: Folds, without: str = "") -> Bundle:

@@ -19,6 +19,7 @@ from speech_emotion.train.model import ensemble, teacher
 from speech_emotion.train.model.fit import TrainedModel, fit
 from speech_emotion.train.model.fold_outputs import Outputs, run_key, run_split
 from speech_emotion.train.model.recipe import Plan
+from speech_emotion.train.model.teacher_file import TeacherFile, read_teacher_file
 from speech_emotion.train.model.training_set import TrainingSet
 
 
@@ -32,6 +33,7 @@ class TrainingJob:
         sounds: samples of every clip, mono, at the rate of the spec.
         work: folder of caches, checkpoints and outputs.
         seed: of everything random.
+        taught: probabilities of a teacher; None without, and if Whisper is the teacher.
     """
 
     plan: Plan
@@ -39,6 +41,7 @@ class TrainingJob:
     sounds: Sequence[Samples]
     work: Path
     seed: int
+    taught: TeacherFile | None = None
 
     @property
     def truth(self) -> NDArray[np.int64]:
@@ -76,6 +79,9 @@ class TrainingJob:
         if recipe.distil and recipe.ensemble:
             folder = self.work / run_key(self.training_set, recipe, self.seed)
             return ensemble.soft_labels(self.training_set, name, train, recipe, self.seed, folder)
+        if recipe.distil and self.taught is not None:
+            names = [c.name for c in self.training_set.clips]
+            return self.taught.soft_labels(name, names, self.labels, self.labelled, train)
         if not recipe.distil or embeddings is None:
             return None
         return teacher.soft_labels(
@@ -133,8 +139,8 @@ def prepare(
     Args:
         work: folder of caches, checkpoints and outputs.
         workers: number of worker processes.
-        teacher_model: folder of a Whisper model, see `train.model.teacher`; a recipe with a
-            teacher needs it.
+        teacher_model: folder of a Whisper model, see `train.model.teacher`, or a file of
+            `train.model.teacher_file`; a recipe with a teacher needs it.
         noise_files: folder of recorded sounds without speech, for a recipe with noise.
         sounds: the clips' samples, if they have been read and checked before.
 
@@ -142,6 +148,16 @@ def prepare(
         UserError: a bad clip, a duplicate, or a part of the recipe that has no data.
     """
     recipe, rate = plan.recipe, plan.spec.sample_rate
+    whisper, taught = None, None
+    if recipe.teacher or (recipe.distil and not recipe.ensemble):
+        if teacher_model is None:
+            raise UserError("the recipe has a teacher: name it with --teacher PATH")
+        if teacher_model.suffix != ".npz":
+            whisper = teacher_model
+        elif recipe.teacher:
+            raise UserError(f"{teacher_model}: has no embeddings; remove recipe.teacher")
+        else:
+            taught = read_teacher_file(teacher_model)
     if sounds is None:
         sounds = load_all(clips, rate, workers)
         check_sounds(clips, sounds)
@@ -151,10 +167,8 @@ def prepare(
         for copy in range(recipe.copies + 1)
     ]
     embeddings = None
-    if recipe.teacher or (recipe.distil and not recipe.ensemble):
-        if teacher_model is None:
-            raise UserError("the recipe has a teacher: name its folder with --teacher DIR")
-        embeddings = teacher.embed(clips, sounds, teacher_model, cache)
+    if whisper is not None:
+        embeddings = teacher.embed(clips, sounds, whisper, cache)
     noise = None
     if recipe.noise:
         files = nonspeech.sound_files(noise_files) if noise_files else []
@@ -162,4 +176,4 @@ def prepare(
             plan.spec, recipe.noise_minutes, seed + 100, files, cache, workers
         )
     training_set = TrainingSet(plan.spec, clips, examples, embeddings, noise)
-    return TrainingJob(plan, training_set, sounds, work, seed)
+    return TrainingJob(plan, training_set, sounds, work, seed, taught)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from speech_emotion.common.bundle.adapted import earlier_manifest
 from speech_emotion.common.bundle.manifest import MANIFEST, Bundle, copy_bundle, load_bundle
 from speech_emotion.common.bundle.personal import MAX_WEIGHT, Personal
 from speech_emotion.common.bundle.spec import read_toml
@@ -226,7 +227,7 @@ class Analysis:
 def _write(bundle: Bundle, chosen: Map, labels: int, out: Path | None) -> Bundle:
     """Write a bundle with the map; the manifest is replaced in one step, as its last file."""
     limit = MAX_WEIGHT
-    before = f"manifest-{bundle.digest[:8]}.toml"
+    before = earlier_manifest(bundle.digest)
     old = (bundle.path / MANIFEST).read_bytes()
     table: dict[str, Any] = read_toml(bundle.path / MANIFEST)
     table["personal"] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the adapted bundle (default: --bundle)"
     )
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
     parser.set_defaults(run=_run)
     measured = commands.add_parser(
         "personal-figures", help="what `personal` gains after 20, 50 and 100 labels"
@@ -57,11 +60,17 @@ def _run(parsed: argparse.Namespace) -> int:
         if parsed.out is not None:
             raise UserError("--out does not belong to --rollback, which changes --bundle itself")
         bundle = roll_back(parsed.bundle)
+        if parsed.json:
+            print(json.dumps({"bundle": bundle.id}))
+            return EXIT_OK
         print(f"rolled back: {parsed.bundle} is {bundle.id} again")
         print(_swap(parsed.bundle))
         return EXIT_OK
     began = time.monotonic()
     done = adapt_bundle(parsed.bundle, parsed.labels, parsed.out)
+    if parsed.json:
+        print(json.dumps(table(done)))
+        return EXIT_OK
     print(text(done))
     target = parsed.out or parsed.bundle
     if done.replaced:
@@ -71,6 +80,18 @@ def _run(parsed: argparse.Namespace) -> int:
     else:
         print(f"not better: nothing is written, {parsed.bundle} stays {done.bundle.id}")
     return EXIT_OK
+
+
+def table(done: Adaptation) -> dict[str, Any]:
+    """An adaptation as JSON."""
+    return {
+        "bundle": done.bundle.id,
+        "replaced": done.replaced,
+        "counts": done.counts,
+        "unusable": done.unusable,
+        "kept_back": dataclasses.asdict(done.kept_back),
+        "present": done.present and dataclasses.asdict(done.present),
+    }
 
 
 def text(done: Adaptation) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from speech_emotion.capture.samples import Samples
 
@@ -73,4 +73,14 @@ class Connection(Protocol):
 
     def close(self) -> None:
         """End it; its process or socket is gone afterwards."""
+        ...
+
+
+@runtime_checkable
+class StoredConnection(Connection, Protocol):
+    """A connection to a server that keeps sound in segments: more arrives than is read."""
+
+    @property
+    def received(self) -> int:
+        """Bytes of samples that have arrived, read or not."""
         ...

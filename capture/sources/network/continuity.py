@@ -1,6 +1,8 @@
-"""Finds missing samples by the time stamps of a sender, and the pace of a source."""
+"""Finds missing samples by the time stamps of a sender; judges pace, speed, supply of a source."""
 
 from __future__ import annotations
+
+from collections import deque
 
 SHARE = 0.5
 """Share of a packet by which a time stamp may deviate: less is jitter, a lost packet is more."""
@@ -76,6 +78,50 @@ class Pace:
     def take(self, frames: int) -> None:
         """Count frames that were fed."""
         self._left -= frames
+
+
+class Supply:
+    """Notices that a server of segments sends no more, while what it sent before is still heard.
+
+    A segment arrives at once, and the next one as many seconds later as it is long.
+
+    Attributes:
+        fault: what is wrong, as a phrase; None: nothing.
+    """
+
+    QUIET_S = 2.5
+    """Shortest time in seconds without a byte that is a fault."""
+    UNKNOWN_S = 10.0
+    """The same, before the length of a segment is known."""
+    BURST_S = 0.3
+    """A segment may arrive in parts with pauses of so many seconds."""
+    TOLERANCE = 1.5
+    """Largest time between two segments as a multiple of the usual one: it depends on when the
+    server is asked."""
+    LATEST = 5
+
+    def __init__(self, now: float) -> None:
+        self.fault: str | None = None
+        self._received = 0
+        self._newest = now
+        self._pauses: deque[float] = deque(maxlen=self.LATEST)
+
+    def add(self, received: int, now: float) -> None:
+        """Judge the number of bytes that have arrived until `now`."""
+        pause = now - self._newest
+        if received > self._received:
+            if self._received and pause > self.BURST_S:
+                self._pauses.append(pause)
+            self._received, self._newest = received, now
+            self.fault = None
+        elif pause > self._limit_s:
+            self.fault = "the server sends nothing more; what it sent before is still heard"
+
+    @property
+    def _limit_s(self) -> float:
+        if len(self._pauses) < 2:
+            return self.UNKNOWN_S
+        return max(self.QUIET_S, self.TOLERANCE * max(self._pauses))
 
 
 class Speed:

@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable
 
 from speech_emotion.capture.ring_feeder import StreamFormat
-from speech_emotion.capture.sources.network.source import Kind, NetworkSource
+from speech_emotion.capture.sources.network.source import QUIET_S, Kind, NetworkSource
 from speech_emotion.capture.sources.network.stream import NetworkStream
 from speech_emotion.capture.stream import SourceOptions, StreamJob
 from speech_emotion.common.security.exposure import split_listen
 from speech_emotion.common.source_address import shown
 from speech_emotion.common.wire import internal
+
+SRT_QUIET_S = 2.0
+"""Seconds without a sample after which an SRT source is lost. SRT delivers each packet after a
+fixed delay of some 100 ms or never: no sound is later, and the fault is named within 3 s."""
 
 
 def open_network_streams(
@@ -49,12 +53,18 @@ def _kinds(sources: list[str], options: SourceOptions) -> list[Kind]:
 
 
 def _ffmpeg(source: str) -> Kind:
-    from speech_emotion.capture.sources.network.ffmpeg import FfmpegConnection, find_ffmpeg
-    from speech_emotion.capture.sources.network.ffmpeg_command import command_for
+    from speech_emotion.capture.sources.network.ffmpeg import connection
+    from speech_emotion.capture.sources.network.ffmpeg.command import command_for
 
-    find_ffmpeg()
-    command = command_for(source, packets=0)
-    return Kind(lambda: FfmpegConnection(source), shown(source), stored=command.stored)
+    connection.find_ffmpeg()
+    stored = command_for(source, packets=0).stored
+    connect = connection.SegmentConnection if stored else connection.FfmpegConnection
+    return Kind(
+        lambda: connect(source),
+        shown(source),
+        stored=stored,
+        quiet_s=SRT_QUIET_S if source.startswith("srt:") else QUIET_S,
+    )
 
 
 def _wyoming(source: str) -> Kind:

@@ -22,8 +22,14 @@ from speech_emotion.capture.sources.monitor import (
     REOPEN_S,
     SourceMonitor,
 )
-from speech_emotion.capture.sources.network.connection import Chunk, Connection, End, Retry
-from speech_emotion.capture.sources.network.continuity import Continuity, Pace, Speed
+from speech_emotion.capture.sources.network.connection import (
+    Chunk,
+    Connection,
+    End,
+    Retry,
+    StoredConnection,
+)
+from speech_emotion.capture.sources.network.continuity import Continuity, Pace, Speed, Supply
 from speech_emotion.capture.stream import POLL_S, SourceOptions, StreamJob
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.ring.writer import RingWriter
@@ -70,12 +76,14 @@ class Kind:
         stored: its server keeps sound in segments, which arrive at once (HLS). It is read at real
             time from the first sample on, so that sound flows steadily.
         attempt_s: longest time in seconds to the first sample; None: it waits for a client.
+        quiet_s: seconds without a sample after which a source is lost.
     """
 
     connect: Callable[[], Connection]
     name: str
     stored: bool = False
     attempt_s: float | None = ATTEMPT_S
+    quiet_s: float = QUIET_S
 
 
 class NetworkSource:
@@ -140,7 +148,7 @@ class NetworkSource:
             return self._absent
         reason = monitor.reason
         if reason is None and monitor.state is SourceState.LIVE:
-            reason = self._speed.fault
+            reason = self._supply.fault or self._speed.fault
         return Condition(monitor.state, reason, monitor.since, self.kind.name, monitor.clipped)
 
     def due(self, now: float) -> float:
@@ -226,6 +234,8 @@ class NetworkSource:
         if self._queue and self._monitor is None:
             self._begin(connection, now)
         if self._monitor is not None:
+            if self.kind.stored and isinstance(connection, StoredConnection):
+                self._watch_supply(connection.received, now)
             self._feed_queue(now)
 
     def _begin(self, connection: Connection, now: float) -> None:
@@ -257,7 +267,7 @@ class NetworkSource:
         self.feeders, self._clock = feeders, clock
         clock.begin(began)
         self._continuity = Continuity(rate)
-        self._speed = Speed(rate, now)
+        self._speed, self._supply = Speed(rate, now), Supply(now)
         stored = self.kind.stored
         self._pace = (
             Pace(rate, 1.0, PACED_S, now, full=False)
@@ -270,11 +280,17 @@ class NetworkSource:
             0.0,
             restarted=clock.returned,
             checks_rate=False,
-            quiet_s=QUIET_S,
+            quiet_s=self.kind.quiet_s,
             source="the source",
         )
         if self._options.record and self._writer is None:
             self._writer = WavWriter(self._options.record, rate, channels)
+
+    def _watch_supply(self, received: int, now: float) -> None:
+        before = self._supply.fault
+        self._supply.add(received, now)
+        if self._supply.fault and not before:
+            log.warning("%s: %s", self._names, self._supply.fault)
 
     def _drop_heard(self, seconds: float) -> float:
         """Drop frames of a burst that an earlier connection gave already; their seconds.

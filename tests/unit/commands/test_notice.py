@@ -68,7 +68,7 @@ def text_of(document: str) -> str:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_language_has_every_text(language: str) -> None:
     english, texts = read_texts("en"), read_texts(language)
-    extra = {"seconds_few", "days_few"} if language == "pl" else set()
+    extra = {"seconds_few", "hours_few", "days_few"} if language == "pl" else set()
     assert set(texts) == set(english) | extra
     assert set(texts["labels"]) == set(english["labels"])
     assert len(texts["days"]) == 7
@@ -111,6 +111,21 @@ def test_what_is_kept_and_shared_is_named() -> None:
     for not_said in ("Nothing is sent", "in memory only", "not stored", "Please fill in"):
         assert not_said not in full
     assert "<GmbH>" not in sign(config(**FULL), LABELS, ["en"], TODAY)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_sound_of_a_review_is_named(language: str) -> None:
+    texts = read_texts(language)
+    kept = config(review={"file": "/r.sqlite", "hours": 24})
+    said = text_of(sign(kept, LABELS, [language], TODAY))
+    assert texts["recorded_badge"] in said
+    assert texts["sound_review"].format(hours=f"24 {_hours(texts)}") in said
+    assert texts["sound_memory"].partition("{")[0] not in said
+
+
+def _hours(texts: dict[str, Any]) -> str:
+    """The form for 24."""
+    return str(texts.get("hours_few", texts["hours_many"]))
 
 
 def test_results_in_the_network_are_named(tmp_path: Path) -> None:

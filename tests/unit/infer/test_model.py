@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from speech_emotion.common.bundle.manifest import LAYOUTS, WAVEFORM_LAYOUTS, load_bundle
+from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.infer.model import Model, shape_input
 from speech_emotion.infer.runtime import RUNTIMES, find_runtime
 from tests.support.bundles import rehash
 from tests.support.pipelines import BUNDLE, ROOT
 
+CLASSIC = ROOT / "models" / "classic"
 TINY = sorted((ROOT / "tests" / "data" / "models").glob("*/bundle.toml"))
 INSTALLED = [
     name
@@ -29,7 +31,9 @@ def test_every_layout_has_a_model() -> None:
 
 
 @pytest.mark.parametrize("runtime", INSTALLED)
-@pytest.mark.parametrize("path", [*TINY, BUNDLE / "bundle.toml"], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize(
+    "path", [*TINY, BUNDLE / "bundle.toml", CLASSIC / "bundle.toml"], ids=lambda p: p.parent.name
+)
 def test_a_model_gives_its_golden_output(path: Path, runtime: str) -> None:
     bundle = load_bundle(path.parent)
     if bundle.model.suffix != RUNTIMES[runtime].suffix:
@@ -42,6 +46,14 @@ def test_a_model_gives_its_golden_output(path: Path, runtime: str) -> None:
     assert output.shape == (bundle.outputs,)
     assert output == pytest.approx(golden["probabilities"], abs=1e-3)
     assert np.array_equal(output, model.predict(golden["normalized"].astype(np.float32)))
+
+
+def test_classic_has_the_features_of_the_first_engine() -> None:
+    bundle = load_bundle(CLASSIC)
+    assert bundle.spec == FeatureSpec()
+    assert (bundle.spec.n_frames, bundle.spec.dims) == (32, 128 + 12 + 15)
+    assert bundle.spec.gate == "fixed"
+    assert bundle.model.stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize(("off", "refused"), [(0.015, False), (0.03, True)])

@@ -1,7 +1,8 @@
-"""Heads on window statistics: average over corpora, relative scores, and the exported graph."""
+"""Heads on window statistics: average over corpora, relative scores, the graph, and teaching."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.train.__main__ import main
 from speech_emotion.train.bundle.whisper_bundle import baseline_of
 from speech_emotion.train.data.clips import Clip
+from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
 from speech_emotion.train.evaluation.held_out import corpora_left_out, speakers_left_out
 from speech_emotion.train.evaluation.output_files import write_outputs
+from speech_emotion.train.model.teacher_file import read_teacher_file, write_teacher_file
 from speech_emotion.train.model.whisper import heads
 from speech_emotion.train.model.whisper.discriminant import moments, solve, standard
 from speech_emotion.train.model.whisper.graph import BANDS, blocks
@@ -25,6 +29,7 @@ from speech_emotion.train.model.whisper.heads import (
     sum_windows,
 )
 from speech_emotion.train.model.whisper.relative import subtract_usual_sounds, usual_sounds
+from speech_emotion.train.model.whisper.teaching import teach
 from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
 
 STATISTICS = ("melmean",)
@@ -179,3 +184,82 @@ def test_the_graph_gives_the_outputs_of_the_head() -> None:
     pooled = np.asarray(pooled_graph({}, 300, BANDS, STATISTICS)(mel))
     found = np.asarray(emotion_graph({}, head, 300, BANDS)(mel))
     np.testing.assert_allclose(found, head.outputs(pooled), rtol=1e-3, atol=1e-3)
+
+
+def relabelled(known: HeadTrainingSet, speaker: str) -> HeadTrainingSet:
+    """The same clips, the emotions of one speaker exchanged."""
+    other = dict(zip(LABELS, [*LABELS[1:], LABELS[0]], strict=True))
+    clips = [
+        dataclasses.replace(c, emotion=other[c.emotion]) if c.speaker == speaker else c
+        for c in known.clips
+    ]
+    return dataclasses.replace(known, clips=clips)
+
+
+def test_a_teacher_has_seen_neither_its_pupils_speaker_nor_what_the_pupil_is_judged_on() -> None:
+    known = training_set(corpora=3, offset=0.5)
+    found = teach(known, recipe(), 5, 0)
+    splits = [*speaker_folds(known.clips, 5), *leave_corpus_out(known.clips)]
+    assert set(found) == {"all", *(split.name for split in splits)}
+    assert np.isfinite(found["all"]).all()
+    np.testing.assert_allclose(found["all"].sum(axis=1), 1.0, atol=1e-4)
+    assert right(found["all"], known.truth) > 0.5
+    changed = teach(relabelled(known, "C1_3"), recipe(), 5, 0)
+    mine = known.speaker == "C1_3"
+    np.testing.assert_array_equal(found["all"][mine], changed["all"][mine])
+    assert not np.array_equal(found["all"], changed["all"])
+    for split in splits:
+        one, other = found[split.name], changed[split.name]
+        assert np.isfinite(one[split.train]).all()
+        assert np.isnan(one[split.test]).all()
+        judged = mine[split.test].any()
+        assert np.array_equal(one[split.train], other[split.train]) == judged
+
+
+def test_a_teacher_needs_three_groups_of_speakers() -> None:
+    with pytest.raises(UserError, match="--folds must be at least 3"):
+        teach(training_set(corpora=2), recipe(), 2, 0)
+
+
+def test_a_file_of_a_teacher_fits_the_split_or_is_refused(tmp_path: Path) -> None:
+    known = training_set(corpora=2)
+    names = [c.name for c in known.clips]
+    path = tmp_path / "new" / "teacher.npz"
+    write_teacher_file(path, names, LABELS, teach(known, recipe(), 5, 0))
+    file = read_teacher_file(path)
+    split = leave_corpus_out(known.clips)[0]
+    # The pupil's clips are in another order, and one of them has no label.
+    order = np.random.default_rng(0).permutation(len(names))
+    shuffled = ["unlabelled", *(names[i] for i in order)]
+    inside = np.isin(order, split.train)
+    train, labelled = np.append(0, 1 + np.flatnonzero(inside)), 1 + np.arange(len(names))
+    soft = file.soft_labels(split.name, shuffled, LABELS, labelled, train)
+    np.testing.assert_array_equal(soft[1:], file.splits[split.name][order])
+    assert np.isnan(soft[0]).all()
+    for arguments, cause in (
+        (("random0", shuffled, LABELS, labelled, train), "no split random0"),
+        ((split.name, shuffled, LABELS[:3], labelled, train), "its labels are"),
+        ((split.name, ["x"] * len(shuffled), LABELS, labelled, train), "lacks the clip x"),
+        ((split.name, shuffled, LABELS, labelled, train[:-1]), "not of both"),
+        ((split.name, shuffled, LABELS, labelled, np.append(train, labelled)), "not of both"),
+    ):
+        with pytest.raises(UserError, match=cause):
+            file.soft_labels(*arguments)
+    (tmp_path / "other.npz").write_text("no archive")
+    for wrong in ("other.npz", "none.npz"):
+        with pytest.raises(UserError, match="train whisper teach"):
+            read_teacher_file(tmp_path / wrong)
+
+
+@pytest.mark.parametrize(
+    ("flags", "cause"),
+    [
+        (("fit", "--figures", "x.json", "--name=x", "--out=x"), "remove --figures"),
+        (("crossval", "--sweep", "--json=x"), "remove them"),
+    ],
+)
+def test_flags_of_the_other_protocol_are_refused(
+    flags: tuple[str, ...], cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, "--left-out", "corpora"]) == 2
+    assert cause in capsys.readouterr().err

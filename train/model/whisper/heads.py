@@ -176,18 +176,24 @@ def columns_of(names: Sequence[str]) -> Index:
 
 
 def sum_windows(
-    training_set: HeadTrainingSet, recipe: HeadRecipe, folds: int, seed: int
+    training_set: HeadTrainingSet,
+    recipe: HeadRecipe,
+    folds: int,
+    seed: int,
+    fold: Index | None = None,
 ) -> WindowSums:
     """Sum the windows of each corpus and fold.
 
     Args:
         folds: number of groups of speakers.
-        seed: of the groups.
+        seed: of the groups, and of the draws of the relative head.
+        fold: group per clip, (clips,); drawn without it.
     """
     columns = columns_of(recipe.statistics)
     renderings = training_set.renderings[: recipe.copies + 1]
     corpus, truth = training_set.corpus, training_set.truth
-    fold = speaker_folds(corpus, training_set.speaker, folds, seed)
+    if fold is None:
+        fold = speaker_folds(corpus, training_set.speaker, folds, seed)
     targets = soft_targets(
         training_set.clips,
         truth,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from speech_emotion.capture.sources.network.continuity import Continuity, Pace, Speed
+from speech_emotion.capture.sources.network.continuity import Continuity, Pace, Speed, Supply
 
 RATE = 16000
 PACKET = 320
@@ -103,3 +103,29 @@ def test_a_slow_and_a_fast_source_are_reported() -> None:
 
 def test_a_delay_and_its_recovery_are_not_reported() -> None:
     assert measured([0.8, 1.2, 0.8, 1.2, 1.0]) == [None] * 5
+
+
+def test_a_supply_ends_after_one_and_a_half_segments() -> None:
+    supply = Supply(0.0)
+    now = 0.0
+    for number in range(1, 5):  # segments of 6 s, each in two parts
+        for part in (0.0, 0.2):
+            supply.add(10 * number + round(5 * part), now + part)
+        now += 6.0
+        supply.add(10 * number + 1, now - 0.1)
+        assert supply.fault is None
+    supply.add(41, now + 2.7)
+    assert supply.fault is None
+    supply.add(41, now + 3.0)
+    assert supply.fault is not None
+    supply.add(50, now + 3.1)
+    assert supply.fault is None
+
+
+def test_a_supply_of_unknown_segments_is_waited_for() -> None:
+    supply = Supply(0.0)
+    supply.add(1, 0.0)
+    supply.add(1, 9.9)
+    assert supply.fault is None
+    supply.add(1, 10.1)
+    assert supply.fault is not None

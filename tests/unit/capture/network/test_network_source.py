@@ -57,6 +57,12 @@ class Wire:
         self.closed = True
 
 
+class StoredWire(Wire):
+    """A connection that holds more than was read."""
+
+    received = 0
+
+
 class Scene:
     """A source, its ring, and a clock that the test advances."""
 
@@ -80,7 +86,8 @@ class Scene:
         self.stamp = 0
 
     def _connect(self) -> Wire:
-        self.wires.append(Wire(self.rate))
+        wire = StoredWire if self.source.kind.stored else Wire
+        self.wires.append(wire(self.rate))
         return self.wires[-1]
 
     def turn(self) -> None:
@@ -271,6 +278,28 @@ def test_stored_sound_flows_steadily(ring: RingOwner) -> None:
         heard = scene.stream.feeder.position / RATE
         assert heard == pytest.approx(2.0 * (second + 1), abs=0.3)
         assert scene.state is SourceState.LIVE
+
+
+def test_a_server_that_stores_sound_and_sends_no_more_is_named_before_the_end_is_heard(
+    ring: RingOwner,
+) -> None:
+    scene = Scene(ring, stored=True)
+    scene.turn()
+    for seconds in (3, 1, 1, 1, 1):  # three segments at once, then one a second
+        wire = scene.wires[-1]
+        assert isinstance(wire, StoredWire)
+        wire.chunks += [Chunk(scene.packet(), scene.now, None) for _ in range(50 * seconds)]
+        wire.received += 50 * seconds
+        scene.wait(1.0)
+        assert scene.reason == ""
+    scene.wait(1.4)
+    assert scene.reason == ""
+    scene.wait(0.3)
+    assert scene.state is SourceState.LIVE
+    assert "sends nothing more" in scene.reason
+    scene.wait(3.0)
+    assert scene.state in (SourceState.LOST, SourceState.RECOVERING)
+    assert np.array_equal(scene.contents(), values(0, 7 * RATE))
 
 
 def test_refused_credentials_are_tried_again_later(scene: Scene) -> None:

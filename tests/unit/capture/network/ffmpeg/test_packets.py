@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from speech_emotion.capture.sources.network.packets import Packet, PacketLines
+from speech_emotion.capture.sources.network.ffmpeg.packets import Packet, PacketLines
 
 TEXT = b"""\
 #software: Lavf59.27.100

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import fcntl
 import os
 import shutil
+import struct
 import subprocess
+import termios
 import time
 from collections import deque
 
 import numpy as np
 
 from speech_emotion.capture.sources.network.connection import Chunk, End
-from speech_emotion.capture.sources.network.ffmpeg_command import command_for
-from speech_emotion.capture.sources.network.ffmpeg_messages import end_of
-from speech_emotion.capture.sources.network.packets import Packet, PacketLines
+from speech_emotion.capture.sources.network.ffmpeg.command import command_for
+from speech_emotion.capture.sources.network.ffmpeg.messages import end_of
+from speech_emotion.capture.sources.network.ffmpeg.packets import Packet, PacketLines
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.parent_death import die_with_parent
 from speech_emotion.common.source_address import secrets_of
@@ -30,6 +33,11 @@ JOIN_S = 0.02
 LAST_LINES = 12
 """Lines of ffmpeg's stderr that are kept; older ones are dropped."""
 LINE_BYTES = 500
+LEAVE_S = 1.0
+"""Longest time in seconds in which ffmpeg takes leave of its server: cameras have few sessions, and
+an SRT server that is not told waits 5 s."""
+PROMPT_S = 0.1
+"""Time in seconds that `close` waits for that: the source's fault is reported after it."""
 REAP_S = 0.2
 """Longest wait for a killed ffmpeg; the kernel ends it at once unless a disk hangs."""
 
@@ -66,9 +74,11 @@ class FfmpegConnection:
         self._packets: deque[Packet] = deque()
         self._joined: Packet | None = None
         self._content = bytearray()
+        self._read_bytes = 0
         self._errors: deque[str] = deque(maxlen=LAST_LINES)
         self._error_rest = b""
         program = find_ffmpeg()
+        end_leaving()  # the next one may need the same port
         packets, packets_in = os.pipe2(os.O_CLOEXEC)
         try:
             command = command_for(source, packets_in)
@@ -126,19 +136,21 @@ class FfmpegConnection:
         return chunks
 
     def close(self) -> None:
-        """Kill ffmpeg, also while it is stopped or hangs."""
+        """Ask ffmpeg to end. One that is stopped or hangs is killed before the next one starts."""
         process = self._process
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(REAP_S)
         for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
+            if stream is not None:  # it must not wait for a reader
                 with contextlib.suppress(OSError):
                     stream.close()
         if self._packets_fd >= 0:
             os.close(self._packets_fd)
             self._packets_fd = -1
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            process.wait(PROMPT_S)
+        except subprocess.TimeoutExpired:
+            _leaving.append((process, time.monotonic() + LEAVE_S))
 
     def _chunk(self, now: float) -> Chunk | None:
         """The next samples; None where they have not arrived completely."""
@@ -150,6 +162,7 @@ class FfmpegConnection:
             if not content:
                 return None
             self._content += content
+            self._read_bytes += len(content)
         samples = np.frombuffer(bytes(self._content), np.float32)
         self._content.clear()
         self._joined = None
@@ -195,6 +208,35 @@ class FfmpegConnection:
         lines = [*self._errors, self._error_rest.decode("utf-8", "replace")]
         silent_s = time.monotonic() - self._started if self.rate is None else 0.0
         self.end = end_of(lines, code, self._secrets, silent_s)
+
+
+_leaving: list[tuple[subprocess.Popen[bytes], float]] = []
+"""Processes that were asked to end, and the time (CLOCK_MONOTONIC) after which they are killed."""
+
+
+def end_leaving() -> None:
+    """Wait for the processes that were asked to end; kill those that do not."""
+    while _leaving:
+        process, until = _leaving.pop()
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(REAP_S)
+
+
+atexit.register(end_leaving)
+
+
+class SegmentConnection(FfmpegConnection):
+    """The same for a server that keeps sound in segments, which ffmpeg reads ahead (HLS)."""
+
+    @property
+    def received(self) -> int:
+        """Bytes of samples that ffmpeg has written: those that were read, and those in the pipe."""
+        waiting = fcntl.ioctl(self._samples_fd, termios.FIONREAD, bytes(4))
+        return self._read_bytes + int(struct.unpack("i", waiting)[0])
 
 
 def _read(descriptor: int, size: int) -> bytes:

@@ -1,5 +1,5 @@
-"""Reports tokens and keys that the page receives to the supervisor,
-for the audit log.
+"""Reports to the supervisor, for the audit log: tokens and keys that the page receives, and what a
+person does in the review.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 import zmq
 
 from speech_emotion.common.stage.control import CONTROL
-from speech_emotion.common.wire.internal import LogIn
+from speech_emotion.common.wire.internal import LogIn, ReviewAct
 from speech_emotion.common.wire.sockets import connect, send
 
 
-class LogIns:
+class AuditReports:
     """Sends and does not wait; a supervisor that does not read loses reports.
 
     Args:
@@ -26,10 +26,10 @@ class LogIns:
         endpoint = f"ipc://{control}"
         self._socket = connect(self._context, endpoint, CONTROL) if control is not None else None
 
-    def note(self, log_in: LogIn) -> None:
-        """Report a token or key that was accepted or refused."""
+    def note(self, report: LogIn | ReviewAct) -> None:
+        """Send a report."""
         if self._socket is not None:
-            send(self._socket, log_in)
+            send(self._socket, report)
 
     def close(self) -> None:
         """Close the socket."""

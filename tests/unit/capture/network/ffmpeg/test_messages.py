@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speech_emotion.capture.sources.network.connection import Retry
-from speech_emotion.capture.sources.network.ffmpeg_messages import end_of
+from speech_emotion.capture.sources.network.ffmpeg.messages import end_of
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from speech_emotion.capture.sources.network.ffmpeg_command import command_for
+from speech_emotion.capture.sources.network.ffmpeg.command import command_for
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.source_address import FFMPEG_URLS
 

@@ -1,0 +1,90 @@
+"""ffmpeg takes leave of its server; one that is stopped is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+
+from speech_emotion.capture.sources.network.ffmpeg.connection import (
+    LEAVE_S,
+    PROMPT_S,
+    REAP_S,
+    FfmpegConnection,
+    end_leaving,
+)
+from tests.support import sound_servers
+from tests.support.pipelines import wait_until
+
+pytestmark = pytest.mark.skipif(not sound_servers.has_ffmpeg(), reason="needs ffmpeg")
+SDP = "v=0\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/16000\r\na=control:sound\r\n"
+TRANSPORT = "Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+FURTHER = {"DESCRIBE": "Content-Type: application/sdp\r\n", "SETUP": TRANSPORT}
+
+
+class Camera:
+    """An RTSP server that answers one client and sends no sound.
+
+    Attributes:
+        methods: of the requests that it got.
+    """
+
+    def __init__(self) -> None:
+        self.methods: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/sound"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._thread.join(10.0)
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        with client, client.makefile("r", newline="") as requests:
+            lines: list[str] = []
+            for line in requests:
+                lines.append(line.strip())
+                if not lines[-1]:
+                    client.sendall(self._answer(lines).encode())
+                    lines = []
+
+    def _answer(self, lines: list[str]) -> str:
+        method = lines[0].partition(" ")[0]
+        self.methods.append(method)
+        (number,) = (line for line in lines if line.lower().startswith("cseq"))
+        body = SDP if method == "DESCRIBE" else ""
+        head = f"RTSP/1.0 200 OK\r\n{number}\r\n{FURTHER.get(method, '')}"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
+
+
+def test_a_camera_gets_its_session_back() -> None:
+    camera = Camera()
+    connection = FfmpegConnection(camera.url)
+    try:
+        wait_until(lambda: "PLAY" in camera.methods, "the request to play")
+    finally:
+        connection.close()
+        camera.close()
+    assert camera.methods[-1] == "TEARDOWN"
+
+
+def test_a_stopped_ffmpeg_is_killed() -> None:
+    camera = Camera()
+    connection = FfmpegConnection(camera.url)
+    wait_until(lambda: "PLAY" in camera.methods, "the request to play")
+    (ffmpeg,) = (child for child in psutil.Process().children() if child.name() == "ffmpeg")
+    os.kill(ffmpeg.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    connection.close()
+    assert time.monotonic() - began < PROMPT_S + 0.5
+    end_leaving()
+    assert time.monotonic() - began < PROMPT_S + LEAVE_S + REAP_S + 0.5
+    assert not ffmpeg.is_running()
+    camera.close()
