@@ -125,7 +125,7 @@ async def measure(folder: Path, server: str, boxes: int, seconds: int) -> None:
 STORE = """
 import asyncio, sys
 from pathlib import Path
-from speech_emotion.common.stage.jobs import NatsServer
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.fleet.store.reader import store
 url, path, every = sys.argv[1:]
 print(store(NatsServer(url), Path(path), float(every) or 60.0, once=every == "0")[0])

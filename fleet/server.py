@@ -14,7 +14,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.stage.jobs import NatsServer
+from speech_emotion.common.nats_server import NatsServer
 
 # nats-py answers the end of a TLS connection in a way that asyncio warns of.
 logging.getLogger("asyncio").setLevel(logging.ERROR)

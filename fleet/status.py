@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NoMoreError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from speech_emotion.common.stage.jobs import NatsServer
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.wire.states import FINE_STREAMS
 from speech_emotion.fleet.messages import BOX, HEALTH, HEALTH_S, RESULT, ROOT, STREAM
 from speech_emotion.fleet.server import open_client

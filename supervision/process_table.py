@@ -12,6 +12,7 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.state_folder import state_file
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.security.api_keys import default_key_file
 from speech_emotion.common.source_address import is_live
 from speech_emotion.common.stage.control import ALERTS, CONTROL
@@ -28,7 +29,6 @@ from speech_emotion.common.stage.jobs import (
     Job,
     ListenOptions,
     MuteOptions,
-    NatsServer,
     PageOptions,
     RecordedStream,
     RecordJob,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 
 T = TypeVar("T")
@@ -372,26 +373,6 @@ class AlertsJob(Job):
     file: Path
     time_zone: str | None = None
     give_up_s: float = 86400.0
-
-
-@dataclasses.dataclass(frozen=True)
-class NatsServer:
-    """A server of NATS and how to log in to it.
-
-    Attributes:
-        url: `nats://HOST:PORT` or `tls://HOST:PORT`.
-        seed: file with the seed of an NKey.
-        credentials: .creds file, in place of `seed`.
-        ca: PEM file of the authority that signed the server's certificate; None: the system's.
-        certificate, private_key: PEM files of this client, where the server asks for them.
-    """
-
-    url: str
-    seed: Path | None = None
-    credentials: Path | None = None
-    ca: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

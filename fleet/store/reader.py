@@ -25,7 +25,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
 
 from speech_emotion.common.errors import printable
-from speech_emotion.common.stage.jobs import NatsServer
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.fleet.messages import NUMBER_HEADER, STREAM
 from speech_emotion.fleet.server import FAULTS, cause, open_client
 from speech_emotion.fleet.store.folder import StoreFolder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, printable
-from speech_emotion.common.stage.jobs import NatsServer
+from speech_emotion.common.nats_server import NatsServer
 
 T = TypeVar("T")
 

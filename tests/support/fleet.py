@@ -17,7 +17,8 @@ from typing import Any
 import tomli_w
 
 from speech_emotion.common.closing import Closing
-from speech_emotion.common.stage.jobs import FleetJob, NatsServer
+from speech_emotion.common.nats_server import NatsServer
+from speech_emotion.common.stage.jobs import FleetJob
 from speech_emotion.fleet.configurations import write_files
 from speech_emotion.fleet.plan import Plan
 from tests.support.pipelines import PATIENCE_S, ROOT, command, wait_until

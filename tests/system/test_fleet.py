@@ -16,7 +16,7 @@ pytest.importorskip("duckdb")
 
 import pandas
 
-from speech_emotion.common.stage.jobs import NatsServer
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.stage.pending_queue import PendingQueue
 from speech_emotion.common.wire import public
 from speech_emotion.fleet.messages import Intake, Record

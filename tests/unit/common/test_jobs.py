@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.privacy.quiet_hours import QuietHours
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 from speech_emotion.common.stage.jobs import (
@@ -21,7 +22,6 @@ from speech_emotion.common.stage.jobs import (
     HistoryOptions,
     InferJob,
     Job,
-    NatsServer,
     PageOptions,
     RecordedStream,
     RecordJob,
