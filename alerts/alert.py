@@ -8,6 +8,8 @@ import hashlib
 import json
 from typing import Any
 
+from speech_emotion.common.alert_rule import LEVEL
+
 VERSION = 1
 """Version of the JSON object that is sent."""
 ID_DIGITS = 32
@@ -58,7 +60,9 @@ class Alert:
             return f"This is a test of the alert {self.rule}. Nothing has happened."
         length = f"for {self.seconds:.1f} s"
         if self.label is None:
-            return f"{self.stream} has a {self.dimension} of {self.value:.0f} dBFS {length}."
+            value = f"{self.value:.0f} dBFS" if self.dimension == LEVEL else f"{self.value:.2f}"
+            what = f"{'an' if self.dimension == 'arousal' else 'a'} {self.dimension}"
+            return f"{self.stream} has {what} of {value} {length}."
         return (
             f"{self.stream} sounds {self.label} {length} "
             f"({self.value:.0%} likely, by the model's own estimate)."

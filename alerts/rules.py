@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 
 from speech_emotion.alerts.alert import Alert, alert_id
-from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.alert_rule import LEVEL, AlertRule
 from speech_emotion.common.privacy.quiet_hours import quiet_until
 from speech_emotion.common.wire import public
 
@@ -156,7 +156,9 @@ def _value(rule: AlertRule, result: public.Result) -> float | None:
     if result.state == "gap":
         return None
     if rule.label is None:
-        return result.rms_db
+        if rule.dimension == LEVEL:
+            return result.rms_db
+        return (result.dimensions or {}).get(str(rule.dimension), 0.0)
     return (result.smoothed or {}).get(rule.label, 0.0)
 
 

@@ -7,7 +7,9 @@ from typing import Literal
 
 from speech_emotion.common.privacy.quiet_hours import QuietHours
 
-Dimension = Literal["level"]
+Dimension = Literal["level", "arousal", "valence", "dominance"]
+LEVEL = "level"
+"""The dimension in dBFS that every stream has; the others are 0 to 1, where the bundle has them."""
 Watch = Literal["utterances", "windows"]
 
 
@@ -22,7 +24,7 @@ class AlertRule:
         release: a value below it ends the episode; at most `threshold`. For windows only.
         stream: name of the stream; None: each stream for itself.
         label: an emotion; None: `dimension` counts.
-        dimension: `level`, in dBFS; None: `label` counts.
+        dimension: `level`, in dBFS, or a dimension of the bundle; None: `label` counts.
         watch: `utterances`: each one when it has ended; `windows`: while it lasts.
         length_s: least length in seconds of the utterance or the episode.
         cool_down_s: least time in seconds between two alerts of one stream.
@@ -47,7 +49,8 @@ class AlertRule:
         if self.label is not None:
             value = f"{self.label} at least {self.threshold:.0%}"
         else:
-            value = f"{self.dimension} at least {self.threshold:g} dBFS"
+            unit = " dBFS" if self.dimension == LEVEL else ""
+            value = f"{self.dimension} at least {self.threshold:g}{unit}"
         length = f", {self.length_s:g} s long" if self.length_s else ""
         where = f" in {self.stream}" if self.stream is not None else ""
         return f"{self.watch}{where}: {value}{length}"

@@ -12,9 +12,11 @@ from speech_emotion.common.prosody import FRAME
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.infer.baseline import Evidence, observe
 from speech_emotion.infer.decision import (
+    NOTHING,
     State,
     calibrate,
     decide,
+    dimensions_of,
     finish,
     impersonal,
     relative_of,
@@ -40,14 +42,16 @@ def classify(
         state: decision state after the previous window.
     """
     before, probabilities, speech, heard = state.baseline, None, 1.0, None
+    dimensions = NOTHING
     hop_s = bundle.spec.hop / bundle.spec.sample_rate
     if features is not None:
         output = model.predict(features)
         probabilities, speech = calibrate(output, bundle, before), speech_of(output, bundle)
+        dimensions = dimensions_of(output, bundle)
         cold = None if before is None else impersonal(output, bundle)
         if cold is not None and sound_flaw(window, speech, bundle) is None:
             heard = Evidence(relative_of(output, bundle), cold, hop_s)
-    result, utterances, after = decide(state, window, probabilities, bundle, speech)
+    result, utterances, after = decide(state, window, probabilities, bundle, speech, dimensions)
     if before is not None and bundle.baseline is not None:
         baseline = observe(before, heard, bundle.baseline, ended=after.speaking is None)
         after = dataclasses.replace(after, baseline=baseline)

@@ -28,7 +28,11 @@ SILENT_WINDOWS_END = 2
 """Number of consecutive windows without speech that ends an utterance."""
 MAX_UTTERANCE_S = 30.0
 
+NO_LABELS = "no_labels"
+"""Reason of `uncertain` where a bundle has dimensions only."""
+
 Vector = NDArray[np.float64]
+NOTHING: Vector = np.zeros(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Speaking:
         windows: number of its speech windows.
         speech: sum of their probabilities of being speech.
         track: prosody frames from the first window to the last; None: not measured.
+        dimensions: sum of the dimensions of its windows, in the bundle's order; empty without.
     """
 
     first: int
@@ -55,6 +60,7 @@ class Speaking:
     windows: int
     speech: float
     track: bytes | None = None
+    dimensions: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +158,13 @@ def cold_scores(output: NDArray[np.float32], bundle: Bundle) -> Vector:
 
 def relative_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:
     """The relative scores in the output of a model with `relative_output`, (labels,)."""
-    return output[-len(bundle.labels) :].astype(np.float64)
+    end = bundle.relative_end
+    return output[end - len(bundle.labels) : end].astype(np.float64)
+
+
+def dimensions_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:
+    """The values of the bundle's dimensions, 0 to 1, (dimensions,)."""
+    return np.clip(output[bundle.relative_end :].astype(np.float64), 0.0, 1.0)
 
 
 def speech_of(output: NDArray[np.float32], bundle: Bundle) -> float:
@@ -166,6 +178,8 @@ def speech_of(output: NDArray[np.float32], bundle: Bundle) -> float:
 
 
 def _softmax(scores: Vector) -> Vector:
+    if not len(scores):  # a bundle without labels
+        return scores
     raised: Vector = np.exp(scores - scores.max())
     raised /= raised.sum()
     return raised
@@ -195,6 +209,7 @@ def decide(
     probabilities: Vector | None,
     bundle: Bundle,
     speech: float = 1.0,
+    dimensions: Vector = NOTHING,
 ) -> tuple[Result, list[Utterance], State]:
     """The result of one window, the utterances that end with it, and the state after it.
 
@@ -203,6 +218,7 @@ def decide(
         window: the analysed window; kind `speech`, `silence` or `gap`.
         probabilities: calibrated, (labels,), for speech; None if the model output is not finite.
         speech: probability that the window is speech, see `speech_of`.
+        dimensions: see `dimensions_of`.
     """
     if window.kind != "speech":
         return _without_speech(state, window, bundle)
@@ -218,23 +234,22 @@ def decide(
         voiced = weight * speech + (1.0 - weight) * state.speech
     smoothed = _sharpen(average, bundle.calibration.smoothed_temperature)
     weighted = _weighted(smoothed, bundle)
-    top = int(weighted.argmax())
-    label = bundle.labels[top]
-    if state.label is not None and label != state.label:
-        published = bundle.labels.index(state.label)
-        if weighted[top] - weighted[published] < decision.hysteresis:
-            top, label = published, state.label
-    speaking = _extend(state.speaking, window, probabilities, speech, bundle)
-    reason = _uncertain_reason(window, float(smoothed[top]), voiced, speaking, bundle)
-    shown = int(weighted.argmax()) if reason else top
+    label = _label(weighted, state.label, bundle)
+    speaking = _extend(state.speaking, window, probabilities, speech, dimensions, bundle)
+    likely = None if label is None else float(smoothed[bundle.labels.index(label)])
+    flaw = sound_flaw(window, voiced, bundle)
+    reason = flaw or _uncertain_reason(likely, speaking, bundle)
+    if reason and label is not None:
+        likely = float(smoothed[int(weighted.argmax())])
     result = _result(
         window,
         bundle,
         emotion=UNCERTAIN if reason else label,
-        confidence=float(smoothed[shown]),
-        probabilities=_by_label(probabilities, bundle),
-        smoothed=_by_label(smoothed, bundle),
+        confidence=likely,
+        probabilities=_by_name(probabilities, bundle.labels),
+        smoothed=_by_name(smoothed, bundle.labels),
         reason=reason,
+        dimensions=None if flaw else _by_name(dimensions, bundle.dimensions) or None,
     )
     utterances = []
     open_utterance: Speaking | None = speaking
@@ -242,6 +257,17 @@ def decide(
         utterances = [_utterance(speaking, window, bundle)]
         open_utterance = None
     return result, utterances, State(average.tolist(), voiced, label, 0, open_utterance)
+
+
+def _label(weighted: Vector, published: str | None, bundle: Bundle) -> str | None:
+    """The label of a window, with hysteresis; None where the bundle has none."""
+    if not bundle.labels:
+        return None
+    top = int(weighted.argmax())
+    if published is None or bundle.labels[top] == published:
+        return bundle.labels[top]
+    lead = weighted[top] - weighted[bundle.labels.index(published)]
+    return published if lead < bundle.decision.hysteresis else bundle.labels[top]
 
 
 def _without_speech(
@@ -269,7 +295,12 @@ def finish(state: State, message: StreamMessage, bundle: Bundle) -> list[Utteran
 
 
 def _extend(
-    speaking: Speaking | None, window: Window, probabilities: Vector, speech: float, bundle: Bundle
+    speaking: Speaking | None,
+    window: Window,
+    probabilities: Vector,
+    speech: float,
+    dimensions: Vector,
+    bundle: Bundle,
 ) -> Speaking:
     if speaking is None:
         return Speaking(
@@ -282,6 +313,7 @@ def _extend(
             windows=1,
             speech=speech,
             track=window.track,
+            dimensions=dimensions.tolist(),
         )
     track, spec = speaking.track, bundle.spec
     if track is not None and window.track is not None:
@@ -296,20 +328,16 @@ def _extend(
         windows=speaking.windows + 1,
         speech=speaking.speech + speech,
         track=track,
+        dimensions=(np.array(speaking.dimensions) + dimensions).tolist(),
     )
 
 
-def _uncertain_reason(
-    window: Window, confidence: float, voiced: float, speaking: Speaking, bundle: Bundle
-) -> str | None:
-    decision = bundle.decision
-    if (flaw := sound_flaw(window, voiced, bundle)) is not None:
-        return flaw
-    if speaking.windows < decision.min_windows:
+def _uncertain_reason(confidence: float | None, speaking: Speaking, bundle: Bundle) -> str | None:
+    if speaking.windows < bundle.decision.min_windows:
         return "too_short"
-    if confidence < decision.min_confidence:
-        return "low_margin"
-    return None
+    if confidence is None:
+        return NO_LABELS
+    return "low_margin" if confidence < bundle.decision.min_confidence else None
 
 
 def sound_flaw(window: Window, speech: float, bundle: Bundle) -> str | None:
@@ -329,13 +357,15 @@ def sound_flaw(window: Window, speech: float, bundle: Bundle) -> str | None:
 def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Utterance:
     mean = np.array(speaking.total) / speaking.windows
     probabilities = _sharpen(mean, bundle.calibration.utterance_temperature)
-    top = int(_weighted(probabilities, bundle).argmax())
-    confidence = float(probabilities[top])
+    label = _label(_weighted(probabilities, bundle), None, bundle)
+    confidence = 0.0 if label is None else float(probabilities[bundle.labels.index(label)])
     reason = None
     if speaking.speech / speaking.windows < bundle.decision.min_utterance_speech:
         reason = NOT_SPEECH
     elif speaking.windows < bundle.decision.min_windows:
         reason = "too_short"
+    elif label is None:
+        reason = NO_LABELS
     elif confidence < bundle.decision.min_utterance_confidence:
         reason = "low_margin"
     spec = bundle.spec
@@ -347,18 +377,21 @@ def _utterance(speaking: Speaking, message: StreamMessage, bundle: Bundle) -> Ut
         end=speaking.end,
         rate=spec.sample_rate,
         time=speaking.time,
-        emotion=UNCERTAIN if reason else bundle.labels[top],
+        emotion=UNCERTAIN if reason or label is None else label,
         confidence=confidence,
-        probabilities=_by_label(probabilities, bundle),
+        probabilities=_by_name(probabilities, bundle.labels),
         reason=reason,
         windows=speaking.windows,
         bundle=bundle.id,
         prosody=prosody(speaking.track, spec.hop, spec.sample_rate) if speaking.track else None,
+        dimensions=None
+        if reason == NOT_SPEECH
+        else _by_name(np.array(speaking.dimensions) / speaking.windows, bundle.dimensions) or None,
     )
 
 
-def _by_label(values: Vector, bundle: Bundle) -> dict[str, float]:
-    return dict(zip(bundle.labels, values.tolist(), strict=True))
+def _by_name(values: Vector, names: tuple[str, ...]) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
 
 
 def _result(
@@ -370,6 +403,7 @@ def _result(
     probabilities: dict[str, float] | None = None,
     smoothed: dict[str, float] | None = None,
     reason: str | None = None,
+    dimensions: dict[str, float] | None = None,
 ) -> Result:
     return Result(
         stream=window.stream,
@@ -390,4 +424,5 @@ def _result(
         skipped=window.skipped,
         timing_ms=None,
         bundle=bundle.id,
+        dimensions=dimensions,
     )

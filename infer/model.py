@@ -70,7 +70,8 @@ class Model:
                 output = self.predict(golden["normalized"].astype(np.float32))
                 allowed = np.full(bundle.outputs, OUTPUT_TOLERANCE)
                 if bundle.baseline is not None:
-                    allowed[-len(bundle.labels) :] = RELATIVE_TOLERANCE
+                    end = bundle.relative_end
+                    allowed[end - len(bundle.labels) : end] = RELATIVE_TOLERANCE
                 if output.shape != allowed.shape:
                     raise ValueError(f"its output has shape {output.shape}")
                 off = np.abs(output - golden["probabilities"].astype(np.float32))

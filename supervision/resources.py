@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from speech_emotion.common.alert_address import parse_address
+from speech_emotion.common.alert_rule import LEVEL
 from speech_emotion.common.bundle.manifest import (
     MANIFEST,
     Bundle,
@@ -137,6 +138,12 @@ def check_alerts(config: Config, bundle: Bundle) -> None:
             raise UserError(
                 f"the alert {row.name!r} needs a label {row.label!r}; the bundle has: "
                 f"{', '.join(bundle.labels)}"
+            )
+        known = (LEVEL, *bundle.dimensions)
+        if row.dimension is not None and row.dimension not in known:
+            raise UserError(
+                f"the alert {row.name!r} needs the dimension {row.dimension!r}; with this bundle "
+                f"there is {', '.join(known)}"
             )
         kinds = {parse_address(address).kind for address in row.to}
         if "mqtt" in kinds and importlib.util.find_spec("paho") is None:

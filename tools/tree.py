@@ -61,6 +61,7 @@ ROOMS = {
     "train/model": "Network, fit, ensemble, teacher, export.",
     "train/model/whisper": "Lower layers of Whisper's encoder as a Keras graph, with linear heads.",
     "train/evaluation": "Metrics, cross-validation, calibration, events, reports.",
+    "train/dimensions": "Arousal of a bundle that exists: targets, head, figures, its output.",
     "train/personal": "Adapt a bundle to labels of its users: fit, proof, rollback, figures.",
     "train/bundle": "Convert a network to TFLite and write a bundle with its model card.",
     "models": "The shipped bundles.",

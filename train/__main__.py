@@ -13,11 +13,13 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from speech_emotion.common.bundle.dimensions import DIMENSIONS  # noqa: E402
 from speech_emotion.common.bundle.parameters import RUNTIMES  # noqa: E402
 from speech_emotion.common.errors import EXIT_USER, UserError  # noqa: E402
 from speech_emotion.common.stage.main import program  # noqa: E402
 from speech_emotion.train import commands, whisper_commands  # noqa: E402
 from speech_emotion.train.data.corpora import READERS  # noqa: E402
+from speech_emotion.train.dimensions import command as arousal  # noqa: E402
 from speech_emotion.train.personal import command as personal  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_events(add.add_parser("events", help="false events of a bundle on sounds without speech"))
     _add_bundle(add.add_parser("bundle", help="make a bundle of a model that you have"))
     personal.add(add)
+    arousal.add(add, _add_data, commands.selected_clips)
     whisper_commands.add(add, _add_data, commands.selected_clips, commands.golden_audio)
     return parser
 
@@ -208,7 +211,13 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
         "--spec", type=Path, required=True, metavar="FILE", help="TOML file with [features]"
     )
     parser.add_argument(
-        "--labels", required=True, metavar="A,B,C", help="in the order of the model's outputs"
+        "--labels", default="", metavar="A,B,C", help="in the order of the model's outputs"
+    )
+    parser.add_argument(
+        "--dimensions",
+        default="",
+        metavar="A,B,C",
+        help=f"its outputs after those of the labels, 0 to 1: {', '.join(DIMENSIONS)}",
     )
     parser.add_argument(
         "--stats",

@@ -120,6 +120,8 @@ def evaluate(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.evaluation.report import write_report
 
     evaluation = evaluate(parsed.bundle, selected_clips(parsed), parsed.runtime)
+    if parsed.report and not evaluation.clips:
+        raise UserError("--report shows labels, and no clip has one of the bundle; use --json")
     figures = evaluation.figures()
     print(table(figures))
     if evaluation.dropped:
@@ -252,14 +254,19 @@ def bundle(parsed: argparse.Namespace) -> int:
     made = bundle_model(
         parsed.model,
         spec,
-        tuple(parsed.labels.split(",")),
+        _names(parsed.labels),
         parsed.out,
         golden_audio(spec),
+        dimensions=_names(parsed.dimensions),
         stats=tuple(parsed.stats) if parsed.stats else None,
         quantized=parsed.quantized,
     )
     print(f"wrote {made.path}: {made.id}, input {made.layout}, output {made.output}")
     return EXIT_OK
+
+
+def _names(words: str) -> tuple[str, ...]:
+    return tuple(words.split(",")) if words else ()
 
 
 def golden_audio(spec: FeatureSpec, path: Path | None = None) -> Samples:

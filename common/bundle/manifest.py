@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from speech_emotion.common.bundle.arrays import read_npz
 from speech_emotion.common.bundle.baseline import Baseline, read_baseline
+from speech_emotion.common.bundle.dimensions import read_dimensions
 from speech_emotion.common.bundle.parameters import (
     Calibration,
     Decision,
@@ -71,6 +72,8 @@ class Bundle:
     `speech_output`: behind the labels, the model's output has a value that tells speech from
     other sounds, a probability or a logit as the labels' are.
     `baseline`: behind that, the output has a relative score for each label; None: it has none.
+    `dimensions`: behind that, the output has a value for each of these, which has no calibration.
+    A bundle with dimensions may have no labels.
     `sensitivity`: the decisions of the operating points other than `medium`, by name.
     `personal`: the map that was fitted to labels of the bundle's users; None: it has none.
     """
@@ -89,6 +92,7 @@ class Bundle:
     baseline: Baseline | None = None
     model_file: str = MODEL_FILES[0]
     personal: Personal | None = None
+    dimensions: tuple[str, ...] = ()
     display_path: Path | None = None
     """The folder that the user named, where this bundle is a copy of it."""
 
@@ -108,6 +112,11 @@ class Bundle:
     @property
     def outputs(self) -> int:
         """Number of values that the model outputs for a window."""
+        return self.relative_end + len(self.dimensions)
+
+    @property
+    def relative_end(self) -> int:
+        """Index after the relative scores in the model's output."""
         relative = 0 if self.baseline is None else len(self.labels)
         return len(self.labels) + self.speech_output + relative
 
@@ -185,7 +194,7 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         )
     known = {
         *("format", "name", "labels", "licence", "features"),
-        *("input", "output", "speech_output", "relative_output"),
+        *("input", "output", "speech_output", "relative_output", "dimensions"),
         *("calibration", "decision", "sensitivity", "baseline", "personal"),
         *("files", "provenance"),
     }
@@ -204,7 +213,8 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         raise UserError(
             f"{where}: output = {reprlib.repr(output)} must be one of {', '.join(OUTPUTS)}"
         )
-    labels = _labels(table.get("labels"), where)
+    dimensions = read_dimensions(table, where)
+    labels = () if dimensions and table.get("labels") == [] else _labels(table.get("labels"), where)
     decision = table.get("decision", {})
     return Bundle(
         path=path,
@@ -221,6 +231,7 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         sensitivity=read_operating_points(table.get("sensitivity", {}), decision, labels, where),
         baseline=read_baseline(table, len(labels), where),
         personal=read_personal(table, len(labels), files, where),
+        dimensions=dimensions,
         display_path=display_path,
     )
 

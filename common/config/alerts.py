@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from speech_emotion.common.alert_address import ADDRESSES, check_address
-from speech_emotion.common.alert_rule import AlertRule, Dimension, Watch
+from speech_emotion.common.alert_rule import LEVEL, AlertRule, Dimension, Watch
 from speech_emotion.common.config.checks import check_stream
 from speech_emotion.common.config.privacy import QuietHoursConfig
 from speech_emotion.common.config.table import Table, checked
@@ -15,8 +15,8 @@ from speech_emotion.common.config.user_path import UserPath
 
 MAX_RULES = 64
 MAX_TO = 16
-RELEASE = {"label": 0.1, "level": 3.0}
-"""How far `release` is below `threshold` where it is unset: a probability, or dB."""
+RELEASE, RELEASE_DB = 0.1, 3.0
+"""How far `release` is below `threshold` where it is unset: a probability or value, and dB."""
 
 
 def _listed(value: Any) -> Any:
@@ -35,7 +35,9 @@ class AlertConfig(Table):
         default=None, min_length=1, max_length=100, description="emotion of the bundle"
     )
     dimension: Dimension | None = Field(
-        default=None, description="in place of `label`: `level`, the loudness in dBFS"
+        default=None,
+        description="in place of `label`: `level`, the loudness in dBFS, or a dimension of the "
+        "bundle, 0 to 1",
     )
     threshold: float = Field(
         default=0.6, ge=-100.0, le=1.0, description="least probability of the label, or least value"
@@ -76,7 +78,7 @@ class AlertConfig(Table):
             raise ValueError("needs either label or dimension")
         if self.dimension is not None and self.watch == "utterances":
             raise ValueError("dimension needs watch = 'windows': utterances have none")
-        low, high = (0.0, 1.0) if self.label is not None else (-100.0, 0.0)
+        low, high = (-100.0, 0.0) if self.dimension == LEVEL else (0.0, 1.0)
         if not low <= self.threshold <= high:
             raise ValueError(f"threshold = {self.threshold:g} must be {low:g} to {high:g}")
         if self.release is not None and not low <= self.release <= self.threshold:
@@ -88,7 +90,7 @@ class AlertConfig(Table):
     @property
     def rule(self) -> AlertRule:
         """The row as a rule."""
-        margin = RELEASE["label" if self.label is not None else "level"]
+        margin = RELEASE_DB if self.dimension == LEVEL else RELEASE
         usual = "utterances" if self.label is not None else "windows"
         return AlertRule(
             name=self.name,

@@ -11,7 +11,7 @@ import types
 import typing
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import msgpack
 
@@ -51,7 +51,13 @@ class ProtocolError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """Base of all messages; subclasses are dataclasses with fields of plain types."""
+    """Base of all messages; subclasses are dataclasses with fields of plain types.
+
+    Attributes:
+        absent: fields that are left out of the map where they are None.
+    """
+
+    absent: ClassVar[frozenset[str]] = frozenset()
 
 
 def framed(body: bytes) -> bytes:
@@ -64,6 +70,8 @@ def _plain(message: Message) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for name in _checks(type(message)):
         value = getattr(message, name)
+        if value is None and name in message.absent:
+            continue
         if isinstance(value, Message):
             value = _plain(value)
         elif type(value) is list and value and isinstance(value[0], Message):

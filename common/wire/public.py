@@ -43,6 +43,8 @@ class Result(Message):
         baseline: seconds of past speech that the stream is compared with; 0 before any, None
             where the stream has no baseline.
         baseline_forgotten: `speech-emotion baseline forget` took effect before this window.
+        dimensions: dimension, e.g. `arousal`, → value, 0 to 1, of this window alone; None, and not
+            in the message, where the sound is no speech to judge and where the bundle has none.
     """
 
     stream: str
@@ -65,8 +67,10 @@ class Result(Message):
     bundle: str
     baseline: float | None = None
     baseline_forgotten: bool = False
+    dimensions: dict[str, float] | None = None
 
     topic: ClassVar[str] = "result"
+    absent: ClassVar[frozenset[str]] = frozenset({"dimensions"})
 
     @property
     def next_seq(self) -> int:
@@ -111,6 +115,8 @@ class Utterance(Message):
         reason: why `uncertain`.
         windows: number of windows with speech.
         prosody: how it was spoken; None where it was not measured, or nothing sounds.
+        dimensions: dimension → mean over its windows; None, and not in the message, where it is
+            `not_speech` and where the bundle has none.
 
     The others are those of `Result`.
     """
@@ -129,8 +135,10 @@ class Utterance(Message):
     windows: int
     bundle: str
     prosody: Prosody | None = None
+    dimensions: dict[str, float] | None = None
 
     topic: ClassVar[str] = "utterance"
+    absent: ClassVar[frozenset[str]] = frozenset({"dimensions"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,9 @@ TYPES = {
     "rate": pa.int32(),
     **dict.fromkeys(("seq", "first", "last", "lost", "skipped", "windows"), pa.int64()),
     **dict.fromkeys(("confidence", "rms_db", "total_ms"), pa.float64()),
-    **dict.fromkeys(("smoothed", "probabilities"), pa.map_(pa.string(), pa.float64())),
+    **dict.fromkeys(
+        ("smoothed", "probabilities", "dimensions"), pa.map_(pa.string(), pa.float64())
+    ),
 }
 """Types of the columns; a column without a row is text."""
 

@@ -9,13 +9,14 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from speech_emotion.common.bundle.dimensions import DIMENSIONS
 from speech_emotion.common.closing import Closing
 from speech_emotion.common.errors import UserError
 from speech_emotion.dashboard.history.schema import APPLICATION, DIGITS, SCHEMA_VERSION
 
 COLUMNS = (
     *("seq", "time", "span", "state", "emotion"),
-    *("confidence", "reason", "rms_db", "lost", "smoothed"),
+    *("confidence", "reason", "rms_db", "lost", "smoothed", "dimensions"),
 )
 """Columns of a window row: `time` is the unix time of its end, `span` its length in seconds."""
 
@@ -72,7 +73,7 @@ class HistoryReader(Closing):
 
         More rows are aggregated in steps of equal length: levels are means, the emotion is the
         most frequent one, and `smoothed` has the share of the windows with speech that have each
-        label; what is missing to 1 was `uncertain`.
+        label; what is missing to 1 was `uncertain`. `dimensions` are means.
 
         Returns:
             `labels`; `rows`, whose columns are `COLUMNS`; `step`, the length of a step in
@@ -89,25 +90,31 @@ class HistoryReader(Closing):
         if count <= limit:
             windows = self._db.execute(
                 "SELECT source, seq, at, (last - first) * 1.0 / rate, state, emotion, confidence, "
-                "reason, rms_db, lost, smoothed FROM result JOIN source ON id = source "
-                f"WHERE {where} ORDER BY at",
+                f"reason, rms_db, lost, smoothed, {self._dimensions()} FROM result "
+                f"JOIN source ON id = source WHERE {where} ORDER BY at",
                 (*numbers, start, end),
             )
             names = dict(sources)
             rows = [
-                [*row[:-1], _aligned(row[-1], names[number], labels)] for number, *row in windows
+                [
+                    *row,
+                    _aligned(smoothed, names[number], labels),
+                    None if dimensions is None else json.loads(dimensions),
+                ]
+                for number, *row, smoothed, dimensions in windows
             ]
             return {"labels": labels, "rows": rows, "step": 0.0}
         step = (end - start) / limit
         steps = self._db.execute(
             "SELECT min(seq), cast((at - ?) / ? AS INTEGER) AS step, avg(confidence), avg(rms_db), "
-            "sum(lost), sum(state = 'speech'), sum(state = 'gap')"
-            f" FROM result WHERE {where} GROUP BY step ORDER BY step",
+            "sum(lost), sum(state = 'speech'), sum(state = 'gap'), "
+            + ", ".join(f"avg({self._dimensions()} ->> '$.{name}')" for name in DIMENSIONS)
+            + f" FROM result WHERE {where} GROUP BY step ORDER BY step",
             (start, step, *numbers, start, end),
         ).fetchall()
         counts = self._counts("result", start, step, end, numbers)
         rows = []
-        for seq, number, confidence, level, lost, speech, gaps in steps:
+        for seq, number, confidence, level, lost, speech, gaps, *means in steps:
             state = "speech" if speech else "gap" if gaps else "silence"
             given = counts.get(number, {})
             emotion = max(given, key=lambda label: given[label]) if given else None
@@ -115,9 +122,15 @@ class HistoryReader(Closing):
             if speech:
                 shares = [round(given.get(label, 0) / speech, DIGITS) for label in labels]
             at = start + (number + 1) * step
-            measured = (confidence, None, round(level, 1), lost, shares)
+            given_means = zip(DIMENSIONS, means, strict=True)
+            dimensions = {k: round(v, DIGITS) for k, v in given_means if v is not None} or None
+            measured = (confidence, None, round(level, 1), lost, shares, dimensions)
             rows.append([seq, at, step, state, emotion, *measured])
         return {"labels": labels, "rows": rows, "step": step}
+
+    def _dimensions(self) -> str:
+        """The column of a result's dimensions; files of earlier versions have none."""
+        return "dimensions" if "dimensions" in self.columns("result") else "NULL"
 
     def _counts(
         self, table: str, start: float, step: float, end: float, numbers: list[int]

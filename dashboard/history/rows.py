@@ -25,7 +25,7 @@ FIRST_PAGE = 16
 NUMBERS = {"result": "seq", "utterance": "first"}
 """The column that orders rows of one source with equal times."""
 BEFORE_ALL, AFTER_ALL = -(1 << 63), (1 << 63) - 1
-OBJECTS = ("smoothed", "probabilities", "message")
+OBJECTS = ("smoothed", "probabilities", "dimensions", "message")
 """Columns that are stored as JSON text."""
 
 Row = dict[str, Any]

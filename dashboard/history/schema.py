@@ -20,7 +20,7 @@ CREATE TABLE result (
     source INTEGER NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL,
     first INTEGER NOT NULL, last INTEGER NOT NULL, state TEXT NOT NULL,
     emotion TEXT, confidence REAL, reason TEXT, rms_db REAL NOT NULL,
-    lost INTEGER NOT NULL, skipped INTEGER NOT NULL, smoothed TEXT, total_ms REAL,
+    lost INTEGER NOT NULL, skipped INTEGER NOT NULL, smoothed TEXT, total_ms REAL, dimensions TEXT,
     PRIMARY KEY (source, seq)
 ) WITHOUT ROWID;
 CREATE INDEX result_at ON result (source, at);
@@ -28,13 +28,15 @@ CREATE TABLE utterance (
     source INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, at REAL NOT NULL,
     seq INTEGER NOT NULL, emotion TEXT NOT NULL, confidence REAL NOT NULL, reason TEXT,
     probabilities TEXT NOT NULL, windows INTEGER NOT NULL, prosody TEXT,
+    dimensions TEXT,
     PRIMARY KEY (source, first)
 ) WITHOUT ROWID;
 CREATE INDEX utterance_at ON utterance (source, at);
 CREATE TABLE health (at REAL PRIMARY KEY, state TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
 """
-PROSODY_COLUMN = "ALTER TABLE utterance ADD COLUMN prosody TEXT"
-"""For files of earlier versions: the key `prosody` of an utterance as JSON, or null."""
+LATER_COLUMNS = (("utterance", "prosody"), ("utterance", "dimensions"), ("result", "dimensions"))
+"""Columns that files of earlier versions lack, in this order: a key of the message as JSON, or
+null."""
 CLOCK_TABLE = """
 CREATE TABLE IF NOT EXISTS purge_clock (
     id INTEGER PRIMARY KEY CHECK (id = 1), trusted REAL NOT NULL, hold_s REAL NOT NULL

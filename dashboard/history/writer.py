@@ -21,9 +21,9 @@ from speech_emotion.dashboard.history.schema import (
     APPLICATION,
     CLOCK_TABLE,
     DIGITS,
+    LATER_COLUMNS,
     PROGRESS_ROWS,
     PROGRESS_TABLE,
-    PROSODY_COLUMN,
     SCHEMA_VERSION,
     TABLES,
 )
@@ -106,8 +106,9 @@ class HistoryWriter:
                 f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        if "prosody" not in {row[1] for row in db.execute("PRAGMA table_info(utterance)")}:
-            db.execute(PROSODY_COLUMN)
+        for table, column in LATER_COLUMNS:
+            if column not in {row[1] for row in db.execute(f"PRAGMA table_info({table})")}:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
         db.execute(CLOCK_TABLE)
         db.execute(PROGRESS_TABLE)
 
@@ -180,21 +181,23 @@ class HistoryWriter:
             case public.Result() as r:
                 source = self._source(r)
                 self._db.execute(
-                    "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(source, r.seq, r.time or arrived, r.start, r.end, r.state, r.emotion),
                         *(r.confidence, r.reason, round(r.rms_db, 2), r.lost, r.skipped),
                         *(self._by_label(source, r.smoothed), (r.timing_ms or {}).get("total")),
+                        _rounded(r.dimensions),
                     ),
                 )
                 self._count(r)
             case public.Utterance() as u:
                 self._db.execute(
-                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(self._source(u), u.start, u.end, u.time or arrived, u.seq, u.emotion),
                         *(u.confidence, u.reason, _rounded(u.probabilities), u.windows),
                         _rounded(None if u.prosody is None else vars(u.prosody)),
+                        _rounded(u.dimensions),
                     ),
                 )
             case public.Health() as h:

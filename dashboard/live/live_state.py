@@ -157,6 +157,9 @@ class LiveState:
                 *(result.state, result.emotion, _short(result.confidence), result.reason),
                 *(round(result.rms_db, 1), result.lost),
                 None if result.smoothed is None else [_short(p) for p in result.smoothed.values()],
+                None
+                if result.dimensions is None
+                else {name: _short(value) for name, value in result.dimensions.items()},
             ]
         )
         stream.rows.append((ended, row))

@@ -4,14 +4,14 @@
 
 import { labelStyle } from "./words.js";
 
-export const ROW = { seq: 0, time: 1, span: 2, state: 3, emotion: 4, confidence: 5, reason: 6, level: 7, lost: 8, smoothed: 9 };
+export const ROW = { seq: 0, time: 1, span: 2, state: 3, emotion: 4, confidence: 5, reason: 6, level: 7, lost: 8, smoothed: 9, dimensions: 10 };
 const STATE_BAND = { low: -0.13, high: -0.05 }; // speech, silence, gap
 const UTTERANCE_BAND = { low: -0.27, high: -0.17 };
 export const FLOOR = -80;
 const OUTAGE_S = 3; // seconds without a window that the time line shows as an outage
 const middle = (band) => (band.low + band.high) / 2;
 
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const resolved = (colour) => (colour.startsWith("var(") ? css(colour.slice(4, -1)) : colour);
 const two = (number) => String(number).padStart(2, "0");
 export const clock = (time, seconds = true) => {
@@ -43,7 +43,7 @@ function pattern(ctx, shape, ink) {
   return ctx.createPattern(tile, "repeat");
 }
 
-function axis(extra = {}) {
+export function axis(extra = {}) {
   return {
     stroke: () => css("--muted"), font: "12px Inter, system-ui, sans-serif",
     grid: { stroke: () => css("--line"), width: 1 }, ticks: { show: false }, ...extra,

@@ -2,6 +2,7 @@
 // history.
 
 import { Charts, ROW, clock } from "./charts.js";
+import { dimensionsText, showDimensions } from "./dimensions.js";
 import { $, element, icon, setText } from "./dom.js";
 import { address, ask, refusal } from "./network/api.js";
 import { LISTED, RECENT_S, chosenStream, now, state } from "./state.js";
@@ -26,8 +27,13 @@ const charts = new Charts($("ribbon"), $("level-chart"), (row, labels) => {
   const label = row[ROW.emotion] ?? { gap: "sound is missing" }[row[ROW.state]] ?? row[ROW.state];
   const level = String(Math.round(row[ROW.level])).replace("-", "−");
   const why = row[ROW.reason] ? `: ${words.reasonText(row[ROW.reason])}` : "";
-  setText($("reading"), `${clock(row[ROW.time])}  ${label}${why}${shares ? `  (${shares})` : ""}  ${level} dBFS`);
+  setText($("reading"), `${clock(row[ROW.time])}  ${label}${why}${shares ? `  (${shares})` : ""}${dimensionsText(row)}  ${level} dBFS`);
 });
+
+function show(shown) {
+  charts.show(shown);
+  showDimensions(shown);
+}
 
 let frameRequested = false;
 
@@ -40,7 +46,7 @@ export function drawRecent() {
     const stream = chosenStream();
     if (!stream || !showsRecent()) return;
     const end = Math.max(now() - 0.25, stream.rows.at(-1)?.[ROW.time] ?? 0);
-    charts.show({ labels: stream.labels, rows: stream.rows, utterances: stream.utterances, start: end - RECENT_S, end, gate: gateLevel(stream) });
+    show({ labels: stream.labels, rows: stream.rows, utterances: stream.utterances, start: end - RECENT_S, end, gate: gateLevel(stream) });
   });
 }
 
@@ -58,7 +64,7 @@ async function fetchHistory() {
   if (response?.ok && stream === chosenStream() && !showsRecent()) {
     const history = await response.json();
     view.history = history;
-    charts.show({ labels: history.labels, rows: history.rows, utterances: history.utterance_bins ?? history.utterances, start, end, gate: gateLevel(stream) });
+    show({ labels: history.labels, rows: history.rows, utterances: history.utterance_bins ?? history.utterances, start, end, gate: gateLevel(stream) });
     drawUtterances();
     drawBinned(history);
     if (!history.rows.length) setText($("reading"), "The history has no data of this time span.");

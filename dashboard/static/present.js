@@ -1,6 +1,7 @@
 // The card "Now": emotion, probabilities, level, voice gate and source of the chosen stream.
 
 import { FLOOR, ROW, gapSwatch, swatch, uncertainSwatch } from "./charts.js";
+import { drawDimensions } from "./dimensions.js";
 import { $, element, icon, setIcon, setText } from "./dom.js";
 import { chosenStream, now, state } from "./state.js";
 import * as words from "./words.js";
@@ -34,6 +35,7 @@ export function drawPresent(stream, ended = false) {
   drawConfidence(row, stream.labels);
   drawLast(stream, kind === "quiet");
   drawBars(stream.labels, row[ROW.smoothed]);
+  drawDimensions(row, stream.bundle);
   drawLevel(stream, row);
   drawGate(stream, row);
   const adapted = words.adaptation(stream.baseline);

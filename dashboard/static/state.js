@@ -51,7 +51,7 @@ export function setHealth(health) {
 const rowOf = (result) => [
   result.seq, result.time ?? now(), (result.end - result.start) / result.rate, result.state, result.emotion,
   result.confidence, result.reason, Math.round(result.rms_db * 10) / 10, result.lost,
-  result.smoothed && Object.values(result.smoothed),
+  result.smoothed && Object.values(result.smoothed), result.dimensions ?? null,
 ];
 
 /** An utterance as the list shows it. */

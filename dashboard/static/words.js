@@ -32,6 +32,7 @@ const REASONS = {
   clipped: "the sound is clipped",
   model_error: "the model gave no result",
   not_speech: "it does not sound like speech",
+  no_labels: "this model gives no emotions",
   non_speech: "it does not sound like speech",
 };
 export const readable = (word) => String(word ?? "").replaceAll("_", " ");

@@ -68,7 +68,9 @@ class PartWriter:
         self._folder = Path(setting.folder)
         self._channel = setting.channel
         self._use = BaselineUse(setting.baseline)
-        self._schema = schema_of(bundle.labels, bundle.id, prosody=setting.prosody)
+        self._schema = schema_of(
+            bundle.labels, bundle.id, prosody=setting.prosody, dimensions=bundle.dimensions
+        )
         self._salt = setting.salt(bundle, VERSION)
 
     def process(self, name: str, known: Iterable[str], progress: Progress) -> Outcome:

@@ -98,7 +98,9 @@ def run(batch: Batch) -> int:
     if batch.baseline == "stream":
         warn_without_baseline(bundle)
     warn_without_operating_point(bundle, batch.sensitivity)
-    schema = schema_of(bundle.labels, bundle.id, prosody=batch.prosody)
+    schema = schema_of(
+        bundle.labels, bundle.id, prosody=batch.prosody, dimensions=bundle.dimensions
+    )
     inputs = collect(batch.paths, batch.manifest)
     names = shard_of(inputs.names, batch.shard)
     _check(batch)

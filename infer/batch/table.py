@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from speech_emotion.common.bundle.dimensions import DIMENSIONS
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.infer.offline.analyzer import RUN, STREAM, Message
@@ -60,11 +61,18 @@ RESULT, UTTERANCE, FILE = "result", "utterance", "file"
 """Values of `kind`. Each input has one row `file`, the last one, with its length and quality."""
 
 
-def schema_of(labels: tuple[str, ...], bundle: str, *, prosody: bool = False) -> pa.Schema:
+def schema_of(
+    labels: tuple[str, ...],
+    bundle: str,
+    *,
+    prosody: bool = False,
+    dimensions: tuple[str, ...] = (),
+) -> pa.Schema:
     """The columns of a table: per label `p_LABEL`, which `confidence` is of, and `raw_LABEL`.
 
     Args:
         prosody: with the columns of prosody.
+        dimensions: with a column for each of these.
 
     Raises:
         UserError: pyarrow is not installed.
@@ -77,6 +85,7 @@ def schema_of(labels: tuple[str, ...], bundle: str, *, prosody: bool = False) ->
         *BEFORE,
         *((f"{kind}_{label}", "double") for kind in ("p", "raw") for label in labels),
         *(PROSODY if prosody else ()),
+        *((name, "double") for name in dimensions),
         *AFTER,
     ]
     about = json.dumps({"version": VERSION, "bundle": bundle, "labels": labels})
@@ -132,7 +141,7 @@ def row_of(message: Message) -> dict[str, Any]:
             row |= vars(message.prosody)
     if (shown := probabilities_of(message)) is not None:
         row |= {f"p_{label}": p for label, p in shown.items()}
-    return row
+    return row | (message.dimensions or {})
 
 
 class TableWriter:
@@ -198,11 +207,12 @@ def message_of(row: dict[str, Any], labels: tuple[str, ...]) -> Message:
     """The message of a row that is a result or an utterance."""
 
     def probabilities(kind: str) -> dict[str, float] | None:
-        if row[f"{kind}_{labels[0]}"] is None:
-            return None
-        return {label: row[f"{kind}_{label}"] for label in labels}
+        shown = {label: row[f"{kind}_{label}"] for label in labels}
+        heard = None not in shown.values() if labels else row["emotion"] is not None
+        return shown if heard else None
 
     rate = row["rate"]
+    found = {name: row[name] for name in DIMENSIONS if row.get(name) is not None}
     shared: dict[str, Any] = {
         "stream": STREAM,
         "run": RUN,
@@ -210,6 +220,7 @@ def message_of(row: dict[str, Any], labels: tuple[str, ...]) -> Message:
         "end": round(row["end"] * rate),
         **{name: row[name] for name in ("seq", "rate", "emotion", "confidence", "reason")},
         **{name: row[name] for name in ("time", "bundle")},
+        "dimensions": found or None,
     }
     if row["kind"] == UTTERANCE:
         shown = probabilities("p") or {}

@@ -26,6 +26,7 @@ def frame_of(
     *,
     utterances: bool,
     prosody: bool = False,
+    dimensions: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """One row per window or per utterance, with the index `file, start, end` (timedelta).
 
@@ -33,6 +34,7 @@ def frame_of(
         files: name and messages of each file.
         labels: each becomes a column `p_LABEL`, the probability that `confidence` is of.
         prosody: add the prosody of utterances, `PROSODY_COLUMNS`.
+        dimensions: each becomes a column of its name.
 
     Raises:
         UserError: pandas is not installed.
@@ -47,7 +49,7 @@ def frame_of(
     columns: dict[str, list[Any]] = {name: [] for name in names}
     columns |= {f"p_{label}": [] for label in labels}
     measured = PROSODY_COLUMNS if utterances and prosody else ()
-    columns |= {name: [] for name in measured}
+    columns |= {name: [] for name in (*measured, *dimensions)}
     for file, messages in files:
         for message in messages:
             if not isinstance(message, kind):
@@ -60,13 +62,15 @@ def frame_of(
                 columns[f"p_{label}"].append(shown.get(label))
             for name in measured:
                 columns[name].append(getattr(getattr(message, "prosody", None), name, None))
+            for name in dimensions:
+                columns[name].append((message.dimensions or {}).get(name))
     start, end = (pd.to_timedelta([row[at] for row in index], unit="s") for at in (1, 2))
     files_of = pd.Index([row[0] for row in index], dtype="string")
     frame = pd.DataFrame(
         columns, index=pd.MultiIndex.from_arrays([files_of, start, end], names=INDEX)
     )
     floats = [name for name in columns if name in ("confidence", "rms_db") or name[:2] == "p_"]
-    floats += [name for name in measured if name != "pauses"]
+    floats += [name for name in (*measured, *dimensions) if name != "pauses"]
     texts = [name for name in columns if name in ("state", "emotion", "reason")]
     types = dict.fromkeys(floats, "float64") | dict.fromkeys(texts, "string")
     if utterances:

@@ -132,7 +132,8 @@ class Pipeline:
 
         Needs the extra `archive`. Columns: `state`, `emotion`, `confidence`, `reason`, `rms_db`,
         and the smoothed probability of each label; of utterances `windows` instead of `state`
-        and `rms_db`, and their prosody where the pipeline measures it.
+        and `rms_db`, and their prosody where the pipeline measures it; a column for each
+        dimension of the bundle.
 
         >>> table = Pipeline("models/small").to_frame("examples/demo.flac", utterances=True)
         >>> table.index.names
@@ -155,7 +156,13 @@ class Pipeline:
             named = isinstance(source, str | os.PathLike)
             name = os.fspath(source) if named else str(getattr(source, "name", "") or "")  # type: ignore[arg-type]
             rows = [(name, list(self(source, rate=rate, channel=channel)))]
-        return frame_of(rows, self.labels, utterances=utterances, prosody=self._prosody)
+        return frame_of(
+            rows,
+            self.labels,
+            utterances=utterances,
+            prosody=self._prosody,
+            dimensions=self._bundle.dimensions,
+        )
 
     def stream(self, rate: int, *, channel: int | None = None, name: str = STREAM) -> Stream:
         """A stream for a program that has its own sound.

@@ -81,9 +81,16 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         shows(page, "#baseline", "Adapted to this room: 4 min of speech")
         publisher[0].send(live(3, emotion="uncertain", reason="clipped", rms_db=-1.0))
         page.locator("#clip").wait_for()
+        assert page.locator("#dimensions").count() == 0
+        assert page.locator("#dimensions-chart").is_hidden()
+        publisher[0].send(live(4, dimensions={"arousal": 0.625}))
+        shows(page, "#dimensions", "arousal")
+        assert text(page, "#dimensions .number") == "0.63"
+        page.locator("#dimensions-chart canvas").wait_for()
         quiet = {"state": "silence", "emotion": None, "confidence": None, "smoothed": None}
-        publisher[0].send(live(4, **quiet, rms_db=-100.0))
+        publisher[0].send(live(5, **quiet, rms_db=-100.0))
         shows(page, "#emotion", "silence")
+        assert text(page, "#dimensions .number") == "–"
         assert text(page, "#level-number") == "−∞"
         assert not page.locator("#clip").is_visible()
 
@@ -97,7 +104,7 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         shows(page, "#utterances", "it does not sound like speech")
         shows(page, "#utterances", "sad")
         assert "1.5 s" in text(page, "#utterances")
-        seq = iter(range(6, 10000))
+        seq = iter(range(7, 10000))
 
         def announced() -> bool:
             publisher[0].send(live(next(seq), **quiet))  # a stale stream is announced as well

@@ -32,6 +32,7 @@ def bundle_model(
     out: Path,
     golden: Samples,
     *,
+    dimensions: tuple[str, ...] = (),
     stats: tuple[Path, Path] | None = None,
     quantized: bool = False,
 ) -> Bundle:
@@ -43,6 +44,7 @@ def bundle_model(
         files: of the model.
         spec: feature spec that the model was trained with.
         labels: in the order of the model's outputs.
+        dimensions: of its outputs after those of the labels.
         out: the bundle's folder.
         golden: one window of sound for the self-test, (spec.window,).
         stats: mean.npy and std.npy of the training set; without them features are not
@@ -52,13 +54,15 @@ def bundle_model(
     Raises:
         UserError: the files are not a model, or the model does not fit the spec or the labels.
     """
+    if not labels and not dimensions:
+        raise UserError("--labels or --dimensions must name the outputs of the model")
     content, file = model_content(files, spec, quantized=quantized)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file
         path.write_bytes(content)
         network = open_network(path, files[0])
         layout = layout_of(network, files[0], spec)
-        output = output_kind(network, files[0], layout, spec, labels)
+        output = output_kind(network, files[0], layout, spec, labels, dimensions)
     name = out.name.lower()
     return write_bundle(
         out,
@@ -66,12 +70,13 @@ def bundle_model(
         model=content,
         model_file=file,
         labels=labels,
+        dimensions=dimensions,
         spec=spec,
         layout=layout,
         output=output,
         stats=load_stats(stats, spec),
         golden_audio=golden,
-        card=f"# Model card: {name}\n\nLabels: {', '.join(labels)}. Made from "
+        card=f"# Model card: {name}\n\nOutputs: {', '.join((*labels, *dimensions))}. Made from "
         f"{', '.join(f.name for f in files)}. **Not measured yet**: `python -m train evaluate`.\n\n"
         + PURPOSE,
         licence="See the model's own licence.\n",
@@ -204,13 +209,20 @@ def _fixed(model: Any, layout: str, spec: FeatureSpec) -> Any:
 
 
 def output_kind(
-    network: Network, path: Path, layout: str, spec: FeatureSpec, labels: tuple[str, ...]
+    network: Network,
+    path: Path,
+    layout: str,
+    spec: FeatureSpec,
+    labels: tuple[str, ...],
+    dimensions: tuple[str, ...] = (),
 ) -> str:
-    """`probabilities` where the outputs are not negative and of sum 1 on seeded noise, or `logits`.
+    """`probabilities` where the labels' outputs, on seeded noise, are not negative and of sum 1.
+
+    `logits` elsewhere.
 
     Raises:
-        UserError: the network does not give one value per label, fails, or gives other values
-            for the same window.
+        UserError: the network does not give one value per label and dimension, fails, or gives
+            other values for the same window.
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((8, spec.n_frames, spec.dims)).astype(np.float32)
@@ -220,15 +232,18 @@ def output_kind(
         again = run_all(network, x, layout)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path}: cannot be run ({one_line(error)})") from None
-    if outputs.ndim != 2 or outputs.shape[1] != len(labels):
+    named = len(labels) + len(dimensions)
+    if outputs.ndim != 2 or outputs.shape[1] != named:
         size = "x".join(map(str, outputs.shape[1:])) or "1"
-        raise UserError(f"{path}: gives {size} values, but --labels names {len(labels)}")
+        flags = "--labels and --dimensions name" if dimensions else "--labels names"
+        raise UserError(f"{path}: gives {size} values, but {flags} {named}")
     if not np.array_equal(outputs, again, equal_nan=True):
         raise UserError(
             f"{path}: gives other values for the same window; export it without dropout "
             "(model.eval()) and without random operators"
         )
-    likely = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=SUM_TOLERANCE)
+    of_labels = outputs[:, : len(labels)]
+    likely = (of_labels >= 0).all() and np.allclose(of_labels.sum(axis=1), 1, atol=SUM_TOLERANCE)
     return "probabilities" if likely else "logits"
 
 

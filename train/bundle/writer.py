@@ -45,6 +45,7 @@ def write_bundle(
     licence_id: str = "",
     speech_output: bool = False,
     baseline: Baseline | None = None,
+    dimensions: tuple[str, ...] = (),
     provenance: Mapping[str, Any] | None = None,
     model_file: str = MODEL_FILES[0],
 ) -> Bundle:
@@ -60,7 +61,8 @@ def write_bundle(
         sensitivity: decisions of the operating points `low` and `high`.
         licence_id: SPDX identifier of the licence.
         speech_output: behind the labels, the model's output has the probability of speech.
-        baseline: the model's last outputs are relative scores, used with these parameters.
+        baseline: behind that, it has relative scores, used with these parameters.
+        dimensions: behind that, it has a value for each of these.
         provenance: origin of the model: corpora, seed, command, ….
         model_file: `model.tflite` or `model.onnx`.
 
@@ -108,6 +110,8 @@ def write_bundle(
         }
     if baseline is not None:
         table |= {"relative_output": True, "baseline": dataclasses.asdict(baseline)}
+    if dimensions:
+        table["dimensions"] = list(dimensions)
     _seal(partial, table)
     _check(partial)
     shutil.rmtree(path, ignore_errors=True)
@@ -131,6 +135,44 @@ def append_to_card(path: Path, text: str) -> Bundle:
     card = path / "MODEL_CARD.md"
     card.write_text(card.read_text() + "\n" + text + "\n")
     _seal(path, read_toml(path / MANIFEST))
+    return load_bundle(path)
+
+
+def add_dimension(
+    path: Path, name: str, model: bytes, card: str, made: Mapping[str, Any]
+) -> Bundle:
+    """Give a bundle a model with one more output, for a dimension.
+
+    Args:
+        model: has the outputs of the present one, with the same bits, and one more.
+        card: appended to the model card.
+        made: added to the provenance, under the dimension's name.
+
+    Raises:
+        RuntimeError: the model gives other outputs for the golden vectors.
+    """
+    bundle = load_bundle(path)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(path, partial)
+    (partial / bundle.model_file).write_bytes(model)
+    golden = bundle.arrays("golden.npz")
+    window = golden["normalized"][np.newaxis].astype(np.float32)
+    before = run_all(open_network(path / bundle.model_file), window, bundle.layout)[0]
+    after = run_all(open_network(partial / bundle.model_file), window, bundle.layout)[0]
+    if after[:-1].tobytes() != before.tobytes():
+        raise RuntimeError("the new model gives other outputs than the present one")
+    golden["probabilities"] = np.append(golden["probabilities"], after[-1:])
+    np.savez_compressed(partial / "golden.npz", **golden)  # type: ignore[arg-type]
+    shown = partial / "MODEL_CARD.md"
+    shown.write_text(f"{shown.read_text()}\n{card}\n")
+    table = read_toml(path / MANIFEST)
+    table["dimensions"] = [*bundle.dimensions, name]
+    table["provenance"][name] = dict(made)
+    _seal(partial, table)
+    _check(partial)
+    shutil.rmtree(path)
+    partial.rename(path)
     return load_bundle(path)
 
 

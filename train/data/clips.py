@@ -17,6 +17,7 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
+from speech_emotion.common.bundle.dimensions import DIMENSIONS
 from speech_emotion.common.errors import UserError
 
 Samples = NDArray[np.float32]
@@ -48,6 +49,7 @@ class Clip:
         emotion: the corpus's own in lower case: `angry`, `calm`, `fear`, …; after `select`, the
             label.
         name: the file's path within its corpus or manifest, for messages.
+        dimensions: pairs of dimension and rated value, 0 to 1; those that are known.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Clip:
     gender: str
     emotion: str
     name: str
+    dimensions: tuple[tuple[str, float], ...] = ()
 
 
 MANIFEST_COLUMNS = ("path", "corpus", "speaker", "emotion")
@@ -64,11 +67,11 @@ MANIFEST_COLUMNS = ("path", "corpus", "speaker", "emotion")
 def read_manifest(path: Path, root: Path | None = None) -> list[Clip]:
     """Clips of a CSV with at least the columns path, corpus, speaker and emotion.
 
-    Paths are relative to `root`, or to the manifest's folder. The column `gender` is
-    optional.
+    Paths are relative to `root`, or to the manifest's folder. The columns `gender`, `arousal`,
+    `valence` and `dominance` are optional; so is a value of the last three, 0 to 1.
 
     Raises:
-        UserError: the file is missing, lacks a column, or a row lacks a value.
+        UserError: the file is missing, lacks a column, or a row lacks a value or has a wrong one.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -94,9 +97,26 @@ def read_manifest(path: Path, root: Path | None = None) -> list[Clip]:
                 gender=row.get("gender") or "",
                 emotion=row["emotion"].lower(),
                 name=row["path"],
+                dimensions=_dimensions(row, f"{path}: line {number}"),
             )
         )
     return clips
+
+
+def _dimensions(row: dict[str, str], where: str) -> tuple[tuple[str, float], ...]:
+    found = []
+    for name in DIMENSIONS:
+        text = row.get(name) or ""
+        if not text:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = np.nan
+        if not 0.0 <= value <= 1.0:
+            raise UserError(f"{where}: {name} = {text[:40]!r} must be 0 to 1")
+        found.append((name, value))
+    return tuple(found)
 
 
 def select(clips: Iterable[Clip], labels: dict[str, str]) -> tuple[list[Clip], dict[str, int]]:

@@ -20,7 +20,7 @@ from speech_emotion.train.data.clips import Clip, Samples, check_sounds, mapping
 from speech_emotion.train.data.dataset import load_all
 from speech_emotion.train.data.stream_features import ClipFeatures, extract_clips
 from speech_emotion.train.data.workers import progress
-from speech_emotion.train.evaluation.metrics import figures, uar
+from speech_emotion.train.evaluation.metrics import ccc, ccc_interval, figures, uar
 from speech_emotion.train.evaluation.offline_decisions import ClipDecisions, decide_clip
 
 
@@ -34,6 +34,8 @@ class Evaluation:
         truth: label index per clip, (clips,).
         decisions: per clip.
         dropped: `corpus:emotion` → clips not evaluated because the bundle has no such label.
+        rated: clips with a rating of a dimension that the bundle has, with any emotion, and the
+            values that were published for them.
     """
 
     labels: tuple[str, ...]
@@ -41,12 +43,17 @@ class Evaluation:
     truth: NDArray[np.int64]
     decisions: list[ClipDecisions]
     dropped: dict[str, int]
+    rated: list[tuple[Clip, dict[str, float]]] = dataclasses.field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """`{"overall": E, "corpora": {NAME: E}}`, `E = {"utterance": U, "window": U}`."""
+        """`{"overall": E, "corpora": {NAME: E}}`, `E = {"utterance": U, "window": U}`.
+
+        With `"dimensions": {CORPUS: {DIMENSION: {"ccc", "ccc_ci", "n"}}}` where clips have ratings.
+        """
         corpora = sorted({c.corpus for c in self.clips})
         return {
-            "overall": self._figures_of(list(range(len(self.clips)))),
+            **({"dimensions": self._dimension_figures()} if self.rated else {}),
+            **({"overall": self._figures_of(list(range(len(self.clips))))} if self.clips else {}),
             "corpora": {
                 name: self._figures_of([i for i, c in enumerate(self.clips) if c.corpus == name])
                 for name in corpora
@@ -72,6 +79,18 @@ class Evaluation:
             ),
         }
 
+    def _dimension_figures(self) -> dict[str, Any]:
+        pairs: dict[str, dict[str, list[tuple[float, float, str]]]] = {}
+        for clip, heard in self.rated:
+            for name, value in clip.dimensions:
+                if name in heard:
+                    of_corpus = pairs.setdefault(clip.corpus, {}).setdefault(name, [])
+                    of_corpus.append((value, heard[name], clip.speaker))
+        return {
+            corpus: {name: _agreement(each) for name, each in found.items()}
+            for corpus, found in sorted(pairs.items())
+        }
+
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """Probabilities of the clips' utterances, (clips, labels)."""
@@ -88,6 +107,13 @@ class Evaluation:
         }
 
 
+def _agreement(pairs: Sequence[tuple[float, float, str]]) -> dict[str, Any]:
+    """CCC of rated and published values, and its interval by a bootstrap over speakers."""
+    rated, heard = (np.array([pair[at] for pair in pairs], np.float64) for at in (0, 1))
+    interval = list(ccc_interval(rated, heard, np.array([speaker for _, _, speaker in pairs])))
+    return {"ccc": ccc(rated, heard), "ccc_ci": interval, "n": len(pairs)}
+
+
 def evaluate(bundle_path: Path, clips: Sequence[Clip], runtime: str = "auto") -> Evaluation:
     """Run every clip through a bundle, each as a stream of its own.
 
@@ -98,17 +124,32 @@ def evaluate(bundle_path: Path, clips: Sequence[Clip], runtime: str = "auto") ->
         UserError: the bundle or a clip is not valid, or no clip has a label of the bundle.
     """
     bundle = load_bundle(bundle_path)
-    kept, dropped = select(clips, mapping(bundle.labels))
-    if not kept:
-        raise UserError(f"no clip has a label of {bundle.name}: {', '.join(bundle.labels)}")
-    sounds = load_all(kept, bundle.spec.sample_rate)
-    check_sounds(kept, sounds)
+    labels = mapping(bundle.labels)
+    kept, dropped = select(clips, labels)
+    others = [
+        clip
+        for clip in clips
+        if clip.emotion not in labels
+        and {name for name, _ in clip.dimensions} & set(bundle.dimensions)
+    ]
+    if not kept and not others:
+        names = ", ".join((*bundle.labels, *bundle.dimensions))
+        raise UserError(f"no clip has a label or a rating that {bundle.name} gives: {names}")
+    sounds = load_all([*kept, *others], bundle.spec.sample_rate)
+    check_sounds([*kept, *others], sounds)
+    decisions = decide_sounds(bundle, sounds, runtime)
+    rated = [
+        (clip, each.dimensions)
+        for clip, each in zip([*kept, *others], decisions, strict=True)
+        if clip.dimensions and each.dimensions
+    ]
     return Evaluation(
         labels=bundle.labels,
         clips=kept,
         truth=np.array([bundle.labels.index(c.emotion) for c in kept]),
-        decisions=decide_sounds(bundle, sounds, runtime),
+        decisions=decisions[: len(kept)],
         dropped=dropped,
+        rated=rated,
     )
 
 
@@ -135,7 +176,10 @@ def model_outputs(
 
 def table(result: dict[str, Any]) -> str:
     """The figures as a text table, in per cent."""
-    lines = [
+    lines = _dimension_lines(result)
+    if "overall" not in result:
+        return "\n".join(lines)
+    lines += [
         f"{'':<12}{'level':<11}{'clips':>7}{'UAR':>7}{'95 % CI':>14}{'ECE':>7}{'coverage':>10}"
     ]
     for name, each in [*result["corpora"].items(), ("overall", result["overall"])]:
@@ -147,6 +191,16 @@ def table(result: dict[str, Any]) -> str:
                 f"{100 * u['coverage']:>10.1f}"
             )
     return "\n".join(lines)
+
+
+def _dimension_lines(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for corpus, found in result.get("dimensions", {}).items():
+        for name, each in found.items():
+            low, high = each["ccc_ci"]
+            agreement = f"CCC {each['ccc']:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"{corpus:<12}{name:<11}{each['n']:>7} {agreement}")
+    return lines
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:

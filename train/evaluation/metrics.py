@@ -126,3 +126,36 @@ def figures(
         "confusion": confusion(truth, predicted, n).tolist(),
         "n": len(truth),
     }
+
+
+def ccc(truth: Vector, predicted: Vector) -> float:
+    """Concordance correlation coefficient (Lin, 1989) of values, (items,)."""
+    return float(_ccc(_moments(truth, predicted, np.zeros(len(truth), np.int64)).sum(axis=0)))
+
+
+def ccc_interval(
+    truth: Vector, predicted: Vector, groups: NDArray[Any], seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the CCC.
+
+    Args:
+        groups: group per item, e.g. its speaker, (items,); a group is resampled as a whole.
+    """
+    rng = np.random.default_rng(seed)
+    parts = _moments(truth, predicted, np.unique(groups, return_inverse=True)[1])
+    drawn = rng.integers(len(parts), size=(RESAMPLES, len(parts)))
+    found = _ccc(parts[drawn].sum(axis=1))
+    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
+
+
+def _moments(truth: Vector, predicted: Vector, group: Labels) -> Vector:
+    """Per group: number, sums of both, of both squared, and of the product, (groups, 6)."""
+    columns = (np.ones(len(truth)), truth, predicted, truth**2, predicted**2, truth * predicted)
+    return np.array([np.bincount(group, column) for column in columns]).T
+
+
+def _ccc(sums: Vector) -> Vector:
+    n, a, b, aa, bb, ab = np.moveaxis(sums, -1, 0)
+    covariance = ab / n - a * b / n**2
+    spread = aa / n - (a / n) ** 2 + bb / n - (b / n) ** 2 + ((a - b) / n) ** 2
+    return np.asarray(2.0 * covariance / np.maximum(spread, 1e-12))

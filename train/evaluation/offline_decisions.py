@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.wire.internal import Window
 from speech_emotion.common.wire.public import Utterance
-from speech_emotion.infer.decision import UNCERTAIN, State, calibrate, decide, finish, speech_of
+from speech_emotion.infer.decision import (
+    NOTHING,
+    UNCERTAIN,
+    State,
+    calibrate,
+    decide,
+    dimensions_of,
+    finish,
+    speech_of,
+)
 from speech_emotion.train.data.stream_features import ClipFeatures
 
 Vector = NDArray[np.float64]
@@ -32,6 +41,7 @@ class ClipDecisions:
         window_sure: the window has a label, not `uncertain`, (speech windows,).
         reasons: reason of `uncertain` per speech window; None for a label.
         speech: smoothed probability of speech, (speech windows,).
+        dimensions: mean over the clip's utterances, weighted by their windows; empty without.
     """
 
     probabilities: Vector
@@ -41,6 +51,7 @@ class ClipDecisions:
     window_sure: NDArray[np.bool_]
     reasons: list[str | None]
     speech: Vector
+    dimensions: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def decide_clip(
@@ -58,12 +69,13 @@ def decide_clip(
     window = _window(bundle, 0, "silence", -100.0, 0.0)
     for k, kind in enumerate(features.kind):
         window = _window(bundle, k, kind, features.rms_db[k], features.clipped[k])
-        probabilities, speech = None, 1.0
+        probabilities, speech, dimensions = None, 1.0, NOTHING
         if kind == "speech":
             probabilities = calibrate(outputs[row], bundle)
             speech = speech_of(outputs[row], bundle)
+            dimensions = dimensions_of(outputs[row], bundle)
             row += 1
-        result, ended, state = decide(state, window, probabilities, bundle, speech)
+        result, ended, state = decide(state, window, probabilities, bundle, speech, dimensions)
         utterances += ended
         if kind == "speech":
             results.append(result)
@@ -73,6 +85,12 @@ def decide_clip(
     smoothed = [list(r.smoothed.values()) if r.smoothed else [1 / n] * n for r in results]
     weights = np.array([u.windows for u in utterances], np.float64)
     each = np.array([list(u.probabilities.values()) for u in utterances]).reshape(-1, n)
+    rated = [u for u in utterances if u.dimensions]
+    heard = {
+        name: sum((u.dimensions or {})[name] * u.windows for u in rated)
+        / sum(u.windows for u in rated)
+        for name in (bundle.dimensions if rated else ())
+    }
     longest = max(utterances, key=lambda u: u.windows, default=None)
     return ClipDecisions(
         probabilities=weights @ each / weights.sum() if utterances else np.full(n, 1 / n),
@@ -82,6 +100,7 @@ def decide_clip(
         window_sure=np.array([r.emotion != UNCERTAIN for r in results], bool),
         reasons=[r.reason for r in results],
         speech=np.array(speech_probabilities),
+        dimensions=heard,
     )
 
 

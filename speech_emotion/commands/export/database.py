@@ -27,12 +27,14 @@ def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
     files: list[tuple[str, list[Message]]] = []
     lengths: dict[str, float] = {}
     labels: dict[str, None] = {}
+    dimensions: dict[str, None] = {}
     bundles: dict[str, None] = {}
     for track in tracks:
         name = _portable(track.name, root)
         files.append((name, list(track.messages)))
         lengths[name] = track.about.get("end") or 0.0
         labels |= dict.fromkeys(track.labels)
+        dimensions |= dict.fromkeys(track.dimensions)
         bundles[track.bundle] = None
     names = tuple(labels)
     prosody = any(
@@ -47,8 +49,8 @@ def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
     schemes = audformat.Scheme
     database.schemes["emotion"] = schemes(labels=[*names, "uncertain"])
     database.schemes["confidence"] = schemes(dtype="float", minimum=0.0, maximum=1.0)
-    for label in names:
-        database.schemes[f"p_{label}"] = schemes(dtype="float", minimum=0.0, maximum=1.0)
+    for name in (*(f"p_{label}" for label in names), *dimensions):
+        database.schemes[name] = schemes(dtype="float", minimum=0.0, maximum=1.0)
     for text in ("state", "reason"):
         database.schemes[text] = schemes(dtype="str")
     database.schemes["rms_db"] = schemes(dtype="float")
@@ -56,7 +58,9 @@ def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
     for name in PROSODY_COLUMNS if prosody else ():
         database.schemes[name] = schemes(dtype="int" if name == "pauses" else "float")
     for table, utterances in (("utterances", True), ("windows", False)):
-        frame = frame_of(files, names, utterances=utterances, prosody=prosody)
+        frame = frame_of(
+            files, names, utterances=utterances, prosody=prosody, dimensions=tuple(dimensions)
+        )
         made = database[table] = audformat.Table(frame.index)
         for column in frame.columns:
             made[column] = audformat.Column(scheme_id=column)

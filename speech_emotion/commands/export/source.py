@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from speech_emotion.capture.recording.reader import MESSAGES, TIMELINE
+from speech_emotion.common.bundle.dimensions import DIMENSIONS
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
@@ -40,6 +41,7 @@ class Track:
         messages: results and utterances in order; can be read once.
         about: row `file` of a table, with length, quality and error; empty for others.
         prosody: the utterances may have it.
+        dimensions: those that its messages may have.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Track:
     messages: Iterable[Message]
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     prosody: bool = False
+    dimensions: tuple[str, ...] = ()
 
 
 def tracks(source: str) -> Iterator[Track]:
@@ -114,13 +117,15 @@ def _of_table(path: Path) -> Iterator[Track]:
     with _opened(path) as file:
         bundle, labels = about(file.schema_arrow)
         prosody = set(PROSODY_COLUMNS).issubset(file.schema_arrow.names)
+        dimensions = tuple(name for name in file.schema_arrow.names if name in DIMENSIONS)
         rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
         for name, group in itertools.groupby(rows, key=lambda row: row["file"]):
             # The row `file` is the last one: its content is known after the others.
             held = list(group)
             last = held.pop() if held[-1]["kind"] == FILE else {}
             messages = (message_of(row, labels) for row in held)
-            yield Track(name, labels, last.get("bundle") or bundle, messages, last, prosody)
+            shown = last.get("bundle") or bundle
+            yield Track(name, labels, shown, messages, last, prosody, dimensions)
 
 
 def _recordings(folder: Path) -> list[Path]:
@@ -140,7 +145,9 @@ def _of_recording(folder: Path) -> Track:
         raise UserError(f"{path}: is damaged") from None
     labels = next((tuple(m.probabilities) for m in found if m.probabilities), ())
     prosody = any(getattr(message, "prosody", None) for message in found)
-    return Track(str(folder), labels, found[0].bundle if found else "", found, prosody=prosody)
+    dimensions = next((tuple(m.dimensions) for m in found if m.dimensions), ())
+    bundle = found[0].bundle if found else ""
+    return Track(str(folder), labels, bundle, found, prosody=prosody, dimensions=dimensions)
 
 
 def _message(row: dict[str, Any]) -> Message:
@@ -163,6 +170,7 @@ def _of_history(path: Path) -> Iterator[Track]:
             if streams.count(name) > 1:
                 name = f"{name}-{source['run']}-{source['bundle']}"
             labels = tuple(json.loads(source["labels"] or "[]"))
+            dimensions = _dimensions_of(reader, source["id"])
             results = _pages(reader, "result", "seq", source["id"])
             utterances = _pages(reader, "utterance", "first", source["id"])
             messages = heapq.merge(
@@ -170,7 +178,21 @@ def _of_history(path: Path) -> Iterator[Track]:
                 (_utterance(row, source, labels) for row in utterances),
                 key=lambda message: (message.end, message.topic),
             )
-            yield Track(name, labels, source["bundle"], messages, prosody=prosody)
+            yield Track(
+                *(name, labels, source["bundle"], messages), prosody=prosody, dimensions=dimensions
+            )
+
+
+def _dimensions_of(reader: HistoryReader, source: int) -> tuple[str, ...]:
+    if "dimensions" not in reader.columns("utterance"):
+        return ()  # a file of an earlier version
+    for table in ("utterance", "result"):
+        query = (
+            f"SELECT dimensions FROM {table} WHERE source = ? AND dimensions IS NOT NULL LIMIT 1"
+        )
+        if found := reader.rows(query, (source,)):
+            return tuple(json.loads(found[0]["dimensions"]))
+    return ()
 
 
 def _pages(reader: HistoryReader, table: str, key: str, source: int) -> Iterator[dict[str, Any]]:
@@ -194,6 +216,7 @@ def _result(row: dict[str, Any], source: dict[str, Any], labels: tuple[str, ...]
         probabilities=None,
         smoothed=None if smoothed is None else dict(zip(labels, smoothed, strict=False)),
         timing_ms=None,
+        dimensions=json.loads(row.get("dimensions") or "null"),
     )
 
 
@@ -208,4 +231,5 @@ def _utterance(row: dict[str, Any], source: dict[str, Any], labels: tuple[str, .
         time=row["at"],
         probabilities=table if isinstance(table, dict) else dict(zip(labels, table, strict=False)),
         prosody=public.Prosody(**json.loads(measured)) if measured else None,
+        dimensions=json.loads(row.get("dimensions") or "null"),
     )

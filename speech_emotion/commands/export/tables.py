@@ -41,7 +41,9 @@ def parquet(tracks: Iterable[Track], out: BinaryIO) -> None:
     for track in tracks:
         if writer is None:
             labels = track.labels
-            schema = schema_of(labels, track.bundle, prosody=track.prosody)
+            schema = schema_of(
+                labels, track.bundle, prosody=track.prosody, dimensions=track.dimensions
+            )
             writer = pq.ParquetWriter(out, schema, compression=COMPRESSION)
         if track.labels and track.labels != labels:
             raise UserError(
@@ -72,7 +74,7 @@ def as_csv(tracks: Iterable[Track], out: TextIO, kinds: tuple[str, ...]) -> None
     writer: csv.DictWriter[str] | None = None
     for track in tracks:
         if writer is None:
-            schema = _columns(track.labels, prosody=track.prosody)
+            schema = _columns(track)
             writer = csv.DictWriter(out, schema, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
         writer.writerows(
@@ -101,11 +103,13 @@ TEXT_TABLES: dict[str, Callable[[Iterable[Track], TextIO, tuple[str, ...]], None
 }
 
 
-def _columns(labels: tuple[str, ...], *, prosody: bool) -> list[str]:
+def _columns(track: Track) -> list[str]:
     names = [
         *(name for name, _ in BEFORE),
-        *(f"{kind}_{label}" for kind in ("p", "raw") for label in labels),
-        *(name for name, _ in (*(PROSODY if prosody else ()), *AFTER)),
+        *(f"{kind}_{label}" for kind in ("p", "raw") for label in track.labels),
+        *(name for name, _ in (PROSODY if track.prosody else ())),
+        *track.dimensions,
+        *(name for name, _ in AFTER),
     ]
     return [name for name in names if name not in ABOUT]
 

@@ -211,6 +211,17 @@ def test_a_level_counts_in_silence_as_well() -> None:
     assert alerts[0].text == "main has a level of -22 dBFS for 1.5 s."
 
 
+def test_a_dimension_of_the_bundle_counts_while_there_is_speech() -> None:
+    lively = rule(label=None, dimension="arousal", threshold=0.7, release=0.6, length_s=1.5)
+    heard = [
+        dataclasses.replace(window(seq, 0.1), dimensions=None if x is None else {"arousal": x})
+        for seq, x in enumerate([0.8, None, 0.7, 0.65, 0.65, 0.9])
+    ]
+    alerts, _ = run(lively, heard)
+    assert [(alert.seq, alert.value) for alert in alerts] == [(3, 0.65)]
+    assert alerts[0].text == "main has an arousal of 0.65 for 1.5 s."
+
+
 def test_utterances_need_label_confidence_and_length() -> None:
     one = rule(watch="utterances", length_s=1.5, cool_down_s=10.0)
     spoken = [

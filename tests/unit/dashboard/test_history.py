@@ -60,9 +60,9 @@ def test_windows_are_read_as_written(writer: HistoryWriter, path: Path) -> None:
     assert answer["labels"] == ["angry", "sad"]
     assert answer["step"] == 0.0
     assert answer["rows"] == [
-        [0, T0 + 0.5, 1.0, "speech", "sad", 0.75, None, -20.0, 0, [0.25, 0.75]],
-        [1, T0 + 1.0, 1.0, "silence", None, None, None, -100.0, 0, None],
-        [2, T0 + 4.0, 3.0, "gap", None, None, None, -100.0, 40000, None],
+        [0, T0 + 0.5, 1.0, "speech", "sad", 0.75, None, -20.0, 0, [0.25, 0.75], None],
+        [1, T0 + 1.0, 1.0, "silence", None, None, None, -100.0, 0, None, None],
+        [2, T0 + 4.0, 3.0, "gap", None, None, None, -100.0, 40000, None, None],
     ]
 
 

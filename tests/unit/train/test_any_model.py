@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
+from speech_emotion import Pipeline, Utterance
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
@@ -19,6 +20,7 @@ from speech_emotion.infer.model import Model
 from speech_emotion.train.bundle.convert import bundle_model
 from tests.support import onnx_models
 from tests.support.onnx_models import LABELS
+from tests.support.pipelines import DEMO
 
 SPEC = FeatureSpec(
     window_s=0.5, hop_s=0.25, n_fft=256, hop_length=800, n_mfcc=0, chroma=False, n_mels=6, mel="db"
@@ -117,6 +119,28 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert "the model is damaged" in refusal(path)
     path.with_name("x.onnx.data").write_bytes(b"")
     assert "external_data=False" in refusal(path)
+
+
+def test_outputs_may_be_dimensions(tmp_path: Path) -> None:
+    path = onnx_models.write(tmp_path / "x.onnx", SPEC.n_frames, SPEC.dims)
+    named = {"dimensions": ("valence", "arousal")}
+    made = bundle_model([path], SPEC, LABELS[:2], tmp_path / "made", sound(SPEC), **named)
+    assert (made.labels, made.outputs, made.output) == (LABELS[:2], 4, "logits")
+    assert made.dimensions == named["dimensions"]
+    with pytest.raises(UserError, match="gives 4 values, but --labels and --dimensions name 2"):
+        bundle_model([path], SPEC, (), tmp_path / "made", sound(SPEC), **named)
+    with pytest.raises(UserError, match="must name the outputs"):
+        bundle_model([path], SPEC, (), tmp_path / "made", sound(SPEC))
+
+
+def test_a_bundle_may_have_dimensions_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_models, "LABELS", ("arousal", "valence"))
+    path = onnx_models.write(tmp_path / "x.onnx", SPEC.n_frames, SPEC.dims)
+    out = tmp_path / "made"
+    bundle_model([path], SPEC, (), out, sound(SPEC), dimensions=onnx_models.LABELS)
+    utterance = next(m for m in Pipeline(out)(DEMO) if isinstance(m, Utterance))
+    assert (utterance.emotion, utterance.reason) == ("uncertain", "no_labels")
+    assert sum((utterance.dimensions or {}).values()) == pytest.approx(1.0)
 
 
 def test_files_without_a_network_are_refused(tmp_path: Path) -> None:
