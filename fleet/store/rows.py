@@ -32,6 +32,7 @@ WINDOWS = {
     "confidence": REAL,
     "reason": TEXT,
     "probabilities": BY_NAME,
+    "dimensions": BY_NAME,
 }
 SCHEMAS = {
     RESULT: pa.schema(
@@ -125,6 +126,7 @@ def _public(kind: str, table: dict[str, Any]) -> dict[str, Any]:
         values |= {"muted": table.get("mute") is not None, "message": json.dumps(table)}
     else:
         values["probabilities"] = _pairs(table["probabilities"])
+        values["dimensions"] = _pairs(table.get("dimensions"))
         values["smoothed"] = _pairs(table.get("smoothed"))
         values["prosody"] = _pairs(table.get("prosody"))
         values["total_ms"] = (table.get("timing_ms") or {}).get("total")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import errno
 import json
@@ -48,6 +49,11 @@ def ids(path: Path) -> list[str]:
     [
         ("main.result", make_result(1), {"emotion": "angry", "confidence": 0.75, "seq": 1}),
         ("main.result", make_result(1, speech=False), {"emotion": None, "probabilities": None}),
+        (
+            "main.result",
+            dataclasses.replace(make_result(1), dimensions={"arousal": 0.5}),
+            {"dimensions": {"arousal": 0.5}, "seq": 1},
+        ),
         ("main.utterance", make_utterance(4), {"probabilities": {"angry": 0.25, "sad": 0.75}}),
         ("BOX.health", health(), {"state": "ok", "muted": False}),
     ],
