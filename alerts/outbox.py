@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
-import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from speech_emotion.alerts.alert import Alert
 from speech_emotion.alerts.evaluation import Key
 from speech_emotion.alerts.rules import RuleState
-from speech_emotion.common.errors import DeviceError, UserError
+from speech_emotion.common.closing import Closing
+from speech_emotion.common.stage.state_database import StateDatabase
 
 SCHEMA_VERSION = 1
 APPLICATION = 0x53455041
 """SQLite's `application_id`: "SEPA"."""
-BUSY_S = 2.0
-"""Time that SQLite waits for the lock of another program before a call fails."""
-BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 KEPT = 200
 """Deliveries that have ended and stay in the file, for the page."""
 
@@ -70,7 +65,7 @@ class Delivery:
         return self.alert.id, self.address
 
 
-class Outbox:
+class Outbox(Closing):
     """The file; use it from one thread.
 
     Args:
@@ -82,35 +77,19 @@ class Outbox:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with contextlib.ExitStack() as opened:
-            try:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                opened.callback(os.close, _locked(path))
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-                self._db = sqlite3.connect(
-                    path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-                )
-                opened.callback(self._db.close)
-                _prepare(self._db)
-                self._inode = path.stat().st_ino
-            except BlockingIOError:
-                raise UserError(
-                    f"{path}: another pipeline delivers its alerts; set outbox.file"
-                ) from None
-            except (OSError, sqlite3.Error) as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY_CODES:
-                    raise DeviceError(f"{path}: another program holds its lock") from None
-                reason = getattr(error, "strerror", None) or error
-                raise UserError(f"{path}: cannot be used as outbox ({reason})") from None
-            self._opened = opened.pop_all()
+        self._file = StateDatabase(
+            path,
+            application=APPLICATION,
+            version=SCHEMA_VERSION,
+            tables=TABLES,
+            kind="outbox",
+            taken="set outbox.file",
+        )
+        self._db = self._file.db
 
     def in_place(self) -> bool:
         """Whether the path still names the open file: another program can remove it."""
-        try:
-            return self._path.stat().st_ino == self._inode
-        except OSError:
-            return False
+        return self._file.in_place()
 
     def states(self) -> dict[Key, RuleState]:
         """The states of all rules; one that a later version wrote is left out."""
@@ -136,13 +115,12 @@ class Outbox:
         Raises:
             sqlite3.Error: nothing was written.
         """
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
+        with self._file.transaction() as db:
+            db.executemany(
                 "INSERT OR REPLACE INTO rule_state VALUES (?, ?, ?)",
                 ((*key, json.dumps(dataclasses.asdict(s))) for key, s in states.items()),
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO delivery (alert, address, body, state, attempts, failure, ended) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (alert, address) DO UPDATE SET "
                 "state = excluded.state, attempts = excluded.attempts, "
@@ -152,44 +130,12 @@ class Outbox:
                     for d in deliveries
                 ),
             )
-            self._db.execute(
+            db.execute(
                 "DELETE FROM delivery WHERE state <> 'waiting' AND id <= (SELECT id FROM delivery "
                 "WHERE state <> 'waiting' ORDER BY id DESC LIMIT 1 OFFSET ?)",
                 (KEPT,),
             )
-            self._db.execute("COMMIT")
-        except sqlite3.Error:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
 
     def close(self) -> None:
         """Close the file."""
-        self._opened.close()
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    """Make the tables of a new file. Raises sqlite3.Error for a file of another program."""
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    fresh = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    if not fresh and (application, version) != (APPLICATION, SCHEMA_VERSION):
-        raise sqlite3.DatabaseError("it belongs to another program or another version")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    if fresh:
-        db.executescript(
-            f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
-            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-
-
-def _locked(path: Path) -> int:
-    """The descriptor of a lock that lasts as long as this process; raises BlockingIOError."""
-    descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+        self._file.close()

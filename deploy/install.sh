@@ -31,7 +31,7 @@ etc=$root/etc/sep
 mkdir -p "$home" "$etc/keys/allowed" "$root/etc/systemd/system" "$root/usr/local/bin"
 
 if [ "$(pwd -P)" != "$(cd "$home" && pwd -P)" ]; then
-    for item in supervisor.py speech_emotion supervision alerts capture common features infer dashboard \
+    for item in supervisor.py speech_emotion supervision alerts capture common features infer dashboard fleet \
         train models deploy docs examples pyproject.toml README.md LICENSE; do
         rm -rf "${home:?}/$item"
         [ ! -e "$item" ] || cp -R "$item" "$home/$item"

@@ -56,6 +56,7 @@ COMMANDS = {
     "mute": Command("commands.mute", "stop listening, also over a restart"),
     "unmute": Command("commands.unmute", "listen again"),
     "alerts": Command("commands.alerts", "show alerts of a running pipeline, or send a test"),
+    "fleet": Command("commands.fleet", "many boxes and one centre: NATS, Parquet, status"),
     "audit": Command("commands.audit", "check the audit log"),
     "notice": Command("commands.notice", "print a sign for the door, from the configuration"),
     "baseline": Command("commands.baseline", "forget what a running pipeline learnt of voices"),

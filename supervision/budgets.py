@@ -19,7 +19,7 @@ class Budget:
         pss_mb: greatest proportional set size in MiB; each further stream maps its ring as well.
         start_s: longest time from the start of the supervisor until it is ready, with warm caches.
         rate_hz: least and greatest count per second: ticks of capture, windows of features and
-            infer, messages of record, history, alerts and dashboard, utterances of review,
+            infer, messages of record, history, alerts, fleet and dashboard, utterances of review,
             `health` of the supervisor.
     """
 
@@ -37,6 +37,7 @@ BUDGETS = {
     "record": Budget(2.5, 60.0, 2.5, (1.2, 4.0)),
     "history": Budget(1.5, 60.0, 3.0, (2.0, 6.0)),
     "alerts": Budget(1.5, 60.0, 3.0, (2.0, 6.0)),
+    "fleet": Budget(1.5, 60.0, 3.0, (2.0, 6.0)),
     "review": Budget(1.5, 80.0, 3.0, (0.0, 2.0)),
     "dashboard": Budget(3.0, 70.0, 3.0, (2.0, 6.0)),
 }

@@ -12,6 +12,7 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.state_folder import state_file
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.security.api_keys import default_key_file
 from speech_emotion.common.source_address import is_live
 from speech_emotion.common.stage.control import ALERTS, CONTROL
@@ -21,6 +22,7 @@ from speech_emotion.common.stage.jobs import (
     CaptureJob,
     DashboardJob,
     FeaturesJob,
+    FleetJob,
     HistoryJob,
     HistoryOptions,
     InferJob,
@@ -43,6 +45,7 @@ FILES = ("file", "replay")
 """Kinds of sources that end by themselves."""
 STAGES = ("capture", "features", "infer")
 """The stages of the pipeline, in the order of the sound."""
+MIB = 1 << 20
 CAPTURE_BACKOFF = dataclasses.replace(BACKOFF, limit_s=1.5)
 """A source that returns is live again within 5 s."""
 
@@ -256,6 +259,27 @@ def alerts_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     return {"alerts": job}
 
 
+def fleet_jobs(plan: Plan, nice: int) -> dict[str, Job]:
+    """One job where a server of NATS is configured."""
+    nats = plan.config.nats
+    if nats.url is None:
+        return {}
+    job = FleetJob(
+        **plan.common("fleet", nice),
+        results=plan.config.results,
+        server=NatsServer(
+            *(nats.url, nats.seed, nats.credentials, nats.ca, nats.certificate, nats.private_key)
+        ),
+        site=nats.site,
+        box=nats.box,
+        outbox=nats.outbox or state_file("fleet.sqlite", "nats.outbox"),
+        outbox_bytes=round(nats.outbox_mb * MIB),
+        stream_bytes=None if nats.stream_mb is None else nats.stream_mb * MIB,
+        stream_s=nats.stream_days * 86400.0,
+    )
+    return {"fleet": job}
+
+
 def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     """One job for all files, and one for every device."""
     config, spec = plan.config, plan.bundle.spec
@@ -322,6 +346,7 @@ PROCESS_TABLE = (
         vital=False,
     ),
     ProcessKind("alerts", "alerts", alerts_jobs, nice=5, before_capture=True, vital=False),
+    ProcessKind("fleet", "fleet", fleet_jobs, nice=5, before_capture=True, vital=False),
     ProcessKind("review", "dashboard.review.keeper", review_jobs, nice=5, vital=False),
     ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
     ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),

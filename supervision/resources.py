@@ -115,6 +115,7 @@ def check(config: Config, bundle: Bundle) -> None:
     if config.record is not None:
         _check_writable(config.record)
     check_alerts(config, bundle)
+    check_nats(config)
     if config.review.file is not None and config.dashboard.listen is None:
         raise UserError("review.file keeps sound for the live page: start with --dashboard")
     if config.dashboard.listen is not None:
@@ -149,6 +150,19 @@ def check_alerts(config: Config, bundle: Bundle) -> None:
             raise UserError(
                 f"the alert {row.name!r} needs one more package: pip install -e '.[mqtt]'"
             )
+
+
+def check_nats(config: Config) -> None:
+    """Raises UserError where a package or a file for a server of NATS is missing."""
+    nats = config.nats
+    if nats.url is None:
+        return
+    needed = ("nats", "nkeys") if nats.seed or nats.credentials else ("nats",)
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        raise UserError("[nats] needs two more packages: pip install -e '.[fleet]'")
+    for path in (nats.seed, nats.credentials, nats.ca, nats.certificate, nats.private_key):
+        if path is not None and not os.access(path, os.R_OK):
+            raise UserError(f"[nats]: {path} cannot be read")
 
 
 def check_ring_memory(config: Config, bundle: Bundle) -> None:

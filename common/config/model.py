@@ -21,6 +21,7 @@ from speech_emotion.common.config.checks import (
     check_stream,
     expand_source,
 )
+from speech_emotion.common.config.nats import NatsConfig
 from speech_emotion.common.config.privacy import (
     AuditConfig,
     LightConfig,
@@ -355,6 +356,7 @@ class Config(pydantic_settings.BaseSettings):
         (), max_length=MAX_RULES, description="one row per rule"
     )
     outbox: OutboxConfig = OutboxConfig()
+    nats: NatsConfig = NatsConfig()
     stream: tuple[StreamConfig, ...] = Field(
         (), max_length=MAX_STREAMS, description="one row per stream"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 
 T = TypeVar("T")
@@ -372,6 +373,30 @@ class AlertsJob(Job):
     file: Path
     time_zone: str | None = None
     give_up_s: float = 86400.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FleetJob(Job):
+    """Fleet: publish what the hub publishes to a server of NATS.
+
+    Attributes:
+        results: endpoint to subscribe to.
+        server: the server.
+        site, box: parts of the subjects.
+        outbox: SQLite file of what is not delivered yet.
+        outbox_bytes: size from which the oldest messages are dropped.
+        stream_bytes: size of the stream on a server of this box; None: the stream exists.
+        stream_s: age in seconds at which that stream drops messages.
+    """
+
+    results: str
+    server: NatsServer
+    site: str
+    box: str
+    outbox: Path
+    outbox_bytes: int
+    stream_bytes: int | None = None
+    stream_s: float = 0.0
 
 
 def encode(job: Job) -> bytes:

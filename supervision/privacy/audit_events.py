@@ -38,6 +38,7 @@ def note_start(audit: AuditWriter, config: Config, bundle: str) -> None:
         review=str(config.review.file) if config.review.file is not None else None,
         review_hours=config.review.hours if config.review.file is not None else None,
         page=config.dashboard.listen,
+        nats=config.nats.url,
         alerts={row.name: list(map(shown_address, row.to)) for row in config.alerts},
     )
 

@@ -20,7 +20,19 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos import abuse, audio, combined, crowds, kills, late, network, soak, sources, stalls
+from tests.chaos import (
+    abuse,
+    audio,
+    combined,
+    crowds,
+    fleet,
+    kills,
+    late,
+    network,
+    soak,
+    sources,
+    stalls,
+)
 from tests.chaos.scene import QUICK, Row, Scale
 from tests.support.pipelines import ROOT
 
@@ -55,6 +67,7 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "stalled-disk": stalls.stalled_disk,
     "descriptors": crowds.descriptors,
     "greedy": crowds.greedy,
+    "fleet": fleet.fleet,
     "soak": soak.soak,
     "combined": combined.combined,
 }
@@ -69,6 +82,7 @@ def main() -> int:
     flags.add_argument("--quick", action="store_true", help="less of each")
     flags.add_argument("--seed", type=int, help="of the random events of `combined`")
     flags.add_argument("--events", type=int, help="number of them")
+    flags.add_argument("--pause", type=float, metavar="S", help="length of long pauses and cuts")
     flags.add_argument("--list", action="store_true", help="name the parts, and end")
     flags.add_argument("--json", type=Path, metavar="FILE", help="rows of earlier parts are kept")
     flags.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table there")
@@ -80,7 +94,7 @@ def main() -> int:
     if unknown := set(chosen) - set(PARTS):
         flags.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
     scale = QUICK if options.quick else Scale()
-    given = {"seed": options.seed, "events": options.events}
+    given = {"seed": options.seed, "events": options.events, "pause_s": options.pause}
     scale = dataclasses.replace(scale, **{k: n for k, n in given.items() if n is not None})
     table: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(prefix="sep-run-") as runtime:

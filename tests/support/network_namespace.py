@@ -48,21 +48,26 @@ def possible() -> bool:
 class NetworkNamespace(Closing):
     """A namespace and its only wire: two TUN devices, between which a thread carries packets.
 
+    Args:
+        index: of several at once, each another; they reach this machine at each address of it.
+
     Attributes:
         site: for the servers that run in it.
         cut: drop every packet without a reset, as a pulled cable does.
         jitter_s: longest random delay of a packet; their order is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, index: int = 0) -> None:
         self.cut = False
         self.jitter_s = 0.0
         number = os.getpid() % 250
-        self._name = f"sep{os.getpid()}"
+        self._name = f"sep{os.getpid()}-{index}"
+        net = f"10.77.{number}"
         self.site = Site(
-            f"10.77.{number}.2", f"10.77.{number}.1", ("ip", "netns", "exec", self._name)
+            *(f"{net}.{4 * index + 2}", f"{net}.{4 * index + 1}"),
+            ("ip", "netns", "exec", self._name),
         )
-        near, far = f"sepn{number}", f"sepf{number}"
+        near, far = f"sepn{number}-{index}", f"sepf{number}-{index}"
         self._fds = (_tun(near), _tun(far))
         _ip("netns", "add", self._name)
         _ip("link", "set", far, "netns", self._name)
@@ -71,6 +76,7 @@ class NetworkNamespace(Closing):
         _ip("-n", self._name, "addr", "add", f"{self.site.host}/30", "dev", far)
         for device in (far, "lo"):
             _ip("-n", self._name, "link", "set", device, "up")
+        _ip("-n", self._name, "route", "add", "default", "via", self.site.box)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._carry, daemon=True)
         self._thread.start()

@@ -34,6 +34,7 @@ def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
         "history": {"file": tmp_path / "history.sqlite"},
         "alerts": [{"name": "loud", "dimension": "level", "threshold": -20, "to": "command:true"}],
         "dashboard": {"listen": "127.0.0.1:0"},
+        "nats": {"url": "nats://127.0.0.1:4222"},
         "review": {"file": tmp_path / "review.sqlite"},
         "workers": {"features": 2, "infer": 3},
         "stream": [{"name": name, "source": f"file:{name}.wav"} for name in names],
@@ -43,8 +44,8 @@ def test_every_row_of_the_process_table_has_a_budget(tmp_path: Path) -> None:
     planned = planned_processes(
         Plan(load_config(None, flags), bundle, rings, "ipc:///h", Path("/f"))
     )
-    # features, infer; record, history, alerts, review, dashboard, capture
-    assert len(planned) == 2 + 3 + 6
+    # features, infer; record, history, alerts, fleet, review, dashboard, capture
+    assert len(planned) == 2 + 3 + 7
     for process in planned:
         assert budget_of(process.name)
 

@@ -55,6 +55,10 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
         ),
         (f"import {P}.dashboard.review.keeper", PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy"}),
         (
+            f"import {P}.fleet.service, {P}.fleet.__main__",
+            PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "pyarrow", "pandas"},
+        ),
+        (
             f"import {P}.train.__main__, {P}.train.personal.adaptation",
             PAGE | HEAVY | {"tensorflow", "keras", "tqdm", "scipy"},
         ),

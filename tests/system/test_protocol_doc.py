@@ -149,7 +149,16 @@ COUNTER = (
 
 def counters_in_the_code() -> set[str]:
     found = {f"results_{verdict.value}" for verdict in ledger.Verdict}
-    folders = ("alerts", "capture", "features", "infer", "common", "dashboard", "supervision")
+    folders = (
+        "alerts",
+        "capture",
+        "features",
+        "infer",
+        "common",
+        "dashboard",
+        "fleet",
+        "supervision",
+    )
     for path in (ROOT / "supervisor.py", *(p for f in folders for p in (ROOT / f).rglob("*.py"))):
         found |= set(re.findall(COUNTER, path.read_text()))
     return found

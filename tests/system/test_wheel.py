@@ -109,6 +109,7 @@ def test_one_top_level_name_and_all_that_it_needs(wheel: Path) -> None:
         "common",
         "dashboard",
         "features",
+        "fleet",
         "infer",
         "supervision",
         "train",

@@ -82,7 +82,7 @@ def test_a_file_of_another_program_and_a_second_pipeline_are_refused(path: Path)
         Outbox(path)
     path.unlink()
     box = Outbox(path)
-    with pytest.raises(UserError, match=r"another pipeline delivers.*outbox\.file"):
+    with pytest.raises(UserError, match=r"another pipeline uses this outbox.*outbox\.file"):
         Outbox(path)
     box.close()
     Outbox(path).close()

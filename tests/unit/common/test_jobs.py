@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.privacy.quiet_hours import QuietHours
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 from speech_emotion.common.stage.jobs import (
@@ -16,6 +17,7 @@ from speech_emotion.common.stage.jobs import (
     CaptureJob,
     DashboardJob,
     FeaturesJob,
+    FleetJob,
     HistoryJob,
     HistoryOptions,
     InferJob,
@@ -86,6 +88,15 @@ JOBS: list[Job] = [
             ),
         ),
         file=Path("alerts.sqlite"),
+    ),
+    FleetJob(
+        **COMMON,  # type: ignore[arg-type]
+        results="ipc:///r",
+        server=NatsServer("tls://centre:4222", Path("box.nk"), ca=Path("ca.pem")),
+        site="home",
+        box="kitchen",
+        outbox=Path("fleet.sqlite"),
+        outbox_bytes=1 << 20,
     ),
     DashboardJob(
         **COMMON,  # type: ignore[arg-type]

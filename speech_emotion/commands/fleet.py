@@ -1,0 +1,161 @@
+"""`speech-emotion fleet`: write configurations, make streams, store results, show the boxes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, printable
+from speech_emotion.common.nats_server import NatsServer
+
+T = TypeVar("T")
+
+URL = "nats://127.0.0.1:4222"
+EVERY_S = 10.0
+
+
+def main(words: list[str]) -> int:
+    """Run `speech-emotion fleet`; returns the exit code, 1 where `status` has found a fault.
+
+    Raises:
+        UserError: a flag, a file or the server cannot be used.
+    """
+    from speech_emotion.common.stage.main import Parser
+
+    flags = Parser(
+        prog="speech-emotion fleet",
+        description="Many boxes and one centre, connected by NATS (docs/FLEET.md).",
+    )
+    verbs = flags.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    init = verbs.add_parser("init", help="write the configurations of centre and boxes")
+    init.add_argument("plan", type=Path, help="TOML file that names centre and boxes")
+    init.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="where they are written"
+    )
+    streams = verbs.add_parser("streams", help="make or change the stream of the centre")
+    streams.add_argument("definition", type=Path, help="stream.json of `fleet init`")
+    store = verbs.add_parser("store", help="write what arrives to Parquet files")
+    store.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder of the files")
+    store.add_argument("--once", action="store_true", help="end when everything is stored")
+    store.add_argument(
+        "--every",
+        type=float,
+        default=EVERY_S,
+        metavar="S",
+        help="longest time until a message is on the disk, in seconds; default: %(default)g",
+    )
+    status = verbs.add_parser("status", help="show which box is silent, deaf, muted or old")
+    status.add_argument("--bundle", metavar="ID", help="the bundle that every box should have")
+    status.add_argument("--json", action="store_true", help="one JSON object per box")
+    for verb in (streams, store, status):
+        _add_server(verb)
+    arguments = flags.parse_args(words)
+    _need(("nats", "nkeys", *(("pyarrow",) if arguments.verb == "store" else ())))
+    return {"init": _init, "streams": _streams, "store": _store, "status": _status}[arguments.verb](
+        arguments
+    )
+
+
+def _add_server(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--url", default=URL, help="the centre; default: %(default)s")
+    verb.add_argument("--seed", type=Path, metavar="FILE", help="store.nk of `fleet init`")
+    verb.add_argument("--credentials", type=Path, metavar="FILE", help=".creds file instead")
+    verb.add_argument("--ca", type=Path, metavar="FILE", help="authority of its certificate")
+
+
+def _need(packages: tuple[str, ...]) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"needs the extra `fleet` (missing: {', '.join(missing)}); "
+            "pip install 'speech-emotion-pipeline[fleet]'"
+        )
+
+
+def _server(arguments: argparse.Namespace) -> NatsServer:
+    from speech_emotion.common.config.nats import check_server
+
+    url = check_server(arguments.url)
+    return NatsServer(url, arguments.seed, arguments.credentials, arguments.ca)
+
+
+def _reached(ask: Callable[[], Coroutine[Any, Any, T]], server: NatsServer) -> T:
+    """The answer of a server; raises UserError where there is none."""
+    from speech_emotion.fleet.server import FAULTS, cause
+
+    try:
+        return asyncio.run(ask())
+    except FAULTS as error:
+        raise UserError(f"{server.url}: {cause(error)}") from None
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from speech_emotion.fleet.configurations import write_files
+    from speech_emotion.fleet.plan import load_plan
+
+    for folder in write_files(load_plan(arguments.plan), arguments.to):
+        print(folder)
+    return EXIT_OK
+
+
+def _streams(arguments: argparse.Namespace) -> int:
+    from speech_emotion.fleet.server import open_client
+    from speech_emotion.fleet.streams import apply
+
+    async def run() -> bool:
+        client = await open_client(server, "fleet streams")
+        try:
+            return await apply(client, wanted)
+        finally:
+            await client.close()
+
+    server = _server(arguments)
+    try:
+        wanted = json.loads(arguments.definition.read_text())
+        sources = len(wanted["sources"])
+        name = wanted["name"]
+    except OSError as error:
+        raise UserError(f"{arguments.definition}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{arguments.definition}: is no stream.json of `fleet init`") from None
+    made = _reached(run, server)
+    print(f"stream {name} {'made' if made else 'is up to date'}: {sources} boxes with a server")
+    return EXIT_OK
+
+
+def _store(arguments: argparse.Namespace) -> int:
+    from speech_emotion.fleet.server import FAULTS, cause
+    from speech_emotion.fleet.store.reader import store
+
+    if not 0.1 <= arguments.every <= 3600.0:
+        raise UserError(f"--every {arguments.every:g} must be 0.1 to 3600")
+    server = _server(arguments)
+    try:
+        counts, missing = store(server, arguments.to, arguments.every, once=arguments.once)
+    except FAULTS as error:
+        raise UserError(f"{server.url}: {cause(error)}") from None
+    print(f"{arguments.to}: {counts}")
+    for box, number in sorted(missing.items()):
+        print(f"{box}: {number} messages are missing")
+    return EXIT_OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from speech_emotion.fleet.status import ask, judge
+
+    server = _server(arguments)
+    lines = judge(_reached(lambda: ask(server), server), arguments.bundle)
+    for line in lines:
+        if arguments.json:
+            print(json.dumps({"site": line.site, "box": line.box, "faults": line.faults}))
+        else:
+            print(printable(f"{line.site} {line.box}: {'; '.join(line.faults) or 'ok'}"))
+    if not lines:
+        print("no box has published yet", file=sys.stderr)
+    return EXIT_FAULT if any(line.faults for line in lines) else EXIT_OK

@@ -1,0 +1,120 @@
+"""The plan of a fleet, and the files that are written from it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nkeys")
+
+from speech_emotion.common.config.load import load_config
+from speech_emotion.common.errors import UserError
+from speech_emotion.fleet.configurations import write_files
+from speech_emotion.fleet.plan import load_plan
+from speech_emotion.fleet.status import BoxState, judge
+
+PLAN = """
+[centre]
+host = "127.0.0.1"
+[[box]]
+site = "home"
+name = "kitchen"
+"""
+
+
+def plan(path: Path, text: str = PLAN) -> Path:
+    file = path / "fleet.toml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("127.0.0.1", "example.org"), "needs certificate and private_key"),
+        (('"home"', '"Home!"'), "a-z, 0-9"),
+        (("[[box]]", "[[boxes]]"), "box"),
+        ((PLAN, PLAN + PLAN.partition("[[box]]")[2].join(["[[box]]", ""])), "names must differ"),
+        (('name = "kitchen"', ""), "box.0.name"),
+        (("[centre]", "[centre"), "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        load_plan(plan(tmp_path, PLAN.replace(*change)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_with_one_more_box_keeps_every_key(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_files(load_plan(plan(tmp_path)), out)
+    secrets = {path: path.read_bytes() for path in out.rglob("*.nk")}
+    assert len(secrets) == 3
+    more = PLAN + '[[box]]\nsite = "home"\nname = "hall"\nleaf = false\n'
+    write_files(load_plan(plan(tmp_path, more)), out)
+    assert {path: path.read_bytes() for path in secrets} == secrets
+    for path in (*out.rglob("*.nk"), *out.rglob("leaf-key.conf")):
+        assert path.stat().st_mode & 0o077 == 0
+    centre = (out / "centre" / "nats-server.conf").read_text()
+    assert not [seed for seed in secrets.values() if seed.decode() in centre]
+    names = {path.name for path in (out / "boxes" / "home.hall").iterdir()}
+    assert names == {"box.nk", "nats.toml"}
+
+
+def test_the_table_of_a_box_is_a_configuration(tmp_path: Path) -> None:
+    write_files(load_plan(plan(tmp_path)), tmp_path / "out")
+    file = tmp_path / "out" / "boxes" / "home.kitchen" / "nats.toml"
+    config = load_config(file, {"stream": [{"source": "mic"}]})
+    assert (config.nats.site, config.nats.box) == ("home", "kitchen")
+    assert config.nats.url == "nats://127.0.0.1:4222"
+    assert tomllib.loads(file.read_text())["nats"]["stream_mb"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"url": "nats://example.org:4222"}, "unencrypted"),
+        ({"url": "tls://user:secret@example.org"}, "credentials belong"),
+        ({"url": "http://example.org"}, "must be nats://"),
+        ({"site": "a.b"}, "a-z, 0-9"),
+        ({"certificate": "/a.pem"}, "belong together"),
+        ({"seed": "/a", "credentials": "/b"}, "not both"),
+    ],
+)
+def test_a_mistake_in_the_table_is_one_line(table: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_config(None, {"nats": table, "stream": [{"source": "mic"}]})
+
+
+def health(**changes: object) -> dict[str, object]:
+    row = {"name": "main", "state": "live", "reason": None}
+    return {"mute": None, "streams": [row], "counters": {}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("state", "faults"),
+    [
+        (BoxState("s", "a", health(), 5.0, {"main": "new@1"}), ()),
+        (BoxState("s", "a"), ("silent: no health yet",)),
+        (BoxState("s", "a", health(), 61.0), ("silent for 0:01:01",)),
+        (BoxState("s", "a", health(mute={"text": "by hand"}), 5.0), ("muted: by hand",)),
+        (BoxState("s", "a", health(), 5.0, {"main": "old@1"}), ("old bundle: main has old@1",)),
+        (BoxState("s", "a", health(counters={"fleet_dropped": 7}), 5.0), ("fleet_dropped 7",)),
+        (
+            BoxState(
+                *("s", "a"),
+                health(streams=[{"name": "main", "state": "lost", "reason": "unplugged"}]),
+                5.0,
+            ),
+            ("deaf: main is lost (unplugged)",),
+        ),
+    ],
+)
+def test_each_fault_of_a_box_is_named(state: BoxState, faults: tuple[str, ...]) -> None:
+    others = [BoxState("s", f"b{n}", health(), 1.0, {"main": "new@1"}) for n in range(3)]
+    lines = judge([state, *others])
+    assert lines[0].faults == faults
+    assert not [line for line in lines[1:] if line.faults]
+    assert judge(others, "newer@2")[0].faults == ("old bundle: main has new@1",)
