@@ -49,7 +49,7 @@ RUNS_ITSELF = {
     r"^prometheus ": "needs Prometheus",
     r"^sep |systemctl|journalctl|deploy/": "see tests/system/test_deploy.py",
     r"^curl .*/api/v1|follow_http|api-key|^openssl ": "see test_http_api.py, test_api_access.py",
-    r"(supervisor\.py|speech-emotion) (alerts|swap|doctor|health|keygen|fleet)": "see their own tests",
+    r"(supervisor\.py|speech-emotion) (alerts|swap|doctor|health|keygen|fleet)": "have own tests",
     r"--secret|--boxes": "needs keys and other machines: test_keys.py, test_infer_host.py",
 }
 """Commands that are not run here, by pattern, with the reason."""
