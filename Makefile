@@ -6,7 +6,7 @@ PARALLEL = -n 6 --dist loadgroup
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
 .PHONY: setup setup-train demo run test test-combinations test-unit test-wheel test-newest test-all test-tflite-runtime test-train \
-	chaos bench docs lint clean
+	deb packages chaos bench docs lint clean
 
 setup: .venv/.run
 setup-train: .venv-train/.done
@@ -81,6 +81,15 @@ test-newest: .venv-newest/.done
 # Training from end to end on a tiny made-up corpus, with TensorFlow.
 test-train: .venv-train/.done
 	.venv-train/bin/python -m pytest tests/unit/train tests/system/test_train_smoke.py
+
+# The Debian package and the wheel, into dist/, with podman; BASE=IMAGE names another system.
+deb:
+	podman build --format docker --file deploy/container/Containerfile $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--target files --output type=local,dest=dist .
+
+# Container, Debian package and pipx on bare systems, as root: the table of docs/DEPLOYMENT.md.
+packages:
+	deploy/package/trial.sh $(SUITE)
 
 # Every fault, measured, into docs/RELIABILITY.md: half an hour on a quiet machine.
 chaos: .venv/.dev

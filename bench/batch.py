@@ -37,7 +37,7 @@ CLIP_S = 3.0
 FORMATS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
 BUNDLES = {"small": (ROOT / "models" / "small", 1.0), "default": (DEFAULT_BUNDLE, 0.2)}
 """Folder, and the share of the sound that is measured with it: `default` takes 50 times as long."""
-COPIES = 96
+COPIES = 32
 """Copies of the long recording for the measurement with all cores."""
 SLOW_S = 30.0
 """Seconds of sound for librosa and openSMILE, whose cost does not depend on the length."""

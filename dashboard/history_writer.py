@@ -153,7 +153,7 @@ class WriterThread:
         return self._writer
 
     def _purge(self, writer: HistoryWriter) -> bool:
-        """Delete some of the old rows; whether more are left."""
+        """Delete some of the old rows, count some of an earlier version; whether more are left."""
         wall, monotonic = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             if self._clock is None:
@@ -166,9 +166,10 @@ class WriterThread:
                     (wall - trusted) / 86400.0,
                 )
             writer.save_purge_clock(self._clock)
-            return writer.purge(days_before(trusted, self._days)) > 0
+            more = writer.count_older()
+            return writer.purge(days_before(trusted, self._days)) > 0 or more
         except sqlite3.Error as error:
-            log.warning("old rows cannot be deleted, next try in 60 s: %s", error)
+            log.warning("old rows cannot be deleted or counted, next try in 60 s: %s", error)
             return False
 
     def _run(self) -> None:

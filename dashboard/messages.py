@@ -222,10 +222,12 @@ class Summary:
     Attributes:
         labels: labels in the order of the column `smoothed`.
         rows: one per window; where `step` is not 0, one per step, with mean level, most frequent
-            emotion, and in `smoothed` the share of the speech that has each label.
+            emotion, and in `smoothed` the share of the speech that has each label; `seq` is null
+            where a step is 10 s or longer.
         step: length of a step in seconds; 0: each row is one window.
         utterances: the newest 500 that ended in the span, oldest first.
-        utterance_count: number of all of them.
+        utterance_count: number of all of them; where they are more than 10,000, those of whole
+            steps.
         utterance_bins: utterances by step; null where each row is one window.
         bounds: unix times of the first and the last window in the history; null without any.
         columns: names of the columns of `rows`.
@@ -239,6 +241,54 @@ class Summary:
     utterance_bins: list[UtteranceBin] | None
     bounds: tuple[float, float] | None
     columns: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedUtterance(SpokenSpan):
+    """An utterance of the history.
+
+    Attributes:
+        time, seconds, emotion, confidence, reason, probabilities: as in `SpokenSpan`.
+        stream: name of its stream.
+    """
+
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class UtteranceList:
+    """Utterances of the history, newest first.
+
+    Attributes:
+        rows: the utterances.
+        next: give it as `before` to get older ones; null: these are the last.
+    """
+
+    rows: list[ListedUtterance]
+    next: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """How much speech there was, and with which labels.
+
+    Attributes:
+        step: length of a step in seconds; 0: one row of a stream, for the whole time.
+        labels: labels in the order of the columns `shares` and `utterances`.
+        columns: names of the columns of `rows`: stream; unix time of the beginning in seconds;
+            number of windows; share of them with speech; share without sound; share of the
+            speech with each label (the rest was `uncertain`); utterances with each label; all
+            utterances.
+        rows: one per stream and step with data, by stream and time.
+        complete: whether the whole time is counted; a file of an earlier version is counted
+            step by step after its first start.
+    """
+
+    step: int
+    labels: list[str]
+    columns: list[str]
+    rows: list[list[Any]]
+    complete: bool
 
 
 @dataclasses.dataclass(frozen=True)

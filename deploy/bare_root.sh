@@ -8,51 +8,14 @@
 # PIP_* variables and the certificates of this machine are passed on.
 set -eu
 cd "$(dirname "$0")/.."
-suite=${1:-}
+suite=${1:?bare_root: usage: deploy/bare_root.sh bookworm|trixie|forky|noble [COMMAND]}
 command=${2:-make demo}
-case $suite in
-    bookworm | trixie | forky)
-        mirror=${MIRROR:-http://deb.debian.org/debian}
-        components=main
-        similar=sid
-        ;;
-    noble) # needs ubuntu-keyring
-        mirror=${MIRROR:-http://archive.ubuntu.com/ubuntu}
-        components=main,universe
-        similar=jammy
-        ;;
-    *)
-        echo "bare_root: usage: deploy/bare_root.sh bookworm|trixie|forky|noble [COMMAND]" >&2
-        exit 2
-        ;;
-esac
-if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then
-    echo "bare_root: must run as root, with debootstrap; try: sudo apt-get install debootstrap" >&2
-    exit 2
-fi
 root=${ROOTS:-/var/tmp/bare-roots}/$suite
 
 # What README names for an administrator, and nothing else.
 packages="git make python3-venv libportaudio2"
-if [ ! -e "$root/made" ]; then
-    echo "bare_root: making $root from $mirror"
-    rm -rf --one-file-system "$root"
-    mkdir -p "$root"
-    # An older debootstrap does not know a newer release: all of a distribution have the same script.
-    script=/usr/share/debootstrap/scripts/$suite
-    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/$similar
-    debootstrap --variant=minbase --components="$components" "$suite" "$root" "$mirror" \
-        "$script" >/dev/null
-    cp /etc/resolv.conf "$root/etc/resolv.conf"
-    # A mirror of a release in the making may be some weeks old.
-    echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/90mirror"
-    chroot "$root" sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends ca-certificates $packages" >/dev/null
-    touch "$root/made"
-fi
-cp /etc/resolv.conf "$root/etc/resolv.conf"
-[ ! -e /etc/ssl/certs/ca-certificates.crt ] ||
-    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+# shellcheck disable=SC2086
+deploy/make_root.sh "$suite" "$root" $packages
 
 chroot "$root" sh -c 'userdel -rf visitor 2>/dev/null; useradd -m -s /bin/sh visitor'
 home="$root/home/visitor"

@@ -44,6 +44,7 @@ COMMANDS = {
     "report": Command("commands.report.command", "show results as one HTML page"),
     "features": Command("features", "compute features of a file, or run the stage alone", True),
     "capture": Command("capture", "record or meter a source, or run the stage alone", True),
+    "health": Command("commands.health", "exit code 0 if a running pipeline is well"),
     "watch": Command("commands.watch", "show a running pipeline in this terminal"),
     "subscribe": Command("commands.subscribe", "print the results of a running pipeline"),
     "wyoming": Command("commands.wyoming", "analyse the sound that a Wyoming recognizer gets"),

@@ -13,14 +13,20 @@ from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.linux.runtime_dir import runtime_base_dir
 from speech_emotion.common.stage.control import CONTROL
 from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire.public import Health
 from speech_emotion.common.wire.sockets import bind, configure, remove_file
 
 Request: TypeAlias = (
-    internal.Swap | internal.ForgetBaseline | internal.SetMute | internal.LogIn | internal.ReviewAct
+    internal.Swap
+    | internal.ForgetBaseline
+    | internal.SetMute
+    | internal.AskHealth
+    | internal.LogIn
+    | internal.ReviewAct
 )
 
 
-Answer: TypeAlias = internal.Swapped | internal.MuteSet
+Answer: TypeAlias = internal.Swapped | internal.MuteSet | Health
 
 
 class ControlSocket:

@@ -11,7 +11,14 @@ from pathlib import Path
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
 from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
-from speech_emotion.common.wire.internal import ForgetBaseline, LogIn, ReviewAct, SetMute, Swap
+from speech_emotion.common.wire.internal import (
+    AskHealth,
+    ForgetBaseline,
+    LogIn,
+    ReviewAct,
+    SetMute,
+    Swap,
+)
 from speech_emotion.supervision.bundle_swap import BundleSwap
 from speech_emotion.supervision.console.log_lines import LogLines
 from speech_emotion.supervision.console.view import BackgroundView, make_view
@@ -251,6 +258,10 @@ class Pipeline:
                     self._swap.request(client, request, ending=self._over())
                 case ForgetBaseline():
                     control.answer(client, forget_baseline(self._resources, request))
+                case AskHealth():
+                    # A hub that does not turn publishes nothing: no answer, the client reports it.
+                    if self._hub_turns(now):
+                        control.answer(client, self._resources.state.health(self._hub.snapshot()))
                 case LogIn():
                     note_log_in(self._resources.audit, request)
                 case ReviewAct():
@@ -310,9 +321,12 @@ class Pipeline:
         self._notifier.turn(
             now,
             ready=all(p.fine or p.lifecycle.exit_code == EXIT_DEVICE for p in self._processes),
-            well=self._hub.failure is None and now - self._hub.turned < HUB_TURN_S,
+            well=self._hub_turns(now),
             status=status_line(self._processes),
         )
+
+    def _hub_turns(self, now: float) -> bool:
+        return self._hub.failure is None and now - self._hub.turned < HUB_TURN_S
 
     def _too_early(self, now: float) -> bool:
         """Whether capture has to wait for the first start of the recorder or history writer."""

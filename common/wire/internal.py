@@ -20,7 +20,7 @@ from speech_emotion.common.wire.codec import (
     _unpack,
     framed,
 )
-from speech_emotion.common.wire.public import Result, Utterance
+from speech_emotion.common.wire.public import Health, Result, Utterance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +304,11 @@ class MuteSet(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class AskHealth(Message):
+    """`speech-emotion health` → supervisor: the answer is the public message `Health`."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LogIn(Message):
     """page → supervisor, for the audit log: a token or a key arrived from `address`.
 
@@ -412,7 +417,7 @@ INTERNAL: dict[str, type[Message]] = {
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, AcceptedTogether, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
-        *(SetMute, MuteSet, LogIn, AskAlerts, AlertsState, ReviewAct),
+        *(SetMute, MuteSet, LogIn, AskAlerts, AlertsState, ReviewAct, AskHealth, Health),
     )
 }
 

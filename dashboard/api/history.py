@@ -21,7 +21,7 @@ from speech_emotion.dashboard.api.declared import RefusedError
 from speech_emotion.dashboard.api.operations import PARQUET
 from speech_emotion.dashboard.history.csv_export import csv_text
 from speech_emotion.dashboard.history.reader import COLUMNS, HistoryReader
-from speech_emotion.dashboard.history.rows import HistoryRows
+from speech_emotion.dashboard.history.rows import HistoryRows, Key
 
 QUERIES = 2
 """Questions that are answered at the same time."""
@@ -32,6 +32,11 @@ DEFAULT_S = 3600.0
 LIMIT_S = 1e12
 """Unix time beyond which there is nothing: the length of a time span must be finite."""
 SUMMARY_ROWS = 1200
+SHARE_ROWS = 20_000
+SHARE_COLUMNS = (
+    *("stream", "time", "windows", "speech", "gap"),
+    *("shares", "utterances", "utterance_count"),
+)
 PART = 1 << 16
 EXPORTER = "speech_emotion.dashboard.history.parquet_export"
 
@@ -59,7 +64,7 @@ class HistoryOperations:
             with HistoryReader(self._file()) as reader:
                 windows = reader.windows(stream, start, end, SUMMARY_ROWS)
                 step = windows["step"]
-                bins = reader.utterance_bins(stream, start, end, step) if step else None
+                bins = reader.utterance_bins(stream, start, end, SUMMARY_ROWS) if step else None
                 spoken = reader.utterances(stream, start, end)
                 answer = messages.Summary(
                     **windows,
@@ -72,6 +77,39 @@ class HistoryOperations:
                     columns=[*COLUMNS],
                 )
                 return messages.to_json(answer)
+
+        return await self._ask(read)
+
+    async def shares(self, given: Mapping[str, Any]) -> str:
+        """`messages.Shares`."""
+        start, end = _span(given)
+        step: int = given["step"]
+
+        def read() -> str:
+            with HistoryReader(self._file()) as reader:
+                try:
+                    found = reader.shares(given["stream"] or None, start, end, step, SHARE_ROWS)
+                except ValueError:
+                    text = f"more than {SHARE_ROWS} rows: shorten the time or name a stream"
+                    raise RefusedError(400, text) from None
+            return messages.to_json(messages.Shares(step, columns=[*SHARE_COLUMNS], **found))
+
+        return await self._ask(read)
+
+    async def utterance_list(self, given: Mapping[str, Any]) -> str:
+        """`messages.UtteranceList`."""
+        start, end = _span(given)
+        limit: int = given["limit"]
+
+        def read() -> str:
+            with HistoryReader(self._file()) as reader:
+                found = reader.newest_utterances(
+                    *(given["stream"] or None, given["label"] or None, start, end, limit + 1),
+                    given["before"],
+                )
+            following = str(Key(*found[limit - 1][0])) if len(found) > limit else None
+            rows = [messages.ListedUtterance(**one) for _, one in found[:limit]]
+            return messages.to_json(messages.UtteranceList(rows, following))
 
         return await self._ask(read)
 

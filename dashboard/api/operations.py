@@ -23,6 +23,9 @@ PARQUET = "application/vnd.apache.parquet"
 FORMATS = ("json", "csv", "parquet")
 PAGE_ROWS = 500
 MOST_ROWS = 5000
+LISTED = 100
+MOST_LISTED = 1000
+SHARE_STEPS = (0, 900, 3600)
 
 NO_HISTORY = "no history is written, or its file cannot be read"
 NO_ALERTS = "the pipeline has no rules, or it has not started this server"
@@ -144,6 +147,45 @@ OPERATIONS = (
         *("GET", "/summary", "summary", "A time span of the history, made shorter for a chart."),
         (ONE_STREAM, *SPAN),
         {JSON: messages.Summary},
+        refusals={404: NO_HISTORY},
+    ),
+    Operation(
+        *("GET", "/shares", "shares", "How much speech, and with which labels, over long times."),
+        (
+            *SPAN,
+            STREAM,
+            Parameter(
+                "step",
+                "length of a step in seconds; 0: one row of a stream, for the whole time",
+                {"type": "integer", "enum": [*SHARE_STEPS], "default": 3600},
+                lambda text: int(one_of(*map(str, SHARE_STEPS))(text)),
+                3600,
+            ),
+        ),
+        {JSON: messages.Shares},
+        refusals={404: NO_HISTORY},
+    ),
+    Operation(
+        *("GET", "/utterance-list", "utterance_list", "Utterances of the history, newest first."),
+        (
+            *SPAN,
+            STREAM,
+            Parameter("label", "label of the utterances; absent: each", TEXT),
+            Parameter(
+                "limit",
+                "utterances of an answer",
+                {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": LISTED},
+                whole_number(1, MOST_LISTED),
+                LISTED,
+            ),
+            Parameter(
+                "before",
+                "`next` of the answer before: older utterances",
+                {"type": "string", "pattern": KEY_PATTERN, "maxLength": LONGEST},
+                _key,
+            ),
+        ),
+        {JSON: messages.UtteranceList},
         refusals={404: NO_HISTORY},
     ),
     Operation(

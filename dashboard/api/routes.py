@@ -95,6 +95,12 @@ class Api:
     async def _get_summary(self, _: Any, __: Any, given: Mapping[str, Any]) -> str:
         return await self._history.summary(given)
 
+    async def _get_shares(self, _: Any, __: Any, given: Mapping[str, Any]) -> str:
+        return await self._history.shares(given)
+
+    async def _get_utterance_list(self, _: Any, __: Any, given: Mapping[str, Any]) -> str:
+        return await self._history.utterance_list(given)
+
     async def _get_model_card(
         self, _: Operation, __: Request, given: Mapping[str, Any]
     ) -> Response:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
+from speech_emotion.dashboard.history.bins import UTTERANCE, Bins
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.history.schema import (
     APPLICATION,
@@ -32,6 +33,8 @@ HEALTH_EVERY_S = 60.0
 """Interval at which an unchanged health message is written; a changed one is written at once."""
 PURGE_ROWS = 5000
 """Rows of a table that one call of `purge` removes at most."""
+VACUUM_PAGES = 2000
+"""Pages of 4 KiB that one call of `purge` gives back to the file system at most."""
 
 
 BUSY_S = 2.0
@@ -82,6 +85,7 @@ class HistoryWriter:
                 path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
             self._prepare()
+            self._bins = Bins(self._db)
             self._files = self._identities()
         except (OSError, sqlite3.Error) as error:
             with contextlib.suppress(AttributeError):
@@ -167,11 +171,13 @@ class HistoryWriter:
                     self._put(message, arrived)
                 except (OverflowError, UnicodeEncodeError):
                     self.refused += 1  # an integer of more than 64 bits, or a lone surrogate
+            self._bins.flush()
             self._db.execute("COMMIT")
         except sqlite3.Error:
             # The caches must not contain rows of the transaction that failed.
             self._sources, self._labels, self._health, self._health_due = before
             self.progress = progress
+            self._bins.drop()
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
@@ -179,27 +185,34 @@ class HistoryWriter:
     def _put(self, message: public.Public, arrived: float) -> None:
         match message:
             case public.Result() as r:
-                source = self._source(r)
-                self._db.execute(
+                source, at = self._source(r), r.time or arrived
+                new = self._db.execute(
                     "INSERT OR IGNORE INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
-                        *(source, r.seq, r.time or arrived, r.start, r.end, r.state, r.emotion),
+                        *(source, r.seq, at, r.start, r.end, r.state, r.emotion),
                         *(r.confidence, r.reason, round(r.rms_db, 2), r.lost, r.skipped),
                         *(self._by_label(source, r.smoothed), (r.timing_ms or {}).get("total")),
                         _rounded(r.dimensions),
                     ),
-                )
+                ).rowcount
+                if new:
+                    self._bins.add(
+                        *(r.stream, at, r.state, r.emotion, r.confidence, r.rms_db, float(r.lost))
+                    )
                 self._count(r)
             case public.Utterance() as u:
-                self._db.execute(
+                source, at = self._source(u), u.time or arrived
+                new = self._db.execute(
                     "INSERT OR IGNORE INTO utterance VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
-                        *(self._source(u), u.start, u.end, u.time or arrived, u.seq, u.emotion),
+                        *(source, u.start, u.end, at, u.seq, u.emotion),
                         *(u.confidence, u.reason, _rounded(u.probabilities), u.windows),
                         _rounded(None if u.prosody is None else vars(u.prosody)),
                         _rounded(u.dimensions),
                     ),
-                )
+                ).rowcount
+                if new:
+                    self._bins.add(u.stream, at, UTTERANCE, u.emotion, u.confidence)
             case public.Health() as h:
                 shape = (
                     h.state,
@@ -267,6 +280,8 @@ class HistoryWriter:
     def purge(self, before: float) -> int:
         """Delete up to `PURGE_ROWS` rows of each table that are older than a unix time.
 
+        Bins go with them: a bin that has an older part stays until all of it is older.
+
         Returns:
             The number of deleted rows; 0 when no older row is left.
 
@@ -280,16 +295,29 @@ class HistoryWriter:
                 f"CROSS JOIN {table} ON {table}.source = source.id WHERE at < ? LIMIT ?)",
                 (before, PURGE_ROWS),
             ).rowcount
-        removed += self._db.execute("DELETE FROM health WHERE at < ?", (before,)).rowcount
+        removed += self._db.execute(
+            "DELETE FROM health WHERE at IN (SELECT at FROM health WHERE at < ? LIMIT ?)",
+            (before, PURGE_ROWS),
+        ).rowcount
         if removed:
             self._db.execute(
-                "DELETE FROM source WHERE id NOT IN (SELECT source FROM result) "
-                "AND id NOT IN (SELECT source FROM utterance)"
+                "DELETE FROM source WHERE NOT EXISTS (SELECT 1 FROM result WHERE source = id) "
+                "AND NOT EXISTS (SELECT 1 FROM utterance WHERE source = id)"
             )
             self._sources.clear()
             self._labels.clear()
-            self._db.execute("PRAGMA incremental_vacuum")
+            self._bins.purge(before, PURGE_ROWS)
+            # `execute` would take one step of this statement, which frees one page.
+            self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         return removed
+
+    def count_older(self) -> bool:
+        """Count some rows of a file of an earlier version into bins; whether more are left.
+
+        Raises:
+            sqlite3.Error: nothing was counted.
+        """
+        return self._bins.fill()
 
     def close(self) -> None:
         """Checkpoint the write-ahead log into the file and close it."""

@@ -1,9 +1,10 @@
 // The card "Alerts": rules, a test of each, and the newest deliveries.
 
 import { announce } from "./announcer.js";
-import { clock } from "./charts.js";
 import { $, element, icon, setIcon, setText } from "./dom.js";
-import { ask, refusal } from "./network/api.js";
+import { ask } from "./network/api.js";
+import { refusal } from "./refusal.js";
+import { moment, t } from "./text.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
@@ -46,45 +47,38 @@ function show(alerts) {
   const failing = alerts.deliveries.some((one) => one.state === "waiting" && one.failure);
   $("alerts-summary").dataset.fine = !failing;
   setIcon($("alerts-summary"), failing ? "cross" : "tick");
-  const count = `${alerts.rules.length} ${alerts.rules.length === 1 ? "rule" : "rules"}`;
-  setText($("alerts-summary").querySelector("span"), waiting ? `${count}, ${waiting} not delivered yet` : count);
+  setText($("alerts-summary").querySelector("span"), t(waiting ? "alerts.waiting" : "alerts.rules", { n: alerts.rules.length, waiting }));
 }
 
 function ruleRow(rule) {
-  const button = element("button", { type: "button", "aria-label": `Send a test of ${rule.name}` }, "Send a test");
+  const button = element("button", { type: "button", "aria-label": t("alerts.test_of", { rule: rule.name }) }, t("alerts.test"));
   button.addEventListener("click", () => test(rule.name, button));
   return element("li", { "data-rule": rule.name },
     element("div", {}, element("b", {}, rule.name), ` · ${rule.condition}`,
-      element("small", {}, `to ${rule.to.join(", ")}`), element("small", { class: "now" })),
+      element("small", {}, t("alerts.to", { to: rule.to.join(", ") })), element("small", { class: "now" })),
     button);
 }
 
 /** What is to be said of a rule now. */
 function present(rule) {
   const parts = outcomes.has(rule.name) ? [outcomes.get(rule.name)] : [];
-  if (rule.fired !== null) parts.push(`last alert ${when(rule.fired)}`);
-  if (rule.quiet_until !== null) parts.push(`quiet until ${when(rule.quiet_until)}`);
-  if (rule.waiting) parts.push(`${rule.waiting} not delivered yet`);
-  return words.sentence(parts.join(", ") || "no alert yet");
+  if (rule.fired !== null) parts.push(t("alerts.last", { time: moment(rule.fired) }));
+  if (rule.quiet_until !== null) parts.push(t("alerts.quiet", { time: moment(rule.quiet_until) }));
+  if (rule.waiting) parts.push(t("alerts.undelivered", { n: rule.waiting }));
+  return words.sentence(parts.join(", ") || t("alerts.none"));
 }
 
 function deliveryRow(one) {
-  const became = one.state === "delivered" ? "delivered" : one.failure ? `${one.state}: ${one.failure}` : one.state;
+  const name = words.stateName(one.state);
+  const became = one.state !== "delivered" && one.failure ? `${name}: ${one.failure}` : name;
   return element("li", { "data-state": one.state }, icon(ICONS[one.state] ?? "half"),
-    element("div", {}, one.text, element("small", {}, `${when(one.time)} · ${one.rule} to ${one.to} · ${became}`)));
-}
-
-/** A time of this day, or of another one with its date. */
-function when(unix) {
-  const date = new Date(unix * 1000);
-  if (date.toDateString() === new Date().toDateString()) return clock(unix);
-  return `${date.toLocaleDateString(undefined, { day: "numeric", month: "short" })}, ${clock(unix)}`;
+    element("div", {}, one.text, element("small", {}, `${moment(one.time)} · ${t("alerts.sent", { rule: one.rule, to: one.to })} · ${became}`)));
 }
 
 /** Send a test of a rule, and wait until each address has taken or refused it. */
 async function test(rule, button) {
   button.disabled = true;
-  outcomes.set(rule, "the test is being sent");
+  outcomes.set(rule, t("alerts.sending"));
   outcomes.set(rule, await tested(rule));
   button.disabled = false;
   announce(words.sentence(outcomes.get(rule)));
@@ -103,7 +97,7 @@ async function tested(rule) {
     const newest = alerts.deliveries.find((one) => one.test && one.rule === rule);
     const ours = alerts.deliveries.filter((one) => one.id === newest?.id);
     if (ours.length && ours.every((one) => one.state !== "waiting")) return outcome(ours);
-    if (performance.now() > until) return "the test was not answered yet";
+    if (performance.now() > until) return t("alerts.unanswered");
     await new Promise((done) => setTimeout(done, TURN_MS));
     response = await ask("alerts");
   }
@@ -111,6 +105,6 @@ async function tested(rule) {
 
 function outcome(rows) {
   const failed = rows.filter((one) => one.state !== "delivered");
-  if (!failed.length) return "the test was delivered";
-  return `the test failed: ${failed.map((one) => `${one.to}: ${one.failure}`).join("; ")}`;
+  if (!failed.length) return t("alerts.delivered");
+  return t("alerts.failed", { why: failed.map((one) => `${one.to}: ${one.failure}`).join("; ") });
 }

@@ -2,6 +2,7 @@
 // cursor; this file draws the data itself, because a window is a time span and not a point.
 /* global uPlot */
 
+import { clock, t } from "./text.js";
 import { labelStyle } from "./words.js";
 
 export const ROW = { seq: 0, time: 1, span: 2, state: 3, emotion: 4, confidence: 5, reason: 6, level: 7, lost: 8, smoothed: 9, dimensions: 10 };
@@ -12,12 +13,7 @@ const OUTAGE_S = 3; // seconds without a window that the time line shows as an o
 const middle = (band) => (band.low + band.high) / 2;
 
 export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const resolved = (colour) => (colour.startsWith("var(") ? css(colour.slice(4, -1)) : colour);
-const two = (number) => String(number).padStart(2, "0");
-export const clock = (time, seconds = true) => {
-  const t = new Date(time * 1000);
-  return `${two(t.getHours())}:${two(t.getMinutes())}${seconds ? `:${two(t.getSeconds())}` : ""}`;
-};
+export const resolved = (colour) => (colour.startsWith("var(") ? css(colour.slice(4, -1)) : colour);
 
 /** A faint pattern for each shape: areas must differ by more than their colour. */
 function pattern(ctx, shape, ink) {
@@ -54,17 +50,17 @@ export class Charts {
   constructor(ribbon, level, reading) {
     this.roots = [ribbon, level];
     this.reading = reading;
-    this.view = { labels: [], rows: [], utterances: [], start: 0, end: 1, gate: null };
+    this.view = { labels: [], rows: [], utterances: [], start: Date.now() / 1000 - 300, end: Date.now() / 1000, gate: null };
     const cursor = { sync: { key: "past" }, y: false, points: { show: false }, drag: { x: false, y: false } };
     const x = { time: true, range: () => [this.view.start, this.view.end] };
     const times = axis({
-      values: (u, splits) => splits.map((t) => clock(t, this.view.end - this.view.start < 600)),
+      values: (u, splits) => splits.map((time) => clock(time, this.view.end - this.view.start < 600)),
       space: 70, gap: 6, size: 26,
     });
     this.ribbon = new uPlot({
       ...this.#size(ribbon), legend: { show: false }, cursor, padding: [6, 26, 0, 0],
       scales: { x, y: { range: [UTTERANCE_BAND.low - 0.02, 1] } },
-      axes: [{ ...times, size: 0, values: () => [] }, axis({ splits: () => [middle(UTTERANCE_BAND), middle(STATE_BAND), 0, 0.5, 1], values: () => ["utter.", "sound", "0", "50", "100 %"], size: 56, gap: 8, grid: { show: false } })],
+      axes: [{ ...times, size: 0, values: () => [] }, axis({ splits: () => [middle(UTTERANCE_BAND), middle(STATE_BAND), 0, 0.5, 1], values: () => [t("axis.utterances"), t("axis.sound"), "0", "50", "100 %"], size: 56, gap: 8, grid: { show: false } })],
       series: [{}, { paths: () => null, points: { show: false } }],
       hooks: { draw: [(u) => this.#draw(u)], setCursor: [(u) => this.#read(u)] },
     }, [[], []], ribbon);
@@ -76,6 +72,7 @@ export class Charts {
       hooks: { draw: [(u) => this.#gate(u)] },
     }, [[], []], level);
     new ResizeObserver(() => this.resize()).observe(ribbon);
+    document.addEventListener("themechange", () => this.show(this.view));
     for (const query of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"]) {
       matchMedia(query).addEventListener("change", () => this.show(this.view));
     }

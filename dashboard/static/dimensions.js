@@ -4,6 +4,7 @@
 
 import { ROW, axis, css } from "./charts.js";
 import { $, element, icon, setText } from "./dom.js";
+import { known, t } from "./text.js";
 
 const STROKES = { arousal: [], valence: [8, 4], dominance: [2, 4] }; // dashes in pixels
 const NAMES = Object.keys(STROKES);
@@ -36,15 +37,15 @@ function fillBars(bundle, names) {
     fill.style.setProperty("--c", "var(--ink)");
     const shown = element("dd", { class: "number" });
     bars.rows[name] = { fill, shown };
-    return [element("dt", {}, icon("dash", "var(--ink)"), name), element("dd", { class: "track", "aria-hidden": "true" }, fill), shown];
+    return [element("dt", {}, icon("dash", "var(--ink)"), known(`dimension.${name}`) ?? name), element("dd", { class: "track", "aria-hidden": "true" }, fill), shown];
   });
-  $("bars").after(element("dl", { id: "dimensions", class: "bars", "aria-label": "Dimensions, 0 to 1" }, ...nodes));
+  $("bars").after(element("dl", { id: "dimensions", class: "bars", "aria-label": t("dimensions") }, ...nodes));
 }
 
 /** The values of a row as a text, for the reading of the charts. */
 export function dimensionsText(row) {
   const values = valuesOf(row);
-  return values ? `  ${Object.entries(values).map(([name, value]) => `${name} ${number(value)}`).join(", ")}` : "";
+  return values ? `  ${Object.entries(values).map(([name, value]) => `${known(`dimension.${name}`) ?? name} ${number(value)}`).join(", ")}` : "";
 }
 
 const root = element("div", { id: "dimensions-chart", class: "chart small", "aria-hidden": "true" });
@@ -66,7 +67,7 @@ export function showDimensions({ rows, start, end }) {
 
 function newChart() {
   const size = () => ({ width: Math.max(160, root.clientWidth), height: Math.max(60, root.clientHeight) });
-  const label = () => (view.names.length === 1 ? view.names[0] : "dim.");
+  const label = () => (view.names.length === 1 ? known(`dimension.${view.names[0]}`) ?? view.names[0] : t("axis.dimensions"));
   const made = new uPlot({
     ...size(), legend: { show: false }, padding: [8, 26, 8, 0],
     cursor: { sync: { key: "past" }, y: false, points: { show: false }, drag: { x: false, y: false } },
@@ -77,6 +78,7 @@ function newChart() {
     ],
     series: [{}, ...NAMES.map((name) => ({ stroke: () => css("--ink"), width: 1.5, dash: STROKES[name], points: { show: false } }))],
   }, [[], ...NAMES.map(() => [])], root);
+  document.addEventListener("themechange", () => made.redraw());
   new ResizeObserver(() => made.setSize(size())).observe(root);
   for (const query of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"]) {
     matchMedia(query).addEventListener("change", () => made.redraw());

@@ -43,3 +43,20 @@ export function setIcon(node, name, colour) {
   if (use.getAttribute("href") !== `#${name}`) use.setAttribute("href", `#${name}`);
   node.style.setProperty("--c", colour ?? "");
 }
+
+/** What the browser keeps for this page; nothing where it may not. */
+export function remembered(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+export function remember(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // It holds for this visit only.
+  }
+}

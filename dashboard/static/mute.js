@@ -2,8 +2,10 @@
 
 import { announce } from "./announcer.js";
 import { $, setText } from "./dom.js";
-import * as api from "./network/api.js";
+import { ask as request } from "./network/api.js";
+import { refusal } from "./refusal.js";
 import { state } from "./state.js";
+import { t } from "./text.js";
 import * as words from "./words.js";
 
 let drawn = null; // the text of the mute that is shown; null before the first message
@@ -14,20 +16,20 @@ const byHand = () => state.health?.mute?.by.includes("hand") ?? false;
 export function drawMute() {
   const mute = state.health?.mute ?? null;
   $("mute").hidden = !state.canMute || (mute !== null && !byHand());
-  setText($("mute"), byHand() ? "Unmute" : "Mute");
+  setText($("mute"), t(byHand() ? "unmute" : "mute"));
   const text = mute?.text ?? "";
-  if (drawn !== null && drawn !== text) announce(words.sentence(text || "sound is taken again"));
+  if (drawn !== null && drawn !== text) announce(words.sentence(text || t("unmuted")));
   drawn = text;
 }
 
 /** Ask the pipeline; a refusal is announced and shown on the button's title. */
 async function ask(muted, seconds = null) {
   $("mute").disabled = true;
-  const response = await api.ask("mute", {}, {
+  const response = await request("mute", {}, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ muted, seconds }),
   });
   $("mute").disabled = false;
-  const text = response?.ok ? (await response.json()).text : await api.refusal(response);
+  const text = response?.ok ? (await response.json()).text : await refusal(response);
   $("mute").title = words.sentence(text);
   announce(words.sentence(text));
 }

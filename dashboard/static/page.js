@@ -2,17 +2,21 @@
 
 import { drawAlerts } from "./alerts.js";
 import { announce } from "./announcer.js";
+import { refreshDays, showDays } from "./days/card.js";
+import { refreshList } from "./days/list.js";
 import { $, setText } from "./dom.js";
+import "./guide/help.js";
 import { drawMute } from "./mute.js";
-import { ask } from "./network/api.js";
 import { Feed } from "./network/feed.js";
-import { describeCharts, drawControls, drawRecent, drawUtterances, refreshPast, showChosenStream, showsLiveUtterances } from "./past.js";
+import { describeCharts, drawControls, drawRecent, drawUtterances, readRecent, refreshPast, showChosenStream, showsLiveUtterances } from "./past.js";
 import { drawHealth } from "./pipeline.js";
 import { drawPresent, drawSource } from "./present.js";
 import { drawReviewLink } from "./review-link.js";
 import { addResult, chosenStream, newStream, now, prune, setHealth, setStatuses, spanOf, state } from "./state.js";
 import { drawStatus } from "./status.js";
-import { drawTab, drawTabs, handleTabKeys, markChosenTab } from "./tabs.js";
+import { drawSparklines, drawTab, drawTabs, handleTabKeys, markChosenTab } from "./tabs.js";
+import { t } from "./text.js";
+import * as words from "./words.js";
 
 function streamOf(name) {
   if (!state.streams.has(name)) {
@@ -31,6 +35,8 @@ function choose(name) {
   drawPresent(stream);
   drawSource();
   showChosenStream();
+  refreshDays();
+  refreshList();
   loadRecent(stream);
 }
 
@@ -43,6 +49,7 @@ const handlers = {
     setText($("endpoint"), message.service.results.startsWith("ipc:") ? "" : message.service.results);
     $("past").hidden = !state.history;
     $("no-past").hidden = state.history;
+    showDays(choose);
     setStatuses(message.statuses);
     for (const one of message.streams) {
       const stream = streamOf(one.name);
@@ -70,7 +77,7 @@ const handlers = {
     stream.utterances.push(spanOf(message));
     prune(stream);
     if (stream.name !== state.chosen) return;
-    announce(`Utterance: ${message.emotion}, ${Math.round(message.confidence * 100)} percent`);
+    announce(t("announce.utterance", { label: words.labelName(message.emotion), n: Math.round(message.confidence * 100) }));
     if (showsLiveUtterances()) drawUtterances();
     drawRecent();
   },
@@ -115,25 +122,21 @@ function removeUnknownStreams(known) {
   if (state.chosen === null) choose(known[0]);
 }
 
-/** Read the last five minutes of a stream from the server. */
+/** Read and draw the last five minutes of a stream. */
 async function loadRecent(stream) {
   if (!stream) return;
-  const response = await ask("recent", { stream: stream.name });
-  if (!response?.ok) return;
-  const recent = await response.json();
-  if (recent.labels.length) stream.labels = recent.labels;
-  stream.rows = recent.rows;
-  stream.utterances = recent.utterances;
-  stream.loaded = true;
+  await readRecent(stream);
   if (stream.name !== state.chosen) return;
   drawUtterances();
   drawRecent();
+  if (!stream.row) drawPresent(stream);
 }
 
 handleTabKeys(choose);
 setInterval(() => {
   drawStatus();
   drawSource();
+  drawSparklines();
   refreshPast();
 }, 1000);
 setInterval(describeCharts, 10000);

@@ -1,11 +1,13 @@
 // The card with charts and the list of utterances: the last five minutes, or a time span of the
 // history.
 
-import { Charts, ROW, clock } from "./charts.js";
+import { Charts, ROW } from "./charts.js";
 import { dimensionsText, showDimensions } from "./dimensions.js";
 import { $, element, icon, setText } from "./dom.js";
-import { address, ask, refusal } from "./network/api.js";
+import { address, ask } from "./network/api.js";
+import { refusal } from "./refusal.js";
 import { LISTED, RECENT_S, chosenStream, now, state } from "./state.js";
+import { clock, day, integer, known, moment, t, tenths } from "./text.js";
 import * as words from "./words.js";
 
 const REFRESH_S = 5;
@@ -20,11 +22,11 @@ const gateLevel = (stream) => (stream.info?.gate === "fixed" ? stream.info.gate_
 
 const charts = new Charts($("ribbon"), $("level-chart"), (row, labels) => {
   if (!row) {
-    setText($("reading"), TOUCH ? "Touch the chart to read it." : "Point at the chart to read it, or use the arrow keys on it.");
+    setText($("reading"), t(TOUCH ? "chart.touch" : "chart.point"));
     return;
   }
-  const shares = row[ROW.smoothed]?.map((p, k) => `${labels[k]} ${words.percent(p)}`).join(", ");
-  const label = row[ROW.emotion] ?? { gap: "sound is missing" }[row[ROW.state]] ?? row[ROW.state];
+  const shares = row[ROW.smoothed]?.map((p, k) => `${words.labelName(labels[k])} ${words.percent(p)}`).join(", ");
+  const label = row[ROW.emotion] === null ? known(`confidence.${row[ROW.state]}`) ?? words.stateName(row[ROW.state]) : words.labelName(row[ROW.emotion]);
   const level = String(Math.round(row[ROW.level])).replace("-", "−");
   const why = row[ROW.reason] ? `: ${words.reasonText(row[ROW.reason])}` : "";
   setText($("reading"), `${clock(row[ROW.time])}  ${label}${why}${shares ? `  (${shares})` : ""}${dimensionsText(row)}  ${level} dBFS`);
@@ -50,6 +52,32 @@ export function drawRecent() {
   });
 }
 
+/** Read the last five minutes of a stream from the server's memory. */
+export async function readRecent(stream) {
+  const response = await ask("recent", { stream: stream.name });
+  if (!response?.ok) return;
+  const { labels, rows, utterances } = await response.json();
+  if (labels.length) stream.labels = labels;
+  stream.rows = rows;
+  stream.utterances = utterances;
+  stream.loaded = true;
+  if (state.history && (rows[0]?.[ROW.time] ?? now()) > now() - RECENT_S + REFRESH_S) await readEarlier(stream);
+}
+
+/** What was before the start of the server: from the history. */
+async function readEarlier(stream) {
+  const { rows, utterances } = stream;
+  const first = rows[0]?.[ROW.time] ?? now();
+  const response = await ask("summary", { stream: stream.name, from: first - RECENT_S, to: first - 1e-3 });
+  const past = response?.ok ? await response.json() : null;
+  if (!past?.rows.length || past.step || stream.rows !== rows) return;
+  if (!stream.labels.length) stream.labels = past.labels;
+  if (String(stream.labels) !== String(past.labels)) return; // another model
+  rows.unshift(...past.rows);
+  const heard = utterances[0]?.time ?? Infinity;
+  utterances.unshift(...past.utterances.filter((one) => one.time < heard - 1e-3));
+}
+
 async function fetchHistory() {
   const stream = chosenStream();
   if (!stream || view.busy || showsRecent()) return;
@@ -67,7 +95,7 @@ async function fetchHistory() {
     show({ labels: history.labels, rows: history.rows, utterances: history.utterance_bins ?? history.utterances, start, end, gate: gateLevel(stream) });
     drawUtterances();
     drawBinned(history);
-    if (!history.rows.length) setText($("reading"), "The history has no data of this time span.");
+    if (!history.rows.length) setText($("reading"), t("chart.none"));
   } else if (response && !response.ok) setText($("reading"), await refusal(response));
   if (!following() && view.end !== end) fetchHistory(); // the user moved on during the request
 }
@@ -80,7 +108,7 @@ function showBusy(busy) {
   const show = () => {
     $("ribbon").setAttribute("aria-busy", busy);
     $("ribbon").parentElement.classList.toggle("busy", busy);
-    if (busy) setText($("reading"), "Reading the history …");
+    if (busy) setText($("reading"), t("chart.busy"));
   };
   if (busy) busyTimer = setTimeout(show, 150); // a quick answer needs no sign
   else show();
@@ -91,41 +119,41 @@ function drawBinned(history) {
   const step = history?.step ?? 0;
   $("binned").hidden = showsRecent() || !step;
   if (!step) return;
-  setText($("binned"), `Each bar is ${words.duration(step)}: the share of its speech with each label; what is left empty was uncertain.`);
+  setText($("binned"), t("chart.binned", { time: words.duration(step) }));
 }
 
 export function drawUtterances() {
   const stream = chosenStream();
   const utterances = (showsRecent() ? stream?.utterances : view.history?.utterances) ?? [];
   const all = showsRecent() ? utterances.length : view.history?.utterance_count ?? utterances.length;
-  setText($("utterances-title"), all > LISTED ? `Utterances: the newest ${Math.min(LISTED, utterances.length)} of ${all.toLocaleString()}` : "Utterances");
+  setText($("utterances-title"), all > LISTED ? t("utterances.newest", { n: Math.min(LISTED, utterances.length), all: integer(all) }) : t("utterances"));
   const items = utterances.slice(-LISTED).reverse().map((utterance) => utteranceItem(utterance, stream.labels));
   $("utterances").replaceChildren(...items);
   $("no-utterances").hidden = items.length > 0;
 }
 
-function utteranceItem(utterance, labels) {
+/** An utterance as an item of a list; `name`: of its stream, where the list has several. */
+export function utteranceItem(utterance, labels, name = "") {
   const { shape, colour } = words.labelStyle(utterance.emotion, labels);
-  const day = new Date(utterance.time * 1000).toLocaleDateString(undefined, { weekday: "short", day: "numeric", month: "short" });
   const time = clock(utterance.time);
   const details = [
-    now() - utterance.time > 43200 ? `${day}, ${time}` : time,
-    `${utterance.seconds.toFixed(1)} s`,
+    now() - utterance.time > 43200 ? `${day(utterance.time)}, ${time}` : time,
+    ...(name ? [name] : []),
+    `${tenths(utterance.seconds)} s`,
     ...(utterance.reason ? [words.reasonText(utterance.reason)] : []),
   ];
-  return element("li", {}, icon(shape, colour), element("b", {}, utterance.emotion),
+  return element("li", {}, icon(shape, colour), element("b", {}, words.labelName(utterance.emotion)),
     element("span", { class: "number" }, words.percent(utterance.confidence)),
     element("span", { class: "when" }, details.join(" · ")));
 }
 
-const SPANS = { 300: "five minutes", 3600: "hour", 21600: "six hours", 86400: "day" };
-
 export function drawControls() {
   $("live").setAttribute("aria-pressed", following());
   $("later").disabled = following();
-  const span = SPANS[view.span] ?? words.duration(view.span);
   const until = new Date((view.end ?? now()) * 1000);
-  setText($("past-title"), following() ? `Last ${span}` : `${span.replace(/^./, (c) => c.toUpperCase())} until ${until.toLocaleString()}`);
+  const values = { time: moment(until / 1000), span: words.duration(view.span) };
+  const own = following() ? `past.last.${view.span}` : `past.until.${view.span}`;
+  setText($("past-title"), t(known(own) ? own : following() ? "past.last" : "past.until", values));
   const local = new Date(until.getTime() - until.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
   if (document.activeElement !== $("until")) $("until").value = local;
   const end = view.end ?? now();
@@ -135,9 +163,10 @@ export function drawControls() {
 }
 
 /** Show the time span that ends at a unix time; null follows the present. */
-function showUntil(end, span = view.span) {
+export function showUntil(end, span = view.span) {
   view.span = span;
   view.end = end === null || end >= now() - 1 ? null : end;
+  for (const one of document.querySelectorAll("#past input[name=span]")) one.checked = Number(one.value) === span;
   drawControls();
   drawUtterances();
   drawBinned(showsRecent() ? null : view.history);
@@ -170,9 +199,10 @@ export function describeCharts() {
   const speech = rows.filter((row) => row[ROW.state] === "speech");
   const counts = {};
   for (const row of speech) if (row[ROW.emotion]) counts[row[ROW.emotion]] = (counts[row[ROW.emotion]] ?? 0) + 1;
-  const parts = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${name} ${words.percent(n / speech.length)}`);
-  const share = rows.length ? words.percent(speech.length / rows.length) : "nothing";
-  $("ribbon").setAttribute("aria-label", `${$("past-title").textContent}: ${share} of it speech${parts.length ? `; of that ${parts.join(", ")}` : ""}.`);
+  const labels = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${words.labelName(name)} ${words.percent(n / speech.length)}`);
+  const share = words.percent(rows.length ? speech.length / rows.length : 0);
+  const sentence = t(labels.length ? "chart.spoken" : "chart.silent", { title: $("past-title").textContent, share, labels: labels.join(", ") });
+  $("ribbon").setAttribute("aria-label", sentence);
 }
 
 $("earlier").addEventListener("click", () => move(-0.5));

@@ -1,7 +1,9 @@
 // The card "Pipeline": stages, counters and the model card.
 
 import { $, element, icon, setIcon, setText } from "./dom.js";
-import { ask, refusal } from "./network/api.js";
+import { ask } from "./network/api.js";
+import { refusal } from "./refusal.js";
+import { t, tenths } from "./text.js";
 import { state } from "./state.js";
 import * as words from "./words.js";
 
@@ -12,7 +14,7 @@ export function drawHealth() {
   const counted = Object.entries(state.health.counters).filter(([name, count]) => count && !NORMAL_COUNTERS.includes(name));
   const list = counted.map(([name, count]) => `${words.readable(name)} ${count}`).join(", ");
   drawSummary();
-  setText($("counters"), list ? `Counters: ${list}.` : "Nothing lost, nothing refused.");
+  setText($("counters"), list ? t("counters", { list }) : t("counters.none"));
 }
 
 let wasWell = true;
@@ -25,24 +27,24 @@ function drawSummary() {
   wasWell = well;
   $("health-summary").dataset.fine = well;
   setIcon($("health-summary"), well ? "tick" : "cross");
-  setText($("health-summary").querySelector("span"), well ? "All well" : `${bad.map((stage) => stage.name).join(", ")}: not ready`);
+  setText($("health-summary").querySelector("span"), well ? t("all_well") : t("not_ready", { names: bad.map((stage) => stage.name).join(", ") }));
 }
 
 function stageRows(stage) {
   const good = words.isGoodStage(stage.state);
   const cells = [
-    ["Restarts", String(stage.restarts)],
-    ["Lag", stage.lag_ms === null ? "–" : `${stage.lag_ms < 10 ? stage.lag_ms.toFixed(1) : Math.round(stage.lag_ms)} ms`],
-    ["Dropped", String(stage.drops)],
-    ["CPU", `${stage.cpu_percent.toFixed(1)} %`],
-    ["Memory", `${Math.round(stage.rss_mb)} MB`],
+    [t("restarts"), String(stage.restarts)],
+    [t("lag"), stage.lag_ms === null ? "–" : `${stage.lag_ms < 10 ? tenths(stage.lag_ms) : Math.round(stage.lag_ms)} ms`],
+    [t("dropped"), String(stage.drops)],
+    [t("cpu"), `${tenths(stage.cpu_percent)} %`],
+    [t("memory"), `${Math.round(stage.rss_mb)} MB`],
   ];
   const row = element("tr", { "data-fine": good },
     element("th", { scope: "row" }, stage.name),
-    element("td", {}, element("span", { class: "state" }, icon(good ? "tick" : "cross"), words.readable(stage.state))),
+    element("td", {}, element("span", { class: "state" }, icon(good ? "tick" : "cross"), words.stateName(stage.state))),
     ...cells.map(([name, value]) => element("td", { "data-name": name }, value)));
   if (!stage.reason) return [row];
-  const reason = `${good ? "Last restart: " : ""}${stage.reason}`;
+  const reason = good ? t("last_restart", { why: stage.reason }) : stage.reason;
   return [row, element("tr", { class: "reason" }, element("td", { colspan: 7 }, reason))];
 }
 

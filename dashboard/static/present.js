@@ -4,6 +4,7 @@ import { FLOOR, ROW, gapSwatch, swatch, uncertainSwatch } from "./charts.js";
 import { drawDimensions } from "./dimensions.js";
 import { $, element, icon, setIcon, setText } from "./dom.js";
 import { chosenStream, now, state } from "./state.js";
+import { known, parts, t } from "./text.js";
 import * as words from "./words.js";
 
 const CLIPPED = 0.005; // share of the samples of the last second
@@ -26,10 +27,10 @@ export function drawPresent(stream, ended = false) {
   if (!row) return;
   const emotion = row[ROW.emotion];
   const kind = emotion === null ? "quiet" : emotion === "uncertain" ? "uncertain" : "speech";
-  const label = emotion ?? { gap: "no sound" }[row[ROW.state]] ?? row[ROW.state];
+  const label = emotion === null ? words.stateName(row[ROW.state]) : words.labelName(emotion);
   const { shape, colour } = emotion === null ? { shape: "dash", colour: "var(--faint)" } : words.labelStyle(emotion, stream.labels);
   $("emotion").dataset.kind = kind;
-  setText($("emotion").querySelector("span"), words.readable(label));
+  setText($("emotion").querySelector("span"), label);
   if (kind === "uncertain") splitIcon($("emotion").querySelector("svg"), row[ROW.smoothed] ?? [], stream.labels);
   else setIcon($("emotion"), shape, colour);
   drawConfidence(row, stream.labels);
@@ -41,24 +42,24 @@ export function drawPresent(stream, ended = false) {
   const adapted = words.adaptation(stream.baseline);
   $("baseline").hidden = !adapted;
   setText($("baseline"), adapted);
-  setTitle(`${ended ? "Ended" : words.readable(label)} · ${stream.name}`);
+  setTitle(`${ended ? t("ended") : label} · ${stream.name}`);
 }
 
 function drawNoData(stream) {
   $("emotion").dataset.kind = "none";
-  setText($("emotion").querySelector("span"), "no data");
+  setText($("emotion").querySelector("span"), t("no_data"));
   setIcon($("emotion"), "cross", "var(--bad)");
   setText($("confidence"), state.noData);
   $("trust").hidden = true;
   $("last").hidden = true;
-  setTitle(`⚠ No data · ${stream.name}`);
+  setTitle(`⚠ ${words.sentence(t("no_data"))} · ${stream.name}`);
 }
 
 function drawMuted(stream) {
   $("emotion").dataset.kind = "muted";
-  setText($("emotion").querySelector("span"), "muted");
+  setText($("emotion").querySelector("span"), words.stateName("muted"));
   setIcon($("emotion"), "muted", "var(--ink)");
-  setText($("confidence"), `${words.sentence(state.health?.mute?.text ?? "muted")}. No sound is taken.`);
+  setText($("confidence"), t("muted.why", { why: words.sentence(state.health?.mute?.text ?? words.stateName("muted")) }));
   drawBars(stream.labels, null);
   $("trust").hidden = true;
   drawLast(stream, true);
@@ -68,8 +69,8 @@ function drawMuted(stream) {
   $("clip").hidden = true;
   $("voice").dataset.open = false;
   setIcon($("voice"), "dash");
-  setText($("voice").querySelector("span"), "Not listening");
-  setTitle(`Muted · ${stream.name}`);
+  setText($("voice").querySelector("span"), t("not_listening"));
+  setTitle(`${t("muted")} · ${stream.name}`);
 }
 
 function setTitle(title) {
@@ -83,16 +84,15 @@ function drawConfidence(row, labels) {
   if (row[ROW.emotion] === "uncertain") {
     const smoothed = row[ROW.smoothed] ?? [];
     const best = smoothed.indexOf(Math.max(...smoothed));
-    const leans = best >= 0 ? `leans to ${labels[best]}, ${words.percent(smoothed[best])}: ` : "";
+    const leans = best >= 0 ? t("leans", { label: words.labelName(labels[best]), p: words.percent(smoothed[best]) }) : "";
     setText(node, leans + words.reasonText(row[ROW.reason]));
   } else if (confidence !== null) {
-    node.replaceChildren(element("b", {}, words.percent(confidence)), " likely, by the model’s own estimate");
+    node.replaceChildren(...parts("likely", { p: element("b", {}, words.percent(confidence)) }));
   } else {
-    setText(node, { silence: "no speech", gap: "sound is missing" }[row[ROW.state]] ?? "");
+    setText(node, known(`confidence.${row[ROW.state]}`) ?? "");
   }
 }
 
-/** Draw the probabilities; null: there are none. */
 /** The two likeliest labels, half a mark each: `uncertain` is no answer of its own. */
 function splitIcon(svg, smoothed, labels) {
   const order = smoothed.map((p, k) => [p, labels[k]]).sort((a, b) => b[0] - a[0]).slice(0, 2);
@@ -120,10 +120,11 @@ function drawLast(stream, quiet) {
   if (!quiet || !last) return;
   const { shape, colour } = words.labelStyle(last.emotion, stream.labels);
   const ago = words.duration(now() - last.time);
-  const text = `last: ${words.readable(last.emotion)} ${words.percent(last.confidence)}, ${ago} ago`;
+  const text = t("last", { label: words.labelName(last.emotion), p: words.percent(last.confidence), time: ago });
   if ($("last").textContent !== text) $("last").replaceChildren(icon(shape, colour), text);
 }
 
+/** Draw the probabilities; null: there are none. */
 function drawBars(labels, probabilities) {
   const key = labels.join("\n");
   if (bars.labels !== key) {
@@ -138,15 +139,16 @@ function drawBars(labels, probabilities) {
       const tick = element("b");
       ticks.push(tick);
       const track = element("dd", { class: "track", "aria-hidden": "true" }, fill, tick);
-      return [element("dt", {}, icon(shape, colour), label), track, number];
+      return [element("dt", {}, icon(shape, colour), words.labelName(label)), track, number];
     });
     $("bars").replaceChildren(...nodes);
     $("legend").replaceChildren(
-      ...labels.map((label) => element("li", {}, swatch(label, labels), label)),
-      element("li", {}, uncertainSwatch(labels), "uncertain (pale)"),
-      element("li", {}, icon("bar", "var(--ink)"), "speech"),
-      element("li", {}, icon("dash", "var(--faint)"), "silence"),
-      element("li", {}, gapSwatch(), "no sound"),
+      ...labels.map((label) => element("li", {}, swatch(label, labels), words.labelName(label))),
+      element("li", {}, uncertainSwatch(labels), t("legend.uncertain")),
+      element("li", {}, icon("bar", "var(--ink)"), words.stateName("speech")),
+      element("li", {}, icon("dash", "var(--faint)"), words.stateName("silence")),
+      element("li", {}, gapSwatch(), words.stateName("gap")),
+      element("li", {}, icon("square", "var(--wash)"), t("legend.outage")),
     );
   }
   const threshold = chosenStream()?.info?.min_confidence;
@@ -168,16 +170,16 @@ function drawLevel(stream, row) {
   setText($("level-number"), level <= -99.95 ? "−∞" : String(Math.round(level)).replace("-", "−"));
   $("meter").querySelector(".fill").style.transform = `scaleX(${share.toFixed(4)})`;
   $("meter").setAttribute("aria-valuenow", Math.round(Math.max(FLOOR, level)));
-  $("meter").setAttribute("aria-valuetext", `${Math.round(level)} decibels`);
+  $("meter").setAttribute("aria-valuetext", t("decibels", { n: Math.round(level) }));
   $("clip").hidden = !(row[ROW.reason] === "clipped" || stream.source?.clipped > CLIPPED);
 }
 
 /** The level in a word, for a person who wants to know whether the microphone is right. */
 function levelWord(stream, row) {
-  if (row[ROW.state] === "gap") return "no sound";
-  if (!$("clip").hidden || row[ROW.level] > LOUD) return "too loud";
-  if (row[ROW.state] === "silence") return "quiet";
-  return row[ROW.reason] === "too_quiet" || row[ROW.level] < QUIET ? "too quiet" : "good";
+  if (row[ROW.state] === "gap") return words.stateName("gap");
+  if (!$("clip").hidden || row[ROW.level] > LOUD) return t("level.loud");
+  if (row[ROW.state] === "silence") return t("level.quiet");
+  return row[ROW.reason] === "too_quiet" || row[ROW.level] < QUIET ? t("level.too_quiet") : t("level.good");
 }
 
 function drawGate(stream, row) {
@@ -185,11 +187,8 @@ function drawGate(stream, row) {
   const { gate, gate_db: db } = stream.info ?? {};
   $("voice").dataset.open = open;
   setIcon($("voice"), open ? "bar" : row[ROW.state] === "gap" ? "cross" : "dash");
-  const rule = {
-    fixed: ` (opens at ${db} dBFS)`,
-    adaptive: ` (opens ${db} dB above the noise of the room)`,
-  }[gate] ?? "";
-  const position = { speech: "Speech is heard", silence: "No speech", gap: "No sound" }[row[ROW.state]] ?? words.readable(row[ROW.state]);
+  const rule = known(`gate.${gate}`) ? ` ${t(`gate.${gate}`, { db })}` : "";
+  const position = known(`heard.${row[ROW.state]}`) ?? words.readable(row[ROW.state]);
   const node = $("voice").querySelector("span");
   if (node.textContent !== position + rule) node.replaceChildren(position, element("small", {}, rule));
   const mark = $("meter").querySelector(".gate");
@@ -198,17 +197,17 @@ function drawGate(stream, row) {
 }
 
 const LISTENING = {
-  live: ["tick", "Listening"], muted: ["muted", "Muted"], ended: ["square", "Ended"],
-  starting: ["half", "Starting"], recovering: ["half", "Not listening"],
+  live: ["tick", "listening"], muted: ["muted", "muted"], ended: ["square", "ended"],
+  starting: ["half", "starting"], recovering: ["half", "not_listening"],
 };
 
 /** The sign beside the title: whether it listens at all. */
 function drawListening(source) {
   const current = state.noData === null ? source?.state : "gone";
-  const [shape, word] = LISTENING[current] ?? ["cross", "Not listening"];
+  const [shape, word] = LISTENING[current] ?? ["cross", "not_listening"];
   $("listening").dataset.on = current === "live";
   setIcon($("listening"), shape);
-  setText($("listening").querySelector("span"), word);
+  setText($("listening").querySelector("span"), t(word));
 }
 
 $("trust").addEventListener("click", () => $("trust-dialog").showModal());
@@ -222,15 +221,16 @@ export function drawSource() {
   const source = stream.source;
   const name = words.sourceName(stream.info?.source);
   const lines = source ? [words.sourceState(name, source.state, now() - stream.stateSince, source.reason)] : [`${name}.`];
-  if (source?.device) lines.push(`Input device: ${source.device}.`);
+  if (source?.device) lines.push(t("device", { name: source.device }));
   const quality = source?.state === "live" && words.soundQuality(source.quality);
   if (quality) lines.push(quality);
   const rate = stream.info?.rate;
   if (source?.state !== "muted" && (source?.gaps || source?.lost)) {
-    lines.push(`${source.gaps} gaps in the last seconds, ${rate ? words.duration(source.lost / rate) : `${source.lost} samples`} of sound missing since the start${state.health.counters.capture_muted_samples ? ", the time of mutes included" : ""}.`);
+    const missing = rate ? words.duration(source.lost / rate) : t("samples", { n: source.lost });
+    lines.push(t(state.health.counters.capture_muted_samples ? "gaps.muted" : "gaps", { n: source.gaps, missing }));
   }
   const delay = typeof stream.totalMs === "number" && source?.state === "live";
-  setText($("delay"), delay ? `Results come ${Math.max(1, Math.round(stream.totalMs))} ms after the sound.` : "");
+  setText($("delay"), delay ? t("delay", { n: Math.max(1, Math.round(stream.totalMs)) }) : "");
   drawListening(source);
   $("source").dataset.fine = !source || words.isGoodSource(source.state) || source.state === "starting";
   setText($("source"), lines.join(" "));

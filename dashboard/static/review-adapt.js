@@ -3,6 +3,7 @@
 import { announce } from "./announcer.js";
 import { $, element, setText } from "./dom.js";
 import * as api from "./network/api.js";
+import { refusal } from "./refusal.js";
 import * as words from "./words.js";
 
 const NAMES = { adapt: "Adapting", "roll back": "Undoing the newest adaptation" };
@@ -13,7 +14,7 @@ export function handleAdaptation(post, refresh) {
     $(id).addEventListener("click", async () => {
       $(id).disabled = true;
       const response = await post(path);
-      if (!response?.ok) showText("failed", words.sentence(await api.refusal(response)));
+      if (!response?.ok) showText("failed", words.sentence(await refusal(response)));
       await refresh();
     });
   }

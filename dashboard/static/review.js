@@ -4,6 +4,7 @@ import { announce } from "./announcer.js";
 import { $, element, setText } from "./dom.js";
 import * as api from "./network/api.js";
 import { drawAdaptation, handleAdaptation } from "./review-adapt.js";
+import { refusal } from "./refusal.js";
 import * as words from "./words.js";
 
 const TURN_MS = 1000;
@@ -76,12 +77,12 @@ async function send(id) {
   }
   const response = await post("review/label", { id, label });
   if (response === null || response.status >= 500) {
-    if (node) setText(node.querySelector(".why"), words.sentence(`not saved yet: ${await api.refusal(response)}; it is tried again`));
+    if (node) setText(node.querySelector(".why"), words.sentence(`not saved yet: ${await refusal(response)}; it is tried again`));
     return;
   }
   pending.delete(id);
   if (response.ok) announce(label === null ? "Deleted." : `Saved: ${words.readable(label)}.`);
-  else announce(words.sentence(await api.refusal(response)));
+  else announce(words.sentence(await refusal(response)));
   if (node) focusAfter(node);
   await refresh();
 }
@@ -119,7 +120,7 @@ async function keep(one) {
   if (response?.ok) announce("Its sound is being kept.");
   else {
     wanted.delete(key(one));
-    announce(words.sentence(await api.refusal(response)));
+    announce(words.sentence(await refusal(response)));
   }
   await refresh();
 }
@@ -162,7 +163,7 @@ function noticeOf(review) {
 async function refresh() {
   const response = await api.ask("review", {}, { cache: "no-store" });
   if (!response?.ok) {
-    setText($("notice"), words.sentence(await api.refusal(response)));
+    setText($("notice"), words.sentence(await refusal(response)));
     return;
   }
   const review = await response.json();

@@ -4,6 +4,8 @@ import { ROW } from "./charts.js";
 
 export const RECENT_S = 300;
 const ROWS = 4000;
+export const TRAIL_S = 120; // of the small chart of a tab
+const TRAIL = 500; // its rows
 export const LISTED = 60; // utterances in the list
 
 export const state = {
@@ -22,7 +24,7 @@ export const chosenStream = () => state.streams.get(state.chosen) ?? null;
 export function newStream(name) {
   return {
     name, info: null, labels: [], rows: [], utterances: [], bundle: "", loaded: false,
-    row: null, stateSince: 0, source: null, unsure: false,
+    row: null, stateSince: 0, source: null, unsure: false, trail: [],
   };
 }
 
@@ -68,6 +70,8 @@ export function addResult(stream, result) {
   stream.bundle = result.bundle;
   if (result.smoothed) stream.labels = Object.keys(result.smoothed);
   stream.row = rowOf(result);
+  stream.trail.push(stream.row);
+  while (stream.trail.length > TRAIL || stream.trail[0][ROW.time] < stream.row[ROW.time] - TRAIL_S) stream.trail.shift();
   if (result.state === "speech") stream.unsure = result.emotion === "uncertain";
   stream.totalMs = result.timing_ms?.total ?? null;
   stream.baseline = result.baseline;

@@ -4,6 +4,7 @@ import { announce } from "./announcer.js";
 import { ROW } from "./charts.js";
 import { $, setIcon, setText } from "./dom.js";
 import { drawPresent } from "./present.js";
+import { known, t } from "./text.js";
 import { chosenStream, now, state } from "./state.js";
 import { drawTab } from "./tabs.js";
 import * as words from "./words.js";
@@ -16,10 +17,10 @@ export function drawStatus() {
   let reason = status?.reason ?? "";
   if (state.connection === "closed") {
     name = "gone";
-    reason = "The page has lost the connection to its server and reconnects.";
+    reason = t("lost_connection");
   } else if (state.connection === "quiet") {
     name = "stale";
-    reason = "The page's server does not send.";
+    reason = t("server_quiet");
   }
   const stage = state.health?.stages.find((one) => !words.isGoodStage(one.state));
   if (stage && name !== "gone" && name !== "fresh") {
@@ -27,14 +28,14 @@ export function drawStatus() {
   }
   const stream = chosenStream();
   const ended = stream?.source?.state === "ended" && name === "stale";
-  let [shape, word] = words.STATUS[name] ?? ["ring", words.readable(name)];
-  if (state.connection === "closed") word = "Disconnected";
-  if (ended) [shape, word] = ["square", "Ended"];
+  let [shape, word] = [words.STATUS[name] ?? "ring", known(`status.${name}`) ?? words.readable(name)];
+  if (state.connection === "closed") word = t("status.closed");
+  if (ended) [shape, word] = ["square", t("ended")];
   const muted = name === "fresh" && stream?.source?.state === "muted";
-  if (muted) [shape, word] = ["muted", "Muted"];
+  if (muted) [shape, word] = ["muted", t("muted")];
   const old = name === "stale" || name === "gone";
   const age = stream?.row ? now() - stream.row[ROW.time] : 0;
-  if (old && age > 0) reason += `${reason && !reason.endsWith(".") ? "." : ""} The values shown are ${words.duration(age)} old.`;
+  if (old && age > 0) reason += `${reason && !reason.endsWith(".") ? "." : ""} ${t("values_old", { time: words.duration(age) })}`;
   $("pill").dataset.state = ended ? "ended" : muted ? "muted" : name;
   setText($("pill").querySelector("span"), word);
   setIcon($("pill"), shape);
@@ -53,7 +54,7 @@ export function drawStatus() {
 
 /** What to do while no current data arrives. */
 function advice(name, stage) {
-  if (state.connection === "closed") return "Is the pipeline running? The page reconnects by itself.";
-  if (name === "gone") return "Is the pipeline running? Start it with: speech-emotion run";
-  return stage ? "Data comes again when the stage is ready." : "Check the sound source.";
+  if (state.connection === "closed") return t("advice.closed");
+  if (name === "gone") return t("advice.gone");
+  return t(stage ? "advice.stage" : "advice.source");
 }

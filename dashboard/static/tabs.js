@@ -1,8 +1,9 @@
 // The tabs: one per stream, if there is more than one.
 
-import { FLOOR, ROW } from "./charts.js";
+import { FLOOR, ROW, resolved } from "./charts.js";
 import { $, element, icon, setIcon, setText } from "./dom.js";
-import { state } from "./state.js";
+import { TRAIL_S, now, state } from "./state.js";
+import { t } from "./text.js";
 import * as words from "./words.js";
 
 const naturalOrder = new Intl.Collator(undefined, { numeric: true }).compare; // main-2 before main-10
@@ -11,13 +12,14 @@ const naturalOrder = new Intl.Collator(undefined, { numeric: true }).compare; //
 export function drawTabs(choose) {
   const names = [...state.streams.keys()].sort(naturalOrder);
   $("streams").hidden = names.length < 2;
+  $("streams").classList.toggle("wall", names.length > 4);
   $("streams").replaceChildren(
     ...names.map((name) => {
       const selected = name === state.chosen;
       const tab = element("button", { class: "tab", role: "tab", type: "button", "aria-selected": selected, tabindex: selected ? 0 : -1, "aria-controls": "now", "data-stream": name },
         element("span", { class: "name" }, name),
         element("span", { class: "label" }, icon("dash"), element("span", {}, "–")),
-        element("span", { class: "number" }, ""), element("i"));
+        element("span", { class: "number" }, ""), element("canvas", { "aria-hidden": "true" }), element("i"));
       tab.addEventListener("click", () => choose(name));
       return tab;
     }),
@@ -41,10 +43,33 @@ export function drawTab(stream) {
   const old = !bad && isOld(stream);
   tab.dataset.old = old;
   setIcon(tab.querySelector(".label"), bad || old ? "cross" : style.shape, bad || old ? "var(--bad)" : style.colour);
-  setText(tab.querySelector(".label span"), words.readable(bad || stream.source?.state === "muted" ? stream.source.state : old ? "no data" : emotion ?? row[ROW.state]));
+  const source = bad || stream.source?.state === "muted";
+  const text = source ? words.stateName(stream.source.state) : old ? t("no_data") : emotion === null ? words.stateName(row[ROW.state]) : words.labelName(emotion);
+  setText(tab.querySelector(".label span"), text);
   setText(tab.querySelector(".number"), row[ROW.confidence] === null ? "" : words.percent(row[ROW.confidence]));
   const share = Math.min(1, Math.max(0, (row[ROW.level] - FLOOR) / -FLOOR));
   tab.querySelector("i").style.transform = `scaleX(${share.toFixed(3)})`;
+}
+
+/** The last two minutes of each stream: the level in the colours of the labels. */
+export function drawSparklines() {
+  if ($("streams").hidden || document.hidden) return;
+  for (const tab of $("streams").children) {
+    const stream = state.streams.get(tab.dataset.stream);
+    const canvas = tab.querySelector("canvas");
+    canvas.width = Math.max(1, canvas.clientWidth) * devicePixelRatio;
+    canvas.height = Math.max(1, canvas.clientHeight) * devicePixelRatio;
+    const ctx = canvas.getContext("2d");
+    const end = now();
+    for (const row of stream.trail) {
+      const x = canvas.width * (1 - (end - row[ROW.time]) / TRAIL_S);
+      const width = Math.max(1, Math.min(row[ROW.span], 1) * (canvas.width / TRAIL_S));
+      const share = Math.min(1, Math.max(0.08, (row[ROW.level] - FLOOR) / -FLOOR));
+      const colour = row[ROW.emotion] === null ? "var(--line)" : words.labelStyle(row[ROW.emotion], stream.labels).colour;
+      ctx.fillStyle = resolved(colour);
+      ctx.fillRect(x - width, canvas.height * (1 - share), width, canvas.height * share);
+    }
+  }
 }
 
 /** Mark the tab of the chosen stream. */
@@ -53,6 +78,7 @@ export function markChosenTab() {
     const selected = tab.dataset.stream === state.chosen;
     tab.setAttribute("aria-selected", selected);
     tab.tabIndex = selected ? 0 : -1;
+    if (selected) tab.parentElement.scrollTop = tab.offsetTop - tab.parentElement.offsetTop - tab.offsetHeight;
   }
 }
 

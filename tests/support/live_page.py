@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 import time
+from collections.abc import Callable, Iterator
 
 from speech_emotion.common.wire import public
 from tests.support.history import make_result
@@ -16,3 +19,21 @@ INFO = public.Info(
 
 def live(seq: int, **changes: object) -> public.Result:
     return dataclasses.replace(make_result(seq), time=time.time(), **changes)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def sending(send: Callable[[], object]) -> Iterator[None]:
+    """Send again and again meanwhile: what is old is drawn pale."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(0.2):
+            send()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

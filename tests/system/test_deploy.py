@@ -222,7 +222,7 @@ def test_the_unit_is_valid(installed: Path) -> None:
     targets.mkdir(parents=True)
     for target in Path("/lib/systemd/system").glob("*.target"):
         shutil.copy(target, targets)
-    for program in ("opt/sep/.venv/bin/python", "bin/kill"):
+    for program in ("opt/sep/.venv/bin/speech-emotion", "bin/kill"):
         path = installed / program
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy("/bin/true", path)

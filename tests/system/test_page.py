@@ -180,10 +180,12 @@ def test_a_pipeline_that_stopped_has_no_data(
 @pytest.mark.slow
 def test_streams_are_tabs(chromium: Any, publisher: tuple[Publisher, str]) -> None:
     with dashboard(publisher) as server, opened(chromium, server.url) as page:
+        publisher[0].send(live(0))
+        shows(page, "#emotion", "sad")  # it is the first stream
         names: tuple[str, ...] = ("main", "main-10", "main-2", "hall", "kitchen")
         rows = [health(name).streams[0] for name in names]
         publisher[0].send(stamped(dataclasses.replace(health(), streams=rows)))
-        seqs = itertools.count(0, 2)
+        seqs = itertools.count(2, 2)
 
         def shown(selector: str, label: str) -> bool:
             """Keep every stream live: `sad`, and `angry` in the hall."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import pytest
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result, make_utterance
-from tests.support.live_page import INFO, live
+from tests.support.live_page import INFO, live, sending
 from tests.support.pages import dashboard, opened, shows, stamped, text
 from tests.support.pipelines import wait_until
 from tests.support.publisher import Publisher, health
@@ -33,24 +30,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
     "forced": {"viewport": {"width": 1280, "height": 900}, "forced_colors": "active"},
 }
-
-
-@contextlib.contextmanager
-def sending(send: Callable[[], object]) -> Iterator[None]:
-    """Send again and again meanwhile: what is old is drawn pale."""
-    done = threading.Event()
-
-    def run() -> None:
-        while not done.wait(0.2):
-            send()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def spoken(seq: int, **changes: Any) -> public.Utterance:
@@ -141,7 +120,7 @@ def test_a_long_time_is_shown_as_shares_and_counts(
         publisher[0].send(live(50_000))
         shows(page, "#emotion", "sad")
         page.locator("#past input[value='86400']").check()
-        shows(page, "#binned", "Each bar is 72 s")
+        shows(page, "#binned", "Each bar is 2 min")
         shows(page, "#utterances-title", "the newest 60 of 1,299")
         assert page.locator("#ribbon").get_attribute("aria-busy") in (None, "false")
         page.locator("#past input[value='300']").check()

@@ -134,6 +134,7 @@ def press(button: Any) -> None:
 
 
 @needs_chromium
+@pytest.mark.slow
 def test_a_person_listens_labels_adapts_and_rolls_back(chromium: Any, site: Site) -> None:
     own = load_bundle(BUNDLE).id
     with opened(chromium, f"{site.url}?token={TOKEN}", mortal=True) as page:

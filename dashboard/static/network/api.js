@@ -11,14 +11,3 @@ export function address(path, parameters = {}) {
 
 /** The response of the server; null where it does not answer. */
 export const ask = (path, parameters, options) => fetch(address(path, parameters), options).catch(() => null);
-
-/** Why there is no answer, in words. */
-export async function refusal(response) {
-  if (response === null) return "the page has lost the connection to its server";
-  const text = await response.text();
-  try {
-    return JSON.parse(text).error;
-  } catch {
-    return text.trim(); // a proxy has answered
-  }
-}

@@ -121,7 +121,7 @@ def test_utterances_are_counted_and_aggregated(writer: HistoryWriter, path: Path
     with HistoryReader(path) as reader:
         assert reader.count_utterances("main", T0, T0 + 2000.0) == 1200
         assert len(reader.utterances("main", T0, T0 + 2000.0)) == 500
-        bins = reader.utterance_bins("main", T0, T0 + 1200.0, 300.0)
+        bins = reader.utterance_bins("main", T0, T0 + 1200.0, 4)
     assert [one["time"] for one in bins] == [T0 + 300.0 * n for n in range(1, 6)][: len(bins)]
     assert sum(one["count"] for one in bins) == 1200
     for one in bins[:4]:
@@ -293,6 +293,9 @@ class FakeWriter:
 
     def purge(self, before: float) -> int:  # noqa: ARG002
         return 0
+
+    def count_older(self) -> bool:
+        return False
 
     def close(self) -> None:
         pass
