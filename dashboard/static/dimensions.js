@@ -54,6 +54,9 @@ $("ribbon").after(root);
 const view = { start: 0, end: 1, names: [] };
 let chart = null;
 
+/** A longer name does not fit beside the axis. */
+const AXIS_LETTERS = 7;
+
 /** Show the lines of the rows between two unix times. */
 export function showDimensions({ rows, start, end }) {
   const names = NAMES.filter((name) => rows.some((row) => row[ROW.dimensions]?.[name] !== undefined));
@@ -67,7 +70,10 @@ export function showDimensions({ rows, start, end }) {
 
 function newChart() {
   const size = () => ({ width: Math.max(160, root.clientWidth), height: Math.max(60, root.clientHeight) });
-  const label = () => (view.names.length === 1 ? known(`dimension.${view.names[0]}`) ?? view.names[0] : t("axis.dimensions"));
+  const label = () => {
+    const only = view.names.length === 1 ? known(`dimension.${view.names[0]}`) ?? view.names[0] : "";
+    return only && only.length <= AXIS_LETTERS ? only : t("axis.dimensions");
+  };
   const made = new uPlot({
     ...size(), legend: { show: false }, padding: [8, 26, 8, 0],
     cursor: { sync: { key: "past" }, y: false, points: { show: false }, drag: { x: false, y: false } },
