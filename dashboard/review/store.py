@@ -113,19 +113,30 @@ class ReviewStore:
             UserError: it cannot be written, or it is another program's file.
         """
         try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if not self._path.exists():
+                self._make()
             with self._open() as db:
                 (application,) = db.execute("PRAGMA application_id").fetchone()
-                fresh = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
-                if not fresh and application != APPLICATION:
+                if application != APPLICATION:
                     raise UserError(f"{self._path}: is not a review file; name another one")
-                if fresh:
-                    db.executescript(
-                        f"BEGIN; {TABLES} {CLOCK_TABLE}; PRAGMA application_id = {APPLICATION}; "
-                        f"PRAGMA user_version = {VERSION}; COMMIT;"
-                    )
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"{self._path}: cannot be used for the review ({error})") from None
+
+    def _make(self) -> None:
+        """Make the file under another name first: the page never meets one without tables."""
+        making = ReviewStore(self._path.with_name(f".{self._path.name}.{os.getpid()}"))
+        making._path.unlink(missing_ok=True)
+        os.close(os.open(making._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            with making._open() as db:
+                db.executescript(
+                    f"BEGIN; {TABLES} {CLOCK_TABLE}; PRAGMA application_id = {APPLICATION}; "
+                    f"PRAGMA user_version = {VERSION}; COMMIT;"
+                )
+            making._path.replace(self._path)
+        finally:
+            making._path.unlink(missing_ok=True)
+            making._path.with_name(f"{making._path.name}-journal").unlink(missing_ok=True)
 
     # The stage ---------------------------------------------------------------------------
 

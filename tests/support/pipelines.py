@@ -226,7 +226,11 @@ def nothing_left_but(before: set[str]) -> None:
     Another worker's test may have killed its supervisor a moment ago; what that has left goes
     with the next start.
     """
-    wait_until(lambda: leftovers() <= before, f"nothing to be left but {before}", 30.0)
+    try:
+        wait_until(lambda: leftovers() <= before, "nothing to be left", 30.0)
+    except pytest.fail.Exception:
+        if left := leftovers() - before:
+            pytest.fail(f"left behind: {', '.join(sorted(left))}")
 
 
 def foreign(segment: str) -> bool:

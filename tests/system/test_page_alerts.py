@@ -43,7 +43,7 @@ def test_a_person_sees_alerts_and_sends_a_test(
         )
         wait_until(lambda: answers(port), "the page")
         with opened(chromium, f"http://127.0.0.1:{port}/", bypass_csp=True) as page:
-            shows(page, "#alerts-summary", "6 rules")
+            shows(page, "#alerts-summary", "Rules: 6")
             page.locator("#alerts > summary").click()
             shows(page, "#sent", "loud to")
             assert "delivered" in text(page, "#sent")

@@ -107,6 +107,7 @@ def site_in(folder: Path, queue: int, **more: str) -> Iterator[Site]:
     running = Running(f"--source=file:{path}", f"--dashboard=127.0.0.1:{port}", env=env)
     try:
         wait_until(lambda: answers(port) or running.process.poll() is not None, "the page")
+        wait_until(lambda: (folder / "review.sqlite").exists(), "the file of the review")
         yield Site(running, port, folder)
         running.process.terminate()
         code, stderr, _ = running.ended()

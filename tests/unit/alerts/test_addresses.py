@@ -106,7 +106,7 @@ def test_the_shown_configuration_has_no_secret_and_is_valid(tmp_path: Path) -> N
             {"name": "a", "to": "command:true", "label": "x", "dimension": "level"},
             ["alerts.0", "either label or dimension"],
         ),
-        ({"name": "a", "to": "command:true", "dimension": "arousal"}, ["dimension", "'level'"]),
+        ({"name": "a", "to": "command:true", "dimension": "volume"}, ["dimension", "'level'"]),
         (
             {"name": "a", "to": "command:true", "dimension": "level", "threshold": 0.5},
             ["threshold = 0.5", "-100 to 0"],

@@ -93,7 +93,7 @@ def test_a_file_of_another_program_and_a_second_pipeline_are_refused(path: Path)
 def test_a_lock_of_another_program_is_no_mistake_of_the_user(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speech_emotion.alerts.outbox.BUSY_S", 0.05)
+    monkeypatch.setattr("speech_emotion.common.stage.state_database.BUSY_S", 0.05)
     Outbox(path).close()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
