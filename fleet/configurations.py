@@ -82,7 +82,7 @@ def _write_box(centre: Centre, box: Box, here: Path) -> str:
         nats |= {"stream_days": box.stream_days}
         _write(here / CONFIGURATION, _leaf(centre, box, own))
         link = _public_key(here / "leaf.nk")
-        # The server reads the seed itself, and no file with it.
+        # The configuration holds the seed itself: it cannot name a file with it.
         _write(here / "leaf-key.conf", f"nkey: {(here / 'leaf.nk').read_text()}\n", secret=True)
         permissions = {
             "publish": ["$JSC.R.*", "$JS.S.*", "$LDS.*"],
@@ -107,13 +107,13 @@ def _leaf(centre: Centre, box: Box, own: str) -> str:
     if centre.ca is not None and centre.encrypted:
         tls = f"tls {{ ca_file: {_text(box.folder / CA)} }}"
     name = json.dumps(domain(box.site, box.name))
-    # The centre takes messages from the stream; none travels by itself.
+    # The link forwards no message: the centre reads them from the stream.
     return (
         f"{HEAD}server_name: {name}\n"
         f'listen: "127.0.0.1:{box.port}"\nhttp: "127.0.0.1:{box.monitor_port}"\n'
         "# Every message is on the disk before it is accepted.\n"
         f"jetstream {{ store_dir: {_text(box.store)}, domain: {name}, sync_interval: always\n"
-        # By default it is a part of what is free at the start, which a stream makes less.
+        # The default is a share of the space that is free at the start; the stream reduces it.
         f"  max_file_store: {box.stream_mb + SPARE_MB}MB }}\n"
         "leafnodes { remotes: [ {\n"
         f'  urls: ["{scheme}://{centre.host}:{centre.leaf_port}"]\n  account: {ACCOUNT}\n'

@@ -1,4 +1,4 @@
-"""Which box is silent, deaf, muted or has an old bundle, from the newest messages on the centre."""
+"""Which box has no contact, no sound, is muted or has another bundle, by the newest messages."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def judge(boxes: Iterable[BoxState], bundle: str | None = None) -> list[Line]:
 
 def _faults(box: BoxState, bundle: str | None) -> Iterable[str]:
     if box.health is None:
-        yield "silent: no health yet"
+        yield "no contact yet"
         return
     if box.age_s > SILENT_S:
-        yield f"silent for {dt.timedelta(seconds=round(box.age_s))}"
+        yield f"no contact for {dt.timedelta(seconds=round(box.age_s))}"
     elif box.health["mute"] is not None:
         yield f"muted: {box.health['mute']['text']}"
     for row in box.health["streams"]:
         if row["state"] not in FINE_STREAMS:
             reason = f" ({row['reason']})" if row["reason"] else ""
-            yield f"deaf: {row['name']} is {row['state']}{reason}"
+            yield f"no sound: {row['name']} is {row['state']}{reason}"
         if bundle is not None and box.bundles.get(row["name"], bundle) != bundle:
-            yield f"old bundle: {row['name']} has {box.bundles[row['name']]}"
+            yield f"other bundle: {row['name']} has {box.bundles[row['name']]}"
     counters = box.health["counters"]
     for name in LOSSES:
         if counters.get(name):

@@ -347,7 +347,7 @@ PROCESS_TABLE = (
     ),
     ProcessKind("alerts", "alerts", alerts_jobs, nice=5, before_capture=True, vital=False),
     ProcessKind("fleet", "fleet", fleet_jobs, nice=5, before_capture=True, vital=False),
-    ProcessKind("review", "dashboard.review.keeper", review_jobs, nice=5, vital=False),
+    ProcessKind("review", "dashboard.review.service", review_jobs, nice=5, vital=False),
     ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
     ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),
 )

@@ -107,9 +107,9 @@ class Adapting:
         return True
 
     async def _use(self) -> str:
-        """Let the pipeline use the adapted bundle; what became of it."""
+        """Let the pipeline use the adapted bundle; the outcome in words."""
         if self._control is None:
-            return "no pipeline has started this page: the bundle is used from the next start"
+            return "this page was not started by a pipeline: the bundle is used from the next start"
         request = Swap(str(self._options.adapted.resolve()))
         outcome: Swapped = await run_in_threadpool(ask, self._control, request, Swapped)
         if outcome.code != EXIT_OK:

@@ -26,11 +26,11 @@ APPLICATION = 0x53455032
 VERSION = 1
 BUSY_S = 2.0
 """Time that SQLite waits for the lock of the other process before a call fails."""
-MOST_ASKED = 200
+MAX_REQUESTED = 200
 """Utterances kept by the button; further ones are refused until some are judged or old."""
 LONGEST_S = 20.0
-"""Longest sound of one utterance, its end: the ring no longer holds more of a long one."""
-MOST_WANTED = 20
+"""Seconds of sound that are kept of one utterance, the last ones, at most."""
+MAX_WAITING_REQUESTS = 20
 """Requests that wait for the stage."""
 
 TABLES = """
@@ -95,7 +95,7 @@ class Sound:
 
 
 class ReviewStore:
-    """Both ends of the file; any thread may use it, each call opens the file anew.
+    """Access to the file for the stage and for the page, from any thread; each call opens it anew.
 
     Args:
         path: created with mode 0600 by `create`.
@@ -156,7 +156,7 @@ class ReviewStore:
             room = self._most_bytes - held
             if asked:
                 room -= len(sound.wav)
-                if number >= MOST_ASKED or room < 0:
+                if number >= MAX_REQUESTED or room < 0:
                     return False
             key = (one.stream, one.run, one.seq)
             row = (
@@ -240,10 +240,10 @@ class ReviewStore:
             db.execute("DELETE FROM kept WHERE id = ?", (number,))
 
     def want(self, stream: str, run: str, seq: int) -> bool:
-        """Ask the stage for an utterance; False if too many requests wait: it does not run."""
+        """Ask the stage for an utterance; False if too many wait: it may not be running."""
         with self._open() as db:
             (waiting,) = db.execute("SELECT count(*) FROM wanted").fetchone()
-            if waiting >= MOST_WANTED:
+            if waiting >= MAX_WAITING_REQUESTS:
                 return False
             db.execute("INSERT OR IGNORE INTO wanted VALUES (?, ?, ?)", (stream, run, seq))
         return True

@@ -50,7 +50,7 @@ def main(words: list[str]) -> int:
         metavar="S",
         help="longest time until a message is on the disk, in seconds; default: %(default)g",
     )
-    status = verbs.add_parser("status", help="show which box is silent, deaf, muted or old")
+    status = verbs.add_parser("status", help="show which box has no contact, no sound, or is muted")
     status.add_argument("--bundle", metavar="ID", help="the bundle that every box should have")
     status.add_argument("--json", action="store_true", help="one JSON object per box")
     for verb in (streams, store, status):

@@ -130,9 +130,9 @@ def test_every_result_is_in_the_table_once_whatever_is_killed(
         events = [json.loads(row["message"])["event"] for row in stored(path, "event")]
         assert {"run", "source"} <= set(events)
         lines = fleet.run("status", code=1).splitlines()
-        assert lines[:2] == [f"home {name}: silent: no health yet" for name in ("attic", "hall")]
+        assert lines[:2] == [f"home {name}: no contact yet" for name in ("attic", "hall")]
         assert "home kitchen: " in lines[2]
-        assert "old bundle: main has small@" in lines[2]
+        assert "other bundle: main has small@" in lines[2]
         counters = received.fresh(public.Health)[-1].counters
         losses = ("fleet_lost", "fleet_dropped", "fleet_unwritten", "fleet_malformed")
         assert {counters[name] for name in losses} == {0}

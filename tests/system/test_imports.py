@@ -53,7 +53,7 @@ def test_the_supervisor_loads_nothing_heavy() -> None:
             f"import {P}.alerts.service, {P}.alerts.__main__",
             PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "paho"},
         ),
-        (f"import {P}.dashboard.review.keeper", PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy"}),
+        (f"import {P}.dashboard.review.service", PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy"}),
         (
             f"import {P}.fleet.service, {P}.fleet.__main__",
             PAGE | HEAVY | AUDIO | RUNTIMES | {"scipy", "numpy", "pyarrow", "pandas"},

@@ -233,7 +233,7 @@ export default {
   "stage.is.starting": "{name} is starting ({time}).",
   "stage.is.waiting": "{name} is waiting for its start ({time}).",
   "stage.record": "The recorder",
-  "stage.review": "The keeper of sound for the review",
+  "stage.review": "The sound store of the review",
   "starting": "Starting",
   "state.cancelled": "cancelled",
   "state.delivered": "delivered",

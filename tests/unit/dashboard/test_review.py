@@ -18,12 +18,12 @@ from speech_emotion.common.ring.reader import RingReader
 from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.wire.public import Utterance
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
-from speech_emotion.dashboard.review.keeper import Keeper
 from speech_emotion.dashboard.review.labels import LabelCounts, append_label
+from speech_emotion.dashboard.review.service import ReviewService
 from speech_emotion.dashboard.review.store import (
     LONGEST_S,
-    MOST_ASKED,
-    MOST_WANTED,
+    MAX_REQUESTED,
+    MAX_WAITING_REQUESTS,
     ReviewStore,
     Sound,
 )
@@ -55,7 +55,7 @@ def utterance(seq: int, sure: float = 0.5, **other: object) -> Utterance:
 
 
 class Scene:
-    """A ring with a counting signal, a file, and a keeper between them."""
+    """A ring with a counting signal, a file, and a service between them."""
 
     def __init__(self, folder: Path, writer: RingWriter, reader: RingReader) -> None:
         self.path = folder / "review.sqlite"
@@ -66,8 +66,8 @@ class Scene:
         self.signal = np.linspace(-0.5, 0.5, 2000, dtype=np.float32)
         writer.write(self.signal)
 
-    def keeper(self, queue: int = 0) -> Keeper:
-        return Keeper(
+    def service(self, queue: int = 0) -> ReviewService:
+        return ReviewService(
             self.store, {"main": self.reader}, lambda: self.muted, queue=queue, keep_s=3600.0
         )
 
@@ -86,15 +86,15 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_nothing_is_kept_unless_a_person_asks(scene: Scene) -> None:
-    keeper = scene.keeper()
+    service = scene.service()
     for seq in range(5):
-        keeper.hear(utterance(seq))
-    keeper.turn(0.0)
+        service.add_utterance(utterance(seq))
+    service.turn(0.0)
     assert scene.kept() == []
     assert scene.store.want("main", RUN, 3)
-    keeper.turn(1.0)
+    service.turn(1.0)
     assert scene.kept() == [3]
-    assert keeper.missed == 0
+    assert service.missed == 0
     (one,) = scene.store.list()
     sound = scene.store.sound(one.id)
     assert sound is not None
@@ -107,36 +107,36 @@ def test_nothing_is_kept_unless_a_person_asks(scene: Scene) -> None:
 
 
 def test_the_queue_keeps_the_most_uncertain_and_shows_them_first(scene: Scene) -> None:
-    keeper = scene.keeper(queue=3)
+    service = scene.service(queue=3)
     for seq, sure in enumerate((0.9, 0.6, 0.99, 0.55, 0.8, 0.7)):
-        keeper.hear(utterance(seq, sure))
-    keeper.hear(utterance(6, 0.5, reason="not_speech"))
+        service.add_utterance(utterance(seq, sure))
+    service.add_utterance(utterance(6, 0.5, reason="not_speech"))
     assert scene.kept() == [3, 1, 5]
     scene.store.want("main", RUN, 2)
-    keeper.turn(0.0)
+    service.turn(0.0)
     assert scene.kept() == [2, 3, 1, 5]  # what a person asked for is no part of the queue
-    keeper.hear(utterance(7, 0.51))
+    service.add_utterance(utterance(7, 0.51))
     assert scene.kept() == [2, 7, 3, 1]
 
 
 def test_muted_nothing_is_kept(scene: Scene) -> None:
-    keeper = scene.keeper(queue=3)
+    service = scene.service(queue=3)
     scene.muted = True
-    keeper.hear(utterance(0))
+    service.add_utterance(utterance(0))
     scene.store.want("main", RUN, 0)
-    keeper.turn(0.0)
-    assert (scene.kept(), keeper.missed) == ([], 1)
+    service.turn(0.0)
+    assert (scene.kept(), service.missed) == ([], 1)
 
 
 def test_sound_that_is_gone_is_counted_and_never_mixed_up(scene: Scene) -> None:
-    keeper = scene.keeper()
-    keeper.hear(utterance(0))
-    keeper.hear(utterance(5, run="another"))
+    service = scene.service()
+    service.add_utterance(utterance(0))
+    service.add_utterance(utterance(5, run="another"))
     scene.writer.write(np.ones(2500, np.float32))  # overwrites its beginning
     for key in (("main", RUN, 0), ("main", "another", 5), ("hall", RUN, 1), ("main", RUN, 99)):
         scene.store.want(*key)
-    keeper.turn(0.0)
-    assert (scene.kept(), keeper.missed) == ([], 4)
+    service.turn(0.0)
+    assert (scene.kept(), service.missed) == ([], 4)
 
 
 def test_old_sound_is_deleted_and_a_clock_that_jumps_deletes_nothing(scene: Scene) -> None:
@@ -160,13 +160,16 @@ def test_old_sound_is_deleted_and_a_clock_that_jumps_deletes_nothing(scene: Scen
 
 
 def test_the_limits_of_what_a_person_may_ask_for(scene: Scene) -> None:
-    assert [scene.store.want("main", RUN, k) for k in range(MOST_WANTED + 1)][-2:] == [True, False]
-    assert len(scene.store.take_wanted()) == MOST_WANTED
+    assert [scene.store.want("main", RUN, k) for k in range(MAX_WAITING_REQUESTS + 1)][-2:] == [
+        True,
+        False,
+    ]
+    assert len(scene.store.take_wanted()) == MAX_WAITING_REQUESTS
     kept = [
         scene.store.keep(utterance(k), Sound(b"", 0.0), 0.0, asked=True, queue=0)
-        for k in range(MOST_ASKED + 1)
+        for k in range(MAX_REQUESTED + 1)
     ]
-    assert kept == [True] * MOST_ASKED + [False]
+    assert kept == [True] * MAX_REQUESTED + [False]
 
 
 def test_sound_is_bounded_in_bytes(tmp_path: Path) -> None:
@@ -197,8 +200,8 @@ def test_of_a_long_utterance_the_end_is_kept(tmp_path: Path) -> None:
     ):
         scene = Scene(tmp_path, writer, reader)
         writer.write(np.full(RATE * seconds - 2000, 0.25, np.float32))
-        keeper = scene.keeper(queue=1)
-        keeper.hear(utterance(0, end=RATE * seconds))
+        service = scene.service(queue=1)
+        service.add_utterance(utterance(0, end=RATE * seconds))
     (one,) = scene.store.list()
     assert one.seconds == LONGEST_S
 
@@ -211,14 +214,14 @@ def test_what_a_mute_has_overwritten_is_not_kept(tmp_path: Path) -> None:
     ):
         writer.write(np.zeros(1000, np.float32))
         scene = Scene(tmp_path, writer, reader)
-        scene.keeper(queue=3).hear(utterance(3))
+        scene.service(queue=3).add_utterance(utterance(3))
     assert scene.kept() == []
 
 
 def test_a_label_is_a_line_that_training_reads(scene: Scene, tmp_path: Path) -> None:
-    keeper, labels = scene.keeper(queue=5), tmp_path / "labels.jsonl"
+    service, labels = scene.service(queue=5), tmp_path / "labels.jsonl"
     for seq in range(3):
-        keeper.hear(utterance(seq))
+        service.add_utterance(utterance(seq))
     first, second, third = scene.store.list()
     append_label(labels, first, "angry")
     with labels.open("ab") as file:  # a crash in the middle of a line
@@ -242,9 +245,9 @@ def test_labels_are_counted_once_for_each_utterance(scene: Scene, tmp_path: Path
     labels = tmp_path / "labels.jsonl"
     counts = LabelCounts(labels)
     assert counts.read() == {}
-    keeper = scene.keeper(queue=5)
+    service = scene.service(queue=5)
     for seq in range(3):
-        keeper.hear(utterance(seq))
+        service.add_utterance(utterance(seq))
     first, second, third = scene.store.list()
     for one, label in ((first, "angry"), (second, "sad"), (third, "sad"), (first, "sad")):
         append_label(labels, one, label)
@@ -257,11 +260,11 @@ def test_labels_are_counted_once_for_each_utterance(scene: Scene, tmp_path: Path
 def test_a_file_that_breaks_is_counted_and_a_foreign_one_refused(
     scene: Scene, tmp_path: Path
 ) -> None:
-    keeper = scene.keeper(queue=1)
+    service = scene.service(queue=1)
     scene.path.unlink()
-    keeper.hear(utterance(0))
-    keeper.turn(0.0)
-    assert keeper.failed == 3
+    service.add_utterance(utterance(0))
+    service.turn(0.0)
+    assert service.failed == 3
     foreign = tmp_path / "foreign.sqlite"
     db = sqlite3.connect(foreign)
     db.execute("CREATE TABLE mine (x)")

@@ -97,10 +97,10 @@ def health(**changes: object) -> dict[str, object]:
     ("state", "faults"),
     [
         (BoxState("s", "a", health(), 5.0, {"main": "new@1"}), ()),
-        (BoxState("s", "a"), ("silent: no health yet",)),
-        (BoxState("s", "a", health(), 61.0), ("silent for 0:01:01",)),
+        (BoxState("s", "a"), ("no contact yet",)),
+        (BoxState("s", "a", health(), 61.0), ("no contact for 0:01:01",)),
         (BoxState("s", "a", health(mute={"text": "by hand"}), 5.0), ("muted: by hand",)),
-        (BoxState("s", "a", health(), 5.0, {"main": "old@1"}), ("old bundle: main has old@1",)),
+        (BoxState("s", "a", health(), 5.0, {"main": "old@1"}), ("other bundle: main has old@1",)),
         (BoxState("s", "a", health(counters={"fleet_dropped": 7}), 5.0), ("fleet_dropped 7",)),
         (
             BoxState(
@@ -108,7 +108,7 @@ def health(**changes: object) -> dict[str, object]:
                 health(streams=[{"name": "main", "state": "lost", "reason": "unplugged"}]),
                 5.0,
             ),
-            ("deaf: main is lost (unplugged)",),
+            ("no sound: main is lost (unplugged)",),
         ),
     ],
 )
@@ -117,4 +117,4 @@ def test_each_fault_of_a_box_is_named(state: BoxState, faults: tuple[str, ...]) 
     lines = judge([state, *others])
     assert lines[0].faults == faults
     assert not [line for line in lines[1:] if line.faults]
-    assert judge(others, "newer@2")[0].faults == ("old bundle: main has new@1",)
+    assert judge(others, "newer@2")[0].faults == ("other bundle: main has new@1",)

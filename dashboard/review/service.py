@@ -1,4 +1,4 @@
-"""The supervised stage `review`: keeps the sound of few utterances until a person has judged them.
+"""The supervised stage `review`: keeps the sound of some utterances until a person has judged them.
 
 It copies the sound of an utterance from the ring when the page asks for it, or when a queue of the
 most uncertain ones is configured. While the pipeline is muted it copies nothing.
@@ -43,12 +43,12 @@ POLL_S = 0.1
 ASK_EVERY_S = 0.4
 PURGE_EVERY_S = 30.0
 RECENT = 200
-"""Utterances that can still be asked for; most of them have left the ring before."""
+"""Utterances that can still be asked for; for most the ring has overwritten the sound."""
 NO_SPEECH = ("not_speech", "too_quiet", "clipped")
 """Reasons of `uncertain` with which an utterance does not take part in the queue."""
 
 
-class Keeper:
+class ReviewService:
     """Decides what is kept, and keeps it.
 
     Args:
@@ -84,7 +84,7 @@ class Keeper:
         self._clock: PurgeClock | None = None
         self._ask_due = self._purge_due = 0.0
 
-    def hear(self, one: Utterance) -> None:
+    def add_utterance(self, one: Utterance) -> None:
         """Take note of an utterance that has ended; keep it if the queue has a place for it."""
         self._recent[one.stream, one.run, one.seq] = one
         if len(self._recent) > RECENT:
@@ -116,7 +116,7 @@ class Keeper:
         except (sqlite3.Error, OSError) as error:
             self.failed += 1
             if self.failed == 1:
-                log.error("the review file cannot be used, tries go on: %s", error)
+                log.error("cannot use the review file, trying again: %s", error)
 
     def _enqueue(self, one: Utterance) -> None:
         if doubt(one) > self._store.least_doubt(self._queue):
@@ -186,8 +186,8 @@ def main(job: ReviewJob) -> int:
             for stream in job.streams
         }
         muted = mute_reader(job.mute, stack)
-        keeper = Keeper(store, rings, muted, queue=job.queue, keep_s=job.hours * 3600.0)
-        keeper.purge()
+        service = ReviewService(store, rings, muted, queue=job.queue, keep_s=job.hours * 3600.0)
+        service.purge()
         log.warning(
             "keeping the SOUND of utterances in %s for %g h: %s",
             *(job.file, job.hours),
@@ -199,11 +199,11 @@ def main(job: ReviewJob) -> int:
         while not stop.requested:
             event = results.receive(POLL_S)
             if event is not None and not event.replay and isinstance(event.message, Utterance):
-                keeper.hear(event.message)
+                service.add_utterance(event.message)
                 heartbeat.count += 1
-            keeper.turn(time.monotonic())
-            heartbeat.counters["review_missed"] = keeper.missed
-            heartbeat.counters["review_failed"] = keeper.failed
+            service.turn(time.monotonic())
+            heartbeat.counters["review_missed"] = service.missed
+            heartbeat.counters["review_failed"] = service.failed
             heartbeat.counters["review_malformed"] = results.malformed
             heartbeat.beat()
     return 0
@@ -212,6 +212,6 @@ def main(job: ReviewJob) -> int:
 if __name__ == "__main__":
     run(
         "review",
-        base_parser("review", __doc__ or "", "dashboard.review.keeper"),
+        base_parser("review", __doc__ or "", "dashboard.review.service"),
         lambda _: main(read_job(ReviewJob)),
     )
