@@ -138,7 +138,7 @@ class Disturber:
         self._next_bundle = OTHER
 
     def _dealer(self, name: str) -> zmq.Socket[bytes]:
-        one = self._context.socket(zmq.DEALER)
+        one: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         one.setsockopt(zmq.SNDHWM, 100_000)
         one.connect(f"ipc://{self._home}/{name}")
         return one

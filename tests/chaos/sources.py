@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from speech_emotion.common.wire import public
 from tests.chaos.scene import (
@@ -30,7 +31,7 @@ from tests.support import network_namespace, sound_senders, sound_servers
 from tests.support.network_namespace import NetworkNamespace, Site
 from tests.support.sound_servers import PASSWORD, Server, Sound, noise, silence
 
-LONG = {"settled_s": 6.0, "absent_s": 6.0}
+LONG: dict[str, Any] = {"settled_s": 6.0, "absent_s": 6.0}
 """A settled connection, and an absence of several attempts."""
 JITTER_S = 0.2
 GARBAGE = str(Path(sound_servers.__file__).with_name("garbage.py"))
@@ -73,11 +74,13 @@ KINDS = {
     "rtsp": Kind("RTSP", lambda sound, site: sound_servers.rtsp(sound, site=site)),
     "rtmp": Kind("RTMP", lambda sound, site: sound_servers.rtmp(sound, site=site), 22050),
     "srt": Kind(
-        *("SRT", lambda sound, site: sound_servers.srt(sound, site=site), 48000, 2, "answer"),
+        "SRT", lambda sound, site: sound_servers.srt(sound, site=site), 48000, 2, garbage="answer"
     ),
     "udp": Kind(
-        *("UDP (MPEG-TS)", lambda sound, site: sound_servers.udp(sound, site=site)),
-        *(48000, 2, "send"),
+        "UDP (MPEG-TS)",
+        lambda sound, site: sound_servers.udp(sound, site=site),
+        *(48000, 2),
+        garbage="send",
     ),
     "icecast": Kind(
         "Icecast", _in_folder(lambda sound, at, site: sound_servers.icecast(sound, at, site=site))

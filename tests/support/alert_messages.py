@@ -29,7 +29,7 @@ def rule(**changes: Any) -> AlertRule:
         "label": "angry",
         "watch": "windows",
     }
-    return AlertRule(**{**usual, **changes})  # type: ignore[arg-type]
+    return AlertRule(**{**usual, **changes})
 
 
 def window(
@@ -89,7 +89,7 @@ def alert(number: int = 0, **changes: Any) -> Alert:
         "seq": number,
         "bundle": "none@00000000",
     }
-    return Alert(**{**usual, **changes})  # type: ignore[arg-type]
+    return Alert(**{**usual, **changes})
 
 
 def alert_config(folder: Path, to: str, more: str = "") -> Path:

@@ -42,10 +42,11 @@ class Listener:
 
     def __init__(self, port: int) -> None:
         import paho.mqtt.client as mqtt
+        from paho.mqtt.enums import CallbackAPIVersion
 
         self.messages: list[tuple[str, str, bool]] = []
         self._client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False
+            CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False
         )
         self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
         self._client.on_message = lambda _c, _u, message: self.messages.append(

@@ -6,11 +6,12 @@ import hashlib
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 
-def change(folder: Path, edit: Callable[[dict[str, dict[str, object]]], None]) -> None:
+def change(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     manifest = folder / "bundle.toml"
     table = tomllib.loads(manifest.read_text())
     edit(table)
@@ -18,7 +19,7 @@ def change(folder: Path, edit: Callable[[dict[str, dict[str, object]]], None]) -
 
 
 def rehash(folder: Path) -> None:
-    def edit(table: dict[str, dict[str, object]]) -> None:
+    def edit(table: dict[str, Any]) -> None:
         for name in table["files"]:
             table["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
 

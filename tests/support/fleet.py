@@ -112,7 +112,7 @@ class Fleet:
         files, data = folder / "files", folder / "data"
         self.port, ports = free_port(), [free_port() for _ in boxes]
         stores = [path / "nats" for path in disks] or [data / name for name in boxes]
-        self.table = {
+        self.table: dict[str, Any] = {
             "centre": {
                 "host": "127.0.0.1",
                 "port": self.port,

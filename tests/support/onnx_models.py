@@ -17,7 +17,8 @@ OUTPUT_SCALE = 1 / 256
 
 
 def weights(dims: int) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal((dims, len(LABELS))).astype(np.float32) / dims
+    drawn = np.random.default_rng(0).standard_normal((dims, len(LABELS)))
+    return np.asarray(drawn.astype(np.float32) / dims, np.float32)
 
 
 def expected(features: NDArray[np.float32]) -> NDArray[np.float64]:

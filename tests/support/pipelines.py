@@ -194,6 +194,11 @@ def fresh_endpoint() -> str:
     return f"ipc://{os.environ['XDG_RUNTIME_DIR']}/test-{secrets.token_hex(6)}"
 
 
+def more_results(than: int) -> Callable[[Received], bool]:
+    """Whether a subscriber has more than so many results."""
+    return lambda received: len(received.fresh(public.Result)) > than
+
+
 def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE_S) -> None:
     """Poll until a condition holds; fail where it never does."""
     deadline = time.monotonic() + patience

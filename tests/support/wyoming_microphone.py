@@ -7,6 +7,7 @@ import asyncio
 import functools
 import sys
 import wave
+from typing import Any
 
 from wyoming.audio import AudioChunk, AudioStart
 from wyoming.event import Event
@@ -16,7 +17,7 @@ FRAMES = 320
 
 
 class Microphone(AsyncEventHandler):
-    def __init__(self, path: str, *streams: object) -> None:
+    def __init__(self, path: str, *streams: Any) -> None:
         super().__init__(*streams)
         self._path = path
         self._task = asyncio.create_task(self._play())

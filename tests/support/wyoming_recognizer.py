@@ -7,6 +7,7 @@ sends back.
 import asyncio
 import hashlib
 import sys
+from typing import Any
 
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -16,7 +17,7 @@ from wyoming.server import AsyncEventHandler, AsyncServer
 
 
 class Recognizer(AsyncEventHandler):
-    def __init__(self, *streams: object) -> None:
+    def __init__(self, *streams: Any) -> None:
         super().__init__(*streams)
         self._sound = b""
 

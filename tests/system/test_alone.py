@@ -146,11 +146,12 @@ def test_a_killed_infer_that_is_started_again_continues_the_stream(clip: Clip) -
         assert finished(stage)[0] == 0
     # Smoothing restarts with the hub. No window is lost; those that features did not yet know to
     # be accepted are published again: what the killed hub had accepted is gone with it.
-    seen, again = [], 0
+    seen: list[public.Result] = []
+    repeated = 0
     for one in received.fresh(public.Result):
-        again += (known := any(one.seq == other.seq for other in seen))
+        repeated += (known := any(one.seq == other.seq for other in seen))
         seen += [] if known else [one]
-    assert again <= 2
+    assert repeated <= 2
     expected = [row for row in offline(path) if row["kind"] == "result"]
     assert [one.seq for one in seen] == [row["seq"] for row in expected]
     assert [one.rms_db for one in seen] == [row["rms_db"] for row in expected]

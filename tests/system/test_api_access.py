@@ -127,7 +127,7 @@ def name_of(port: int, trusted: Path) -> str:
     ):
         found = secure.getpeercert()
         assert found is not None
-        return str(dict(pair[0] for pair in found["subject"])["commonName"])  # type: ignore[index, misc]
+        return str(dict(pair[0] for pair in found["subject"])["commonName"])  # type: ignore[misc]
 
 
 @needs_openssl

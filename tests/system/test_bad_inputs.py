@@ -197,11 +197,12 @@ def test_a_file_that_changes_while_it_is_read_is_a_row(
 ) -> None:
     from speech_emotion.infer.batch import analysis
     from speech_emotion.infer.batch.setting import Setting
+    from speech_emotion.infer.offline.sound import open_sound
 
     path = tmp_path / "growing.wav"
     path.write_bytes(WAV)
     writer = analysis.PartWriter(Setting(str(BUNDLE), str(tmp_path / "out")))
-    real: Callable[..., object] = analysis.open_sound
+    real: Callable[..., object] = open_sound
 
     def opened(*words: object) -> object:
         sound = real(*words)

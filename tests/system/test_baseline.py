@@ -13,7 +13,7 @@ import pytest
 from speech_emotion.common.wire import public
 from tests.support import personal
 from tests.support.bundles import change
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, offline
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, more_results, offline
 from tests.support.swaps import exchanges, swap, with_exchanges
 
 Supervise = Callable[..., Running]
@@ -64,9 +64,8 @@ def test_live_equals_offline_with_stages_killed(
     killed = 0
     for stage in ("infer", "features", "infer"):
         before = len(running.received.fresh(public.Result))
-        running.subscriber.wait_for(
-            lambda received, n=before: adapted(received) and len(received.fresh(public.Result)) > n
-        )
+        running.subscriber.wait_for(adapted)
+        running.subscriber.wait_for(more_results(before))
         if (victim := running.stages().get(stage)) is not None:
             victim.kill()
             killed += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import random
@@ -133,6 +134,14 @@ def test_batch_live_and_library_are_equal(
     assert third["end"] == pytest.approx(9 * 16000 / 48000, abs=0.01)
 
 
+def has_more(parts: Path, than: int) -> bool:
+    return len(list(parts.glob("??/*.parquet"))) > than
+
+
+def all_ended(workers: list[psutil.Process]) -> bool:
+    return not any(runs(worker) for worker in workers)
+
+
 def test_killed_three_times_and_resumed_gives_the_same_bytes(clips: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     assert batch(clips, "--out", whole, "--jobs", 1).code == 0
@@ -141,12 +150,12 @@ def test_killed_three_times_and_resumed_gives_the_same_bytes(clips: Path, tmp_pa
     for turn in range(3):
         process = started(clips, "--out", killed, "--jobs", 2, *["--resume"][: turn > 0])
         had = turn * 3
-        wait_until(lambda had=had: len(list(parts.glob("??/*.parquet"))) > had, "the next parts")
+        wait_until(functools.partial(has_more, parts, had), "the next parts")
         time.sleep(chance.uniform(0.0, 0.05))
         workers = psutil.Process(process.pid).children()
         process.kill()
         process.communicate()
-        wait_until(lambda w=workers: not any(runs(p) for p in w), "the workers to die")
+        wait_until(functools.partial(all_ended, workers), "the workers to die")
     assert not killed.exists()
     done = batch(clips, "--out", killed, "--resume")
     assert done.code == 0

@@ -146,7 +146,12 @@ def test_the_answer_to_a_swap_is_printed_escaped(capsys: pytest.CaptureFixture[s
     thread = threading.Thread(target=lambda: outcome.append(swap.main(words)))
     thread.start()
     requests: list[Any] = []
-    wait_until(lambda: bool(requests.extend(control.requests()) or requests), "the request")
+
+    def asked() -> bool:
+        requests.extend(control.requests())
+        return bool(requests)
+
+    wait_until(asked, "the request")
     control.answer(requests[0][0], internal.Swapped(1, EVIL))
     thread.join()
     control.close()

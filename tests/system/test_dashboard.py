@@ -62,8 +62,10 @@ def locked(publisher: tuple[Publisher, str]) -> Iterator[Dashboard]:
 SECRET = (b"angry", b"main", b"rows", b"kind")
 
 
-PATHS = ("/", "/page.js", "/api/v1/events", "/api/v1/recent?stream=main")
-PATHS += ("/api/v1/history?stream=main", "/api/v1/model-card")
+PATHS = (
+    *("/", "/page.js", "/api/v1/events", "/api/v1/recent?stream=main"),
+    *("/api/v1/history?stream=main", "/api/v1/model-card"),
+)
 
 
 FOREIGN = {

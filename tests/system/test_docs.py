@@ -56,8 +56,10 @@ RUNS_ITSELF = {
 RUN = r"(supervisor\.py|speech-emotion run)"
 SERVES = (rf"{RUN}(?!.*(--print-config|--speed max))", r"speech-emotion (dashboard|watch$|history)")
 """Commands that run until Ctrl-C."""
-LISTENS = (r"speech-emotion (watch|subscribe|dashboard|history|mqtt)",)
-LISTENS += (r"examples/(subscribe|alerts|lsl_outlet|osc_send)\.py",)
+LISTENS = (
+    r"speech-emotion (watch|subscribe|dashboard|history|mqtt)",
+    r"examples/(subscribe|alerts|lsl_outlet|osc_send)\.py",
+)
 """Commands that need a running pipeline."""
 
 
@@ -131,8 +133,8 @@ FOLDERS = (
     "infer",
     "speech_emotion",
     "supervision",
+    "train",
 )
-FOLDERS += ("train",)
 SOURCES = (ROOT / "supervisor.py").read_text() + "".join(
     path.read_text() for name in FOLDERS for path in (ROOT / name).glob("**/*.py")
 )
@@ -237,9 +239,13 @@ def test_every_command_does_what_its_page_says(folder: Path, environment: dict[s
     assert not wrong, "\n".join(wrong)
 
 
-ENDLESS = (*SERVES, r"speech-emotion (subscribe|mqtt)")
-ENDLESS += (r"examples/(subscribe|alerts|lsl_outlet|osc_send)\.py",)
-ENDLESS += (r"-m (features|infer)\s*$", r"-m capture --source mic\s*$")
+ENDLESS = (
+    *SERVES,
+    r"speech-emotion (subscribe|mqtt)",
+    r"examples/(subscribe|alerts|lsl_outlet|osc_send)\.py",
+    r"-m (features|infer)\s*$",
+    r"-m capture --source mic\s*$",
+)
 
 
 def outcome(text: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:

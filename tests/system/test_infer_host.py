@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from tests.support.pipelines import (
     check_beginning,
     fresh_endpoint,
     leftovers,
+    more_results,
     nothing_left_but,
     offline,
     wait_until,
@@ -200,6 +202,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
         nothing_left_but(before)
 
 
+def has_host(box: Box) -> bool:
+    return infer_state(box) == "ready"
+
+
+def has_stage(box: Box, stage: str) -> bool:
+    return stage in box.stages()
+
+
 def infer_state(box: Box) -> str:
     healths = box.received.fresh(public.Health)
     rows = [row for row in healths[-1].stages if row.name == "infer"] if healths else []
@@ -231,7 +241,7 @@ def test_two_boxes_and_one_host_equal_offline(site: Site, clip: Clip) -> None:
     assert all(set(box.stages()) == {"capture", "features"} for box in boxes.values())
     for name, box in boxes.items():
         box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
-        wait_until(lambda box=box: infer_state(box) == "ready", "the host to be seen")
+        wait_until(functools.partial(has_host, box), "the host to be seen")
         assert ended(box) == offline(paths[name])
         last = box.received.fresh(public.Health)[-1]
         (row,) = [row for row in last.stages if row.name == "infer"]
@@ -258,9 +268,7 @@ def test_a_cut_and_restored_link_loses_and_doubles_nothing(
             wait_until(lambda: infer_state(box) == "away", "the cut to be reported")
         before = len(results(box))
         site.network.link(1, "up")
-        box.subscriber.wait_for(
-            lambda received, before=before: len(received.fresh(public.Result)) > before + 2
-        )
+        box.subscriber.wait_for(more_results(before + 2))
     check_beginning(stopped(box), offline(path))
 
 
@@ -270,9 +278,7 @@ def test_a_host_killed_and_started_again_loses_nothing(site: Site, clip: Clip) -
     for _ in range(3):
         host = site.host("a")
         before = len(results(box))
-        box.subscriber.wait_for(
-            lambda received, before=before: len(received.fresh(public.Result)) > before + 1
-        )
+        box.subscriber.wait_for(more_results(before + 1))
         host.kill()
         host.wait()
     site.host("a")
@@ -285,12 +291,10 @@ def test_killed_stages_of_a_box_with_a_remote_infer_lose_nothing(site: Site, cli
     site.host("a")
     box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
     for stage in ("features", "capture", "features"):
-        wait_until(lambda stage=stage: stage in box.stages(), stage)
+        wait_until(functools.partial(has_stage, box, stage), stage)
         box.stages()[stage].kill()
         before = len(results(box))
-        box.subscriber.wait_for(
-            lambda received, before=before: len(received.fresh(public.Result)) > before
-        )
+        box.subscriber.wait_for(more_results(before))
     check_beginning(stopped(box), offline(path))
 
 

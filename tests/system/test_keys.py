@@ -242,8 +242,8 @@ def test_sockets_and_segments_are_for_the_owner_only(supervise: Supervise, clip:
     assert segments
     for path in (*(path for path in sockets if path.is_socket()), *segments):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
-    for stage in (running.process, *running.stages().values()):
-        assert psutil.Process(stage.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    for pid in (running.process.pid, *(stage.pid for stage in running.stages().values())):
+        assert psutil.Process(pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
     running.process.terminate()
     assert running.ended()[0] == 0
 

@@ -128,7 +128,7 @@ class Received:
         dispatcher = Dispatcher()
         dispatcher.set_default_handler(lambda path, *args: self.messages.append((path, [*args])))
         self.server: socketserver.BaseServer = BlockingOSCUDPServer(("127.0.0.1", 0), dispatcher)
-        self.port = self.server.server_address[1]  # type: ignore[index]
+        self.port = self.server.server_address[1]
         self._thread = threading.Thread(target=self.server.serve_forever)
         self._thread.start()
 

@@ -144,13 +144,14 @@ def test_tls_with_a_certificate_of_ones_own(
 def test_a_foreign_page_cannot_connect_without_a_token(supervise: Supervise) -> None:
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
+    from websockets.typing import Origin
 
     port = free_port()
     running = supervise(f"--source=listen:ws://127.0.0.1:{port}/main")
     wait_until(lambda: sound_servers.answers(port), "the port")
     url = f"ws://127.0.0.1:{port}/main?rate=16000"
     with pytest.raises(InvalidStatus, match="401"):
-        connect(url, origin="https://evil.example")  # type: ignore[arg-type]
+        connect(url, origin=Origin("https://evil.example"))
     for bad in ("?rate=1", "?channels=99", "?rate=x", "?stamps=x"):
         with pytest.raises(InvalidStatus, match="400"):
             connect(f"ws://127.0.0.1:{port}/main{bad}")

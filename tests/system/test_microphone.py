@@ -63,7 +63,7 @@ def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
         assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     recorded, rate = soundfile.read(out, dtype="int16", always_2d=True)
     assert rate == mic.rate
-    return recorded
+    return np.asarray(recorded)
 
 
 def test_the_devices_are_listed(microphone: VirtualMicrophone) -> None:

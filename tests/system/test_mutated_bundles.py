@@ -82,7 +82,10 @@ def cut(file: str, share: float) -> Mutation:
 
 
 def write(file: str, content: bytes) -> Mutation:
-    return lambda bundle: (bundle / file).write_bytes(content) and None
+    def mutate(bundle: Path) -> None:
+        (bundle / file).write_bytes(content)
+
+    return mutate
 
 
 def table(section: str, **values: object) -> Mutation:
@@ -97,7 +100,7 @@ def labels(*first: str) -> Mutation:
 
 
 def top(**values: object) -> Mutation:
-    return lambda bundle: change(bundle, lambda manifest: manifest.update(values))  # type: ignore[arg-type]
+    return lambda bundle: change(bundle, lambda manifest: manifest.update(values))
 
 
 MUTATIONS: dict[str, Mutation] = {

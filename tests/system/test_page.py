@@ -99,7 +99,12 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
             *({"angry": 0.25, "sad": 0.75}, None, 2, "b@1"),
         )
         publisher[0].send(spoken)
-        doubtful = {"seq": 6, "start": 8000, "emotion": "uncertain", "reason": "not_speech"}
+        doubtful: dict[str, Any] = {
+            "seq": 6,
+            "start": 8000,
+            "emotion": "uncertain",
+            "reason": "not_speech",
+        }
         publisher[0].send(dataclasses.replace(spoken, **doubtful))
         shows(page, "#utterances", "it does not sound like speech")
         shows(page, "#utterances", "sad")
@@ -285,7 +290,7 @@ def test_it_can_be_used_without_a_mouse_and_read_aloud(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(chromium: Any, publisher: tuple[Publisher, str], scheme: str) -> None:
     with dashboard(publisher) as server:
-        look = {**PHONE, "color_scheme": scheme}
+        look: dict[str, Any] = {**PHONE, "color_scheme": scheme}
         with opened(chromium, server.url, **look) as page:
             publisher[0].send(live(0))
             shows(page, "#emotion", "sad")

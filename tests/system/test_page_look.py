@@ -153,7 +153,12 @@ def test_axe_core_finds_nothing_and_nothing_leaves_the_screen(
 
         wait_until(shown, "the page to show the streams")
         page.locator("#health summary").click()
-        with sending(lambda: [publisher[0].send(live(next(seqs), stream=name)) for name in names]):
+
+        def send() -> None:
+            for name in names:
+                publisher[0].send(live(next(seqs), stream=name))
+
+        with sending(send):
             page.locator("body:not(.old)").wait_for()
             found = axe.Axe().run(page).response["violations"]
         assert [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found] == []

@@ -63,7 +63,12 @@ def test_the_light_is_on_exactly_while_sound_is_analysed(
     # A capture that is dead hears nothing.
     seen: list[bool] = []
     running.stages()["capture"].kill()
-    wait_until(lambda: bool(seen.append(is_on(led)) or not seen[-1]), "the light to be off")
+
+    def is_off() -> bool:
+        seen.append(is_on(led))
+        return not seen[-1]
+
+    wait_until(is_off, "the light to be off")
     wait_until(lambda: is_on(led), "the light of the restarted capture")
     # Nor does a pipeline whose supervisor is killed.
     running.process.kill()

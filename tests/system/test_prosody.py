@@ -11,7 +11,16 @@ import pytest
 
 from speech_emotion import Pipeline, Utterance
 from speech_emotion.common.wire import public
-from tests.support.pipelines import BUNDLE, DEMO, PATIENCE_S, ROOT, Running, comparable, offline
+from tests.support.pipelines import (
+    BUNDLE,
+    DEMO,
+    PATIENCE_S,
+    ROOT,
+    Running,
+    comparable,
+    more_results,
+    offline,
+)
 
 
 def test_live_equals_offline_with_stages_killed(
@@ -22,9 +31,7 @@ def test_live_equals_offline_with_stages_killed(
     killed = 0
     for stage in ("features", "infer"):
         before = len(running.received.fresh(public.Result))
-        running.subscriber.wait_for(
-            lambda received, n=before: len(received.fresh(public.Result)) > n
-        )
+        running.subscriber.wait_for(more_results(before))
         if (victim := running.stages().get(stage)) is not None:
             victim.kill()
             killed += 1

@@ -14,10 +14,10 @@ import msgpack
 import pytest
 import zmq
 
-from speech_emotion.capture.sources.monitor import SourceState
-from speech_emotion.common.client.results import FINE_STAGES, FINE_STREAMS
 from speech_emotion.common.hub import ledger, publisher
+from speech_emotion.common.source_state import SourceState
 from speech_emotion.common.wire import codec, connections, public
+from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 from speech_emotion.supervision.restart_policy import ProcessState
 from tests.support.pipelines import ROOT, Running
 
@@ -79,9 +79,13 @@ def described(hint: Any) -> str:
         return f"map of {described(arguments[0])} to {described(arguments[1])}"
     if typing.get_origin(hint) is list:
         return f"list of {described(arguments[0])}"
-    names = {public.StageHealth: "stages", public.StreamHealth: "streams", public.Mute: "mute"}
-    names[public.Prosody] = "prosody"
-    return names.get(hint, hint.__name__)
+    names: dict[Any, str] = {
+        public.StageHealth: "stages",
+        public.StreamHealth: "streams",
+        public.Mute: "mute",
+        public.Prosody: "prosody",
+    }
+    return names.get(hint, str(hint.__name__))
 
 
 def fits(message: dict[str, Any], section: str) -> bool:
@@ -166,23 +170,23 @@ def counters_in_the_code() -> set[str]:
 
 def test_examples_are_messages() -> None:
     blocks = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-    kinds = []
+    topics = []
     for block in blocks:
         example = json.loads(block)
-        (kind,) = (
-            cls
-            for cls in public.PUBLIC.values()
+        (topic,) = (
+            name
+            for name, cls in public.PUBLIC.items()
             if [f.name for f in dataclasses.fields(cls)] == [k for k in example if k != "v"]
         )
         stream = f"/{example['stream']}" if "stream" in example else ""
         message, replay = public.decode_public(
-            f"{kind.topic}{stream}".encode(),
-            msgpack.packb(example),  # type: ignore[attr-defined]
+            f"{topic}{stream}".encode(),
+            msgpack.packb(example),
         )
         assert not replay
         assert public.to_json_map(message) == example
-        kinds.append(kind)
-    assert kinds == list(public.PUBLIC.values())
+        topics.append(topic)
+    assert topics == list(public.PUBLIC)
 
 
 def test_a_real_pipeline_says_what_the_page_says(

@@ -280,7 +280,12 @@ def test_a_connection_without_end_of_requests_is_closed(
 ) -> None:
     monkeypatch.setattr(publisher, "MAX_REQUESTS", 50)
     client = rig.subscriber(zmq.XSUB)
-    wait_until(lambda: storm(client) or rig.cut > 0, "the connection to be closed")
+
+    def closed() -> bool:
+        storm(client)
+        return rig.cut > 0
+
+    wait_until(closed, "the connection to be closed")
     assert alive(rig.subscriber())
 
 

@@ -19,7 +19,7 @@ import soxr
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
-from tests.support.pipelines import ROOT, Running, comparable, offline, wait_until
+from tests.support.pipelines import ROOT, Running, comparable, more_results, offline, wait_until
 from tests.support.pulse import VirtualMicrophone, installed
 
 Supervise = Callable[..., Running]
@@ -129,7 +129,7 @@ def test_at_full_speed_no_sample_and_no_message_is_missing(
     folder = tmp_path / "recordings"
     running = supervise(f"--source=file:{path}", "--speed=max", f"--record={folder}")
     for seen in (60, 400):
-        running.subscriber.wait_for(lambda r, n=seen: len(r.fresh(public.Result)) >= n)
+        running.subscriber.wait_for(more_results(seen - 1))
         if (recorder := running.stages().get("record")) is not None:
             recorder.kill()
     code, stderr, live = running.ended()
@@ -152,7 +152,7 @@ def test_recorder_and_history_miss_nothing_while_they_restart(
     folder, history = tmp_path / "recordings", tmp_path / "history.sqlite"
     running = supervise(f"--source=file:{clip(50.0)}", f"--record={folder}", f"--history={history}")
     for seen in (6, 14, 22):
-        running.subscriber.wait_for(lambda r, n=seen: len(r.fresh(public.Result)) >= n)
+        running.subscriber.wait_for(more_results(seen - 1))
         for name in ("record", "history"):
             if (stage := running.stages().get(name)) is not None:
                 stage.kill()

@@ -204,7 +204,13 @@ def test_what_is_only_in_memory_is_kept_on_request(site: Site) -> None:
 
     asked: list[dict[str, Any]] = []
     fill(site, 50)  # the queue takes nothing that is surer
-    wait_until(lambda: bool((key := keep()) and not asked.append(key)), "an utterance to ask for")
+
+    def has_asked() -> bool:
+        if (key := keep()) is not None:
+            asked.append(key)
+        return bool(asked)
+
+    wait_until(has_asked, "an utterance to ask for")
 
     def kept() -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = site.review()["kept"]
@@ -221,6 +227,7 @@ def test_what_is_only_in_memory_is_kept_on_request(site: Site) -> None:
     status, headers, some = get(site.port, f"{API}/review/sound?id={one['id']}", part)
     assert (status, some) == (206, body[44:144])
     assert headers["content-range"] == f"bytes 44-143/{len(body)}"
+    wrong: Any
     for wrong in ({"stream": "main"}, {**asked[0], "x": 1}, {**asked[0], "seq": -1}, [], b"{"):
         assert site.post("/review/keep", wrong)[0] == 400
     assert site.post("/review/keep", {**asked[0], "seq": 10**9})[0] == 404
@@ -235,11 +242,11 @@ def fill(site: Site, count: int) -> list[int]:
         site.store.delete(one.id)
     sound = Sound(b"RIFF", 1.0)
     for seq in range(count):
-        one = public.Utterance(
+        filler = public.Utterance(
             *("hall", "filled", seq, 0, 16000, 16000, time.time(), "sad", 0.25),
             *(dict.fromkeys(LABELS, 0.25), None, 2, load_bundle(BUNDLE).id),
         )
-        assert site.store.keep(one, sound, time.time(), asked=False, queue=count)
+        assert site.store.keep(filler, sound, time.time(), asked=False, queue=count)
     return [one.id for one in site.store.list() if one.run == "filled"]
 
 

@@ -372,7 +372,12 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     )
     thread.start()
     requests: list[tuple[bytes, Request]] = []
-    wait_until(lambda: bool(requests.extend(control.requests()) or requests), "the request")
+
+    def asked() -> bool:
+        requests.extend(control.requests())
+        return bool(requests)
+
+    wait_until(asked, "the request")
     ((identity, request),) = requests
     assert request == swap_request
     control.answer(b"nobody", internal.Swapped(0, "lost"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 import shutil
@@ -36,6 +37,10 @@ def lines(screen: Screen, width: int, height: int) -> list[str]:
     found = console.export_text().splitlines()
     console.file.close()
     return found
+
+
+def shows(screen: Screen, words: str) -> bool:
+    return words in "\n".join(lines(screen, 120, 10))
 
 
 def take_until(screen: Screen, ready: Callable[[], bool]) -> None:
@@ -113,7 +118,7 @@ def test_a_line_says_how_far_a_stream_is_adapted(publisher: tuple[Publisher, str
         for seq, (seconds, words) in enumerate(texts.items()):
             publisher[0].send(dataclasses.replace(make_result(seq), baseline=seconds))
             publisher[0].send(health())
-            take_until(screen, lambda w=words: w in "\n".join(lines(screen, 120, 10)))
+            take_until(screen, functools.partial(shows, screen, words))
             assert ("dapted" in "\n".join(lines(screen, 120, 10))) == bool(words)
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def bundle(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_bundle_passes_the_pipelines_own_checks(bundle: Path):
+def test_the_bundle_passes_the_pipelines_own_checks(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     load_extractors(loaded)
     Model(loaded)
@@ -111,7 +112,7 @@ def test_the_bundle_passes_the_pipelines_own_checks(bundle: Path):
     assert "| MADE | 48 |" in card
 
 
-def test_evaluate_gives_the_promised_json_and_a_report(corpus: Path, bundle: Path):
+def test_evaluate_gives_the_promised_json_and_a_report(corpus: Path, bundle: Path) -> None:
     out = corpus / "figures.json"
     train(
         *("evaluate", "--bundle", bundle, "--manifest", corpus / "manifest.csv"),
@@ -129,13 +130,13 @@ def test_evaluate_gives_the_promised_json_and_a_report(corpus: Path, bundle: Pat
     assert 'src="http' not in page
 
 
-def test_the_same_seed_gives_the_same_model(corpus: Path, bundle: Path, tmp_path: Path):
+def test_the_same_seed_gives_the_same_model(corpus: Path, bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     fit(corpus, again, tmp_path / "fresh")
     assert (again / "model.tflite").read_bytes() == (bundle / "model.tflite").read_bytes()
 
 
-def test_a_taught_bundle_is_calibrated_on_corpora_left_out(corpus: Path, tmp_path: Path):
+def test_a_taught_bundle_is_calibrated_on_corpora_left_out(corpus: Path, tmp_path: Path) -> None:
     from speech_emotion.train.data.clips import read_manifest
     from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
     from speech_emotion.train.model.teacher_file import write_teacher_file
@@ -171,7 +172,7 @@ def test_a_taught_bundle_is_calibrated_on_corpora_left_out(corpus: Path, tmp_pat
     assert "70 % of the targets" in card
 
 
-def test_a_stopped_training_resumes_at_its_checkpoint(corpus: Path, tmp_path: Path):
+def test_a_stopped_training_resumes_at_its_checkpoint(corpus: Path, tmp_path: Path) -> None:
     import keras
 
     from speech_emotion.train.data.clips import read_manifest
@@ -188,7 +189,8 @@ def test_a_stopped_training_resumes_at_its_checkpoint(corpus: Path, tmp_path: Pa
         fitted = fit_network(
             job.training_set, all_clips, plan.recipe, seed=3, checkpoint=checkpoint, stop=stop
         )
-        return fitted.model.get_weights()
+        values: list[np.ndarray] = fitted.model.get_weights()
+        return values
 
     straight = weights(tmp_path / "straight.npz")
     stopped = weights(tmp_path / "stopped.npz", stop=25)
@@ -197,14 +199,14 @@ def test_a_stopped_training_resumes_at_its_checkpoint(corpus: Path, tmp_path: Pa
     assert all(map(np.array_equal, straight, resumed))
 
 
-def test_the_level_is_removed_from_the_first_feature_and_its_course_is_kept():
+def test_the_level_is_removed_from_the_first_feature_and_its_course_is_kept() -> None:
     from speech_emotion.train.model.network import Network, build
 
     network = Network(channels=(4, 8), hidden=8, centre_first=True)
     model = build(network, 20, 12, {"label": 4})
     x = np.random.default_rng(0).standard_normal((3, 20, 12, 1)).astype(np.float32)
 
-    def scores(change: np.ndarray) -> np.ndarray:
+    def scores(change: np.ndarray | np.float32) -> np.ndarray:
         return np.asarray(model((x + change).astype(np.float32), training=False)["label"])
 
     louder, rising, higher = np.zeros((3, 1, 20, 12, 1), np.float32)
@@ -214,7 +216,7 @@ def test_the_level_is_removed_from_the_first_feature_and_its_course_is_kept():
     assert np.abs(scores(higher) - scores(np.float32(0))).max() > 1e-3
 
 
-def test_calibrate_closes_the_gate_on_a_noisy_room(bundle: Path, tmp_path: Path):
+def test_calibrate_closes_the_gate_on_a_noisy_room(bundle: Path, tmp_path: Path) -> None:
     copy = tmp_path / "made"
     shutil.copytree(bundle, copy)
     rng = np.random.default_rng(0)
@@ -226,7 +228,7 @@ def test_calibrate_closes_the_gate_on_a_noisy_room(bundle: Path, tmp_path: Path)
     assert load_bundle(copy).spec.gate_margin_db >= load_bundle(bundle).spec.gate_margin_db
 
 
-def test_a_conv1d_lstm_of_the_original_design_becomes_a_bundle(tmp_path: Path):
+def test_a_conv1d_lstm_of_the_original_design_becomes_a_bundle(tmp_path: Path) -> None:
     import keras
     from keras import layers
 
@@ -251,12 +253,12 @@ def test_a_conv1d_lstm_of_the_original_design_becomes_a_bundle(tmp_path: Path):
     )
     assert "input dims,frames, output probabilities" in output
     loaded = load_bundle(out)
-    golden = loaded.arrays("golden.npz")
+    golden: dict[str, Any] = {**loaded.arrays("golden.npz")}
     expected = np.asarray(model(golden["normalized"].T[np.newaxis]))[0]
     np.testing.assert_allclose(golden["probabilities"], expected, atol=1e-4)
 
 
-def test_user_mistakes_are_one_line(corpus: Path):
+def test_user_mistakes_are_one_line(corpus: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -280,7 +282,7 @@ def test_user_mistakes_are_one_line(corpus: Path):
 @pytest.mark.parametrize(
     "command", ["", "fit", "crossval", "evaluate", "explore", "calibrate", "events", "bundle"]
 )
-def test_help_needs_no_tensorflow_and_shows_examples(command: str):
+def test_help_needs_no_tensorflow_and_shows_examples(command: str) -> None:
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['train', *{command.split()!r}, '--help']\n"

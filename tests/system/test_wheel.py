@@ -67,7 +67,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of a new environment, outside the checkout, that has the wheel."""
     venv = tmp_path_factory.mktemp("a place") / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    install = [venv / "bin" / "pip", "install", "--quiet"]
+    install: list[str | Path] = [venv / "bin" / "pip", "install", "--quiet"]
     if EMPTY:
         install += ["-c", CONSTRAINTS, f"{wheel}[dashboard]"]
     else:

@@ -139,7 +139,12 @@ def test_an_alert_is_on_the_disk_before_it_is_passed_on(
 ) -> None:
     store, passed = started()
     seen: list[list[tuple[str, str]]] = []
-    store._stored = lambda new: (seen.append(on_disk(path)), passed.extend(new))[1]
+
+    def stored(new: list[Delivery]) -> None:
+        seen.append(on_disk(path))
+        passed.extend(new)
+
+    store._stored = stored
     state = RuleState("a", 3)
     store.put({KEY: state}, [delivery(1)])
     store.put({KEY: state}, [delivery(1)])  # it is known

@@ -92,7 +92,7 @@ def test_restarts_neither_repeat_nor_lose_an_alert(
         alerts = evaluation.feed(messages[at], 0.0)
         at += 1
         raised += alerts
-        if alerts or data.draw(st.booleans()):
+        if bool(alerts) or data.draw(st.booleans()):
             kept, committed = dict(evaluation.states), at  # alerts are committed with their states
         elif data.draw(st.booleans()):
             evaluation = Evaluation([one], kept, datetime.UTC)

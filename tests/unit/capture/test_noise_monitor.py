@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import soundfile
@@ -27,7 +29,7 @@ def as_s24(samples: np.ndarray) -> bytes:
     return (samples * 2**31).astype("<i4").view("u1").reshape(-1, 4)[:, 1:].tobytes()
 
 
-FORMATS = {
+FORMATS: dict[str, Callable[[np.ndarray], bytes]] = {
     "f32": lambda x: x.astype("<f4").tobytes(),
     "f64": lambda x: x.astype("<f8").tobytes(),
     "s24": as_s24,

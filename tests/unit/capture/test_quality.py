@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import soundfile
@@ -20,7 +22,7 @@ def speech() -> NDArray[np.float32]:
     return soxr.resample(samples, rate, RATE)[: 20 * RATE]  # type: ignore[no-any-return]
 
 
-def figures(samples: NDArray[np.float32], block: int = 333) -> dict[str, float]:
+def figures(samples: NDArray[np.floating[Any]], block: int = 333) -> dict[str, float]:
     meter = QualityMeter(RATE)
     for at in range(0, len(samples), block):
         meter.add(samples[at : at + block].astype(np.float32))

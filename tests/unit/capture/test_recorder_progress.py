@@ -16,7 +16,13 @@ import pytest
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.capture.recording import progress as recording_progress
 from speech_emotion.capture.recording.progress import Progress, read_progress, recorded_end, run_of
-from speech_emotion.capture.recording.reader import MESSAGES, TIMELINE, open_recording, segment_name
+from speech_emotion.capture.recording.reader import (
+    MESSAGES,
+    TIMELINE,
+    open_recording,
+    readable_frames,
+    segment_name,
+)
 from speech_emotion.capture.recording.recorder import Writer
 from speech_emotion.capture.recording.stream_recorder import StreamRecorder
 from speech_emotion.common.ring.segment import create_ring
@@ -94,14 +100,14 @@ def test_a_restart_reads_the_newest_segment_and_the_end_of_the_files(
     line = json.dumps({"topic": "result", "seq": 5, "skipped": 0}).encode() + b"\n"
     with (folder / MESSAGES).open("ab") as file:
         file.write(line * 200_000)
-    with (folder / TIMELINE).open("a") as file:
+    with (folder / TIMELINE).open("a") as lines:
         for seq in range(6, minutes):
-            file.write(json.dumps(Progress(10, 11, seq, 12).row()) + "\n")
-    with (folder / MESSAGES).open("a") as file:
+            lines.write(json.dumps(Progress(10, 11, seq, 12).row()) + "\n")
+    with (folder / MESSAGES).open("a") as lines:
         for seq in (minutes - 1, minutes + 3):
-            file.write(json.dumps({"topic": "result", "seq": seq, "skipped": 0}) + "\n")
+            lines.write(json.dumps({"topic": "result", "seq": seq, "skipped": 0}) + "\n")
     opened, read = [], 0
-    measure, loads = recording_progress.readable_frames, json.loads
+    measure, loads = readable_frames, json.loads
 
     def counted_measure(path: Path) -> int:
         opened.append(path)
@@ -113,7 +119,7 @@ def test_a_restart_reads_the_newest_segment_and_the_end_of_the_files(
         return loads(text)
 
     monkeypatch.setattr(recording_progress, "readable_frames", counted_measure)
-    monkeypatch.setattr(recording_progress.json, "loads", counted_loads)
+    monkeypatch.setattr(json, "loads", counted_loads)
     recording = recorder(run, folder)
     assert opened == [folder / segment_name(60 * RATE * (minutes - 1))]
     assert read < 5000

@@ -24,7 +24,7 @@ RATE = 16000
 @pytest.fixture(scope="module")
 def speech() -> NDArray[np.float32]:
     samples, _ = soundfile.read(DEMO, dtype="float32")
-    return samples[: 5 * RATE]
+    return np.asarray(samples[: 5 * RATE])
 
 
 def encoded(samples: NDArray[np.float32], kind: str, rate: int = RATE) -> bytearray:

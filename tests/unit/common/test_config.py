@@ -51,7 +51,7 @@ streams = st.lists(
     ),
     min_size=1,
     max_size=5,
-    unique_by=lambda stream: stream["name"],
+    unique_by=lambda stream: str(stream["name"]),
 )
 settable = {
     "results": st.sampled_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -305,10 +306,14 @@ def test_a_change_of_state_is_told_before_the_next_second(rig: Rig, whose: str) 
         stage, source = (state, "live") if whose == "stage" else ("ready", state)
         status = internal.SourceStatus("main", source, None, 0.0, None, 0, None, 0.0, 0, 0)
         rig.send(internal.Heartbeat("infer", 1, stage, turn, 0.0, None, 0, 0.0, 0.0, [status], {}))
-        wait_until(lambda wanted=(stage, source): shown(subscriber) == wanted, "the new state")
+        wait_until(functools.partial(shows, subscriber, (stage, source)), "the new state")
     times = [h.time for h in subscriber.finish().fresh(public.Health) if h.stages and h.streams]
     # Without a change they are a second apart, or more on a busy machine.
     assert min(b - a for a, b in itertools.pairwise(times)) < 0.9
+
+
+def shows(subscriber: Subscriber, wanted: tuple[str, str]) -> bool:
+    return shown(subscriber) == wanted
 
 
 def shown(subscriber: Subscriber) -> tuple[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_a_stream_is_opened_once_per_run(ledger: Ledger) -> None:
     ],
 )
 def test_only_the_next_result_of_the_run_and_bundle_is_accepted(
-    ledger: Ledger, changes: dict[str, object], verdict: Verdict
+    ledger: Ledger, changes: dict[str, Any], verdict: Verdict
 ) -> None:
     assert ledger.submit(dataclasses.replace(FIRST, **changes)) is verdict
 

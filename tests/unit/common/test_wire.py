@@ -164,12 +164,11 @@ def test_messages_spliced_grown_and_repeated_are_messages_or_refused(
         frame + frame,
         lie * 50 + frame,
     ):
-        for decode in (
-            internal.decode,
-            *(lambda raw, t=t: public.decode_public(t, raw) for t in TOPICS),
-        ):
+        with contextlib.suppress(codec.ProtocolError):
+            internal.decode(damaged)
+        for topic in TOPICS:
             with contextlib.suppress(codec.ProtocolError):
-                decode(damaged)
+                public.decode_public(topic, damaged)
 
 
 TOPICS = (b"result/main", b"utterance/x", b"info/", b"health", b"health/\xff", b"", b"\x00" * 300)
@@ -200,7 +199,7 @@ def test_memory_is_bounded_whatever_a_length_claims(cls: type[codec.Message]) ->
         tracemalloc.stop()
 
 
-HELLO = {"t": "Hello", "stage": "infer", "stream": "main"}
+HELLO: dict[Any, Any] = {"t": "Hello", "stage": "infer", "stream": "main"}
 
 
 @examples(200)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -270,10 +271,12 @@ def test_frames_are_shared_where_the_spec_says_so(spec: FeatureSpec) -> None:
     assert isinstance(core, FastCore)
     computed: list[int] = []
     compute = core._batch.compute
-    core._batch.compute = lambda frame, row, count: (  # type: ignore[method-assign]
-        computed.append(count),
-        compute(frame, row, count),
-    )[1]
+
+    def counted(frame: Any, row: Any, count: int) -> Any:
+        computed.append(count)
+        return compute(frame, row, count)
+
+    core._batch.compute = counted  # type: ignore[method-assign]
     samples = speech("03a01Wa", 6 * spec.window)
     for k in range(4):
         core.extract(samples[k * spec.hop :][: spec.window])

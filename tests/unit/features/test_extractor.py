@@ -102,8 +102,9 @@ def test_a_window_with_a_gap_is_no_speech_and_resets_the_gate(
     loud = max(range(len(windows)), key=lambda k: analyses[k].rms_db)
     assert analyses[loud].kind == "speech"
     assert analyses[loud].gate != fresh
-    assert analyses[loud].features is not None
-    assert analyses[loud].features.shape == (SPEC.n_frames, SPEC.dims)
+    features = analyses[loud].features
+    assert features is not None
+    assert features.shape == (SPEC.n_frames, SPEC.dims)
     assert analyzer.analyze(windows[loud], missing=SPEC.window // 10).kind == "speech"
     gap = analyzer.analyze(windows[loud], missing=SPEC.window // 10 + 1)
     assert (gap.kind, gap.features, gap.gate) == ("gap", None, fresh)

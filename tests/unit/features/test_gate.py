@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_fixed_gate_has_no_state() -> None:
 @pytest.mark.parametrize("kind", ["white", "pink", "brown", "fan", "hum", "tone", "dc"])
 def test_closed_on_steady_noise_from_the_first_window_on(kind: str, level: float) -> None:
     length = 30 * RATE
-    sound = {
+    sounds: dict[str, Callable[[], NDArray[np.float32]]] = {
         "white": lambda: noise(30, 0.0, 0.0),
         "pink": lambda: noise(30, 0.0, 1.0),
         "brown": lambda: noise(30, 0.0, 2.0),
@@ -92,8 +93,8 @@ def test_closed_on_steady_noise_from_the_first_window_on(kind: str, level: float
         "hum": lambda: harmonics(length, 50.0, 20, RATE),
         "tone": lambda: harmonics(length, 440.0, 2, RATE),
         "dc": lambda: np.ones(length, np.float32),
-    }[kind]()
-    assert not opened(SPEC, sound * gain(level)).any()
+    }
+    assert not opened(SPEC, sounds[kind]() * gain(level)).any()
 
 
 def test_closed_on_digital_silence() -> None:
@@ -257,9 +258,12 @@ def test_frames_of_the_previous_window_are_reused_with_the_same_bits(
     samples[3 * spec.window : 4 * spec.window] = 0.0
     transformed: list[int] = []
     rfft = np.fft.rfft
-    monkeypatch.setattr(
-        np.fft, "rfft", lambda frames: (transformed.append(len(frames)), rfft(frames))[1]
-    )
+
+    def counted(frames: NDArray[np.float32]) -> NDArray[np.complex64]:
+        transformed.append(len(frames))
+        return np.asarray(rfft(frames))
+
+    monkeypatch.setattr(np.fft, "rfft", counted)
     gate = AdaptiveGate(spec)
     # In order, then a jump, the same window twice, and back.
     for k in [*range(9), 14, 15, 15, 3, 4]:

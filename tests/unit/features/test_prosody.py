@@ -29,7 +29,7 @@ def harmonics(f0: float, spec: FeatureSpec, level: float = 0.1) -> NDArray[np.fl
     t = np.arange(spec.window) / spec.sample_rate
     top = int(0.4 * spec.sample_rate / f0)
     wave = np.sum([np.cos(2 * np.pi * k * f0 * t) / k for k in range(1, min(top, 20))], axis=0)
-    return (level * wave / np.sqrt(np.mean(wave**2))).astype(np.float32)
+    return np.asarray(level * wave / np.sqrt(np.mean(wave**2)), np.float32)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.sample_rate}-{s.window_s}-{s.hop_s}")

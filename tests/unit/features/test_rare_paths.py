@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.machinery
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,13 +50,13 @@ def test_the_fast_core_says_whether_windows_share_frames() -> None:
     ],
 )
 def test_a_bundle_whose_golden_vectors_differ_is_refused(
-    monkeypatch: pytest.MonkeyPatch, change: dict[str, object], words: str
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str
 ) -> None:
     bundle = load_bundle(DEFAULT_BUNDLE)
     arrays = {name: bundle.arrays(name) for name in ("banks.npz", "golden.npz", "stats.npz")}
-    golden = dict(arrays["golden.npz"])
+    golden: dict[str, Any] = dict(arrays["golden.npz"])
     for key, value in change.items():
-        golden[key] = golden[key] + 1.0 if value is None else value  # type: ignore[assignment]
+        golden[key] = golden[key] + 1.0 if value is None else value
     arrays["golden.npz"] = golden
     monkeypatch.setattr(type(bundle), "arrays", lambda _, name: arrays[name])
     with pytest.raises(UserError, match=words):

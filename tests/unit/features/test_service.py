@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from speech_emotion.common.linux.eventfd import Wakeup
 from speech_emotion.common.ring.layout import FOLDER
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.ring.writer import RingWriter
+from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.wire import codec, internal
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.features.extractor import windows_of
@@ -57,9 +58,10 @@ class Rig:
         self.switch = Switch()
         self.to_hub = connect(self.context, hub, "hub")
         service = FeaturesService(BOX, EXTRACTORS, self.endpoint, self.to_hub, self.context)
+        stop = cast(StopRequest, self.switch)
         self.exit_codes: list[int] = []
         self.thread = threading.Thread(
-            target=lambda: self.exit_codes.append(service.run(self.switch)), daemon=True
+            target=lambda: self.exit_codes.append(service.run(stop)), daemon=True
         )
         self.thread.start()
         self.capture = connect(self.context, self.endpoint, "features")
@@ -106,7 +108,7 @@ class Rig:
         return internal.decode(self.infer.recv())
 
     def take(self, count: int) -> list[internal.Window]:
-        windows = []
+        windows: list[internal.Window] = []
         while len(windows) < count:
             answer = self.answer()
             if isinstance(answer, internal.Window):

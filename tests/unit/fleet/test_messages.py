@@ -31,9 +31,10 @@ def test_a_result_and_the_utterance_of_its_window_have_different_ids() -> None:
 
 def test_what_comes_again_is_no_record_and_what_is_missing_is_counted() -> None:
     intake = Intake({})
-    marks = {}
+    marks: dict[str, str] = {}
     for seq in (0, 1, 1, 0, 4):
         for record in intake.feed(make_result(seq), 0.0):
+            assert record.mark is not None
             marks.update([record.mark])
     assert intake.lost == 2
     # The next process continues from what the outbox has kept.

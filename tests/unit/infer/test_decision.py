@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,13 @@ def window(seq: int, kind: str = "speech", **other: Any) -> Window:
     return dataclasses.replace(plain, **other)
 
 
-def run(steps: list[Step], using: Bundle) -> list[Result | Utterance]:
+def run(steps: Sequence[Step], using: Bundle) -> list[Result | Utterance]:
     """All messages for a sequence of (kind, probabilities) or (…, probability of speech)."""
-    state, messages = State(), []
-    for seq, (kind, probabilities, *speech) in enumerate(steps):
+    state = State()
+    messages: list[Result | Utterance] = []
+    for seq, (kind, probabilities, *rest) in enumerate(steps):
         vector = None if probabilities is None else np.array(probabilities)
+        speech: list[Any] = rest
         result, utterances, state = decide(state, window(seq, kind), vector, using, *speech)
         messages += [result, *utterances]
     return [*messages, *finish(state, window(len(steps), "end"), using)]
@@ -373,10 +376,11 @@ def test_decisions_that_resume_from_a_checkpoint_are_the_same(steps: list[Step],
     )
     state = State()
     messages: list[Any] = []
-    for seq, (kind, probabilities, *speech) in enumerate(steps):
+    for seq, (kind, probabilities, *rest) in enumerate(steps):
         if seq == cut:
             state = State.from_map(msgpack.unpackb(msgpack.packb(state.to_map())))
         vector = None if probabilities is None else np.array(probabilities)
+        speech: list[Any] = rest
         result, utterances, state = decide(state, window(seq, kind), vector, using, *speech)
         messages += [result, *utterances]
     messages += finish(state, window(len(steps), "end"), using)

@@ -36,7 +36,8 @@ def with_dimensions(labels: bool = True) -> Bundle:
 
 
 def run(using: Bundle, *outputs: list[float]) -> list[Result | Utterance]:
-    state, messages = State(), []
+    state = State()
+    messages: list[Result | Utterance] = []
     for seq, values in enumerate(outputs):
         output = np.array(values, np.float32)
         result, ended, state = decide(
@@ -83,7 +84,7 @@ def test_the_key_is_absent_where_there_are_none() -> None:
 @pytest.mark.parametrize("wrong", [["pleasure"], ["arousal", "arousal"], "arousal", [1]])
 def test_a_manifest_names_known_dimensions_once(tmp_path: Path, wrong: object) -> None:
     folder = shutil.copytree(BUNDLE, tmp_path / "copy")
-    change(folder, lambda manifest: manifest.update(dimensions=wrong))  # type: ignore[call-overload]
+    change(folder, lambda manifest: manifest.update(dimensions=wrong))
     with pytest.raises(UserError, match=r"dimensions = .* must be a list of arousal, valence"):
         load_bundle(folder)
 
@@ -91,10 +92,10 @@ def test_a_manifest_names_known_dimensions_once(tmp_path: Path, wrong: object) -
 def test_without_labels_there_is_no_baseline(tmp_path: Path) -> None:
     folder = shutil.copytree(BUNDLE, tmp_path / "copy")
     only: dict[str, object] = {"labels": [], "dimensions": ["arousal"]}
-    change(folder, lambda manifest: manifest.update(only))  # type: ignore[arg-type]
+    change(folder, lambda manifest: manifest.update(only))
     assert load_bundle(folder).outputs == 2
     only["relative_output"] = True
-    change(folder, lambda manifest: manifest.update(only))  # type: ignore[arg-type]
+    change(folder, lambda manifest: manifest.update(only))
     with pytest.raises(UserError, match="relative_output needs labels"):
         load_bundle(folder)
 
@@ -126,7 +127,7 @@ def test_the_history_keeps_them(tmp_path: Path) -> None:
         for m in plain
     ]
     utterance = dataclasses.replace(make_utterance(1), dimensions={"arousal": 0.123456})
-    writer.write([(m, T0) for m in (*results, utterance)])
+    writer.write([*((m, T0) for m in results), (utterance, T0)])
     writer.close()
     with HistoryReader(path) as reader:
         every = reader.windows("main", T0, T0 + 3.0, 10)["rows"]

@@ -208,6 +208,7 @@ def test_a_stream_forgets_its_baseline_as_the_command_does() -> None:
 
 def test_a_source_shorter_than_a_window_gives_one(pipeline: Pipeline) -> None:
     (only,) = pipeline(np.zeros(10, np.float32), rate=16000)
+    assert isinstance(only, Result)
     assert only.state == "silence"
     assert only.end == load_bundle(BUNDLE).spec.window
 

@@ -37,7 +37,7 @@ def syllable(f0: float, seconds: float) -> NDArray[np.float64]:
     """A voiced sound that swells and fades."""
     t = np.arange(round(seconds * RATE)) / RATE
     wave = np.sum([np.cos(2 * np.pi * k * f0 * t) / k for k in range(1, 15)], axis=0)
-    return 0.1 * wave * np.sin(np.pi * t / seconds) ** 2
+    return np.asarray(0.1 * wave * np.sin(np.pi * t / seconds) ** 2)
 
 
 def test_a_sentence_of_known_syllables_and_pauses() -> None:

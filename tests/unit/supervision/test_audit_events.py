@@ -12,7 +12,7 @@ from speech_emotion.supervision.privacy import audit_events
 
 def test_no_password_of_a_source_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[dict[str, Any]] = []
-    writer = audit_events.open_audit(Config().audit)
+    writer = audit_events.open_audit(Config.model_validate({}).audit)
     monkeypatch.setattr(writer, "note", lambda _, **details: noted.append(details))
     sources = [
         {"name": "door", "source": "rtsp://user:secret@cam/1"},

@@ -67,7 +67,8 @@ def test_a_disk_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(audit_writer, "RETRY_S", 0.05)
     path = tmp_path / "audit.jsonl"
     writer = opened(path)
-    write, tries = os.write, []
+    write = os.write
+    tries: list[bytes] = []
 
     def full(descriptor: int, content: bytes) -> int:
         if len(tries) < 3 and b'"event"' in content:

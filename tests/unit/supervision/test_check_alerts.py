@@ -12,7 +12,8 @@ from tests.support.pipelines import ROOT
 
 
 def config(**rule: object) -> Config:
-    return Config(alerts=[{"name": "one", "to": "https://box.example/", **rule}])  # type: ignore[arg-type]
+    alert = {"name": "one", "to": "https://box.example/", **rule}
+    return Config.model_validate({"alerts": [alert]})
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def test_the_descriptor_limit_is_raised_as_far_as_permitted(
 ) -> None:
     limits = {resource.RLIMIT_NOFILE: (1024, 4096)}
     change: Callable[[int, tuple[int, int]], None] = limits.__setitem__
-    monkeypatch.setattr(descriptors.resource, "getrlimit", limits.__getitem__)
-    monkeypatch.setattr(descriptors.resource, "setrlimit", change)
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", change)
     raise_descriptor_limit()
     assert limits[resource.RLIMIT_NOFILE] == (4096, 4096)
     limits[resource.RLIMIT_NOFILE] = (1024, resource.RLIM_INFINITY)

@@ -28,16 +28,20 @@ def ready(policy: RestartPolicy = POLICY, at: float = 1.0) -> ProcessLifecycle:
     return stage
 
 
+def state_of(stage: ProcessLifecycle) -> ProcessState:
+    return stage.state
+
+
 def died(stage: ProcessLifecycle, now: float, code: int = -9) -> None:
     stage.exited(now, code, "last words")
 
 
 def test_it_starts_at_once() -> None:
     stage = waiting()
-    assert stage.state is ProcessState.WAITING
+    assert state_of(stage) is ProcessState.WAITING
     assert stage.act(0.0) is Action.START
     stage.started(0.0)
-    assert stage.state is ProcessState.STARTING
+    assert state_of(stage) is ProcessState.STARTING
     assert stage.act(0.1) is None
     assert stage.restarts == 0
 
@@ -46,15 +50,15 @@ def test_a_beat_alone_is_not_ready() -> None:
     stage = waiting()
     stage.started(0.0)
     stage.beat(1.0, ready=False)
-    assert stage.state is ProcessState.STARTING
+    assert state_of(stage) is ProcessState.STARTING
     stage.beat(1.5, ready=True)
-    assert stage.state is ProcessState.READY
+    assert state_of(stage) is ProcessState.READY
 
 
 def test_the_first_restart_is_immediate() -> None:
     stage = ready()
     died(stage, 2.0)
-    assert stage.state is ProcessState.WAITING
+    assert state_of(stage) is ProcessState.WAITING
     assert stage.reason == "killed by signal 9: last words"
     assert stage.act(2.0) is Action.START
     stage.started(2.0)
@@ -95,7 +99,7 @@ def test_months_of_quick_deaths_do_no_harm() -> None:
         assert stage.act(now) is Action.START
         stage.started(now)
         stage.beat(now, ready=True)
-    assert stage.state is ProcessState.READY
+    assert state_of(stage) is ProcessState.READY
 
 
 def test_a_start_that_never_becomes_ready_is_killed() -> None:
@@ -105,7 +109,7 @@ def test_a_start_that_never_becomes_ready_is_killed() -> None:
     assert stage.act(30.1) is Action.KILL
     assert stage.act(30.2) is None  # once is enough
     died(stage, 30.3)
-    assert stage.state is ProcessState.WAITING
+    assert state_of(stage) is ProcessState.WAITING
     assert stage.reason == "not ready within 30 s"
 
 
@@ -125,7 +129,7 @@ def test_never_ready_three_times_is_given_up() -> None:
             now += 0.5
         stage.started(now)
         died(stage, now, code=1)
-    assert stage.state is ProcessState.FAILED
+    assert state_of(stage) is ProcessState.FAILED
     assert stage.over
     assert stage.reason == "exit code 1: last words"
 
@@ -137,14 +141,14 @@ def test_ten_quick_deaths_are_given_up_where_the_policy_says_so() -> None:
         stage.started(now)
         stage.beat(now, ready=True)
         died(stage, now)
-    assert stage.state is ProcessState.FAILED
+    assert state_of(stage) is ProcessState.FAILED
 
 
 @pytest.mark.parametrize("was_ready", [True, False])
 def test_the_users_mistake_is_not_repeated(was_ready: bool) -> None:
     stage = ready() if was_ready else waiting()
     died(stage, 2.0, code=2)
-    assert stage.state is ProcessState.FAILED
+    assert state_of(stage) is ProcessState.FAILED
     assert stage.exit_code == 2
     assert stage.reason == "last words"
 
@@ -152,7 +156,7 @@ def test_the_users_mistake_is_not_repeated(was_ready: bool) -> None:
 def test_work_that_is_over_is_done() -> None:
     stage = ready()
     died(stage, 9.0, code=0)
-    assert stage.state is ProcessState.DONE
+    assert state_of(stage) is ProcessState.DONE
     assert stage.over
     assert stage.act(10.0) is None
 
@@ -160,13 +164,13 @@ def test_work_that_is_over_is_done() -> None:
 def test_a_stage_without_an_end_of_its_own_is_started_again() -> None:
     stage = ready(RestartPolicy(ends=False))
     died(stage, 9.0, code=0)
-    assert stage.state is ProcessState.WAITING
+    assert state_of(stage) is ProcessState.WAITING
     assert stage.reason == "exit code 0: last words"
     assert stage.act(9.0) is Action.START
     stage.started(9.0)
     stage.stop()
     died(stage, 10.0, code=0)
-    assert stage.state is ProcessState.DONE
+    assert state_of(stage) is ProcessState.DONE
 
 
 def test_a_restarted_stage_that_hangs_again_is_killed_again() -> None:
@@ -215,7 +219,7 @@ def test_one_good_run_forgives_the_quick_deaths_before_it() -> None:
     for death in range(50):
         now += POLICY.quick if death % POLICY.quick_limit == 0 else 0.1  # type: ignore[operator]
         died(stage, now)
-        assert stage.state is ProcessState.WAITING
+        assert state_of(stage) is ProcessState.WAITING
         stage.started(now)
         stage.beat(now, ready=True)
 
@@ -226,22 +230,22 @@ def test_a_device_that_is_away_is_waited_for_without_end(was_ready: bool) -> Non
     stage, now = (ready(policy) if was_ready else waiting(policy)), 1.0
     for _ in range(1000):
         died(stage, now, code=EXIT_DEVICE)
-        assert stage.state is ProcessState.WAITING
+        assert state_of(stage) is ProcessState.WAITING
         now += policy.backoff.limit_s
         assert stage.act(now) is Action.START
         stage.started(now)
     stage.beat(now, ready=True)
-    assert stage.state is ProcessState.READY
+    assert state_of(stage) is ProcessState.READY
 
 
 def test_a_device_that_is_away_counts_for_no_failed_start() -> None:
     stage = waiting()
     codes = [EXIT_DEVICE, 1, EXIT_DEVICE, 1, EXIT_DEVICE, 1]
     for code in codes:
-        assert stage.state is ProcessState.WAITING
+        assert state_of(stage) is ProcessState.WAITING
         stage.started(0.0)
         died(stage, 0.0, code=code)
-    assert stage.state is ProcessState.FAILED
+    assert state_of(stage) is ProcessState.FAILED
 
 
 def test_jitter_stays_around_the_delay() -> None:
@@ -261,17 +265,17 @@ def test_jitter_stays_around_the_delay() -> None:
 def test_a_stop_makes_every_death_the_wanted_one() -> None:
     stage = ready()
     stage.stop()
-    assert stage.state is ProcessState.STOPPING
+    assert state_of(stage) is ProcessState.STOPPING
     assert stage.act(100.0) is None
     died(stage, 100.0)
-    assert stage.state is ProcessState.DONE
+    assert state_of(stage) is ProcessState.DONE
 
 
 def test_a_stop_while_waiting_is_the_end() -> None:
     stage = ready()
     died(stage, 2.0)
     stage.stop()
-    assert stage.state is ProcessState.DONE
+    assert state_of(stage) is ProcessState.DONE
     assert stage.act(3.0) is None
 
 
@@ -279,7 +283,7 @@ def test_a_stop_does_not_undo_a_failure() -> None:
     stage = ready()
     died(stage, 2.0, code=2)
     stage.stop()
-    assert stage.state is ProcessState.FAILED
+    assert state_of(stage) is ProcessState.FAILED
 
 
 def test_a_mistake_of_the_user_at_the_first_start_is_final_for_every_process() -> None:
@@ -287,7 +291,7 @@ def test_a_mistake_of_the_user_at_the_first_start_is_final_for_every_process() -
     assert stage.act(0.0) is Action.START
     stage.started(0.0)
     died(stage, 0.1, 2)
-    assert stage.state is ProcessState.FAILED
+    assert state_of(stage) is ProcessState.FAILED
 
 
 @pytest.mark.parametrize("code", [-9, 1, 2])
@@ -301,7 +305,7 @@ def test_a_stage_that_is_not_vital_is_never_given_up(code: int) -> None:
         if start == 0:
             stage.beat(now, ready=True)
         died(stage, now + 0.1, code)
-        assert stage.state is ProcessState.WAITING
+        assert state_of(stage) is ProcessState.WAITING
     assert stage.reason is not None
     assert "last words" in stage.reason
     assert stage.act(now + 3.9) is None  # and it costs little
@@ -309,4 +313,4 @@ def test_a_stage_that_is_not_vital_is_never_given_up(code: int) -> None:
         now += 0.5
     stage.started(now)
     stage.beat(now, ready=True)
-    assert stage.state is ProcessState.READY
+    assert state_of(stage) is ProcessState.READY

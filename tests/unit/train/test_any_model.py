@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_outputs_may_be_dimensions(tmp_path: Path) -> None:
     path = onnx_models.write(tmp_path / "x.onnx", SPEC.n_frames, SPEC.dims)
-    named = {"dimensions": ("valence", "arousal")}
+    named: dict[str, Any] = {"dimensions": ("valence", "arousal")}
     made = bundle_model([path], SPEC, LABELS[:2], tmp_path / "made", sound(SPEC), **named)
     assert (made.labels, made.outputs, made.output) == (LABELS[:2], 4, "logits")
     assert made.dimensions == named["dimensions"]

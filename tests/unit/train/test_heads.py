@@ -17,9 +17,8 @@ from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
 from speech_emotion.train.evaluation.held_out import corpora_left_out, speakers_left_out
 from speech_emotion.train.evaluation.output_files import write_outputs
 from speech_emotion.train.model.teacher_file import read_teacher_file, write_teacher_file
-from speech_emotion.train.model.whisper import heads
 from speech_emotion.train.model.whisper.discriminant import moments, solve, standard
-from speech_emotion.train.model.whisper.graph import BANDS, blocks
+from speech_emotion.train.model.whisper.graph import BANDS, Head, blocks
 from speech_emotion.train.model.whisper.heads import (
     LABELS,
     NEUTRAL,
@@ -90,7 +89,7 @@ def test_an_average_head_is_the_mean_of_the_heads_without_a_corpus() -> None:
     names = [f"C{c}" for c in range(4)]
     x = known.renderings[0].x[:50, single.columns].astype(np.float32)
 
-    def scores(head: heads.Head) -> NDArray[np.float32]:
+    def scores(head: Head) -> NDArray[np.float32]:
         z = (x - head.mean) / head.std
         return np.asarray(z @ head.weight + head.bias)
 

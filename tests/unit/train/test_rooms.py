@@ -13,7 +13,7 @@ FILES = sorted(p for room in ROOMS for p in (TRAIN / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(TRAIN)))
-def test_a_room_imports_only_itself_and_earlier_rooms(path: Path):
+def test_a_room_imports_only_itself_and_earlier_rooms(path: Path) -> None:
     allowed = ROOMS[: ROOMS.index(path.relative_to(TRAIN).parts[0]) + 1]
     imported = [
         node.module.split(".")[2]

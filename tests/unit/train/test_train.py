@@ -68,7 +68,9 @@ def clip(speaker: str, corpus: str = "A", emotion: str = "sad", number: int = 0)
     ),
     st.integers(0, 1000),
 )
-def test_no_speaker_and_no_clip_crosses_any_split(rows: list[tuple[str, int, str]], seed: int):
+def test_no_speaker_and_no_clip_crosses_any_split(
+    rows: list[tuple[str, int, str]], seed: int
+) -> None:
     clips = [clip(str(s), corpus, emotion, i) for i, (corpus, s, emotion) in enumerate(rows)]
     splits = speaker_folds(clips, seed=seed) + leave_corpus_out(clips)
     for split in splits:
@@ -79,14 +81,14 @@ def test_no_speaker_and_no_clip_crosses_any_split(rows: list[tuple[str, int, str
     assert sorted(folds) == list(range(len(clips)))
 
 
-def test_the_check_finds_speakers_on_both_sides_of_a_random_split():
+def test_the_check_finds_speakers_on_both_sides_of_a_random_split() -> None:
     clips = [clip(str(i % 4), number=i) for i in range(40)]
     split = random_folds(clips)[0]
     with pytest.raises(UserError, match="speakers on both sides of the split: A_0"):
         check_split([clips[i] for i in split.train], [clips[i] for i in split.test])
 
 
-def test_the_check_finds_the_same_file_under_two_speakers():
+def test_the_check_finds_the_same_file_under_two_speakers() -> None:
     one, other = clip("1"), clip("1")
     other = Clip(other.path, "A", "A_2", "", "sad", "again")
     with pytest.raises(UserError, match="clips on both sides"):
@@ -113,7 +115,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_public_layouts(name: str, tmp_path: Path):
+def test_public_layouts(name: str, tmp_path: Path) -> None:
     file, speaker, gender, emotion = LAYOUTS[name]
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).touch()
@@ -132,7 +134,7 @@ def test_public_layouts(name: str, tmp_path: Path):
     assert found.path == tmp_path / file
 
 
-def test_a_folder_without_the_corpus_is_an_error(tmp_path: Path):
+def test_a_folder_without_the_corpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no file of tess"):
         read_corpus("tess", tmp_path)
     with pytest.raises(UserError, match="no such corpus"):
@@ -147,7 +149,7 @@ def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def test_manifest(tmp_path: Path):
+def test_manifest(tmp_path: Path) -> None:
     row = {"path": "x/1.wav", "corpus": "X", "speaker": "X_1", "emotion": "Calm"}
     (found,) = read_manifest(write_manifest(tmp_path / "m.csv", [row]), tmp_path / "root")
     assert found.path == tmp_path / "root" / "x" / "1.wav"
@@ -161,7 +163,7 @@ def test_manifest(tmp_path: Path):
         read_manifest(tmp_path / "none.csv")
 
 
-def test_labels_outside_the_set_are_dropped_and_counted():
+def test_labels_outside_the_set_are_dropped_and_counted() -> None:
     clips = [clip("1", emotion=e) for e in ("calm", "excited", "fear", "fear", "sad")]
     kept, dropped = select(clips, mapping(LABEL_SETS["four"]))
     assert [c.emotion for c in kept] == ["neutral", "happy", "sad"]
@@ -169,7 +171,7 @@ def test_labels_outside_the_set_are_dropped_and_counted():
     assert mapping(["calm", "neutral"])["calm"] == "calm"
 
 
-def test_duplicates_and_silent_clips_are_errors():
+def test_duplicates_and_silent_clips_are_errors() -> None:
     sound = np.sin(np.arange(100, dtype=np.float32))
     with pytest.raises(UserError, match=r"sad-1\.wav and A/1-sad-0\.wav: the same samples twice"):
         check_sounds([clip("1"), clip("1", number=1)], [sound, sound.copy()])
@@ -180,13 +182,13 @@ def test_duplicates_and_silent_clips_are_errors():
 # --- metrics and calibration ---------------------------------------------------------------
 
 
-def test_uar_weights_every_label_equally():
+def test_uar_weights_every_label_equally() -> None:
     truth, predicted = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 0, 0])
     assert uar(truth, predicted, 2) == 0.5
     assert uar(truth, truth, 3) == 1.0
 
 
-def test_ece_of_calibrated_and_of_overconfident_probabilities():
+def test_ece_of_calibrated_and_of_overconfident_probabilities() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.3, 1.0, 20000)
     right = rng.random(20000) < confidence
@@ -194,7 +196,7 @@ def test_ece_of_calibrated_and_of_overconfident_probabilities():
     assert ece(right, np.minimum(1, confidence + 0.2)) > 0.1
 
 
-def test_the_error_rate_falls_with_the_coverage():
+def test_the_error_rate_falls_with_the_coverage() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.3, 1.0, 5000)
     right = rng.random(5000) < confidence
@@ -206,7 +208,7 @@ def test_the_error_rate_falls_with_the_coverage():
     assert np.mean(confidence >= threshold) == pytest.approx(0.7, abs=0.01)
 
 
-def test_figures_have_exactly_the_promised_keys():
+def test_figures_have_exactly_the_promised_keys() -> None:
     probabilities = np.eye(2)[[0, 1, 1, 0]] * 0.8 + 0.1
     found = figures(np.array([0, 1, 0, 0]), probabilities, np.array([1, 1, 0, 1], bool), 2)
     assert set(found) == {"uar", "uar_ci", "accuracy", "ece", "coverage", "confusion", "n"}
@@ -217,7 +219,7 @@ def test_figures_have_exactly_the_promised_keys():
     assert low <= found["uar"] <= high
 
 
-def test_temperature_undoes_overconfidence():
+def test_temperature_undoes_overconfidence() -> None:
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((4000, 3)) * 2
     odds = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
@@ -239,7 +241,7 @@ def speech_like(seconds: float = 1.5) -> np.ndarray:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_augmented_speech_is_16_bit_in_range_and_seeded(seed: int):
+def test_augmented_speech_is_16_bit_in_range_and_seeded(seed: int) -> None:
     clean = speech_like()
     speech = np.repeat(active(clean, RATE), RATE // 50)
     odds = Odds(speed=1.0, pitch=0.0, room=1.0, band=0.5, noise=1.0, overdrive=0.3)
@@ -254,7 +256,7 @@ def test_augmented_speech_is_16_bit_in_range_and_seeded(seed: int):
     assert np.count_nonzero(mask) > 0.8 * np.count_nonzero(speech) / 1.12
 
 
-def test_levels_spread_over_40_db():
+def test_levels_spread_over_40_db() -> None:
     clean = speech_like()
     speech = np.repeat(active(clean, RATE), RATE // 50)
     quiet = Odds(speed=0, pitch=0, room=0, band=0, noise=0, overdrive=0)
@@ -268,11 +270,11 @@ def test_levels_spread_over_40_db():
 def windows(n: int = 6, low: float = -60.0) -> np.ndarray:
     """Log-mel windows relative to their maximum, (n, 10, 24)."""
     x = np.random.default_rng(1).uniform(low, 0.0, (n, 10, 24)).astype(np.float32)
-    return x - x.max(axis=(1, 2), keepdims=True)
+    return np.asarray(x - x.max(axis=(1, 2), keepdims=True))
 
 
 @given(st.integers(0, 99), st.booleans())
-def test_a_frequency_response_is_the_same_in_every_frame(seed: int, relative: bool):
+def test_a_frequency_response_is_the_same_in_every_frame(seed: int, relative: bool) -> None:
     x = windows(low=-20.0)
     tilted = tilt_spectrogram(x, 3.0, np.random.default_rng(seed), relative=relative)
     response = tilted - x
@@ -283,8 +285,8 @@ def test_a_frequency_response_is_the_same_in_every_frame(seed: int, relative: bo
 
 
 @given(st.integers(0, 99))
-def test_an_overlaid_sound_adds_power_and_stays_below_the_speech(seed: int):
-    x, noise = windows(), windows()[::-1] - 7.0
+def test_an_overlaid_sound_adds_power_and_stays_below_the_speech(seed: int) -> None:
+    x, noise = windows(), np.asarray(windows()[::-1] - 7.0, np.float32)
     mixed = overlay_spectrogram(x, noise, np.random.default_rng(seed), relative=False)
     assert (mixed >= x - 1e-4).all()
     assert mixed.max() <= 10 * np.log10(2) + 1e-4
@@ -294,7 +296,7 @@ def test_an_overlaid_sound_adds_power_and_stays_below_the_speech(seed: int):
     assert relative.min() >= -80.0
 
 
-def test_the_teacher_of_a_clip_was_not_trained_on_its_speaker():
+def test_the_teacher_of_a_clip_was_not_trained_on_its_speaker() -> None:
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     speakers = np.repeat([f"s{i}" for i in range(10)], 12)
@@ -314,7 +316,7 @@ def test_the_teacher_of_a_clip_was_not_trained_on_its_speaker():
     assert not np.array_equal(found[known], other[known])
 
 
-def test_webrtc_detects_a_voice_only_in_the_windows_that_hold_one():
+def test_webrtc_detects_a_voice_only_in_the_windows_that_hold_one() -> None:
     pytest.importorskip("webrtcvad")
     silence = 1e-4 * np.random.default_rng(0).standard_normal(2 * RATE)
     found = voiced_share(
@@ -331,7 +333,7 @@ def test_webrtc_detects_a_voice_only_in_the_windows_that_hold_one():
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 99))
-def test_streaming_statistics_equal_those_of_the_whole(sizes: list[int], seed: int):
+def test_streaming_statistics_equal_those_of_the_whole(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.normal(50, 3, (n, 4)) for n in sizes]
     statistics = FeatureStatistics(4)
@@ -344,7 +346,7 @@ def test_streaming_statistics_equal_those_of_the_whole(sizes: list[int], seed: i
         np.testing.assert_allclose(std, whole.std(axis=0), rtol=1e-4, atol=1e-6)
 
 
-def test_the_mix_is_seeded_and_its_parts_cover_it(tmp_path: Path):
+def test_the_mix_is_seeded_and_its_parts_cover_it(tmp_path: Path) -> None:
     sf.write(tmp_path / "song.wav", speech_like(4.0), RATE)
     one, parts = mix(RATE, 300.0, 5, [tmp_path / "song.wav"])
     other, _ = mix(RATE, 300.0, 5, [tmp_path / "song.wav"])
@@ -362,7 +364,7 @@ def test_the_mix_is_seeded_and_its_parts_cover_it(tmp_path: Path):
 # --- existing models -----------------------------------------------------------------------
 
 
-def test_the_layout_follows_from_shape_and_spec():
+def test_the_layout_follows_from_shape_and_spec() -> None:
     spec = FeatureSpec(window_s=1.0, frames=180, n_mfcc=40, n_mels=56)
     assert (spec.dims, spec.n_frames) == (108, 180)
     assert layout_for((108, 180), spec) == "dims,frames"
@@ -373,7 +375,7 @@ def test_the_layout_follows_from_shape_and_spec():
         layout_for((108, 90), spec)
 
 
-def test_no_row_of_explore_has_a_comma_in_its_name():
+def test_no_row_of_explore_has_a_comma_in_its_name() -> None:
     from speech_emotion.train.evaluation.explore import ROWS
 
     assert not [name for name in ROWS if "," in name]  # --rows separates names by commas

@@ -78,7 +78,12 @@ def test_it_is_written_where_it_changes_only(
 ) -> None:
     writes: list[bytes] = []
     real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda *args: writes.append(args[1]) or real(*args))
+
+    def counted(descriptor: int, content: bytes, offset: int) -> int:
+        writes.append(content)
+        return real(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", counted)
     with MuteRegister(tmp_path / "mute", create=True) as register:
         for muted in (True, False, False, True, True):
             register.set(muted=muted)
