@@ -29,6 +29,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_the_live_code(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.npz"
     words = ["outputs", "--bundle", str(RELATIVE), "--manifest", str(manifest), "--out", str(out)]

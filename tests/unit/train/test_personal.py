@@ -78,6 +78,7 @@ def test_a_shift_is_learnt_and_holds_on_new_examples() -> None:
     assert gains[2].uar_after > gains[2].uar_before + 0.15
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learnt_is_seldom_called_better() -> None:
     """Probabilities that are right as they are: a map can only lose."""
     called = []
@@ -297,6 +298,7 @@ def test_a_wrong_map_in_a_manifest_is_one_line(
         load_bundle(folder)
 
 
+@pytest.mark.slow
 def test_homes_do_not_judge_what_they_have_heard_and_figures_are_of_the_live_code(
     tmp_path: Path,
 ) -> None:
