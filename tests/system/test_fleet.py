@@ -7,10 +7,8 @@ import gc
 import json
 import os
 import time
-import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,20 +36,20 @@ from tests.support.fleet import (
 from tests.support.history import make_result
 from tests.support.pipelines import ROOT, Running, command, kill, wait_until
 
-pytestmark = pytest.mark.skipif(NATS_SERVER is None, reason="needs nats-server")
+pytestmark = [
+    pytest.mark.skipif(NATS_SERVER is None, reason="needs nats-server"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
 
 
-def answer(asking: Coroutine[Any, Any, bytes]) -> bytes:
-    """Its result. nats-py leaves the sockets of refused connections to the collector."""
-    try:
-        return asyncio.run(asking)
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+@pytest.fixture(autouse=True)
+def _collect() -> Iterator[None]:
+    """nats-py leaves sockets of lost and refused connections to the collector: here, not later."""
+    yield
+    gc.collect()
 
 
 class Box:
@@ -194,17 +192,17 @@ def test_a_box_can_do_no_harm_on_the_centre(tmp_path: Path) -> None:
             finally:
                 await client.close()
 
-        own = json.loads(answer(ask("$JS.API.INFO")))
+        own = json.loads(asyncio.run(ask("$JS.API.INFO")))
         assert own["type"].endswith("account_info_response")
         for subject in ("$JS.centre.API.STREAM.DELETE.SEP", "$JS.home=hall.API.INFO"):
             with pytest.raises(FAULTS):
-                answer(ask(subject))
+                asyncio.run(ask(subject))
         # The link's key is none of a client's, and a stranger has none.
         centre = f"nats://127.0.0.1:{fleet.port}"
         for seed in (leaf.folder / "box.nk", None):
             server = NatsServer(centre, seed)
             with pytest.raises(FAULTS, match="Authorization"):
-                answer(ask("$JS.API.INFO"))
+                asyncio.run(ask("$JS.API.INFO"))
 
 
 @pytest.mark.parametrize(
