@@ -46,6 +46,7 @@ def main() -> None:
                     }
                     time.sleep(HEARD_S - FILM_S)
                     for name, page in pages.items():
+                        page.locator("#emotion[data-kind=speech]").wait_for()
                         page.screenshot(path=DOCS / f"{name}.png")
             finally:
                 pipeline.terminate()
@@ -55,9 +56,7 @@ def opened(one: Any, port: int, **look: Any) -> Any:
     """The page without the tour of the first visit."""
     page = one.new_context(**look).new_page()
     page.goto(f"http://127.0.0.1:{port}/")
-    skip = page.get_by_role("button", name="Skip")
-    if skip.count():
-        skip.click()
+    page.get_by_role("button", name="Skip").click()
     return page
 
 
