@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
+from tests.support.broker import MOSQUITTO, Broker
 from tests.support.pipelines import DEMO, Running, fresh_endpoint, leftovers, nothing_left_but
 from tests.support.publisher import Publisher, publishing
 
@@ -104,6 +105,17 @@ def publisher() -> Iterator[tuple[Publisher, str]]:
     """What publishes a test's own messages, and its endpoint."""
     with publishing() as one:
         yield one
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A mosquitto of the test, which may have stopped it."""
+    if MOSQUITTO is None:
+        pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
+    one = Broker(tmp_path)
+    yield one
+    one.process.send_signal(signal.SIGCONT)
+    one.stop()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from speech_emotion.dashboard.api.operations import WAV
 from speech_emotion.dashboard.api.routing import NO_STORE, json_body
 from speech_emotion.dashboard.review.adapting import ADAPT, ROLL_BACK, Adapting
 from speech_emotion.dashboard.review.labels import LabelCounts, append_label
-from speech_emotion.dashboard.review.store import LONGEST_S, Kept, ReviewStore
+from speech_emotion.dashboard.review.store import LONGEST_S, ReviewStore
 
 OFF = "the review is off; `file` in the table [review] of the configuration switches it on"
 GONE = "the sound of this utterance is not there any more"
@@ -113,7 +113,7 @@ class ReviewOperations:
             hours=options.hours,
             muted=self._muted,
             keepable=self._keepable({(one.stream, one.run, one.seq) for one in kept}),
-            kept=[messages.KeptUtterance(**vars(one)) for one in kept],
+            kept=kept,
             labels=await run_in_threadpool(self._counts.read),
             needed=NEEDED,
             adapted=await run_in_threadpool(adapted_id, options.adapted),
@@ -207,7 +207,7 @@ class ReviewOperations:
         length = min(LONGEST_S, (one.end - one.start) / one.rate)
         return options.memory_s - length - MARGIN_S - (time.monotonic() - heard)
 
-    async def _find(self, request: Request, number: int) -> Kept:
+    async def _find(self, request: Request, number: int) -> messages.KeptUtterance:
         _check_access(request)
         self._on()
         one = await self._do(lambda: self._store.find(number))

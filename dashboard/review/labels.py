@@ -9,13 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.dashboard.review.store import Kept
+from speech_emotion.dashboard.review_messages import KeptUtterance
 
 TAIL = 1 << 16
 """Bytes at the end of the file in which its last line is looked for."""
 
 
-def append_label(path: Path, one: Kept, label: str) -> None:
+def append_label(path: Path, one: KeptUtterance, label: str) -> None:
     """Append the label of an utterance, with the outputs that it had and without its sound.
 
     The line is on the disk when this returns, so that the sound can be deleted. A second label of

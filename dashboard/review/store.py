@@ -20,6 +20,7 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire.public import Utterance
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.history.schema import CLOCK_TABLE
+from speech_emotion.dashboard.review_messages import KeptUtterance
 
 APPLICATION = 0x53455032
 """SQLite's `application_id`: "SEP2"."""
@@ -60,30 +61,6 @@ DELETE FROM kept WHERE id IN (
 )
 """
 """Removes the least uncertain utterances of the queue beyond a number and beyond some bytes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """One utterance whose sound is kept.
-
-    Attributes:
-        id: number of the row; never used again.
-        stream, run, seq, time, emotion, confidence, probabilities, bundle: of the utterance.
-        seconds: length of its sound.
-        asked: a person asked for it; else it is part of the queue.
-    """
-
-    id: int
-    stream: str
-    run: str
-    seq: int
-    time: float | None
-    seconds: float
-    emotion: str
-    confidence: float
-    probabilities: dict[str, float]
-    bundle: str
-    asked: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +190,7 @@ class ReviewStore:
 
     # The page ----------------------------------------------------------------------------
 
-    def list(self) -> list[Kept]:
+    def list(self) -> list[KeptUtterance]:
         """What waits for a person: asked for, newest first; then the most uncertain first."""
         with self._open() as db:
             rows = db.execute(
@@ -228,7 +205,7 @@ class ReviewStore:
             row = db.execute("SELECT sound FROM kept WHERE id = ?", (number,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def find(self, number: int) -> Kept | None:
+    def find(self, number: int) -> KeptUtterance | None:
         """A row; None if it is gone."""
         with self._open() as db:
             row = db.execute(f"SELECT {COLUMNS} FROM kept WHERE id = ?", (number,)).fetchone()
@@ -260,10 +237,10 @@ class ReviewStore:
             db.close()
 
 
-def _kept(row: tuple[Any, ...]) -> Kept:
+def _kept(row: tuple[Any, ...]) -> KeptUtterance:
     number, stream, run, seq, time, seconds, emotion, confidence, probabilities, bundle, asked = row
     each = json.loads(probabilities)
-    return Kept(
+    return KeptUtterance(
         *(number, stream, run, seq, time, seconds, emotion, confidence, each, bundle, bool(asked))
     )
 

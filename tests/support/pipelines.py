@@ -257,6 +257,14 @@ def stage_processes() -> set[int]:
     return found
 
 
+def line_of(process: subprocess.Popen[str]) -> str:
+    """The next line of a program's stdout; it must not have ended."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the program has ended"
+    return line
+
+
 def command(*words: object) -> subprocess.CompletedProcess[str]:
     """`speech-emotion WORDS`, to its end."""
     return subprocess.run(

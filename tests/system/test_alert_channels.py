@@ -179,16 +179,6 @@ def test_a_command_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not left.exists()  # its children are killed with it
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    if MOSQUITTO is None:
-        pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
-    one = Broker(tmp_path)
-    yield one
-    one.process.send_signal(signal.SIGCONT)
-    one.stop()
-
-
 def test_a_broker_confirms_what_it_has_taken(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,13 +82,6 @@ class HomeAssistant:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    one = Broker(tmp_path)
-    yield one
-    one.stop()
-
-
-@pytest.fixture
 def home(broker: Broker, tmp_path: Path) -> Iterator[HomeAssistant]:
     one = HomeAssistant(tmp_path / "home", broker.port)
     one.wait_for("", "started")

@@ -19,7 +19,7 @@ import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import speech_emotion
-from tests.support.broker import MOSQUITTO, Broker, Listener
+from tests.support.broker import Broker, Listener
 from tests.support.pipelines import PATIENCE_S, ROOT, fresh_endpoint, wait_until
 from tools.browser import free_port
 
@@ -64,15 +64,6 @@ def test_the_image_installs_extras_that_exist() -> None:
     assert set(extras.split(",")) <= set(known)
     for name in re.findall(r"^COPY (\S+) ", text, re.MULTILINE):
         assert name.endswith(".whl") or (ADDON / name).is_file()
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    if MOSQUITTO is None:
-        pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
-    one = Broker(tmp_path)
-    yield one
-    one.stop()
 
 
 @pytest.fixture

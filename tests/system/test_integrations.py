@@ -21,7 +21,7 @@ from speech_emotion.common.config.model import Config
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_utterance
-from tests.support.pipelines import PATIENCE_S, ROOT, Running
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, line_of
 from tests.support.publisher import Publisher, health
 
 EXAMPLES = ROOT / "examples"
@@ -47,13 +47,6 @@ def example(name: str, *flags: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def line_of(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, "the example has ended"
-    return line
 
 
 def test_alerts_are_printed_once(publisher: tuple[Publisher, str]) -> None:

@@ -21,7 +21,7 @@ from tests.support.broker import MOSQUITTO, Broker, Listener
 from tests.support.certificates import make_certificate
 from tests.support.history import make_utterance
 from tests.support.live_page import INFO, live
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, command, wait_until
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, command, line_of, wait_until
 from tests.support.publisher import Publisher, health
 from tools.browser import free_port
 
@@ -51,26 +51,10 @@ def forwarding(
         process.communicate()
 
 
-def line_of(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, "it has ended"
-    return line
-
-
 def newest(listener: Listener, topic: str) -> Any:
     """The newest payload of a topic, decoded; None before any."""
     payloads = listener.of(topic)
     return json.loads(payloads[-1]) if payloads else None
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    if MOSQUITTO is None:
-        pytest.skip("needs mosquitto: deploy/setup.sh dev installs it")
-    one = Broker(tmp_path)
-    yield one
-    one.stop()
 
 
 @pytest.fixture

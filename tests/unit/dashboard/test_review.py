@@ -271,3 +271,16 @@ def test_a_file_that_breaks_is_counted_and_a_foreign_one_refused(
     db.close()
     with pytest.raises(UserError, match="is not a review file"):
         ReviewStore(foreign).create()
+
+
+def test_a_file_that_cannot_be_completed_is_never_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "review.sqlite"
+    with monkeypatch.context() as context:
+        context.setattr("speech_emotion.dashboard.review.store.TABLES", "CREATE nonsense;")
+        with pytest.raises(UserError, match="cannot be used for the review"):
+            ReviewStore(path).create()
+    assert list(tmp_path.iterdir()) == []
+    ReviewStore(path).create()
+    assert ReviewStore(path).list() == []
