@@ -11,6 +11,7 @@ from pathlib import Path
 from speech_emotion.common.bundle.manifest import Bundle, copy_bundle, load_bundle
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.wire.internal import Swap, Swapped
+from speech_emotion.common.wire.states import BUSY, DONE, REFUSED
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.privacy.audit_events import note_swap
 from speech_emotion.supervision.resources import Resources
@@ -38,6 +39,7 @@ class BundleSwap:
         self._write = write
         self._attempt: SwapAttempt | None = None
         self._client: bytes | None = None
+        self._by = ""
         self._copies = 0
         self._previous = resources.state.bundle
         self._reload = False
@@ -71,11 +73,12 @@ class BundleSwap:
         Args:
             ending: whether the pipeline ends; requests are refused then.
         """
-        refusal = self._begin(functools.partial(Path, request.bundle), ending=ending)
+        find = functools.partial(Path, request.bundle) if request.bundle else self._configured
+        refusal = self._begin(find, ending=ending)
         if refusal is not None:
             self._resources.control.answer(client, refusal)
         else:
-            self._client = client
+            self._client, self._by = client, request.by
 
     def turn(self, now: float, *, ending: bool) -> None:
         """Do the next step of the attempt.
@@ -96,21 +99,22 @@ class BundleSwap:
         if self._attempt is not None and not self._attempt.on_trial:
             self._attempt.cancel()
         if self._client is not None:
-            answer = Swapped(EXIT_FAULT, "the pipeline has ended")
+            answer = Swapped(EXIT_FAULT, "the pipeline has ended", BUSY)
             self._resources.control.answer(self._client, answer)
         self._attempt = self._client = None
 
     def _begin(self, find: Callable[[], Path], *, ending: bool) -> Swapped | None:
         """Begin an attempt; returns the refusal where that is not possible."""
         if self._attempt is not None or ending:
-            return Swapped(EXIT_FAULT, "busy: another swap is in progress or the pipeline ends")
+            text = "busy: another swap is in progress or the pipeline ends"
+            return Swapped(EXIT_FAULT, text, BUSY)
         current = self._resources.state.bundle
         self._copies += 1
         copy = self._resources.folder / f"bundle.{self._copies}"
         try:
             bundle = load_bundle(find())
             if bundle.id == current.id:
-                return Swapped(EXIT_OK, f"{bundle.id} is already in use")
+                return Swapped(EXIT_OK, f"{bundle.id} is already in use", DONE)
             check_grid(current, bundle)
             bundle = copy_bundle(bundle, copy)
             processes = [p for p in self._resources.processes if p.kind.uses_bundle]
@@ -118,11 +122,12 @@ class BundleSwap:
             self._attempt = SwapAttempt(processes, current, bundle, hub, self._use, self._write)
         except UserError as error:
             shutil.rmtree(copy, ignore_errors=True)
-            return Swapped(EXIT_USER, str(error))
+            return Swapped(EXIT_USER, str(error), REFUSED, str(error))
         except (OSError, RuntimeError) as error:  # too many descriptors, processes or threads
             shutil.rmtree(copy, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error)
-            return Swapped(EXIT_FAULT, f"the new processes cannot be started ({reason})")
+            text = f"the new processes cannot be started ({reason})"
+            return Swapped(EXIT_FAULT, text, REFUSED, text)
         return None
 
     def _use(self, bundle: Bundle) -> None:
@@ -134,7 +139,8 @@ class BundleSwap:
     def _finish(self, attempt: SwapAttempt, outcome: Swapped) -> None:
         self._attempt = None
         _log(outcome)
-        note_swap(self._resources.audit, outcome)
+        note_swap(self._resources.audit, outcome, self._by)
+        self._by = ""
         if outcome.code == EXIT_OK:
             # The old bundle stays: an utterance that began under it may not have ended yet.
             if self._previous is not attempt.old:

@@ -19,6 +19,7 @@ from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.stage.jobs import BundleJob, InferJob, Job
 from speech_emotion.common.stage.supervised import STANDBY
 from speech_emotion.common.wire import internal
+from speech_emotion.common.wire.states import DONE, REFUSED, ROLLED_BACK
 from speech_emotion.supervision.child import Child
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.pipeline_state import standby_name
@@ -211,10 +212,12 @@ class SwapAttempt:
     def _refused(self, why: str, code: int | None = None) -> internal.Swapped:
         self.cancel()
         text = f"{self.new.id}: refused, {self.old.id} stays in use: {why}"
-        return internal.Swapped(EXIT_FAULT if code is None else code, text)
+        code = EXIT_FAULT if code is None else code
+        return internal.Swapped(code, text, REFUSED, why)
 
     def _done(self, note: str) -> internal.Swapped:
-        return internal.Swapped(EXIT_OK, f"{self.new.id} has replaced {self.old.id}{note}")
+        text = f"{self.new.id} has replaced {self.old.id}{note}"
+        return internal.Swapped(EXIT_OK, text, DONE)
 
     def _roll_back(self, why: str, now: float) -> internal.Swapped:
         self._use(self.old)
@@ -226,7 +229,7 @@ class SwapAttempt:
                 process.child = None
             process.lifecycle.start_again(now)
         text = f"{self.new.id}: rolled back, {self.old.id} is in use again: {why}"
-        return internal.Swapped(EXIT_FAULT, text)
+        return internal.Swapped(EXIT_FAULT, text, ROLLED_BACK, why)
 
     def _forget_standby(self) -> None:
         for name in self._fresh:

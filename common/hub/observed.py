@@ -10,6 +10,9 @@ from collections.abc import Mapping
 
 from speech_emotion.common.wire import internal
 
+KEPT_COUNTERS = frozenset({"history_lost", "record_lost", "record_messages_lost"})
+"""Counters that a restarted stage reads back from its files; it counts all others from zero."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ReceivedHeartbeat:
@@ -89,7 +92,7 @@ class Observed:
             previous = self._heartbeats.get(message.stage)
             if previous is not None:
                 before = previous.heartbeat.counters
-                kept = {name: n for name, n in before.items() if name in internal.KEPT_COUNTERS}
+                kept = {name: n for name, n in before.items() if name in KEPT_COUNTERS}
                 if previous.heartbeat.pid != message.pid:
                     # A new process counts from zero; keep what its predecessor counted.
                     self._counters.update({k: n for k, n in before.items() if k not in kept})

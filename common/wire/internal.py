@@ -238,10 +238,6 @@ class SourceStatus(Message):
     quality: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-KEPT_COUNTERS = frozenset({"history_lost", "record_lost", "record_messages_lost"})
-"""Counters that a restarted stage reads back from its files; it counts all others from zero."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Heartbeat(Message):
     """stage → hub, twice a second from the stage's main loop; fields as in `StageHealth`."""
@@ -261,9 +257,13 @@ class Heartbeat(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Swap(Message):
-    """`supervisor.py swap` → supervisor: continue with the bundle in this folder."""
+    """`supervisor.py swap`, page or fleet → supervisor: continue with the bundle in this folder.
+
+    Empty: with the one that a restart would use. `by`: who asks, for the audit log.
+    """
 
     bundle: str
+    by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,10 +275,15 @@ class ForgetBaseline(Message):
 
 @dataclasses.dataclass(frozen=True)
 class Swapped(Message):
-    """The answer to a request when it is done: an exit code and one line of text."""
+    """The answer to a request when it is done: an exit code and one line of text.
+
+    `outcome` of a swap is one of `states.OUTCOMES`, `reason` why it is not `DONE`.
+    """
 
     code: int
     text: str
+    outcome: str = ""
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

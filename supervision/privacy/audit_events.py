@@ -49,9 +49,14 @@ def note_request(audit: AuditWriter, request: SetMute) -> None:
     audit.note_bounded(event, by=request.by, seconds=request.seconds)
 
 
-def note_swap(audit: AuditWriter, outcome: Swapped) -> None:
-    """A swap of bundles has ended."""
-    audit.note("swap", done=outcome.code == 0, text=outcome.text)
+def note_swap(audit: AuditWriter, outcome: Swapped, by: str) -> None:
+    """A swap of bundles has ended.
+
+    Args:
+        by: who asked for it; empty: a person on this machine.
+    """
+    details = {"by": by[:100]} if by else {}
+    audit.note("swap", done=outcome.code == 0, text=outcome.text, **details)
 
 
 def note_log_in(audit: AuditWriter, message: LogIn) -> None:
