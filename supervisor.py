@@ -19,7 +19,6 @@ import logging
 import sys
 from pathlib import Path
 
-from speech_emotion.common.bundle.adapted import bundle_in_use
 from speech_emotion.common.bundle.manifest import (
     load_bundle,
     warn_without_baseline,
@@ -38,6 +37,7 @@ from speech_emotion.common.linux.scheduling import request_short_time_slices
 from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.security.exposure import DEFAULT_LISTEN
 from speech_emotion.common.stage.main import Parser, program
+from speech_emotion.supervision.bundle_choice import bundle_to_use
 from speech_emotion.supervision.console.log_lines import LogLines
 from speech_emotion.supervision.console.view import leave
 from speech_emotion.supervision.pipeline import Pipeline
@@ -123,13 +123,6 @@ def configure(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config, flags)
 
 
-def bundle_of(config: Config) -> Path:
-    """The folder of the bundle to use."""
-    file = config.review.file
-    adapted = config.review.adapted_folder(file) if file is not None else None
-    return bundle_in_use(config.bundle, adapted)
-
-
 def main() -> int:
     restrict_file_access()
     raise_descriptor_limit()
@@ -143,7 +136,7 @@ def main() -> int:
         whole = arguments.print_config == "all"
         print(to_toml(config if whole else without_secrets(config)), end="")
         return EXIT_OK
-    bundle = load_bundle(bundle_of(config))
+    bundle = load_bundle(bundle_to_use(config))
     check(config, bundle)
     if "baseline" in config.model_fields_set and config.baseline != "off":
         warn_without_baseline(bundle)
@@ -154,7 +147,7 @@ def main() -> int:
         log.info("removed %s, its process has ended", owner)
     resources = build(config, bundle, profiles, write=lines.write, wake=wake)
     note_start(resources.audit, config, bundle.id)
-    return Pipeline(resources, lambda: bundle_of(configure(arguments)), lines, signals).run()
+    return Pipeline(resources, lambda: bundle_to_use(configure(arguments)), lines, signals).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server of NATS and how to log in to it."""
+"""A server of NATS, how to log in to it, and what it may do on a box."""
 
 from __future__ import annotations
 
@@ -24,3 +24,22 @@ class NatsServer:
     ca: Path | None = None
     certificate: Path | None = None
     private_key: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutOptions:
+    """How a box takes bundles from the centre.
+
+    Attributes:
+        key: public key (NKey) that must have signed an order.
+        folder: of the bundles and of the state.
+        control: control socket of the supervisor.
+        configured: absolute path of the configured bundle.
+        poll_s: seconds between two questions to the centre.
+    """
+
+    key: str
+    folder: Path
+    control: Path
+    configured: Path
+    poll_s: float = 5.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.state_folder import state_file
-from speech_emotion.common.nats_server import NatsServer
+from speech_emotion.common.nats_server import NatsServer, RolloutOptions
 from speech_emotion.common.security.api_keys import default_key_file
 from speech_emotion.common.source_address import is_live
 from speech_emotion.common.stage.control import ALERTS, CONTROL
@@ -39,6 +40,7 @@ from speech_emotion.common.stage.jobs import (
     StreamJob,
 )
 from speech_emotion.common.stage.main import check_profile
+from speech_emotion.supervision.bundle_choice import own_bundle
 from speech_emotion.supervision.restart_policy import BACKOFF, RestartPolicy
 
 FILES = ("file", "replay")
@@ -78,6 +80,11 @@ class Plan:
     def common(self, process: str, nice: int) -> dict[str, Any]:
         """The fields that every job has."""
         return {"stage": process, "hub": self.hub, "supervisor_pid": os.getpid(), "nice": nice}
+
+    @functools.cached_property
+    def own_bundle(self) -> Path:
+        """The folder of the bundle before any adaptation to its users."""
+        return own_bundle(self.config)
 
     @property
     def features(self) -> dict[str, str]:
@@ -204,19 +211,19 @@ def review_jobs(plan: Plan, nice: int) -> dict[str, Job]:
     return {"review": job}
 
 
-def review_options(config: Config) -> ReviewOptions | None:
+def review_options(plan: Plan) -> ReviewOptions | None:
     """The review that the page shows."""
-    review = config.review
+    review = plan.config.review
     if review.file is None:
         return None
     return ReviewOptions(
         file=review.file,
         labels=review.labels_file(review.file),
-        bundle=config.bundle,
+        bundle=plan.own_bundle,
         adapted=review.adapted_folder(review.file),
         queue=review.queue,
         hours=review.hours,
-        memory_s=config.ring.seconds,
+        memory_s=plan.config.ring.seconds,
     )
 
 
@@ -230,14 +237,14 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         listen=page.listen,
         token=page.token,
         history=plan.config.history.file,
-        bundle=plan.config.bundle,
+        bundle=plan.own_bundle,
         base_url=page.base_url,
         trusted_hosts=page.trusted_hosts,
         control=plan.folder / CONTROL,
         api_keys=page.api_keys or default_key_file(),
         certificate=page.certificate,
         private_key=page.private_key,
-        review=review_options(plan.config),
+        review=review_options(plan),
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 
@@ -272,12 +279,26 @@ def fleet_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         ),
         site=nats.site,
         box=nats.box,
-        outbox=nats.outbox or state_file("fleet.sqlite", "nats.outbox"),
+        outbox=nats.outbox_file,
         outbox_bytes=round(nats.outbox_mb * MIB),
         stream_bytes=None if nats.stream_mb is None else nats.stream_mb * MIB,
         stream_s=nats.stream_days * 86400.0,
+        rollout=rollout_options(plan),
     )
     return {"fleet": job}
+
+
+def rollout_options(plan: Plan) -> RolloutOptions | None:
+    """How the box takes bundles from the centre."""
+    nats = plan.config.nats
+    if nats.rollout is None:
+        return None
+    return RolloutOptions(
+        key=nats.rollout,
+        folder=nats.bundles_folder,
+        control=plan.folder / CONTROL,
+        configured=plan.config.bundle.absolute(),
+    )
 
 
 def capture_jobs(plan: Plan, nice: int) -> dict[str, Job]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +12,7 @@ from speech_emotion.common.config.checks import check_stream
 from speech_emotion.common.config.table import Table, checked
 from speech_emotion.common.config.user_path import UserPath
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.linux.state_folder import state_file
 from speech_emotion.common.wire.endpoint import is_loopback
 
 SCHEMES = ("nats", "tls")
@@ -77,8 +80,15 @@ class NatsConfig(Table):
         description="size in MiB from which it drops the oldest",
     )
 
+    rollout: str | None = Field(
+        default=None,
+        description="public key (NKey) of the centre that may put bundles on this box; written by "
+        "`fleet init` where the plan says `rollout = true`; unset: none may",
+    )
+
     _url = field_validator("url")(lambda value: value and checked(check_server, value))
     _site = field_validator("site", "box")(lambda value: checked(check_token, value))
+    _rollout = field_validator("rollout")(lambda value: value and checked(check_public_key, value))
 
     @model_validator(mode="after")
     def _complete(self) -> NatsConfig:
@@ -86,7 +96,32 @@ class NatsConfig(Table):
             raise ValueError("either seed or credentials, not both")
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key belong together")
+        if self.rollout is not None and self.seed is None and self.credentials is None:
+            raise ValueError("rollout needs seed or credentials: who asks for a bundle must log in")
         return self
+
+    @property
+    def outbox_file(self) -> Path:
+        """The file of the outbox.
+
+        Raises:
+            UserError: the user has no home folder.
+        """
+        return self.outbox or state_file("fleet.sqlite", "nats.outbox")
+
+    @property
+    def bundles_folder(self) -> Path:
+        """Folder of the bundles from the centre, beside the outbox."""
+        return self.outbox_file.with_suffix(".bundles")
+
+
+def check_public_key(key: str) -> str:
+    """Raises UserError where `key` cannot be the public key of an NKey."""
+    if not re.fullmatch(r"U[A-Z2-7]{55}", key):
+        raise UserError(
+            f"{key[:60]!r} is no public key; it is in the nats.toml that `fleet init` has written"
+        )
+    return key
 
 
 def check_token(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from speech_emotion.common.alert_rule import AlertRule
-from speech_emotion.common.nats_server import NatsServer
+from speech_emotion.common.nats_server import NatsServer, RolloutOptions
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 
 T = TypeVar("T")
@@ -387,6 +387,7 @@ class FleetJob(Job):
         outbox_bytes: size from which the oldest messages are dropped.
         stream_bytes: size of the stream on a server of this box; None: the stream exists.
         stream_s: age in seconds at which that stream drops messages.
+        rollout: None: the box takes no bundle from the centre.
     """
 
     results: str
@@ -397,6 +398,7 @@ class FleetJob(Job):
     outbox_bytes: int
     stream_bytes: int | None = None
     stream_s: float = 0.0
+    rollout: RolloutOptions | None = None
 
 
 def encode(job: Job) -> bytes:
