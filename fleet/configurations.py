@@ -1,6 +1,6 @@
 """The files of a fleet: configurations of the servers, keys, streams, and `[nats]` of each box.
 
-    DIR/centre/nats-server.conf, stream.json, store.nk
+    DIR/centre/nats-server.conf, stream.json, store.nk, rollout.nk
     DIR/boxes/SITE.BOX/nats-server.conf, leaf-key.conf, box.nk, nats.toml
 
 Keys that exist are kept, so a plan with one more box changes nothing on the others.
@@ -19,14 +19,17 @@ import tomli_w
 from speech_emotion.common.errors import UserError
 from speech_emotion.fleet.messages import ROOT
 from speech_emotion.fleet.plan import Box, Centre, Plan
-from speech_emotion.fleet.streams import definition, domain, source_of
+from speech_emotion.fleet.rollout.orders import box_requests
+from speech_emotion.fleet.server import inbox_of
+from speech_emotion.fleet.streams import CENTRE, definition, domain, source_of
 
 ACCOUNT = "SEP"
-CENTRE = "centre"
 GB = 1_000_000_000
 SPARE_MB = 16
 """What a box's server may store beside its stream."""
 CONFIGURATION, KEY, CA = "nats-server.conf", "box.nk", "ca.pem"
+ORDERS_KEY = "rollout.nk"
+"""Seed that signs the orders of roll-outs; it may lie on another machine than the centre."""
 HEAD = "# Written by `speech-emotion fleet init`; do not edit.\n"
 
 
@@ -40,8 +43,9 @@ def write_files(plan: Plan, folder: Path) -> list[Path]:
         centre = _folder(folder / "centre")
         boxes = [_folder(folder / "boxes" / f"{one.site}.{one.name}") for one in plan.box]
         users = [_user("store", _public_key(centre / "store.nk"), {})]
+        orders = _public_key(centre / ORDERS_KEY) if any(one.rollout for one in plan.box) else None
         for box, here in zip(plan.box, boxes, strict=True):
-            users.append(_write_box(plan.centre, box, here))
+            users.append(_write_box(plan.centre, box, here, orders if box.rollout else None))
         _write(centre / CONFIGURATION, _centre(plan.centre, users))
         subjects = [] if all(one.leaf for one in plan.box) else [f"{ROOT}.>"]
         size = None if plan.centre.gb is None else round(plan.centre.gb * GB)
@@ -72,8 +76,12 @@ def _centre(centre: Centre, users: list[str]) -> str:
     )
 
 
-def _write_box(centre: Centre, box: Box, here: Path) -> str:
-    """Write the files of a box; returns its user at the centre."""
+def _write_box(centre: Centre, box: Box, here: Path, orders: str | None) -> str:
+    """Write the files of a box; returns its user at the centre.
+
+    Args:
+        orders: public key that signs the orders of a roll-out; None: the box takes none.
+    """
     own = _public_key(here / KEY)
     scheme = "tls" if centre.encrypted else "nats"
     nats: dict[str, Any] = {"site": box.site, "box": box.name, "seed": str(box.folder / KEY)}
@@ -97,6 +105,10 @@ def _write_box(centre: Centre, box: Box, here: Path) -> str:
             "publish": [f"{ROOT}.{box.site}.{box.name}.>"],
             "subscribe": ["_INBOX.>"],
         }
+    if orders is not None:
+        nats |= {"rollout": orders}
+        permissions["publish"] += box_requests(box.site, box.name, leaf=box.leaf)
+        permissions["subscribe"] += [f"{inbox_of(box.site, box.name)}.>"]
     _write(here / "nats.toml", tomli_w.dumps({"nats": nats}))
     return _user(f"{box.site} {box.name}", link, permissions)
 

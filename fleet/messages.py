@@ -17,6 +17,8 @@ STREAM = "SEP"
 ROOT = "sep"
 BOX = "BOX"
 """Stands for the stream in subjects of the whole box; no stream can have this name."""
+ROLLOUT = "ROLLOUT"
+"""The same for reports of roll-outs: the newest message of the subject is the newest report."""
 RESULT, UTTERANCE, EVENT, HEALTH = KINDS = ("result", "utterance", "event", "health")
 NUMBER_HEADER = "Sep-Number"
 """`OUTBOX/NUMBER`: the messages of one outbox are numbered without a hole."""
@@ -87,6 +89,21 @@ class Intake:
             case public.Health() if not replay:
                 return self._health(message, now)
         return []
+
+    def rollout(self, report: Mapping[str, Any], time: float) -> list[Record]:
+        """The record of a report, where it differs from the newest one.
+
+        Args:
+            report: `fleet.rollout.orders.Report` as a table.
+            time: unix time in seconds.
+        """
+        table = {"v": 1, "event": "rollout", "time": time, **report}
+        return self._changed(ROLLOUT, "rollout", json.dumps(report), table)
+
+    @property
+    def has_rollout(self) -> bool:
+        """Whether a report was published ever."""
+        return f"{EVENT}/rollout/{ROLLOUT}" in self._states
 
     def _result(self, result: public.Result) -> list[Record]:
         key = f"{RESULT}/{result.stream}/{result.run}"

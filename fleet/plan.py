@@ -67,6 +67,7 @@ class Box(Table):
         folder: where its files lie on the box.
         store: folder of the server's data.
         stream_mb, stream_days: limits of its stream.
+        rollout: whether it takes bundles from the centre.
     """
 
     site: str
@@ -78,6 +79,7 @@ class Box(Table):
     store: UserPath = STORE
     stream_mb: int = Field(default=1024, ge=1, le=1_000_000)
     stream_days: float = Field(default=14.0, gt=0.0, le=3660.0)
+    rollout: bool = False
 
     _names = field_validator("site", "name")(lambda value: checked(check_token, value))
 

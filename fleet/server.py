@@ -29,11 +29,19 @@ FAULTS = (OSError, TimeoutError, nats.errors.Error, ssl.SSLError)
 """What an attempt to connect, to publish or to ask can raise."""
 
 
-async def open_client(server: NatsServer, name: str, *, reconnect: bool = False) -> Client:
+def inbox_of(site: str, box: str) -> str:
+    """Where a box receives the answers of the centre to its requests, and no other box does."""
+    return f"_INBOX_{site}={box}"
+
+
+async def open_client(
+    server: NatsServer, name: str, *, reconnect: bool = False, inbox: str = "_INBOX"
+) -> Client:
     """A client that is connected.
 
     Args:
         name: shown in the server's lists.
+        inbox: first part of the subjects at which it receives answers.
         reconnect: connect again by itself; else the client closes when the server is lost.
 
     Raises:
@@ -54,6 +62,7 @@ async def open_client(server: NatsServer, name: str, *, reconnect: bool = False)
         "ping_interval": PING_S,
         "max_outstanding_pings": 2,
         "error_cb": note,
+        "inbox_prefix": inbox,
     }
     try:
         if server.seed is not None:

@@ -93,7 +93,7 @@ async def ask(server: NatsServer) -> list[BoxState]:
     client = await open_client(server, "fleet status")
     try:
         for kind in (HEALTH, RESULT):
-            for message in await _newest(client.jetstream(), f"{ROOT}.*.*.*.{kind}"):
+            for message in await newest(client.jetstream(), f"{ROOT}.*.*.*.{kind}"):
                 _, site, box, stream, _ = message.subject.split(".")
                 state = boxes.setdefault((site, box), BoxState(site, box))
                 table = json.loads(message.data)
@@ -108,7 +108,7 @@ async def ask(server: NatsServer) -> list[BoxState]:
     return [boxes[key] for key in sorted(boxes)]
 
 
-async def _newest(js: Any, subject: str) -> list[Msg]:
+async def newest(js: Any, subject: str) -> list[Msg]:
     """The newest message of every subject."""
     consumer = await js.pull_subscribe(
         subject,

@@ -15,6 +15,8 @@ from nats.aio.client import Client
 from speech_emotion.common.stage.jobs import FleetJob
 from speech_emotion.fleet.messages import DUPLICATE_S, ROOT, STREAM
 
+CENTRE = "centre"
+"""JetStream domain of the centre's server."""
 NS = 1_000_000_000
 REPLY_S = 10.0
 NOT_FOUND = 10059

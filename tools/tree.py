@@ -20,6 +20,7 @@ ROOMS = {
     "alerts": "Judge rules and deliver alerts: an optional subscriber.",
     "alerts/channels": "Send one alert: webhook, ntfy, e-mail, MQTT, command.",
     "fleet": "Publish to NATS, and what a centre of many boxes needs: an optional subscriber.",
+    "fleet/rollout": "Bundles for the boxes, in waves: orders, plan, centre, box, its watch.",
     "fleet/store": "The centre's Parquet files: rows, batches, compaction.",
     "capture": "Stage 1: read a source, resample it and write it into its ring.",
     "capture/sources": "One adapter per kind of source, and the state machine of a live source.",

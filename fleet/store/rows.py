@@ -13,10 +13,19 @@ import pyarrow as pa
 from speech_emotion.common.config.checks import STREAM_NAME
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.codec import ProtocolError
-from speech_emotion.fleet.messages import BOX, EVENT, HEALTH, KINDS, RESULT, ROOT, UTTERANCE
+from speech_emotion.fleet.messages import (
+    BOX,
+    EVENT,
+    HEALTH,
+    KINDS,
+    RESULT,
+    ROLLOUT,
+    ROOT,
+    UTTERANCE,
+)
 
 SUBJECT = re.compile(
-    rf"{ROOT}\.({STREAM_NAME})\.({STREAM_NAME})\.({STREAM_NAME}|{BOX})\.({'|'.join(KINDS)})"
+    rf"{ROOT}\.({STREAM_NAME})\.({STREAM_NAME})\.({STREAM_NAME}|{BOX}|{ROLLOUT})\.({'|'.join(KINDS)})"
 )
 TEXT, INTEGER, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TIME = pa.timestamp("us", tz="UTC")

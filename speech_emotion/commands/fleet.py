@@ -1,4 +1,4 @@
-"""`speech-emotion fleet`: write configurations, make streams, store results, show the boxes."""
+"""`speech-emotion fleet`: configurations, streams, the store, the boxes, roll-outs of bundles."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from speech_emotion.commands.fleet_rollout import add_rollout_flags, roll_out
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, printable
 from speech_emotion.common.nats_server import NatsServer
 
@@ -53,10 +54,14 @@ def main(words: list[str]) -> int:
     status = verbs.add_parser("status", help="show which box has no contact, no sound, or is muted")
     status.add_argument("--bundle", metavar="ID", help="the bundle that every box should have")
     status.add_argument("--json", action="store_true", help="one JSON object per box")
-    for verb in (streams, store, status):
+    rollout = verbs.add_parser("rollout", help="bring a bundle to the boxes, in waves")
+    add_rollout_flags(rollout)
+    for verb in (streams, store, status, rollout):
         _add_server(verb)
     arguments = flags.parse_args(words)
     _need(("nats", "nkeys", *(("pyarrow",) if arguments.verb == "store" else ())))
+    if arguments.verb == "rollout":
+        return roll_out(arguments, _server(arguments))
     return {"init": _init, "streams": _streams, "store": _store, "status": _status}[arguments.verb](
         arguments
     )

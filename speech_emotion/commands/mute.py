@@ -13,17 +13,20 @@ from speech_emotion.supervision.control_socket import find
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def seconds_of(text: str) -> float:
+def seconds_of(text: str, flag: str = "--for") -> float:
     """A length such as `90s`, `30m`, `1h30m` or `2d`, in seconds.
+
+    Args:
+        flag: for the text of an error.
 
     Raises:
         UserError: it is no length between a second and 366 days.
     """
     if not re.fullmatch(r"(\d{1,6}[smhd]){1,4}", text):
-        raise UserError(f"--for {text!r} must be a length such as 30m, 1h30m, 8h or 2d")
+        raise UserError(f"{flag} {text!r} must be a length such as 30m, 1h30m, 8h or 2d")
     seconds = sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", text))
     if not 1.0 <= seconds <= 366 * UNITS["d"]:
-        raise UserError(f"--for {text!r} must be 1s to 366d")
+        raise UserError(f"{flag} {text!r} must be 1s to 366d")
     return seconds
 
 

@@ -96,6 +96,7 @@ class Fleet:
         prefixes: words before the command of each box's server.
         disks: folder of each box's data.
         stream_mb: size of each box's stream.
+        box: further keys of every box.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Fleet:
         prefixes: Sequence[Sequence[str]] = (),
         disks: Sequence[Path] = (),
         stream_mb: int = 256,
+        box: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.names = folder, list(boxes)
         files, data = folder / "files", folder / "data"
@@ -130,18 +132,22 @@ class Fleet:
                     "monitor_port": free_port(),
                     "stream_mb": stream_mb,
                     "folder": str(files / "boxes" / f"home.{name}"),
+                    **(box or {}),
                 }
                 for name, port, store in zip(boxes, ports, stores, strict=True)
             ],
         }
         (folder / "fleet.toml").write_text(tomli_w.dumps(self.table))
         here, *there = write_files(Plan.model_validate(self.table), files)
+        self.boxes = dict(zip(boxes, there, strict=True))
         self.centre = Server(here, self.port)
+        with_leaf = (box or {}).get("leaf", True)
         self.leaves = {
             name: Server(path, port, prefix)
             for name, path, port, prefix in zip(
                 boxes, there, ports, prefixes or [()] * len(ports), strict=True
             )
+            if with_leaf
         }
         self.access = self._access()
 
@@ -169,7 +175,7 @@ class Fleet:
 
     def job(self, name: str, **changes: Any) -> FleetJob:
         """The job of a box's publisher."""
-        leaf = self.leaves[name]
+        port = self.leaves[name].port if name in self.leaves else self.port
         usual: dict[str, Any] = {
             "stage": "fleet",
             "hub": "ipc:///dev/null",
@@ -177,17 +183,17 @@ class Fleet:
             "results": "ipc:///dev/null",
             "site": "home",
             "box": name,
-            "server": NatsServer(f"nats://127.0.0.1:{leaf.port}", leaf.folder / "box.nk"),
+            "server": NatsServer(f"nats://127.0.0.1:{port}", self.boxes[name] / "box.nk"),
             "outbox": self.folder / f"{name}.outbox",
             "outbox_bytes": 1 << 26,
-            "stream_bytes": 1 << 20,
+            "stream_bytes": 1 << 20 if name in self.leaves else None,
             "stream_s": 86400.0,
         }
         return FleetJob(**{**usual, **changes})
 
     def box_config(self, name: str) -> str:
         """The table `[nats]` of a box, with an outbox of its own."""
-        text = (self.leaves[name].folder / "nats.toml").read_text()
+        text = (self.boxes[name] / "nats.toml").read_text()
         return f"{text}outbox = '{self.folder / f'{name}.outbox'}'\n"
 
     def close(self) -> None:

@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
+from speech_emotion.fleet.messages import Intake
+from speech_emotion.fleet.rollout.orders import Report
 from speech_emotion.fleet.store import folder as folder_module
 from speech_emotion.fleet.store.folder import MERGED, StoreFolder
 from speech_emotion.fleet.store.rows import RefusedError, row_of, table_of
@@ -151,3 +153,11 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be used as a store"):
         StoreFolder(tmp_path / "file" / "below")
+
+
+def test_a_report_of_a_roll_out_is_an_event() -> None:
+    (record,) = Intake({}).rollout(dataclasses.asdict(Report(1, "refused", "b", "why")), T0)
+    row = row_of("sep.home.kitchen.ROLLOUT.event", "x", record.body, ARRIVED)
+    assert row.partition.endswith("site=home/stream=ROLLOUT")
+    values = row.values
+    assert (values["event"], values["state"], values["reason"]) == ("rollout", "refused", "why")
