@@ -10,6 +10,7 @@ from typing import Any
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
+from speech_emotion.common.config_source import ConfigSource
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.state_folder import state_file
 from speech_emotion.common.nats_server import NatsServer
@@ -63,6 +64,7 @@ class Plan:
         stdin_format: descriptor of a file in which capture keeps the format of that input.
         mute_register: file of the `MuteRegister`.
         spooled: source → descriptor of a file with the content of the pipe that it names.
+        source: where the configuration comes from.
     """
 
     config: Config
@@ -74,6 +76,7 @@ class Plan:
     stdin_format: int | None = None
     mute_register: Path | None = None
     spooled: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    source: ConfigSource = ConfigSource()
 
     def common(self, process: str, nice: int) -> dict[str, Any]:
         """The fields that every job has."""
@@ -105,6 +108,8 @@ class ProcessKind:
         ends: whether exit code 0 means that its work is done.
         vital: whether the pipeline needs it.
         capture: whether it is a capture process.
+        renewed: whether it is restarted when its job changes while the pipeline runs; it loses
+            nothing by that.
     """
 
     name: str
@@ -117,6 +122,7 @@ class ProcessKind:
     ends: bool = False
     vital: bool = True
     capture: bool = False
+    renewed: bool = False
 
     def policy(self, config: Config) -> RestartPolicy:
         """How its processes are restarted."""
@@ -238,6 +244,7 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         certificate=page.certificate,
         private_key=page.private_key,
         review=review_options(plan.config),
+        settings=plan.source,
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 
@@ -344,11 +351,16 @@ PROCESS_TABLE = (
         nice=5,
         before_capture=True,
         vital=False,
+        renewed=True,
     ),
-    ProcessKind("alerts", "alerts", alerts_jobs, nice=5, before_capture=True, vital=False),
+    ProcessKind(
+        *("alerts", "alerts", alerts_jobs), nice=5, before_capture=True, vital=False, renewed=True
+    ),
     ProcessKind("fleet", "fleet", fleet_jobs, nice=5, before_capture=True, vital=False),
-    ProcessKind("review", "dashboard.review.service", review_jobs, nice=5, vital=False),
-    ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
+    ProcessKind(
+        *("review", "dashboard.review.service", review_jobs), nice=5, vital=False, renewed=True
+    ),
+    ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False, renewed=True),
     ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),
 )
 """Every process that the supervisor can start, in the order of the first start. Capture has the
