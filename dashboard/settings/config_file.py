@@ -68,17 +68,17 @@ class ConfigFile:
         if real.is_mount():
             return f"{real} is mounted by itself: mount its folder in place of it"
         user = _user(os.geteuid())
+        mine = os.geteuid() in (0, facts.st_uid)
+        chown = f"chown {user} {real.parent} {real}"
         for path in (real, real.parent):
             if not os.access(path, os.W_OK):
                 if os.statvfs(path).f_flag & os.ST_RDONLY:
                     return (
-                        f"{path} is read-only for this service: add "
-                        f"ReadWritePaths={real.parent} with `systemctl edit`, or mount it writable"
+                        f"{path} is read-only for this service: add ReadWritePaths={real.parent} "
+                        f"with `systemctl edit`, or mount it writable{'' if mine else f'; {chown}'}"
                     )
-                return f"the user {user} may not write {path}: chown {user} {real.parent} {real}"
-        if os.geteuid() not in (0, facts.st_uid):
-            return f"{real} belongs to {_user(facts.st_uid)}: chown {user} {real}"
-        return None
+                return f"the user {user} may not write {path}: {chown}"
+        return None if mine else f"{real} belongs to {_user(facts.st_uid)}: {chown}"
 
     def write(self, text: str, version: str, check: Callable[[Path], None]) -> None:
         """Replace the file, and keep its present version.

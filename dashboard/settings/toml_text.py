@@ -136,7 +136,10 @@ def _set_rows(rows: AoT, wanted: list[Row]) -> None:
             table = tomlkit.table()
             if rows and not rows[-1].as_string().endswith("\n\n"):
                 table.trivia.indent = "\n"
-            for key, value in row.items():
-                _set(table, key, value, tomlkit.table)
+            inner = [key for key, value in row.items() if _is_rows(value)]
+            for key in [key for key in row if key not in inner]:
+                _set(table, key, row[key], tomlkit.table)
             table.add(tomlkit.nl())
+            for key in inner:
+                _set(table, key, row[key], tomlkit.table)
             rows.append(table)
