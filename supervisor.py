@@ -114,7 +114,9 @@ def flags_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "prosody",
         "record",
     )
-    flags: dict[str, Any] = {key: value for key in names if (value := getattr(arguments, key)) is not None}
+    flags: dict[str, Any] = {
+        key: value for key in names if (value := getattr(arguments, key)) is not None
+    }
     if arguments.dashboard is not None:
         flags["dashboard"] = {"listen": arguments.dashboard}
     if arguments.history is not None:

@@ -76,7 +76,7 @@ class Plan:
     stdin_format: int | None = None
     mute_register: Path | None = None
     spooled: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    source: ConfigSource = ConfigSource()
+    source: ConfigSource = dataclasses.field(default_factory=ConfigSource)
 
     def common(self, process: str, nice: int) -> dict[str, Any]:
         """The fields that every job has."""

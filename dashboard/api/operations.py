@@ -32,8 +32,8 @@ NO_ALERTS = "the pipeline has no rules, or it has not started this server"
 NO_REVIEW = "the review is off"
 GONE = "the sound of the utterance is not there any more"
 REVIEW_FILE = "the files of the review cannot be used now"
-REVIEW_NO_SETTINGS = "the pipeline has not started this server, or its file has changed or is read-only"
-BUSY = "the review is off, or an adaptation or rollback runs already"
+NO_SETTINGS = "the pipeline has not started this server, or its file has changed or is read-only"
+REVIEW_BUSY = "the review is off, or an adaptation or rollback runs already"
 BUSY = "too many clients; try again after `Retry-After` seconds"
 
 TEXT = {"type": "string", "maxLength": LONGEST}

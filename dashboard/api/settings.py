@@ -64,20 +64,30 @@ class SettingsOperations:
         """The settings, and whether they can be changed."""
         return await self._do(self._settings)
 
-    async def post_settings_check(self, _: Any, request: Request, __: Any) -> messages.SettingsAnswer:
+    async def post_settings_check(
+        self, _: Any, request: Request, __: Any
+    ) -> messages.SettingsAnswer:
         """Check a change; nothing is written."""
         version, changes = _change(await json_body(request, BODY))
         return await self._do(lambda: self._check(version, changes))
 
-    async def post_settings_change(self, _: Any, request: Request, __: Any) -> messages.SettingsAnswer:
+    async def post_settings_change(
+        self, _: Any, request: Request, __: Any
+    ) -> messages.SettingsAnswer:
         """Check a change, write it, and have the pipeline take it."""
         version, changes = _change(await json_body(request, BODY))
         return await self._do(lambda: self._write(version, changes, _client(request)))
 
-    async def post_settings_undo(self, _: Any, request: Request, __: Any) -> messages.SettingsAnswer:
+    async def post_settings_undo(
+        self, _: Any, request: Request, __: Any
+    ) -> messages.SettingsAnswer:
         """Restore the file before the newest change, and have the pipeline take it."""
         body = await json_body(request)
-        if not isinstance(body, dict) or set(body) != {"version"} or not _is_version(body["version"]):
+        if (
+            not isinstance(body, dict)
+            or set(body) != {"version"}
+            or not _is_version(body["version"])
+        ):
             raise RefusedError(400, UNDO_BODY)
         return await self._do(lambda: self._undo(body["version"], _client(request)))
 

@@ -107,7 +107,9 @@ class ConfigFile:
             raise ChangedMeanwhileError(CHANGED)
         kept = self._newest(version)
         if kept is None:
-            raise UserError("there is no change to undo: the newest one was made by another program")
+            raise UserError(
+                "there is no change to undo: the newest one was made by another program"
+            )
         try:
             text = kept.read_bytes().decode()
         except (OSError, UnicodeDecodeError):

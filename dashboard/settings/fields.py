@@ -129,7 +129,9 @@ def _described(key: str, info: FieldInfo, fixed: str | None = None) -> SettingFi
     limits: dict[str, float] = {}
     for one in info.metadata:
         if isinstance(one, annotated_types.Ge | annotated_types.Gt):
-            limits["minimum"] = float(str(one.ge if isinstance(one, annotated_types.Ge) else one.gt))
+            limits["minimum"] = float(
+                str(one.ge if isinstance(one, annotated_types.Ge) else one.gt)
+            )
         elif isinstance(one, annotated_types.Le):
             limits["maximum"] = float(str(one.le))
     default = None if info.default is PydanticUndefined else info.default
@@ -146,7 +148,8 @@ def _described(key: str, info: FieldInfo, fixed: str | None = None) -> SettingFi
         now=key.startswith(NOW),
         fixed=fixed,
         fields=[
-            _described(f"{key}.{name}", one) for name, one in (row.model_fields if row else {}).items()
+            _described(f"{key}.{name}", one)
+            for name, one in (row.model_fields if row else {}).items()
         ],
     )
 
@@ -181,4 +184,3 @@ def row_defaults() -> dict[str, Any]:
 def is_change(table: Any) -> bool:
     """Whether a JSON value names settings that can be changed."""
     return isinstance(table, dict) and bool(table) and set(table) <= set(EDITABLE)
-

@@ -15,7 +15,7 @@ import pytest
 
 from speech_emotion.common.wire import public
 from tests.support.alert_receivers import WebServer, web_server
-from tests.support.pages import API, answers, get, opened, post_json, shows, text
+from tests.support.pages import API, answers, get, opened, post_json, shows
 from tests.support.pipelines import DEMO, Running, leftovers, nothing_left_but, wait_until
 from tools.browser import CHROMIUM, free_port
 

@@ -106,7 +106,9 @@ JOBS: list[Job] = [
             listen="127.0.0.1:0",
             token="pa55-pa55-pa55",
             client_keys=CurveClientKeys(Path("own"), Path("server")),
-            settings=ConfigSource(Path("box.toml"), {"stream": [{"source": "mic"}], "speed": "max"}),
+            settings=ConfigSource(
+                Path("box.toml"), {"stream": [{"source": "mic"}], "speed": "max"}
+            ),
         ),
     ),
 ]

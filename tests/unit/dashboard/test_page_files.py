@@ -10,10 +10,16 @@ import pytest
 from tests.support.pages import STATIC
 
 OTHERS = {"index.html", "shell.js", "token.css", "token.html", "vendor/uPlot-LICENSE"}
-REVIEW = {"review.html", "review.css", "review.js", "review-adapt.js"}
-SETTINGS = ("settings.html", "settings/", "languages/settings/")
+ONLINE = (
+    *("review.html", "review/", "languages/review/"),
+    *("settings.html", "settings/", "languages/settings/"),
+)
 """Pages of their own, which need their server."""
-PAGES = {"index.html": "page.js", "settings.html": "settings/settings.js"}
+PAGES = {
+    "index.html": "page.js",
+    "review.html": "review/review.js",
+    "settings.html": "settings/settings.js",
+}
 """Page → its script."""
 
 
@@ -22,7 +28,7 @@ def test_the_service_worker_keeps_each_file_of_the_page() -> None:
     assert listed is not None
     files = {str(path.relative_to(STATIC)) for path in STATIC.rglob("*") if path.is_file()}
     assert sorted(re.findall(r'"([^"]+)"', listed.group(1))) == sorted(
-        {"./", *(one for one in files if not one.startswith(SETTINGS))} - OTHERS - REVIEW
+        {"./", *(one for one in files if not one.startswith(ONLINE))} - OTHERS
     )
 
 
@@ -45,9 +51,10 @@ def test_a_page_preloads_its_modules(page: str) -> None:
     assert weight < 200_000
 
 
-def test_the_live_page_loads_nothing_of_the_settings() -> None:
+def test_the_live_page_loads_nothing_of_other_pages() -> None:
     html = (STATIC / "index.html").read_text()
     assert "settings/" not in html
+    assert "review/" not in html
 
 
 def test_the_manifest_makes_the_page_installable() -> None:

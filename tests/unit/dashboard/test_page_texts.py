@@ -13,14 +13,12 @@ from speech_emotion.dashboard.settings.fields import fields
 from tests.support.pages import STATIC
 
 LANGUAGES = {path.stem: path for path in sorted((STATIC / "languages").glob("*.js"))}
-PAGES = {"index.html": "", "settings.html": "settings"}
+PAGES = {"index.html": "", "review.html": "review", "settings.html": "settings"}
 """Page → folder of the texts that only it has."""
-REVIEW = ("review.js", "review-adapt.js")
-"""Of the page of the review, which is English."""
 SCRIPTS = [
     path
     for path in sorted(STATIC.rglob("*.js"))
-    if not {"languages", "vendor", *REVIEW} & set(path.relative_to(STATIC).parts)
+    if not {"languages", "vendor"} & set(path.relative_to(STATIC).parts)
 ]
 LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`')
 COMMENT = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)

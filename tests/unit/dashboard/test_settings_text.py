@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_a_row_is_added_and_one_removed() -> None:
         "mute = {close_device = false}\n",
         'history = {days = 3}\nalerts = [{name = "a", label = "sad", to = "https://h/"}]\n',
         '[[stream]]\nsource = "mic"\n[mute]\n[x.y]\nz = 1 # odd\n[mute.w]\n',
-        '\r\n[history]\r\ndays = 9 # d\r\n',
+        "\r\n[history]\r\ndays = 9 # d\r\n",
     ],
 )
 def test_any_form_of_a_file(text: str) -> None:
@@ -132,14 +133,10 @@ def test_any_form_of_a_file(text: str) -> None:
     ids=str,
 )
 def test_odd_values_are_refused_or_written_as_they_are(changes: dict[str, Any]) -> None:
-    try:
-        text = changed(BOX, changes, DEFAULTS)
-    except UserError as error:
-        assert "cannot be changed here" in str(error)
-    else:
-        tomllib.loads(text)
+    with contextlib.suppress(UserError):
+        tomllib.loads(changed(BOX, changes, DEFAULTS))
 
 
 def test_a_broken_file_is_refused() -> None:
-    with pytest.raises(UserError, match="history.days: cannot be changed here"):
+    with pytest.raises(UserError, match=r"history.days: cannot be changed here"):
         changed("history = {", {"history.days": 1}, DEFAULTS)
