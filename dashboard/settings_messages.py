@@ -49,8 +49,8 @@ class Settings:
         file: the configuration file; null: the pipeline was started without one.
         problem: why nothing can be changed now, and what mends it; null: it can be.
         version: version of the file, for a change.
-        values: key → value in use; addresses without credentials.
-        fields: every setting that can be changed.
+        values: key → value in use; addresses without credentials. Empty where the file has a mistake.
+        fields: every setting that can be changed; empty where the file has a mistake.
         waiting: keys that the file changes at the next start of the pipeline.
         restart: command that restarts the pipeline; null: it is not known.
         undo: unix time in seconds of the change that can be undone; null: there is none.

@@ -278,7 +278,7 @@ class Pipeline:
                     if self._hub_turns(now):
                         control.answer(client, self._resources.state.health(self._hub.snapshot()))
                 case Reconfigure():
-                    control.answer(client, self._settings.request(request))
+                    control.answer(client, self._settings.request(request, ending=self._over()))
                 case LogIn():
                     note_log_in(self._resources.audit, request)
                 case ReviewAct():

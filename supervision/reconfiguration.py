@@ -19,7 +19,7 @@ from speech_emotion.common.bundle.adapted import bundle_in_use
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.config.load import HIDDEN, ConfigError, without_secrets
 from speech_emotion.common.config.model import Config
-from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.stage.jobs import AlertsJob
 from speech_emotion.common.wire.internal import Reconfigure, Reconfigured
 from speech_emotion.supervision.privacy.audit_events import note_setting
@@ -93,8 +93,14 @@ class Reconfiguration:
         self._running = self._noted = running
         self._load = load
 
-    def request(self, request: Reconfigure) -> Reconfigured:
-        """Check a configuration, take one, or report what waits for the next start."""
+    def request(self, request: Reconfigure, *, ending: bool) -> Reconfigured:
+        """Check a configuration, take one, or report what waits for the next start.
+
+        Args:
+            ending: whether the pipeline ends; nothing is taken then.
+        """
+        if ending:
+            return Reconfigured(EXIT_FAULT, "the pipeline ends", "", [])
         try:
             if request.take:
                 return Reconfigured(EXIT_OK, "", "", self.take(request.by))

@@ -108,8 +108,9 @@ class SettingsOperations:
     def _settings(self) -> messages.Settings:
         assert self._source is not None
         file, source = self._file, self._source
-        problem, version, undo, waiting = NO_FILE, "", None, list[str]()
-        config = Config()
+        problem: str | None = NO_FILE
+        config: Config | None = None
+        version, undo, waiting = "", None, list[str]()
         try:
             if file is not None:
                 _, version = file.read()
@@ -123,8 +124,8 @@ class SettingsOperations:
             file=str(source.file) if source.file is not None else None,
             problem=problem,
             version=version,
-            values=fields.values(config),
-            fields=fields.fields(source.flags),
+            values=fields.values(config) if config is not None else {},
+            fields=fields.fields(source.flags) if config is not None else [],
             waiting=waiting,
             restart=restart_command(),
             undo=None if problem else undo,

@@ -68,7 +68,7 @@ function draw(service) {
   if (settings.undo !== null) setText($("undo"), t("settings.undo", { time: moment(settings.undo) }));
   $("file").hidden = settings.file === null;
   setText($("file"), t("settings.file", { file: settings.file }));
-  $("form").hidden = false;
+  $("form").hidden = settings.fields.length === 0;
 }
 
 function showWaiting(keys) {
