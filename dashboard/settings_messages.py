@@ -5,6 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+NOW = (
+    *("mute.time_zone", "mute.quiet_hours", "alerts", "history.days"),
+    *("review.hours", "review.queue", "review.max_mb"),
+)
+"""Keys that the pipeline takes while it runs."""
+EDITABLE = ("sensitivity", "baseline", "prosody", *NOW)
+"""Keys that can be changed."""
 VERSION = {"schema": {"type": "string", "maxLength": 64}}
 
 
@@ -49,8 +56,8 @@ class Settings:
         file: the configuration file; null: the pipeline was started without one.
         problem: why nothing can be changed now, and what mends it; null: it can be.
         version: version of the file, for a change.
-        values: key → value in use; addresses without credentials. Empty where the file has a mistake.
-        fields: every setting that can be changed; empty where the file has a mistake.
+        values: key → value in use, addresses without credentials; empty where the file is wrong.
+        fields: every setting that can be changed; empty where the file is wrong.
         waiting: keys that the file changes at the next start of the pipeline.
         restart: command that restarts the pipeline; null: it is not known.
         undo: unix time in seconds of the change that can be undone; null: there is none.
@@ -105,3 +112,23 @@ class SettingsAnswer:
     text: str
     key: str
     waiting: list[str]
+
+
+def change_request(body: Any) -> SettingsChange | None:
+    """The request in a JSON body; None if it is none."""
+    if not isinstance(body, dict) or set(body) != {"version", "changes"}:
+        return None
+    version, changes = body["version"], body["changes"]
+    known = isinstance(changes, dict) and bool(changes) and set(changes) <= set(EDITABLE)
+    return SettingsChange(version, changes) if known and _is_version(version) else None
+
+
+def undo_request(body: Any) -> SettingsUndo | None:
+    """The request in a JSON body; None if it is none."""
+    if not isinstance(body, dict) or set(body) != {"version"} or not _is_version(body["version"]):
+        return None
+    return SettingsUndo(body["version"])
+
+
+def _is_version(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 64

@@ -16,14 +16,8 @@ from speech_emotion.common.alert_address import HIDDEN, shown_address
 from speech_emotion.common.config.checks import BASELINES
 from speech_emotion.common.config.load import ConfigError
 from speech_emotion.common.config.model import ENV_PREFIX, Config
-from speech_emotion.dashboard.settings_messages import SettingField
+from speech_emotion.dashboard.settings_messages import EDITABLE, NOW, SettingField
 
-NOW = (
-    *("mute.time_zone", "mute.quiet_hours", "alerts", "history.days"),
-    *("review.hours", "review.queue", "review.max_mb"),
-)
-"""Taken by the pipeline while it runs."""
-EDITABLE = ("sensitivity", "baseline", "prosody", *NOW)
 UNITS = {
     "history.days": "days",
     "review.hours": "hours",
@@ -179,8 +173,3 @@ def row_defaults() -> dict[str, Any]:
         waiting += field.fields
         found[field.key] = field.default
     return found
-
-
-def is_change(table: Any) -> bool:
-    """Whether a JSON value names settings that can be changed."""
-    return isinstance(table, dict) and bool(table) and set(table) <= set(EDITABLE)
