@@ -289,7 +289,9 @@ def build(
     owners = list(rings.values())
     return Resources(
         *(folder, state, hub, control, processes, mute, light, audit),
-        *(config.baseline == "stream", plan, managed),
+        config.baseline == "stream",
+        plan,
+        managed,
         *(owners, config.results, inode, stack),
     )
 

@@ -138,7 +138,7 @@ def test_a_change_is_checked_written_taken_and_undone(box: Box) -> None:
         assert not answer["ok"]
         assert answer["key"] == "history.days"
         assert answer["text"] == "history.days = -1 must be greater than 0"
-        answer = box.change(path, alerts=[rule(box, dimension=None, label="bored")])
+        answer = box.change(path, alerts=[rule(box, dimension=None, label="bored", threshold=0.5)])
         assert answer["key"] == "alerts.0.label"
         assert "the alert 'loud' needs a label 'bored'; the bundle has: angry" in answer["text"]
         answer = box.change(path, alerts=[rule(box, to=["command:rm -rf /"])])

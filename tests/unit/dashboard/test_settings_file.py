@@ -64,8 +64,12 @@ def test_what_an_editor_has_changed_stays(file: ConfigFile, path: Path) -> None:
     with pytest.raises(ChangedMeanwhileError, match="has changed meanwhile; nothing was written"):
         file.write("b = 1\n", version, accept)
     version = file.read()[1]
+
+    def edit(_: Path) -> None:
+        path.write_text("edited = 2\n")
+
     with pytest.raises(ChangedMeanwhileError):  # at the last moment
-        file.write("b = 1\n", version, lambda _: path.write_text("edited = 2\n") and None)
+        file.write("b = 1\n", version, edit)
     assert path.read_text() == "edited = 2\n"
     assert only_the_file(path)
 

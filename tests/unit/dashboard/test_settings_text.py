@@ -48,7 +48,7 @@ to = ["https://h.example/y"]
 """
 ANGRY = {"name": "angry", "label": "angry", "to": ["https://u:pa55@h.example/x"], "threshold": 0.6}
 LOUD = {"name": "loud", "dimension": "level", "to": ["https://h.example/y"], "threshold": -20}
-UNSET = {"release": None, "stream": None, "cool_down_s": 300, "quiet_hours": []}
+UNSET: dict[str, Any] = {"release": None, "stream": None, "cool_down_s": 300, "quiet_hours": []}
 
 
 def test_a_value_is_changed_in_its_line() -> None:
