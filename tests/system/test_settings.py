@@ -18,7 +18,7 @@ from tests.support.pages import API, answers, get, opened, post_json, shows
 from tests.support.pipelines import DEMO, Running, leftovers, nothing_left_but, wait_until
 from tools.browser import CHROMIUM, free_port
 
-pytestmark = pytest.mark.xdist_group("chromium")
+pytestmark = pytest.mark.xdist_group("settings")  # its pipeline is started once
 SECRET = "pa55-pa55-pa55"
 TOML = """\
 # The box in the kitchen.
@@ -77,8 +77,11 @@ class Box:
         newest: public.Health = self.running.received.fresh(public.Health)[-1]
         return newest
 
-    def stage(self, name: str) -> public.StageHealth | None:
-        return next((one for one in self.health().stages if one.name == name), None)
+    def restarts(self, name: str) -> int:
+        return next((one.restarts for one in self.health().stages if one.name == name), 0)
+
+    def newest_change(self) -> dict[str, Any]:
+        return (self.audit() or [{}])[-1]
 
     def audit(self) -> list[dict[str, Any]]:
         lines = (self.config.parent / "audit.jsonl").read_text().splitlines()
@@ -158,7 +161,7 @@ def test_a_change_is_checked_written_taken_and_undone(box: Box) -> None:
     told = box.settings()
     assert told["waiting"] == ["prosody"]
     assert SECRET not in json.dumps(told)
-    wait_until(lambda: getattr(box.stage("history"), "restarts", 0) == 1, "the history's restart")
+    wait_until(lambda: box.restarts("history") > 0, "the history's restart")
 
     # An address that is shown without its secret keeps it.
     rules = told["values"]["alerts"]
@@ -206,19 +209,17 @@ def test_what_an_editor_changes_is_never_lost(box: Box) -> None:
     assert "2 weeks" in box.config.read_text()
     # A reload takes what an editor wrote; one that is wrong changes nothing.
     box.config.write_text(before.replace("14.0", "9.0"))
-    restarts = getattr(box.stage("history"), "restarts", 0)
+    restarts = box.restarts("history")
     box.running.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: box.audit()[-1]["after"] == "9.0", "the reload")
-    assert box.audit()[-1]["by"] == "reload"
-    wait_until(
-        lambda: getattr(box.stage("history"), "restarts", 0) == restarts + 1, "a new history writer"
-    )
+    wait_until(lambda: box.newest_change().get("after") == "9.0", "the reload")
+    assert box.newest_change()["by"] == "reload"
+    wait_until(lambda: box.restarts("history") > restarts, "a new history writer")
     box.config.write_text(before.replace("14.0", "-9"))
     told = box.settings()
     assert "history.days = -9 must be greater than 0" in told["problem"]
     box.config.write_text(before)
     box.running.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: box.audit()[-1]["after"] == "14.0", "the reload")
+    wait_until(lambda: box.newest_change().get("after") == "14.0", "the reload")
 
 
 @pytest.mark.parametrize(
@@ -313,33 +314,3 @@ def test_a_person_changes_settings(chromium: Any, box: Box) -> None:
         assert box.config.read_text() == before
         assert page.get_by_label("History days").input_value() == "14"
         assert page.locator("#undo").is_hidden()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it")
-def test_a_pipeline_without_a_file_shows_its_settings(
-    chromium: Any, supervise: Any, clip: Any
-) -> None:
-    port = free_port()
-    running = supervise(
-        f"--source=file:{clip(5.0, repeat=20)}",
-        f"--dashboard=127.0.0.1:{port}",
-        env={"SEP_HISTORY__DAYS": "5"},
-    )
-    wait_until(lambda: answers(port), "the page")
-    told = json.loads(get(port, f"{API}/settings")[2])
-    assert told["file"] is None
-    assert "start it with --config FILE" in told["problem"]
-    assert told["values"]["history.days"] == 5.0
-    status, answer = post_json(
-        port, f"{API}/settings", {"version": "", "changes": {"history.days": 1}}
-    )
-    assert status == 409
-    assert "--config FILE" in answer
-    with opened(chromium, f"http://127.0.0.1:{port}/settings.html", locale="de-DE") as page:
-        shows(page, "#problem", "Hier lässt sich jetzt nichts ändern: the pipeline was started")
-        assert page.title() == "Einstellungen · Speech emotion"
-        assert page.get_by_label("Verlauf Tage").input_value() == "5"
-        assert page.locator("#save").is_hidden()
-        assert page.locator("#keep :enabled, #quiet :enabled, #alerts :enabled").count() == 0
-    running.process.terminate()
-    assert running.ended()[0] == 0
