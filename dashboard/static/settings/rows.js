@@ -33,7 +33,7 @@ export function makeRows(field, values, disabled, makeSetting) {
     const title = element(inner ? "h4" : "h3", {});
     const remove = element("button", { type: "button" }, t("settings.remove"));
     remove.disabled = add.disabled;
-    const fold = more.length ? [element("details", {}, element("summary", {}, t("settings.more")), ...more)] : [];
+    const fold = more.length ? [element("details", {}, element("summary", {}, t("settings.more")), element("div", { class: "grid" }, ...more))] : [];
     const node = element("li", {}, element("div", { class: "bar" }, title, remove), element("p", { class: "error", hidden: "" }), element("div", { class: "grid" }, ...first), ...fold);
     const row = { title, remove, settings, node };
     remove.addEventListener("click", () => {

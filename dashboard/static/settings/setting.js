@@ -34,7 +34,7 @@ export function makeSetting(field, value, disabled) {
   }
   const label = element(group ? "legend" : "label", group ? {} : { for: id }, name, field.unit ? element("small", {}, ` ${unit(field)}`) : "");
   const hint = element("p", { id: `${id}-about`, class: "hint" }, about.join(" "));
-  const node = element(group ? "fieldset" : "div", { class: `setting ${field.kind}`, "data-key": field.key }, label, input.node, hint, error);
+  const node = element(group ? "fieldset" : "div", { class: "setting", "data-kind": field.kind, "data-key": field.key }, label, input.node, hint, error);
   return { node, read: input.read };
 }
 
