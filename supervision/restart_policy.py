@@ -238,11 +238,13 @@ class ProcessLifecycle:
             last_line: the last line that it wrote to stderr.
         """
         self.exit_code = code
-        if self.state is ProcessState.STOPPING or (code == EXIT_OK and self._policy.ends):
+        renewing, self._renewing = self._renewing, False
+        if self.state is ProcessState.STOPPING or (
+            code == EXIT_OK and self._policy.ends and not renewing
+        ):
             self.state = ProcessState.DONE
             return
-        if self._renewing:
-            self._renewing = False
+        if renewing:
             self.reason = "its settings have changed"
             self.start_again(now)
             return
