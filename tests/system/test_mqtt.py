@@ -25,7 +25,7 @@ from tests.support.history import make_utterance
 from tests.support.live_page import INFO, live
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, command, line_of, wait_until
 from tests.support.publisher import Publisher, health
-from tools.browser import free_port
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
