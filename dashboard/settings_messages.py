@@ -12,6 +12,7 @@ NOW = (
 """Keys that the pipeline takes while it runs."""
 EDITABLE = ("sensitivity", "baseline", "prosody", *NOW)
 """Keys that can be changed."""
+CHANGES = {"schema": {"minProperties": 1, "propertyNames": {"enum": [*EDITABLE]}}}
 VERSION = {"schema": {"type": "string", "maxLength": 64}}
 
 
@@ -83,7 +84,7 @@ class SettingsChange:
     """
 
     version: str = dataclasses.field(metadata=VERSION)
-    changes: dict[str, Any]
+    changes: dict[str, Any] = dataclasses.field(metadata=CHANGES)
 
 
 @dataclasses.dataclass(frozen=True)
