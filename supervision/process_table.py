@@ -108,8 +108,7 @@ class ProcessKind:
         ends: whether exit code 0 means that its work is done.
         vital: whether the pipeline needs it.
         capture: whether it is a capture process.
-        renewed: whether it is restarted when its job changes while the pipeline runs; it loses
-            nothing by that.
+        renewed: whether it is restarted when its job changes while the pipeline runs.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Take changed settings while the pipeline runs: at `systemctl reload`, or from the page.
 
 Taken at once is what changes no result: mute, alerts, how long something is kept. Their processes
-are restarted with a new job, and get from the hub what they missed. Everything else is taken at the
-next start, so that a stream has one operating point from its beginning to its end.
+are restarted with a new job; history and alerts get from the hub what they missed. Everything else
+is taken at the next start, so that a stream has one operating point from its beginning to its end.
 """
 
 from __future__ import annotations
