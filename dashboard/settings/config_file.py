@@ -65,7 +65,7 @@ class ConfigFile:
             return f"{self.path}: cannot be read ({error.strerror})"
         if not stat.S_ISREG(facts.st_mode):
             return f"{self.path} is no regular file, so it cannot be changed"
-        if real.is_mount():
+        if is_mounted(real):
             return f"{real} is mounted by itself: mount its folder in place of it"
         user = _user(os.geteuid())
         mine = os.geteuid() in (0, facts.st_uid)
@@ -171,6 +171,14 @@ class ConfigFile:
     def _newest(self, version: str) -> Path | None:
         """What the change to a version has replaced."""
         return next((one for one in reversed(self._kept()) if f".{version}." in one.name), None)
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether something is mounted at a path itself, as a container does it with one file."""
+    with contextlib.suppress(OSError):
+        rows = Path("/proc/self/mountinfo").read_text().splitlines()
+        return str(path).replace(" ", r"\040") in {row.split()[4] for row in rows}
+    return False
 
 
 def _write_like(path: Path, content: bytes, facts: os.stat_result) -> None:

@@ -16,7 +16,8 @@ from speech_emotion.common.wire import public
 from tests.support.alert_receivers import WebServer, web_server
 from tests.support.pages import API, answers, get, opened, post_json, shows
 from tests.support.pipelines import DEMO, Running, leftovers, nothing_left_but, wait_until
-from tools.browser import CHROMIUM, free_port
+from tools.browser import CHROMIUM
+from tools.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("settings")  # its pipeline is started once
 SECRET = "pa55-pa55-pa55"
@@ -184,6 +185,11 @@ def test_a_change_is_checked_written_taken_and_undone(box: Box) -> None:
     assert status == 409
     assert "there is no change to undo" in answer["error"]
     box.running.subscriber.wait_for(lambda received: received.fresh(public.Health)[-1].mute is None)
+
+    # The processes that were restarted have missed nothing.
+    counters = box.health().counters
+    assert counters["alerts_fired"] > 0
+    assert {counters[name] for name in ("history_lost", "alerts_lost", "alerts_dropped")} == {0}
 
     # Each change is in the audit log, without secrets.
     wait_until(lambda: len(box.audit()) == 10, "the audit log")

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.dashboard.settings.config_file import KEPT, ChangedMeanwhileError, ConfigFile
+from speech_emotion.dashboard.settings import config_file
+from speech_emotion.dashboard.settings.config_file import (
+    KEPT,
+    ChangedMeanwhileError,
+    ConfigFile,
+    is_mounted,
+)
+from speech_emotion.dashboard.settings.editor import restart_command
 
 FIRST = "# a\r\nprosody = true\n"
 
@@ -142,6 +149,31 @@ def test_a_file_that_cannot_be_replaced_says_what_mends_it(
         assert text in str(other.trouble())
         with pytest.raises(UserError, match=text):
             other.read()
+
+
+def test_a_mounted_file_cannot_be_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_mounted(Path("/proc"))
+    assert not is_mounted(path)
+    monkeypatch.setattr(config_file, "is_mounted", lambda one: one == path)
+    assert "mount its folder in place of it" in str(ConfigFile(path).trouble())
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "command"),
+    [
+        ("0::/system.slice/sep.service\n", "sudo systemctl restart sep"),
+        ("0::/system.slice/sep-infer@box.service\n", "sudo systemctl restart sep-infer@box"),
+        ("0::/user.slice/user-1000.slice/user@1000.service\n", None),
+        ("0::/user.slice/session-3.scope\n", None),
+        ("0::/\n", None),
+    ],
+)
+def test_the_command_that_restarts_a_service(
+    cgroup: str, command: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup").write_text(cgroup)
+    assert restart_command(tmp_path / "cgroup") == command
+    assert restart_command(tmp_path / "none") is None
 
 
 def test_a_sandbox_names_the_line_of_the_service(
