@@ -28,8 +28,6 @@ class SettingField:
         default: its value where it is unset; null: it has none.
         required: whether a row needs it.
         choices: the words that it may be; empty: others are possible.
-        minimum: least number; null: none.
-        maximum: greatest number; null: none.
         now: whether the running pipeline takes it; else it takes effect at the next start.
         fixed: flag or environment variable that sets it in place of the file; null: none does.
         fields: of `rows`: the keys of a row.
@@ -42,8 +40,6 @@ class SettingField:
     default: Any
     required: bool
     choices: list[str]
-    minimum: float | None
-    maximum: float | None
     now: bool
     fixed: str | None
     fields: list[SettingField]

@@ -7,7 +7,6 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -120,14 +119,6 @@ def _fixed(key: str, flags: Mapping[str, Any]) -> str | None:
 def _described(key: str, info: FieldInfo, fixed: str | None = None) -> SettingField:
     kind, choices, row = _kind(info.annotation)
     choices = CHOICES.get(key, choices)
-    limits: dict[str, float] = {}
-    for one in info.metadata:
-        if isinstance(one, annotated_types.Ge | annotated_types.Gt):
-            limits["minimum"] = float(
-                str(one.ge if isinstance(one, annotated_types.Ge) else one.gt)
-            )
-        elif isinstance(one, annotated_types.Le):
-            limits["maximum"] = float(str(one.le))
     default = None if info.default is PydanticUndefined else info.default
     return SettingField(
         key=key,
@@ -137,8 +128,6 @@ def _described(key: str, info: FieldInfo, fixed: str | None = None) -> SettingFi
         default=list(default) if isinstance(default, tuple) else default,
         required=info.is_required(),
         choices=list(choices),
-        minimum=limits.get("minimum"),
-        maximum=limits.get("maximum"),
         now=key.startswith(NOW),
         fixed=fixed,
         fields=[
