@@ -18,6 +18,7 @@ import importlib
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from speech_emotion.common.bundle.manifest import (
     load_bundle,
@@ -28,6 +29,7 @@ from speech_emotion.common.bundle.parameters import OPERATING_POINTS, RUNTIMES
 from speech_emotion.common.config.checks import SOURCES
 from speech_emotion.common.config.load import load_config, to_toml, without_secrets
 from speech_emotion.common.config.model import DEFAULT_STREAM, MAX_STREAMS, Config
+from speech_emotion.common.config_source import ConfigSource
 from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.linux.descriptors import raise_descriptor_limit
 from speech_emotion.common.linux.entry import guarded
@@ -93,6 +95,15 @@ def configure(arguments: argparse.Namespace) -> Config:
     Raises:
         UserError: one of them has a mistake.
     """
+    return load_config(arguments.config, flags_of(arguments))
+
+
+def flags_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Key → value of the configuration that the command line sets.
+
+    Raises:
+        UserError: a flag has a mistake.
+    """
     names = (
         "bundle",
         "results",
@@ -103,7 +114,9 @@ def configure(arguments: argparse.Namespace) -> Config:
         "prosody",
         "record",
     )
-    flags = {key: value for key in names if (value := getattr(arguments, key)) is not None}
+    flags: dict[str, Any] = {
+        key: value for key in names if (value := getattr(arguments, key)) is not None
+    }
     if arguments.dashboard is not None:
         flags["dashboard"] = {"listen": arguments.dashboard}
     if arguments.history is not None:
@@ -120,7 +133,7 @@ def configure(arguments: argparse.Namespace) -> Config:
             {"name": DEFAULT_STREAM + (f"-{n}" if n > 1 else ""), "source": source}
             for n, source in enumerate(sources, 1)
         ]
-    return load_config(arguments.config, flags)
+    return flags
 
 
 def main() -> int:
@@ -145,9 +158,14 @@ def main() -> int:
     lines = LogLines(wake := signals.wakeup.set)
     for owner in (*reclaim_segments(), *reclaim_runtime_dirs()):
         log.info("removed %s, its process has ended", owner)
-    resources = build(config, bundle, profiles, write=lines.write, wake=wake)
+    source = ConfigSource(arguments.config and arguments.config.absolute(), flags_of(arguments))
+    resources = build(config, bundle, profiles, source=source, write=lines.write, wake=wake)
     note_start(resources.audit, config, bundle.id)
-    return Pipeline(resources, lambda: bundle_to_use(configure(arguments)), lines, signals).run()
+
+    def load(file: Path | None) -> Config:
+        return load_config(file or source.file, source.flags)
+
+    return Pipeline(resources, config, load, lines, signals).run()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ from speech_emotion.dashboard.access.middleware import AccessMiddleware
 from speech_emotion.dashboard.access.tls import HANDSHAKE_S, Certificate
 from speech_emotion.dashboard.api.events import STATES
 from speech_emotion.dashboard.api.review import ReviewOperations
+from speech_emotion.dashboard.api.settings import SettingsOperations
 from speech_emotion.dashboard.live.event_log import EventLog
 from speech_emotion.dashboard.live.feed import Feed
 from speech_emotion.dashboard.live.live_state import RECENT_S, LiveState
@@ -112,6 +113,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
     tls = certificate_of(options)
     reports = AuditReports(options.control)
     review = ReviewOperations(options.review, options.control, reports.note)
+    settings = SettingsOperations(options.settings, options.control)
     live_state = LiveState(
         Service(
             version=__version__,
@@ -120,11 +122,13 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
             mute=options.control is not None,
             review=review.mode,
             recent_s=RECENT_S,
+            settings=settings.offered,
         )
     )
     events = EventLog()
     page_server = PageServer(
-        live_state, events, options.history, options.bundle, options.control, review
+        *(live_state, events, options.history, options.bundle, options.control),
+        *(review, settings),
     )
 
     def on_event(event: Event) -> None:

@@ -19,6 +19,11 @@ from speech_emotion.dashboard.review_messages import LabelGain as LabelGain
 from speech_emotion.dashboard.review_messages import LabelRequest as LabelRequest
 from speech_emotion.dashboard.review_messages import Review as Review
 from speech_emotion.dashboard.review_messages import ReviewTask as ReviewTask
+from speech_emotion.dashboard.settings_messages import SettingField as SettingField
+from speech_emotion.dashboard.settings_messages import Settings as Settings
+from speech_emotion.dashboard.settings_messages import SettingsAnswer as SettingsAnswer
+from speech_emotion.dashboard.settings_messages import SettingsChange as SettingsChange
+from speech_emotion.dashboard.settings_messages import SettingsUndo as SettingsUndo
 
 LONGEST_MUTE_S = 366 * 86400
 SECONDS = {
@@ -119,6 +124,7 @@ class Service:
         mute: whether it can mute the pipeline.
         recent_s: seconds that `/recent` covers.
         review: `mode` of `/review`: whether sound is kept for people to judge.
+        settings: whether it shows the settings of the pipeline.
     """
 
     version: str
@@ -127,6 +133,7 @@ class Service:
     mute: bool
     recent_s: float
     review: str = "off"
+    settings: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

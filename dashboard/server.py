@@ -17,6 +17,7 @@ from speech_emotion.dashboard.api.events import EventStreams
 from speech_emotion.dashboard.api.operations import BASE
 from speech_emotion.dashboard.api.review import ReviewOperations
 from speech_emotion.dashboard.api.routes import Api
+from speech_emotion.dashboard.api.settings import SettingsOperations
 from speech_emotion.dashboard.live.event_log import EventLog
 from speech_emotion.dashboard.live.live_state import LiveState
 from speech_emotion.dashboard.static_files import STATIC
@@ -32,6 +33,7 @@ class PageServer:
         bundle: folder of a bundle whose model card is served, besides the shipped ones.
         control: control socket of the supervisor, to mute; None: it cannot be muted from here.
         review: the handlers of `/review…`.
+        settings: the handlers of `/settings…`.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class PageServer:
         bundle: Path | None,
         control: Path | None,
         review: ReviewOperations,
+        settings: SettingsOperations,
     ) -> None:
         self.streams = EventStreams(events, live_state)
-        api = Api(live_state, self.streams, history, bundle, control, review)
+        api = Api(live_state, self.streams, history, bundle, control, review, settings)
         self.app = Starlette(
             routes=[
                 Mount(BASE, app=Router(api.routes, redirect_slashes=False)),

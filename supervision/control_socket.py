@@ -23,10 +23,11 @@ Request: TypeAlias = (
     | internal.AskHealth
     | internal.LogIn
     | internal.ReviewAct
+    | internal.Reconfigure
 )
 
 
-Answer: TypeAlias = internal.Swapped | internal.MuteSet | Health
+Answer: TypeAlias = internal.Swapped | internal.MuteSet | internal.Reconfigured | Health
 
 
 class ControlSocket:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from speech_emotion.common.hub.observed import ReceivedHeartbeat, Snapshot
 from speech_emotion.common.linux.run_delay import RunDelay
 from speech_emotion.common.source_state import SourceState
-from speech_emotion.common.stage.jobs import CaptureJob
+from speech_emotion.common.stage.jobs import CaptureJob, Job
 from speech_emotion.common.wire.states import FINE_STAGES
 from speech_emotion.supervision.child import Child
 from speech_emotion.supervision.process_table import PlannedProcess
@@ -41,7 +41,7 @@ class ManagedProcess:
         wake: wakes the supervisor's loop.
 
     Attributes:
-        job: the job of the next start; a bundle swap changes it.
+        job: the job of the next start; a bundle swap or a changed setting changes it.
         child: the process that runs, if one does.
     """
 
@@ -142,6 +142,15 @@ class ManagedProcess:
                 RunDelay(os.getpid(), now),
             )
         return sum(delay.seconds(now) for delay in self._delays)
+
+    def renew(self, job: Job) -> None:
+        """Continue with another job: the process that runs ends in order, and is started again."""
+        if job == self.job:
+            return
+        self.job = job
+        if self.child is not None:
+            self.lifecycle.renew()
+            self.child.terminate()
 
     def stop(self) -> None:
         """Ask it to stop in an orderly way; from now on its end is expected."""

@@ -8,17 +8,20 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER
+from speech_emotion.common.config.model import Config
+from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
 from speech_emotion.common.wire.internal import (
     AskHealth,
     ForgetBaseline,
     LogIn,
+    Reconfigure,
     ReviewAct,
     SetMute,
     Swap,
 )
+from speech_emotion.supervision.bundle_choice import bundle_to_use
 from speech_emotion.supervision.bundle_swap import BundleSwap
 from speech_emotion.supervision.console.log_lines import LogLines
 from speech_emotion.supervision.console.view import BackgroundView, make_view
@@ -29,6 +32,7 @@ from speech_emotion.supervision.managed_process import (
     status_line,
 )
 from speech_emotion.supervision.privacy.audit_events import note_log_in, note_request, note_review
+from speech_emotion.supervision.reconfiguration import Reconfiguration
 from speech_emotion.supervision.resources import Resources
 from speech_emotion.supervision.restart_policy import ProcessState
 from speech_emotion.supervision.signals import SignalRequests
@@ -69,7 +73,8 @@ class Pipeline:
 
     Args:
         resources: what the pipeline owns; closed at the end of `run`.
-        configured: returns the bundle that the configuration names now.
+        running: the configuration that it was started with.
+        load: loads the configuration as the start did; of another file where one is given.
         lines: the log lines.
         signals: stops, reloads and wake-ups of the loop.
     """
@@ -77,7 +82,8 @@ class Pipeline:
     def __init__(
         self,
         resources: Resources,
-        configured: Callable[[], Path],
+        running: Config,
+        load: Callable[[Path | None], Config],
         lines: LogLines,
         signals: SignalRequests,
     ) -> None:
@@ -86,7 +92,8 @@ class Pipeline:
         self._processes = resources.processes
         self._mute = resources.mute
         self._captures = [p for p in self._processes if p.kind.capture]
-        self._swap = BundleSwap(resources, configured, lines.write)
+        self._swap = BundleSwap(resources, lambda: bundle_to_use(load(None)), lines.write)
+        self._settings = Reconfiguration(resources, running, load)
         self._lines = lines
         self._signals = signals
         self._notifier = SystemdNotifier()
@@ -231,7 +238,7 @@ class Pipeline:
             self._removed = self._resources.removed()
         if self._signals.reloads > self._reloads:
             self._reloads = self._signals.reloads
-            self._swap.reload()
+            self._reload()
         before = [process.lifecycle.state for process in self._processes]
         self._take_requests(now)
         self._swap.turn(now, ending=self._over())
@@ -249,6 +256,15 @@ class Pipeline:
         self._show(view, now)
         self._notify(now)
 
+    def _reload(self) -> None:
+        """Take the settings and the bundle that the configuration names now."""
+        try:
+            self._settings.take("reload")
+        except UserError as error:
+            log.error("nothing is changed: %s", error)
+        else:
+            self._swap.reload()
+
     def _take_requests(self, now: float) -> None:
         """Take what has arrived at the control socket."""
         control = self._resources.control
@@ -262,6 +278,8 @@ class Pipeline:
                     # A hub that does not turn publishes nothing: no answer, the client reports it.
                     if self._hub_turns(now):
                         control.answer(client, self._resources.state.health(self._hub.snapshot()))
+                case Reconfigure():
+                    control.answer(client, self._settings.request(request, ending=self._over()))
                 case LogIn():
                     note_log_in(self._resources.audit, request)
                 case ReviewAct():

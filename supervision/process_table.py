@@ -11,6 +11,7 @@ from typing import Any
 
 from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.common.config.model import Config, StreamConfig
+from speech_emotion.common.config_source import ConfigSource
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.state_folder import state_file
 from speech_emotion.common.nats_server import NatsServer, RolloutOptions
@@ -65,6 +66,7 @@ class Plan:
         stdin_format: descriptor of a file in which capture keeps the format of that input.
         mute_register: file of the `MuteRegister`.
         spooled: source → descriptor of a file with the content of the pipe that it names.
+        source: where the configuration comes from.
     """
 
     config: Config
@@ -76,6 +78,7 @@ class Plan:
     stdin_format: int | None = None
     mute_register: Path | None = None
     spooled: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    source: ConfigSource = dataclasses.field(default_factory=ConfigSource)
 
     def common(self, process: str, nice: int) -> dict[str, Any]:
         """The fields that every job has."""
@@ -112,6 +115,7 @@ class ProcessKind:
         ends: whether exit code 0 means that its work is done.
         vital: whether the pipeline needs it.
         capture: whether it is a capture process.
+        renewed: whether it is restarted when its job changes while the pipeline runs.
     """
 
     name: str
@@ -124,6 +128,7 @@ class ProcessKind:
     ends: bool = False
     vital: bool = True
     capture: bool = False
+    renewed: bool = False
 
     def policy(self, config: Config) -> RestartPolicy:
         """How its processes are restarted."""
@@ -245,6 +250,7 @@ def dashboard_jobs(plan: Plan, nice: int) -> dict[str, Job]:
         certificate=page.certificate,
         private_key=page.private_key,
         review=review_options(plan),
+        settings=plan.source,
     )
     return {"dashboard": DashboardJob(**plan.common("dashboard", nice), options=options)}
 
@@ -365,11 +371,16 @@ PROCESS_TABLE = (
         nice=5,
         before_capture=True,
         vital=False,
+        renewed=True,
     ),
-    ProcessKind("alerts", "alerts", alerts_jobs, nice=5, before_capture=True, vital=False),
+    ProcessKind(
+        *("alerts", "alerts", alerts_jobs), nice=5, before_capture=True, vital=False, renewed=True
+    ),
     ProcessKind("fleet", "fleet", fleet_jobs, nice=5, before_capture=True, vital=False),
-    ProcessKind("review", "dashboard.review.service", review_jobs, nice=5, vital=False),
-    ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False),
+    ProcessKind(
+        *("review", "dashboard.review.service", review_jobs), nice=5, vital=False, renewed=True
+    ),
+    ProcessKind("dashboard", "dashboard", dashboard_jobs, nice=5, vital=False, renewed=True),
     ProcessKind("capture", "capture", capture_jobs, nice=-10, capture=True, ends=True),
 )
 """Every process that the supervisor can start, in the order of the first start. Capture has the

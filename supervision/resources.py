@@ -22,7 +22,9 @@ from speech_emotion.common.bundle.manifest import (
     Bundle,
     copy_bundle,
 )
+from speech_emotion.common.config.load import ConfigError
 from speech_emotion.common.config.model import Config, DashboardConfig
+from speech_emotion.common.config_source import ConfigSource
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
@@ -33,7 +35,7 @@ from speech_emotion.common.ring.layout import FOLDER, HEADER_BYTES, SAMPLE_BYTES
 from speech_emotion.common.ring.segment import RingOwner, create_ring
 from speech_emotion.common.security.api_keys import default_key_file, load_api_keys
 from speech_emotion.common.security.exposure import listen_tcp
-from speech_emotion.common.stage.control import CONTROL
+from speech_emotion.common.stage.control import ALERTS, CONTROL
 from speech_emotion.common.stage.jobs import CaptureJob, FeaturesJob
 from speech_emotion.common.wire.public import Mute, to_json_map
 from speech_emotion.dashboard.access.tls import Certificate
@@ -65,6 +67,8 @@ class Resources:
         light: is on while sound is analysed; None: there is none.
         audit: writes the audit log.
         baseline: infer keeps a baseline of each stream, if the bundle can.
+        plan: what the jobs are made from.
+        managed: makes the process of a row of the process table.
     """
 
     folder: Path
@@ -76,6 +80,8 @@ class Resources:
     light: Light | None
     audit: AuditWriter
     baseline: bool
+    plan: Plan
+    managed: Callable[[PlannedProcess], ManagedProcess]
     _rings: list[RingOwner]
     _results: str
     _inode: int
@@ -105,13 +111,18 @@ class Resources:
         self._stack.close()
 
 
-def check(config: Config, bundle: Bundle) -> None:
-    """Raises UserError where the pipeline cannot run with a configuration."""
+def check(config: Config, bundle: Bundle, running: Config | None = None) -> None:
+    """Raises UserError where the pipeline cannot run with a configuration.
+
+    Args:
+        running: configuration of the pipeline that runs: its rings and its port are its own.
+    """
     if config.ring.seconds < (least := 2.0 * bundle.spec.window_s + 2.0):
         raise UserError(f"ring.seconds = {config.ring.seconds:g} must be at least {least:g}")
-    check_ring_memory(config, bundle)
-    if any(stream.source.startswith("stdin:") for stream in config.stream):
-        check_standard_input()
+    if running is None:
+        check_ring_memory(config, bundle)
+        if any(stream.source.startswith("stdin:") for stream in config.stream):
+            check_standard_input()
     if config.record is not None:
         _check_writable(config.record)
     check_alerts(config, bundle)
@@ -121,7 +132,8 @@ def check(config: Config, bundle: Bundle) -> None:
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
             raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
-        listen_tcp(config.dashboard.listen).close()
+        if running is None or running.dashboard.listen != config.dashboard.listen:
+            listen_tcp(config.dashboard.listen).close()
         _check_page_files(config.dashboard)
 
 
@@ -133,22 +145,25 @@ def _check_page_files(page: DashboardConfig) -> None:
 
 def check_alerts(config: Config, bundle: Bundle) -> None:
     """Raises UserError where a rule cannot raise an alert, or its alerts cannot be sent."""
-    for row in config.alerts:
+    for number, row in enumerate(config.alerts):
         if row.label is not None and row.label not in bundle.labels:
-            raise UserError(
+            raise ConfigError(
                 f"the alert {row.name!r} needs a label {row.label!r}; the bundle has: "
-                f"{', '.join(bundle.labels)}"
+                f"{', '.join(bundle.labels)}",
+                f"alerts.{number}.label",
             )
         known = (LEVEL, *bundle.dimensions)
         if row.dimension is not None and row.dimension not in known:
-            raise UserError(
+            raise ConfigError(
                 f"the alert {row.name!r} needs the dimension {row.dimension!r}; with this bundle "
-                f"there is {', '.join(known)}"
+                f"there is {', '.join(known)}",
+                f"alerts.{number}.dimension",
             )
         kinds = {parse_address(address).kind for address in row.to}
         if "mqtt" in kinds and importlib.util.find_spec("paho") is None:
-            raise UserError(
-                f"the alert {row.name!r} needs one more package: pip install -e '.[mqtt]'"
+            raise ConfigError(
+                f"the alert {row.name!r} needs one more package: pip install -e '.[mqtt]'",
+                f"alerts.{number}.to",
             )
 
 
@@ -194,6 +209,7 @@ def build(
     bundle: Bundle,
     profiles: Mapping[str, str],
     *,
+    source: ConfigSource,
     write: Callable[[str], None],
     wake: Callable[[], None],
 ) -> Resources:
@@ -201,6 +217,7 @@ def build(
 
     Args:
         profiles: stage → file for the cProfile data of its processes.
+        source: where the configuration comes from.
         write: takes the lines that the processes write to stderr.
         wake: wakes the supervisor's loop.
 
@@ -248,9 +265,11 @@ def build(
             stdin_format=_stdin_format(config, stack),
             mute_register=folder / MUTE,
             spooled=_spooled(config, stack),
+            source=source,
         )
-        processes = [
-            ManagedProcess(
+
+        def managed(planned: PlannedProcess) -> ManagedProcess:
+            return ManagedProcess(
                 planned,
                 time.monotonic(),
                 arguments=_arguments(planned, profiles),
@@ -258,10 +277,10 @@ def build(
                 write=write,
                 wake=wake,
             )
-            for planned in planned_processes(plan)
-        ]
+
+        processes = [managed(planned) for planned in planned_processes(plan)]
         state.processes = processes
-        hub.expect(state.heartbeat_names(), runs)
+        hub.expect([*state.heartbeat_names(), ALERTS], runs)  # the first rule may come later
         _serve_metrics(config, state, hub, stack)
     except BaseException:
         stack.close()
@@ -271,6 +290,8 @@ def build(
     return Resources(
         *(folder, state, hub, control, processes, mute, light, audit),
         config.baseline == "stream",
+        plan,
+        managed,
         *(owners, config.results, inode, stack),
     )
 

@@ -123,6 +123,7 @@ class ProcessLifecycle:
         self._quick_ends = 0
         self._absences = 0
         self._killing = False
+        self._renewing = False
 
     @property
     def over(self) -> bool:
@@ -218,6 +219,10 @@ class ProcessLifecycle:
         self._due = now
         self._killing = False
 
+    def renew(self) -> None:
+        """The supervisor ends the process to start it with another job; that is no failure."""
+        self._renewing = True
+
     def stop(self) -> None:
         """The supervisor stops the process; its end is expected."""
         if not self.over:
@@ -233,8 +238,15 @@ class ProcessLifecycle:
             last_line: the last line that it wrote to stderr.
         """
         self.exit_code = code
-        if self.state is ProcessState.STOPPING or (code == EXIT_OK and self._policy.ends):
+        renewing, self._renewing = self._renewing, False
+        if self.state is ProcessState.STOPPING or (
+            code == EXIT_OK and self._policy.ends and not renewing
+        ):
             self.state = ProcessState.DONE
+            return
+        if renewing:
+            self.reason = "its settings have changed"
+            self.start_again(now)
             return
         if not self._killing:
             ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"

@@ -36,6 +36,7 @@ ROOMS = {
     "dashboard/access": "Access to the page: origins, token, keys, TLS, deadlines.",
     "dashboard/api": "The HTTP interface `/api/v1`: declared operations and their handlers.",
     "dashboard/review": "Sound that is kept for people to judge, their labels, the adaptation.",
+    "dashboard/settings": "Change the configuration file: fields, text, earlier versions.",
     "dashboard/live": "The present: messages of the pipeline, and the event streams of pages.",
     "dashboard/history": "The SQLite file of results: schema, writer, reader.",
     "dashboard": "The live page and the history: two optional subscribers.",

@@ -24,11 +24,25 @@ from speech_emotion.common.config.model import (
     MetricsConfig,
     config_file,
 )
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, printable
 from speech_emotion.common.source_address import shown
 
 HIDDEN = "****************"
 """Stands for a secret; as long as the shortest token, so that the shown configuration is valid."""
+
+
+class ConfigError(UserError):
+    """A mistake in the configuration.
+
+    Attributes:
+        line: the same text without the name of the file.
+        key: the key that is wrong, such as `alerts.0.threshold`; empty where it is none alone.
+    """
+
+    def __init__(self, line: str, key: str = "", file: Path | None = None) -> None:
+        super().__init__(line if file is None else f"{file}: {line}")
+        self.line = printable(line)
+        self.key = key
 
 
 def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
@@ -39,20 +53,23 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         flags: key → value from the command line.
 
     Raises:
-        UserError: one line with the key, the value and the allowed values.
+        ConfigError: one line with the key, the value and the allowed values.
     """
     for name in os.environ:
         key = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
         if name.startswith(ENV_PREFIX) and key not in Config.model_fields:
-            raise UserError(f"environment variable {name}: {_unknown(key)}")
+            raise ConfigError(f"environment variable {name}: {_unknown(key)}")
     token = config_file.set(path)
     try:
         return Config(**flags)
     except pydantic_settings.SettingsError as error:
         field = str(error).split('"')[1]  # the message quotes the field
-        raise UserError(f"environment variable {ENV_PREFIX}{field.upper()} must be JSON") from None
+        variable = f"{ENV_PREFIX}{field.upper()}"
+        raise ConfigError(f"environment variable {variable} must be JSON", field) from None
     except pydantic.ValidationError as error:
-        raise UserError(_origin(error, path, flags) + _line(error)) from None
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        variable, file = _origin(error, path, flags)
+        raise ConfigError(variable + _line(error), key, file) from None
     finally:
         config_file.reset(token)
 
@@ -87,16 +104,18 @@ def _unknown(key: str) -> str:
     return f"{key} is not a key; allowed: {', '.join(Config.model_fields)}"
 
 
-def _origin(error: pydantic.ValidationError, path: Path | None, flags: dict[str, Any]) -> str:
-    """Prefix that names the origin of a mistake: a variable or the file; empty for a flag."""
+def _origin(
+    error: pydantic.ValidationError, path: Path | None, flags: dict[str, Any]
+) -> tuple[str, Path | None]:
+    """The origin of a mistake: a prefix that names a variable, or the file; neither for a flag."""
     location = error.errors()[0]["loc"] or ("stream",)
     if location[0] in flags:
-        return ""
+        return "", None
     for depth in range(len(location), 0, -1):
         name = ENV_PREFIX + "__".join(map(str, location[:depth])).upper()
         if name in os.environ:
-            return f"environment variable {name}: "
-    return f"{path}: " if path is not None else ""
+            return f"environment variable {name}: ", None
+    return "", path
 
 
 _ALLOWED = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.config_source import ConfigSource
 from speech_emotion.common.nats_server import NatsServer, RolloutOptions
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
 
@@ -330,6 +331,7 @@ class PageOptions:
         api_keys: file of the keys of programs; None: there are none.
         certificate, private_key: PEM files for TLS; None: plain HTTP.
         review: None: no review is configured.
+        settings: the configuration of the pipeline, which the page can change; None: of none.
     """
 
     results: str
@@ -345,6 +347,7 @@ class PageOptions:
     certificate: Path | None = None
     private_key: Path | None = None
     review: ReviewOptions | None = None
+    settings: ConfigSource | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -417,12 +417,44 @@ class ReviewAct(Message):
     label: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Reconfigure(Message):
+    """page → supervisor: take the settings that the configuration has now, or only check them.
+
+    Attributes:
+        file: check this file in place of the configuration's; None: the configuration's own.
+        take: whether to take them; else nothing changes.
+        by: where the request came from, for the audit log.
+    """
+
+    file: str | None
+    take: bool
+    by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconfigured(Message):
+    """The answer to `Reconfigure`: an exit code.
+
+    Attributes:
+        text: why the configuration is refused, in one line; empty where it is not.
+        key: the key that is wrong; empty where it is none alone.
+        waiting: keys that the configuration changes at the next start.
+    """
+
+    code: int
+    text: str
+    key: str
+    waiting: list[str]
+
+
 INTERNAL: dict[str, type[Message]] = {
     m.__name__: m
     for m in (
         *(Tick, Credit, SentUpTo, Window, Submit, Accepted, AcceptedTogether, Recorded),
         *(Resume, Hello, Open, Heartbeat, Swap, ForgetBaseline, Swapped),
         *(SetMute, MuteSet, LogIn, AskAlerts, AlertsState, ReviewAct, AskHealth, Health),
+        *(Reconfigure, Reconfigured),
     )
 }
 

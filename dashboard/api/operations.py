@@ -32,6 +32,7 @@ NO_ALERTS = "the pipeline has no rules, or it has not started this server"
 NO_REVIEW = "the review is off"
 GONE = "the sound of the utterance is not there any more"
 REVIEW_FILE = "the files of the review cannot be used now"
+NO_SETTINGS = "the pipeline has not started this server, or its file has changed or is read-only"
 REVIEW_BUSY = "the review is off, or an adaptation or rollback runs already"
 BUSY = "too many clients; try again after `Retry-After` seconds"
 
@@ -243,6 +244,29 @@ OPERATIONS = (
         *("POST", "/review/rollback", "review_rollback", "Undo the newest adaptation."),
         answers={JSON: messages.Done},
         refusals={409: REVIEW_BUSY},
+    ),
+    Operation(
+        *("GET", "/settings", "settings", "The settings that can be changed; no secrets."),
+        answers={JSON: messages.Settings},
+        refusals={409: NO_SETTINGS},
+    ),
+    Operation(
+        *("POST", "/settings/check", "settings_check", "Check changed settings; write nothing."),
+        answers={JSON: messages.SettingsAnswer},
+        body=messages.SettingsChange,
+        refusals={409: NO_SETTINGS},
+    ),
+    Operation(
+        *("POST", "/settings", "settings_change", "Write settings to the configuration file."),
+        answers={JSON: messages.SettingsAnswer},
+        body=messages.SettingsChange,
+        refusals={409: NO_SETTINGS},
+    ),
+    Operation(
+        *("POST", "/settings/undo", "settings_undo", "Undo the newest change of settings."),
+        answers={JSON: messages.SettingsAnswer},
+        body=messages.SettingsUndo,
+        refusals={409: NO_SETTINGS},
     ),
     Operation(
         *("GET", "/openapi.json", "openapi", "This interface as an OpenAPI document."),

@@ -21,7 +21,8 @@ from speech_emotion.dashboard.api.events import EventStreams, Wanted
 from speech_emotion.dashboard.api.history import HistoryOperations
 from speech_emotion.dashboard.api.operations import EVENTS, JSON, OPERATIONS
 from speech_emotion.dashboard.api.review import ReviewOperations
-from speech_emotion.dashboard.api.routing import NO_STORE, json_body, route
+from speech_emotion.dashboard.api.routing import NO_STORE, Handler, json_body, route
+from speech_emotion.dashboard.api.settings import SettingsOperations
 from speech_emotion.dashboard.live.live_state import LiveState
 from speech_emotion.dashboard.model_cards import bundle_folders, find_card
 
@@ -40,6 +41,7 @@ class Api:
         bundle: folder of a bundle whose model card is served, besides the shipped ones.
         control: control socket of the supervisor; None: it cannot be muted from here.
         review: the handlers of `/review…`.
+        settings: the handlers of `/settings…`.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Api:
         bundle: Path | None,
         control: Path | None,
         review: ReviewOperations,
+        settings: SettingsOperations,
     ) -> None:
         self._live_state = live_state
         self._streams = streams
@@ -59,7 +62,7 @@ class Api:
         self._alerts = AlertOperations(control)
         names = [(one, f"{one.method.lower()}_{one.name}") for one in OPERATIONS]
         self.routes = [
-            route(one, getattr(review, name, None) or getattr(self, f"_{name}"))
+            route(one, getattr(self, f"_{name}", None) or _handler(name, review, settings))
             for one, name in names
         ]
 
@@ -132,6 +135,12 @@ class Api:
         except UserError as error:
             raise RefusedError(409, str(error)) from None
         return messages.MuteAnswer(answer.code == EXIT_OK, answer.text)
+
+
+def _handler(name: str, *rooms: object) -> Handler:
+    """The handler of an operation in the first room that has it."""
+    found: Handler = next(getattr(room, name) for room in rooms if hasattr(room, name))
+    return found
 
 
 def mute_request(table: Any, by: str) -> SetMute:

@@ -46,6 +46,7 @@ const handlers = {
     state.history = message.service.history;
     state.canMute = message.service.mute;
     drawReviewLink(message.service.review);
+    $("settings-link").hidden = !message.service.settings;
     setText($("endpoint"), message.service.results.startsWith("ipc:") ? "" : message.service.results);
     $("past").hidden = !state.history;
     $("no-past").hidden = state.history;

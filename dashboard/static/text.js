@@ -9,7 +9,9 @@ export const language = wanted.find((one) => one in LANGUAGES) ?? "en";
 /** For dates and numbers: the browser's own variant of the language. */
 export const locale = navigator.languages.find((one) => one.startsWith(language)) ?? language;
 
-const catalogue = (await import(`./languages/${language}.js`)).default;
+const folder = document.documentElement.dataset.texts; // of a page with texts of its own
+const files = [`./languages/${language}.js`, ...(folder ? [`./languages/${folder}/${language}.js`] : [])];
+const catalogue = Object.assign({}, ...(await Promise.all(files.map((file) => import(file)))).map((one) => one.default));
 
 /** The text of a key, if it has one. */
 export const known = (key) => catalogue[key];

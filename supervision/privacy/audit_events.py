@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from typing import Any
+
+from pydantic import BaseModel
 
 from speech_emotion import __version__
 from speech_emotion.common.alert_address import shown_address
@@ -11,6 +15,9 @@ from speech_emotion.common.config.privacy import AuditConfig
 from speech_emotion.common.source_address import shown
 from speech_emotion.common.wire.internal import LogIn, ReviewAct, SetMute, Swapped
 from speech_emotion.supervision.privacy.audit_writer import AuditWriter
+
+SETTING = 1000
+"""Most characters of a setting's value in a record."""
 
 
 def open_audit(config: AuditConfig) -> AuditWriter:
@@ -76,6 +83,20 @@ def note_review(audit: AuditWriter, message: ReviewAct) -> None:
     told = {"stream": message.stream, "label": message.label}
     details = {name: value for name, value in told.items() if value is not None}
     audit.note_bounded(message.act, **details, address=message.address[:100])
+
+
+def note_setting(audit: AuditWriter, by: str, key: str, before: Any, after: Any) -> None:
+    """A setting was changed.
+
+    Args:
+        before, after: its values without secrets; None: it is unset.
+    """
+    old, new = (json.dumps(value, default=_plain)[:SETTING] for value in (before, after))
+    audit.note("setting", key=key[:100], before=old, after=new, by=by)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def note_key(

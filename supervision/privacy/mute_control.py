@@ -83,6 +83,10 @@ class MuteControl:
             self._changed(mute)
         self._answer(now, taken=taken)
 
+    def use(self, config: MuteConfig) -> None:
+        """Use other quiet hours from the next turn on; switch and file stay."""
+        self._zone, self._periods = config.zone, config.periods
+
     def request(self, request: SetMute, now: float, answer: Callable[[MuteSet], None]) -> None:
         """Mute or unmute by hand.
 

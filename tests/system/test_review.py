@@ -143,7 +143,7 @@ def test_a_person_listens_labels_adapts_and_rolls_back(chromium: Any, site: Site
         shows(page, "#review-link", "Review (sound is kept)")
         page.locator("#review-link").click()
         shows(page, "#notice", "The sound of the 50 most uncertain utterances")
-        shows(page, "#labels", f"{GIVEN} labels")
+        shows(page, "#labels", f"Labels: {GIVEN}")
         # Listen, and give a label.
         row = page.locator("#kept li").first
         row.wait_for()
@@ -157,7 +157,7 @@ def test_a_person_listens_labels_adapts_and_rolls_back(chromium: Any, site: Site
         label = text(page, f"#kept li[data-id='{number}'] button:nth-child(2)").lower()
         press(row.locator("button").nth(1))
         page.locator(f"#kept li[data-id='{number}']").wait_for(state="detached")
-        shows(page, "#labels", f"{GIVEN + 1} labels")
+        shows(page, "#labels", f"Labels: {GIVEN + 1}")
         assert page.evaluate("document.activeElement.matches('#kept audio, #review')")
         line = json.loads(site.labels.read_text().splitlines()[-1])
         assert (line["label"], line["run"], line["seq"]) == (label, one.run, one.seq)
@@ -169,7 +169,7 @@ def test_a_person_listens_labels_adapts_and_rolls_back(chromium: Any, site: Site
         site.running.stages()["dashboard"].kill()
         page.locator("#kept li").first.get_by_role("button", name="Sad").click()
         page.locator(f"#kept li[data-id='{number}']").wait_for(state="detached")
-        shows(page, "#labels", f"{GIVEN + 2} labels")
+        shows(page, "#labels", f"Labels: {GIVEN + 2}")
         # Adapt.
         press(page.locator("#adapt"))
         shows(page, "#task", "has replaced")

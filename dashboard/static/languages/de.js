@@ -187,6 +187,7 @@ export default {
   "rules": "Regeln",
   "samples": "{n} Abtastwerte",
   "server_quiet": "Der Server der Seite sendet nicht.",
+  "settings": "Einstellungen",
   "skip": "Zum aktuellen Ergebnis springen",
   "sound": "Ton",
   "sound.band": "bis zu {n} kHz",

@@ -187,6 +187,7 @@ export default {
   "rules": "Rules",
   "samples": "{n} samples",
   "server_quiet": "The page's server does not send.",
+  "settings": "Settings",
   "skip": "Skip to the current result",
   "sound": "Sound",
   "sound.band": "up to {n} kHz",

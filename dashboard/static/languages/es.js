@@ -187,6 +187,7 @@ export default {
   "rules": "Reglas",
   "samples": "{n} muestras",
   "server_quiet": "El servidor de la página no envía nada.",
+  "settings": "Ajustes",
   "skip": "Ir al resultado actual",
   "sound": "Sonido",
   "sound.band": "hasta {n} kHz",

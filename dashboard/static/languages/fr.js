@@ -187,6 +187,7 @@ export default {
   "rules": "Règles",
   "samples": "{n} échantillons",
   "server_quiet": "Le serveur de la page n’envoie rien.",
+  "settings": "Réglages",
   "skip": "Aller au résultat actuel",
   "sound": "Son",
   "sound.band": "jusqu’à {n} kHz",

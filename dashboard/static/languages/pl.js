@@ -187,6 +187,7 @@ export default {
   "rules": "Reguły",
   "samples": "{n} próbek",
   "server_quiet": "Serwer strony nic nie wysyła.",
+  "settings": "Ustawienia",
   "skip": "Przejdź do bieżącego wyniku",
   "sound": "Dźwięk",
   "sound.band": "do {n} kHz",

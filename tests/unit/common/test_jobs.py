@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from speech_emotion.common.alert_rule import AlertRule
+from speech_emotion.common.config_source import ConfigSource
 from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.privacy.quiet_hours import QuietHours
 from speech_emotion.common.security.curve import CurveClientKeys, CurveServerKeys
@@ -105,6 +106,9 @@ JOBS: list[Job] = [
             listen="127.0.0.1:0",
             token="pa55-pa55-pa55",
             client_keys=CurveClientKeys(Path("own"), Path("server")),
+            settings=ConfigSource(
+                Path("box.toml"), {"stream": [{"source": "mic"}], "speed": "max"}
+            ),
         ),
     ),
 ]

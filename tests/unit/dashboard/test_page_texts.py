@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from speech_emotion.dashboard.settings.fields import fields
 from tests.support.pages import STATIC
 
 LANGUAGES = {path.stem: path for path in sorted((STATIC / "languages").glob("*.js"))}
-REVIEW = ("review.js", "review-adapt.js")
-"""Of the page of the review, which is English."""
+PAGES = {"index.html": "", "review.html": "review", "settings.html": "settings"}
+"""Page → folder of the texts that only it has."""
 SCRIPTS = [
     path
     for path in sorted(STATIC.rglob("*.js"))
-    if not {"languages", "vendor", *REVIEW} & set(path.relative_to(STATIC).parts)
+    if not {"languages", "vendor"} & set(path.relative_to(STATIC).parts)
 ]
 LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`')
 COMMENT = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
@@ -38,21 +39,39 @@ def catalogue(path: Path) -> dict[str, str]:
     return table
 
 
-ENGLISH = catalogue(LANGUAGES["en"])
+CATALOGUES = {
+    folder: {path.stem: catalogue(path) for path in (STATIC / "languages" / folder).glob("*.js")}
+    for folder in PAGES.values()
+}
+ENGLISH = {key: text for tables in CATALOGUES.values() for key, text in tables["en"].items()}
 
 
+@pytest.mark.parametrize("folder", CATALOGUES)
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_each_language_has_every_text_and_placeholder(language: str) -> None:
-    own = catalogue(LANGUAGES[language])
-    assert list(own) == list(ENGLISH)
+def test_each_language_has_every_text_and_placeholder(language: str, folder: str) -> None:
+    english, own = CATALOGUES[folder]["en"], CATALOGUES[folder][language]
+    assert list(own) == list(english)
     for key, text in own.items():
         assert text.strip(), key
         assert sorted(re.findall(r"\{\w+\}", text)) == sorted(
-            re.findall(r"\{\w+\}", ENGLISH[key])
+            re.findall(r"\{\w+\}", english[key])
         ), key
     if language != "en":
-        same = [key for key in own if own[key] == ENGLISH[key] and re.search(r"[a-z] \w", own[key])]
+        same = [key for key in own if own[key] == english[key] and re.search(r"[a-z] \w", own[key])]
         assert same == []
+
+
+def test_settings_are_described_as_in_the_configuration() -> None:
+    waiting, known = fields({}), set()
+    while waiting:
+        one = waiting.pop()
+        waiting += one.fields
+        key = re.sub(r"^.*(?=quiet_hours\.)", "", one.key)
+        assert f"settings.name.{key}" in ENGLISH or one.kind == "rows"
+        if one.kind != "rows":
+            assert ENGLISH[f"settings.about.{key}"] == one.description
+            known.add(f"settings.about.{key}")
+    assert known == {key for key in ENGLISH if key.startswith("settings.about.")}
 
 
 def test_the_switch_offers_each_language() -> None:
@@ -62,7 +81,7 @@ def test_the_switch_offers_each_language() -> None:
 
 
 class Page(HTMLParser):
-    """Texts of index.html with their keys."""
+    """Texts of a page with their keys."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,9 +114,10 @@ class Page(HTMLParser):
             self.bare.append(text)
 
 
-def test_the_page_has_the_english_texts_and_no_other() -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_the_english_texts_and_no_other(name: str) -> None:
     page = Page()
-    page.feed((STATIC / "index.html").read_text())
+    page.feed((STATIC / name).read_text())
     assert page.bare == []
     assert [(key, text) for key, text in page.keyed if ENGLISH[key] != text] == []
 
@@ -119,7 +139,7 @@ def test_no_script_has_a_text_of_its_own() -> None:
 def test_every_key_is_used_and_every_used_key_exists() -> None:
     used, prefixes = set(), set()
     page = Page()
-    html = (STATIC / "index.html").read_text()
+    html = "".join((STATIC / name).read_text() for name in PAGES)
     page.feed(html)
     used |= {key for key, _ in page.keyed} | set(re.findall(r'data-t-\w+="([^"]+)"', html))
     source = "\n".join(path.read_text() for path in SCRIPTS)

@@ -314,3 +314,19 @@ def test_a_stage_that_is_not_vital_is_never_given_up(code: int) -> None:
     stage.started(now)
     stage.beat(now, ready=True)
     assert state_of(stage) is ProcessState.READY
+
+
+def test_a_renewed_process_starts_again_at_once_and_counts_as_no_failure() -> None:
+    stage = ready()
+    for turn in range(12):  # more than `quick_limit`
+        stage.renew()
+        died(stage, 1.1 + turn, code=0)
+        assert state_of(stage) is ProcessState.WAITING
+        assert stage.reason == "its settings have changed"
+        assert stage.act(1.1 + turn) is Action.START
+        stage.started(1.1 + turn)
+        stage.beat(1.2 + turn, ready=True)
+    stage.renew()
+    stage.stop()
+    died(stage, 20.0, code=0)
+    assert state_of(stage) is ProcessState.DONE

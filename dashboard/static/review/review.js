@@ -1,11 +1,12 @@
 // The review: utterances whose sound is kept, a player and a button per label for each.
 
-import { announce } from "./announcer.js";
-import { $, element, setText } from "./dom.js";
-import * as api from "./network/api.js";
-import { drawAdaptation, handleAdaptation } from "./review-adapt.js";
-import { refusal } from "./refusal.js";
-import * as words from "./words.js";
+import { announce } from "../announcer.js";
+import { $, element, setText } from "../dom.js";
+import * as api from "../network/api.js";
+import { drawAdaptation, handleAdaptation } from "./adapt.js";
+import { refusal } from "../refusal.js";
+import { clock, t, tenths } from "../text.js";
+import * as words from "../words.js";
 
 const TURN_MS = 1000;
 const ARRIVAL_MS = 6000; // from a click on Keep until the sound must be there
@@ -23,12 +24,12 @@ const post = (path, body) => api.ask(path, {}, {
 
 function guess(one) {
   const values = Object.entries(one.probabilities).sort((a, b) => b[1] - a[1]);
-  return values.slice(0, 2).map(([label, p]) => `${words.readable(label)} ${words.percent(p)}`).join(", ");
+  return values.slice(0, 2).map(([label, p]) => `${words.labelName(label)} ${words.percent(p)}`).join(", ");
 }
 
 function title(one) {
-  const time = one.time === null ? "" : `${new Date(1000 * one.time).toLocaleTimeString()} · `;
-  return `${time}${one.stream} · ${one.seconds.toFixed(1)} s`;
+  const time = one.time === null ? "" : `${clock(one.time)} · `;
+  return `${time}${one.stream} · ${tenths(one.seconds)} s`;
 }
 
 // Judge -------------------------------------------------------------------------------------------
@@ -38,17 +39,17 @@ function keptRow(one) {
   const labels = Object.keys(one.probabilities);
   const guessed = labels.includes(one.emotion) ? one.emotion : null;
   const buttons = [guessed, ...labels.filter((label) => label !== guessed)].filter((label) => label !== null).map((label) => {
-    const button = element("button", { type: "button" }, label === guessed ? `Right: ${words.readable(label)}` : words.sentence(label));
+    const button = element("button", { type: "button" }, label === guessed ? t("review.right", { label: words.labelName(label) }) : words.sentence(words.labelName(label)));
     button.addEventListener("click", () => judge(one.id, label));
     return button;
   });
-  const discard = element("button", { type: "button" }, "I cannot tell: delete");
+  const discard = element("button", { type: "button" }, t("review.cannot"));
   discard.addEventListener("click", () => judge(one.id, null));
-  const why = one.asked ? "you asked for it" : "among the most uncertain";
+  const why = t(one.asked ? "review.asked" : "review.queued");
   return element("li", { "data-id": one.id },
-    element("p", {}, name, " ", element("small", {}, `The model says ${words.readable(one.emotion)} (${guess(one)}); ${why}.`)),
-    element("audio", { controls: "", preload: "none", src: api.address("review/sound", { id: one.id }), "aria-label": `Sound of ${name}` }),
-    element("p", { class: "choices", role: "group", "aria-label": `What you hear in ${name}` }, ...buttons, discard),
+    element("p", {}, name, " ", element("small", {}, t("review.says", { label: words.labelName(one.emotion), guess: guess(one), why }))),
+    element("audio", { controls: "", preload: "none", src: api.address("review/sound", { id: one.id }), "aria-label": t("review.sound_of", { name }) }),
+    element("p", { class: "choices", role: "group", "aria-label": t("review.hear_in", { name }) }, ...buttons, discard),
     element("p", { class: "why", role: "status" }));
 }
 
@@ -77,11 +78,11 @@ async function send(id) {
   }
   const response = await post("review/label", { id, label });
   if (response === null || response.status >= 500) {
-    if (node) setText(node.querySelector(".why"), words.sentence(`not saved yet: ${await refusal(response)}; it is tried again`));
+    if (node) setText(node.querySelector(".why"), words.sentence(t("review.unsaved", { why: await refusal(response) })));
     return;
   }
   pending.delete(id);
-  if (response.ok) announce(label === null ? "Deleted." : `Saved: ${words.readable(label)}.`);
+  if (response.ok) announce(label === null ? t("review.deleted") : t("review.saved", { label: words.labelName(label) }));
   else announce(words.sentence(await refusal(response)));
   if (node) focusAfter(node);
   await refresh();
@@ -117,7 +118,7 @@ async function keep(one) {
   const { stream, run, seq } = one;
   wanted.set(key(one), performance.now());
   const response = await post("review/keep", { stream, run, seq });
-  if (response?.ok) announce("Its sound is being kept.");
+  if (response?.ok) announce(t("review.keeping"));
   else {
     wanted.delete(key(one));
     announce(words.sentence(await refusal(response)));
@@ -127,37 +128,36 @@ async function keep(one) {
 
 function recentRow(one) {
   const name = title(one);
-  const button = element("button", { type: "button", "aria-label": `Keep for review: ${name}` }, "Keep for review");
+  const button = element("button", { type: "button", "aria-label": t("review.keep_of", { name }) }, t("review.keep"));
   button.addEventListener("click", () => keep(one));
   return element("li", { "data-key": key(one) },
-    element("p", {}, name, " ", element("small", {}, `The model says ${words.readable(one.emotion)} (${guess(one)}); `, element("span", { class: "left" }))),
+    element("p", {}, name, " ", element("small", {})),
     button);
 }
 
 function drawRecent(list, muted) {
   for (const [name, time] of wanted) if (performance.now() - time > ARRIVAL_MS) {
     wanted.delete(name);
-    announce("Its sound was gone, or there was no place for it.");
+    announce(t("review.gone"));
   }
   const rows = list.filter((one) => !wanted.has(key(one)));
   const there = new Map([...$("recent").children].map((node) => [node.dataset.key, node]));
   const nodes = rows.map((one) => {
     const node = there.get(key(one)) ?? recentRow(one);
-    setText(node.querySelector(".left"), `${Math.ceil(one.left_s)} s left.`);
+    setText(node.querySelector("small"), t("review.says.left", { label: words.labelName(one.emotion), guess: guess(one), left: Math.ceil(one.left_s) }));
     return node;
   });
   for (const node of [...$("recent").children]) if (!nodes.includes(node)) node.remove();
   nodes.forEach((node, place) => $("recent").children[place] === node || $("recent").insertBefore(node, $("recent").children[place] ?? null));
-  setText($("no-recent"), muted ? "Muted: no sound is taken, and none can be kept." : "Nothing in the last seconds.");
+  setText($("no-recent"), t(muted ? "review.recent.muted" : "review.recent.none"));
   $("no-recent").hidden = rows.length > 0;
 }
 
 // The whole page ----------------------------------------------------------------------------------
 
 function noticeOf(review) {
-  if (review.mode === "off") return "The review is off: no sound is kept. The table [review] of the configuration switches it on.";
-  const what = review.mode === "queue" ? `The sound of the ${review.queue} most uncertain utterances, and of those for which a person presses Keep, is stored` : "The sound of utterances is stored if a person presses Keep";
-  return `${what}, until it is judged, for ${review.hours} hours at most. Everyone in the room must know.`;
+  if (review.mode === "off") return t("review.off");
+  return t(review.mode === "queue" ? "review.notice.queue" : "review.notice.asked", { n: review.queue, hours: review.hours });
 }
 
 async function refresh() {
@@ -180,6 +180,7 @@ async function turn() {
   setTimeout(turn, TURN_MS);
 }
 
+document.title = t("review.title");
 handleAdaptation(post, refresh);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 turn();
