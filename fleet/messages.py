@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from speech_emotion import __version__
 from speech_emotion.common.wire import public
 
 STREAM = "SEP"
@@ -138,7 +139,8 @@ class Intake:
         )
         if shape != self._shape or now >= self._health_due:
             self._shape, self._health_due = shape, now + HEALTH_S
-            records.append(Record(BOX, HEALTH, _body(health)))
+            table = {**public.to_json_map(health), "version": __version__}
+            records.append(Record(BOX, HEALTH, _text(table)))
         return records
 
     def _changed(self, stream: str, event: str, value: str, table: dict[str, Any]) -> list[Record]:
@@ -158,4 +160,8 @@ class Intake:
 
 
 def _body(message: public.Public) -> bytes:
-    return json.dumps(public.to_json_map(message), ensure_ascii=False).encode()
+    return _text(public.to_json_map(message))
+
+
+def _text(table: Mapping[str, Any]) -> bytes:
+    return json.dumps(table, ensure_ascii=False).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 URL = "nats://127.0.0.1:4222"
 EVERY_S = 10.0
+TOKEN = "SEP_DASHBOARD__TOKEN"
+"""Environment variable with the token of the page, as for the live page."""
 
 
 def main(words: list[str]) -> int:
@@ -53,6 +56,13 @@ def main(words: list[str]) -> int:
     status = verbs.add_parser("status", help="show which box has no contact, no sound, or is muted")
     status.add_argument("--bundle", metavar="ID", help="the bundle that every box should have")
     status.add_argument("--json", action="store_true", help="one JSON object per box")
+    status.add_argument(
+        "--serve", metavar="HOST:PORT", help="show them as a page, until it is stopped"
+    )
+    status.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="PEM certificate chain of the page"
+    )
+    status.add_argument("--private-key", type=Path, metavar="FILE", help="PEM key of it")
     for verb in (streams, store, status):
         _add_server(verb)
     arguments = flags.parse_args(words)
@@ -69,12 +79,12 @@ def _add_server(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--ca", type=Path, metavar="FILE", help="authority of its certificate")
 
 
-def _need(packages: tuple[str, ...]) -> None:
+def _need(packages: tuple[str, ...], extra: str = "fleet") -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"needs the extra `fleet` (missing: {', '.join(missing)}); "
-            "pip install 'speech-emotion-pipeline[fleet]'"
+            f"needs the extra `{extra}` (missing: {', '.join(missing)}); "
+            f"pip install 'speech-emotion-pipeline[{extra}]'"
         )
 
 
@@ -147,15 +157,52 @@ def _store(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    import time
+
     from speech_emotion.fleet.status import ask, judge
 
     server = _server(arguments)
-    lines = judge(_reached(lambda: ask(server), server), arguments.bundle)
+    if arguments.serve is not None:
+        return _serve_status(arguments, server)
+    lines = judge(_reached(lambda: ask(server), server), time.time(), arguments.bundle)
     for line in lines:
         if arguments.json:
-            print(json.dumps({"site": line.site, "box": line.box, "faults": line.faults}))
+            print(json.dumps(dataclasses.asdict(line)))
         else:
-            print(printable(f"{line.site} {line.box}: {'; '.join(line.faults) or 'ok'}"))
+            print(printable(line.describe(time.time())))
     if not lines:
         print("no box has published yet", file=sys.stderr)
     return EXIT_FAULT if any(line.faults for line in lines) else EXIT_OK
+
+
+def _serve_status(arguments: argparse.Namespace, server: NatsServer) -> int:
+    """Serve the page of the fleet until SIGTERM or SIGINT."""
+    import os
+    import time
+
+    from speech_emotion.common.security.exposure import check_listen, check_reach, check_token
+    from speech_emotion.common.stage.signals import StopRequest
+
+    _need(("starlette", "uvicorn"), "dashboard")
+    from speech_emotion.dashboard.access.tls import certificate_of
+    from speech_emotion.dashboard.fleet_page import serve
+    from speech_emotion.fleet.server import FAULTS, cause
+    from speech_emotion.fleet.status import ask, judge
+
+    async def rows() -> list[dict[str, Any]]:
+        try:
+            lines = judge(await ask(server), time.time(), arguments.bundle)
+        except FAULTS as error:
+            raise UserError(f"{server.url}: {cause(error)}") from None
+        return [dataclasses.asdict(line) for line in lines]
+
+    token = os.environ.get(TOKEN)
+    if token is not None:
+        try:
+            check_token(token)
+        except UserError as error:
+            raise UserError(f"environment variable {TOKEN}: {error}") from None
+    check_reach(check_listen(arguments.serve), token, TOKEN)
+    tls = certificate_of(arguments.certificate, arguments.private_key)
+    asyncio.run(serve(rows, arguments.serve, token, tls, StopRequest()))
+    return EXIT_OK

@@ -9,7 +9,8 @@ from tests.support.pages import STATIC
 
 OTHERS = {"index.html", "shell.js", "token.css", "token.html", "vendor/uPlot-LICENSE"}
 REVIEW = {"review.html", "review.css", "review.js", "review-adapt.js"}
-"""A page of its own, which needs its server."""
+FLEET = {"fleet/page.html", "fleet/page.css", "fleet/page.js"}
+"""Pages of their own, which need their server."""
 
 
 def test_the_service_worker_keeps_each_file_of_the_page() -> None:
@@ -17,7 +18,7 @@ def test_the_service_worker_keeps_each_file_of_the_page() -> None:
     assert listed is not None
     files = {str(path.relative_to(STATIC)) for path in STATIC.rglob("*") if path.is_file()}
     assert sorted(re.findall(r'"([^"]+)"', listed.group(1))) == sorted(
-        {"./", *files} - OTHERS - REVIEW
+        {"./", *files} - OTHERS - REVIEW - FLEET
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.support.pages import STATIC
 
 LANGUAGES = {path.stem: path for path in sorted((STATIC / "languages").glob("*.js"))}
+PAGES = ("index.html", "fleet/page.html")
 REVIEW = ("review.js", "review-adapt.js")
 """Of the page of the review, which is English."""
 SCRIPTS = [
@@ -62,7 +63,7 @@ def test_the_switch_offers_each_language() -> None:
 
 
 class Page(HTMLParser):
-    """Texts of index.html with their keys."""
+    """Texts of a page with their keys."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,9 +96,10 @@ class Page(HTMLParser):
             self.bare.append(text)
 
 
-def test_the_page_has_the_english_texts_and_no_other() -> None:
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_has_the_english_texts_and_no_other(path: str) -> None:
     page = Page()
-    page.feed((STATIC / "index.html").read_text())
+    page.feed((STATIC / path).read_text())
     assert page.bare == []
     assert [(key, text) for key, text in page.keyed if ENGLISH[key] != text] == []
 
@@ -119,7 +121,7 @@ def test_no_script_has_a_text_of_its_own() -> None:
 def test_every_key_is_used_and_every_used_key_exists() -> None:
     used, prefixes = set(), set()
     page = Page()
-    html = (STATIC / "index.html").read_text()
+    html = "".join((STATIC / path).read_text() for path in PAGES)
     page.feed(html)
     used |= {key for key, _ in page.keyed} | set(re.findall(r'data-t-\w+="([^"]+)"', html))
     source = "\n".join(path.read_text() for path in SCRIPTS)
