@@ -1,7 +1,7 @@
 """The page of a fleet, at its centre: each box and what is wrong with it.
 
-It has the access rules, the style and the languages of the live page. The centre is asked again
-and again; each answer is sent to every open page as a server-sent event `state`.
+It has the access rules, the style and the languages of the live page. While a page is open, the
+centre is asked again and again; each answer is sent to all pages as a server-sent event `state`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from speech_emotion.dashboard.static_files import STATIC
 
 log = logging.getLogger("fleet status")
 
-ASK_S = 5.0
-"""Interval of the questions to the centre, and of the events while it does not answer."""
+ASK_S = 2.0
+"""Shortest interval of the questions to the centre, and longest one of the events."""
+SHARE = 4.0
+"""It waits at least this many times as long as an answer takes: of many boxes, some seconds."""
 RETRY_MS = 500
 TURN_S = 0.1
 
@@ -53,6 +55,8 @@ class FleetPage:
         self._boxes: list[dict[str, Any]] | None = None
         self._answered: float | None = None
         self._error: str | None = None
+        self._open = 0
+        self._wanted = asyncio.Event()
         self._changed = asyncio.Condition()
         self.app = Starlette(
             routes=[
@@ -64,8 +68,10 @@ class FleetPage:
         )
 
     async def follow(self) -> None:
-        """Ask until cancelled."""
+        """Ask while a page is open, until cancelled."""
         while True:
+            await self._wanted.wait()
+            began = time.monotonic()
             try:
                 self._boxes, self._error = await self._ask(), None
                 self._answered = time.time()
@@ -73,7 +79,7 @@ class FleetPage:
                 self._error = str(error)
             async with self._changed:
                 self._changed.notify_all()
-            await asyncio.sleep(ASK_S)
+            await asyncio.sleep(max(ASK_S, SHARE * (time.monotonic() - began)))
 
     def state(self) -> str:
         """What a page shows, as JSON; docs/FLEET.md describes it."""
@@ -91,12 +97,20 @@ class FleetPage:
         return StreamingResponse(self._body(), media_type="text/event-stream", headers=headers)
 
     async def _body(self) -> AsyncIterator[str]:
-        yield f"retry: {RETRY_MS}\n\n"
-        while True:
-            yield f"event: state\ndata: {self.state()}\n\n"
-            async with self._changed:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), ASK_S)
+        self._open += 1
+        self._wanted.set()
+        try:
+            yield f"retry: {RETRY_MS}\n\n"
+            while True:
+                yield f"event: state\ndata: {self.state()}\n\n"
+                async with self._changed:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), ASK_S)
+        finally:
+            self._open -= 1
+            if not self._open:  # the next page must not show an old answer
+                self._wanted.clear()
+                self._boxes = self._answered = self._error = None
 
     async def _service(self, _: Request) -> Response:
         return JSONResponse({"version": __version__})

@@ -96,8 +96,8 @@ class Intake:
             return []
         self.lost += result.seq - known
         mark = self._mark(key, str(result.next_seq))
-        name = f"{result.stream}/{result.run}/{result.seq}"
-        return [Record(result.stream, RESULT, _body(result), name, mark)]
+        message_id = f"{result.stream}/{result.run}/{result.seq}"
+        return [Record(result.stream, RESULT, _body(result), message_id, mark)]
 
     def _utterance(self, utterance: public.Utterance) -> list[Record]:
         key = f"{UTTERANCE}/{utterance.stream}/{utterance.run}"
@@ -105,8 +105,8 @@ class Intake:
             return []
         mark = self._mark(key, str(utterance.seq + 1))
         # A result has the same run and seq.
-        name = f"{utterance.stream}/{utterance.run}/{utterance.seq}/{UTTERANCE}"
-        return [Record(utterance.stream, UTTERANCE, _body(utterance), name, mark)]
+        message_id = f"{utterance.stream}/{utterance.run}/{utterance.seq}/{UTTERANCE}"
+        return [Record(utterance.stream, UTTERANCE, _body(utterance), message_id, mark)]
 
     def _health(self, health: public.Health, now: float) -> list[Record]:
         records = []

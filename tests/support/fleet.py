@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -19,8 +20,13 @@ import tomli_w
 from speech_emotion.common.closing import Closing
 from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.stage.jobs import FleetJob
+from speech_emotion.common.stage.pending_queue import PendingQueue
+from speech_emotion.common.wire import public
 from speech_emotion.fleet.configurations import write_files
+from speech_emotion.fleet.messages import HEALTH_S, Intake, Record
 from speech_emotion.fleet.plan import Plan
+from speech_emotion.fleet.sender import Sender
+from tests.support.history import make_result
 from tests.support.pipelines import PATIENCE_S, ROOT, command, wait_until
 from tools.browser import free_port
 
@@ -96,6 +102,7 @@ class Fleet:
         prefixes: words before the command of each box's server.
         disks: folder of each box's data.
         stream_mb: size of each box's stream.
+        leaf: whether boxes have servers of their own.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class Fleet:
         folder: Path,
         boxes: Sequence[str],
         *,
+        leaf: bool = True,
         centre: dict[str, Any] | None = None,
         prefixes: Sequence[Sequence[str]] = (),
         disks: Sequence[Path] = (),
@@ -129,6 +137,7 @@ class Fleet:
                     "store": str(store),
                     "monitor_port": free_port(),
                     "stream_mb": stream_mb,
+                    "leaf": leaf,
                     "folder": str(files / "boxes" / f"home.{name}"),
                 }
                 for name, port, store in zip(boxes, ports, stores, strict=True)
@@ -137,11 +146,13 @@ class Fleet:
         (folder / "fleet.toml").write_text(tomli_w.dumps(self.table))
         here, *there = write_files(Plan.model_validate(self.table), files)
         self.centre = Server(here, self.port)
+        self._folders = dict(zip(boxes, there, strict=True))
         self.leaves = {
             name: Server(path, port, prefix)
             for name, path, port, prefix in zip(
                 boxes, there, ports, prefixes or [()] * len(ports), strict=True
             )
+            if leaf
         }
         self.access = self._access()
 
@@ -169,7 +180,7 @@ class Fleet:
 
     def job(self, name: str, **changes: Any) -> FleetJob:
         """The job of a box's publisher."""
-        leaf = self.leaves[name]
+        port = self.leaves[name].port if self.leaves else self.port
         usual: dict[str, Any] = {
             "stage": "fleet",
             "hub": "ipc:///dev/null",
@@ -177,10 +188,10 @@ class Fleet:
             "results": "ipc:///dev/null",
             "site": "home",
             "box": name,
-            "server": NatsServer(f"nats://127.0.0.1:{leaf.port}", leaf.folder / "box.nk"),
+            "server": NatsServer(f"nats://127.0.0.1:{port}", self._folders[name] / "box.nk"),
             "outbox": self.folder / f"{name}.outbox",
             "outbox_bytes": 1 << 26,
-            "stream_bytes": 1 << 20,
+            "stream_bytes": 1 << 20 if self.leaves else None,
             "stream_s": 86400.0,
         }
         return FleetJob(**{**usual, **changes})
@@ -209,6 +220,33 @@ def fleet_of(folder: Path, *boxes: str, **options: Any) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
+
+
+class Box:
+    """A box without a pipeline: messages as a hub would send them, and the real sender."""
+
+    def __init__(self, fleet: Fleet, name: str, **changes: object) -> None:
+        self.job = fleet.job(name, **changes)
+        self._pending: PendingQueue[Record] = PendingQueue()
+        self.sender = Sender(self.job, self._pending)
+        self._intake = Intake(self.sender.states)
+        self._now = 0.0
+        self.sent: list[tuple[str, ...]] = []
+        self.sender.start()
+
+    def send(self, number: int, **changes: Any) -> None:
+        """Send the next results."""
+        for seq in range(len(self.sent), len(self.sent) + number):
+            result = dataclasses.replace(make_result(seq, run=self.job.box), **changes)
+            for record in self._intake.feed(result, 0.0):
+                self._pending.put(record)
+                self.sent.append((self.job.box, record.id or ""))
+
+    def tell(self, health: public.Health) -> None:
+        """Send a `health`, also one that has not changed."""
+        self._now += HEALTH_S
+        for record in self._intake.feed(health, self._now):
+            self._pending.put(record)
 
 
 class StoreProcess(Closing):
