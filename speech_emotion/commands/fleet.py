@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, printable
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, needs_extra, printable
 from speech_emotion.common.nats_server import NatsServer
 
 T = TypeVar("T")
@@ -80,12 +80,8 @@ def _add_server(verb: argparse.ArgumentParser) -> None:
 
 
 def _need(packages: tuple[str, ...], extra: str = "fleet") -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"needs the extra `{extra}` (missing: {', '.join(missing)}); "
-            f"pip install 'speech-emotion-pipeline[{extra}]'"
-        )
+    if any(importlib.util.find_spec(name) is None for name in packages):
+        raise UserError(needs_extra(extra))
 
 
 def _server(arguments: argparse.Namespace) -> NatsServer:
