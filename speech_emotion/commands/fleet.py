@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import importlib.util
 import json
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -29,7 +30,7 @@ def main(words: list[str]) -> int:
     Raises:
         UserError: a flag, a file or the server cannot be used.
     """
-    from speech_emotion.common.stage.main import Parser
+    from speech_emotion.common.stage.main import LOG_FORMAT, Parser
 
     flags = Parser(
         prog="speech-emotion fleet",
@@ -66,6 +67,7 @@ def main(words: list[str]) -> int:
     for verb in (streams, store, status):
         _add_server(verb)
     arguments = flags.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     _need(("nats", "nkeys", *(("pyarrow",) if arguments.verb == "store" else ())))
     return {"init": _init, "streams": _streams, "store": _store, "status": _status}[arguments.verb](
         arguments

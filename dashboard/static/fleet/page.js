@@ -60,10 +60,10 @@ function faultOf({ kind, detail, since }) {
 function drawPill() {
   const boxes = state?.boxes;
   const bad = boxes?.filter((box) => box.faults.length).length;
-  const old = !connected || state?.error;
-  const [name, shape, text] = !state ? ["waiting", "half", t("status.waiting")]
+  const asked = connected && !boxes && !state?.error;
+  const [name, shape, text] = !state || asked ? ["waiting", "half", t("status.waiting")]
     : !connected ? ["gone", "cross", t("status.closed")]
-    : old || !boxes ? ["stale", "square", t("fleet.no_answer")]
+    : state.error ? ["stale", "square", t("fleet.no_answer")]
     : bad ? ["degraded", "up", t("fleet.count", { bad, n: boxes.length })]
     : ["fresh", "tick", boxes.length ? t("all_well") : t("fleet.none")];
   if ($("pill").dataset.text !== text && state) announce(text);
