@@ -129,9 +129,7 @@ def _words(fault: Fault, now: float) -> str:
     return f"{fault.kind}: {fault.detail}"
 
 
-def _faults(
-    box: BoxState, now: float, bundle: str | None, version: str | None
-) -> Iterable[Fault]:
+def _faults(box: BoxState, now: float, bundle: str | None, version: str | None) -> Iterable[Fault]:
     if box.health is None:
         yield Fault(NO_CONTACT)
         return

@@ -124,7 +124,9 @@ def test_the_programs_of_the_centre_get_flags_that_exist(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    programs = [one for one in services(CONTAINER / "compose.centre.yaml").values() if "build" in one]
+    programs = [
+        one for one in services(CONTAINER / "compose.centre.yaml").values() if "build" in one
+    ]
     assert len(programs) == 3
     for service in programs:
         assert set(service["build"]["args"]["EXTRAS"].split(",")) <= set(extras)

@@ -90,7 +90,13 @@ def test_a_mistake_in_the_table_is_one_line(table: dict[str, str], words: str) -
 
 def health(**changes: object) -> dict[str, object]:
     row = {"name": "main", "state": "live", "reason": None, "state_s": 3.0}
-    usual = {"time": 995.0, "mute": None, "streams": [row], "counters": {}, "version": "1.2"}
+    usual: dict[str, object] = {
+        "time": 995.0,
+        "mute": None,
+        "streams": [row],
+        "counters": {},
+        "version": "1.2",
+    }
     return {**usual, **changes}
 
 
@@ -142,6 +148,4 @@ def test_each_fault_of_a_box_is_named(state: BoxState, fault: Fault | None, word
     assert [line.faults for line in faulty] == ([] if fault is None else [(fault,)])
     (line,) = [one for one in lines if one.box == "z"]
     assert line.describe(1000.0) == f"s z: {words}"
-    assert judge(others, 1000.0, "newer@2")[0].faults == (
-        Fault("other bundle", "main has new@1"),
-    )
+    assert judge(others, 1000.0, "newer@2")[0].faults == (Fault("other bundle", "main has new@1"),)
