@@ -28,7 +28,7 @@ from speech_emotion.fleet.plan import Plan
 from speech_emotion.fleet.sender import Sender
 from tests.support.history import make_result
 from tests.support.pipelines import PATIENCE_S, ROOT, command, wait_until
-from tools.browser import free_port
+from tools.ports import free_port
 
 NATS_SERVER = shutil.which(
     "nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
