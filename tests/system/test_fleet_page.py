@@ -27,7 +27,8 @@ from tests.support.fleet import NATS_SERVER, Box, Fleet, fleet_of
 from tests.support.pages import API, TOKEN, answers, get, opened, shows, text
 from tests.support.pipelines import PATIENCE_S, ROOT, wait_until
 from tests.support.publisher import health
-from tools.browser import CHROMIUM, free_port
+from tools.browser import CHROMIUM
+from tools.ports import free_port
 
 pytestmark = [
     pytest.mark.skipif(NATS_SERVER is None, reason="needs nats-server"),

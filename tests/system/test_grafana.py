@@ -30,7 +30,7 @@ from speech_emotion.supervision.metrics.server import MetricsServer
 from tests.support.history import make_result, make_utterance
 from tests.support.pipelines import PATIENCE_S, ROOT, wait_until
 from tests.support.publisher import health
-from tools.browser import free_port
+from tools.ports import free_port
 
 GRAFANA = ROOT / "deploy" / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(GRAFANA.glob("*.json"))}
