@@ -32,7 +32,7 @@ from speech_emotion.dashboard.static_files import STATIC
 
 log = logging.getLogger("fleet status")
 
-ASK_S = 2.0
+ASK_S = 1.0
 """Shortest interval of the questions to the centre, and longest one of the events."""
 SHARE = 4.0
 """It waits at least this many times as long as an answer takes: of many boxes, some seconds."""
