@@ -163,7 +163,7 @@ async def ask(server: NatsServer) -> list[BoxState]:
     client = await open_client(server, "fleet status")
     try:
         for place in (f"{BOX}.{HEALTH}", f"{BOX}.{EVENT}", f"*.{RESULT}"):
-            for message in await _newest(client.jetstream(), f"{ROOT}.*.*.{place}"):
+            for message in await newest(client.jetstream(), f"{ROOT}.*.*.{place}"):
                 _, site, box, stream, kind = message.subject.split(".")
                 state = boxes.setdefault((site, box), BoxState(site, box))
                 try:
@@ -190,7 +190,7 @@ def _take(
         state.muted_since = float(table["time"])
 
 
-async def _newest(js: Any, subject: str) -> list[Msg]:
+async def newest(js: Any, subject: str) -> list[Msg]:
     """The newest message of every subject."""
     consumer = await js.pull_subscribe(
         subject,

@@ -102,7 +102,7 @@ class Fleet:
         prefixes: words before the command of each box's server.
         disks: folder of each box's data.
         stream_mb: size of each box's stream.
-        leaf: whether boxes have servers of their own.
+        box: further keys of every box.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Fleet:
         folder: Path,
         boxes: Sequence[str],
         *,
-        leaf: bool = True,
         centre: dict[str, Any] | None = None,
         prefixes: Sequence[Sequence[str]] = (),
         disks: Sequence[Path] = (),
         stream_mb: int = 256,
+        box: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.names = folder, list(boxes)
         files, data = folder / "files", folder / "data"
@@ -137,22 +137,23 @@ class Fleet:
                     "store": str(store),
                     "monitor_port": free_port(),
                     "stream_mb": stream_mb,
-                    "leaf": leaf,
                     "folder": str(files / "boxes" / f"home.{name}"),
+                    **(box or {}),
                 }
                 for name, port, store in zip(boxes, ports, stores, strict=True)
             ],
         }
         (folder / "fleet.toml").write_text(tomli_w.dumps(self.table))
         here, *there = write_files(Plan.model_validate(self.table), files)
+        self.boxes = dict(zip(boxes, there, strict=True))
         self.centre = Server(here, self.port)
-        self._folders = dict(zip(boxes, there, strict=True))
+        with_leaf = (box or {}).get("leaf", True)
         self.leaves = {
             name: Server(path, port, prefix)
             for name, path, port, prefix in zip(
                 boxes, there, ports, prefixes or [()] * len(ports), strict=True
             )
-            if leaf
+            if with_leaf
         }
         self.access = self._access()
 
@@ -180,7 +181,7 @@ class Fleet:
 
     def job(self, name: str, **changes: Any) -> FleetJob:
         """The job of a box's publisher."""
-        port = self.leaves[name].port if self.leaves else self.port
+        port = self.leaves[name].port if name in self.leaves else self.port
         usual: dict[str, Any] = {
             "stage": "fleet",
             "hub": "ipc:///dev/null",
@@ -188,17 +189,17 @@ class Fleet:
             "results": "ipc:///dev/null",
             "site": "home",
             "box": name,
-            "server": NatsServer(f"nats://127.0.0.1:{port}", self._folders[name] / "box.nk"),
+            "server": NatsServer(f"nats://127.0.0.1:{port}", self.boxes[name] / "box.nk"),
             "outbox": self.folder / f"{name}.outbox",
             "outbox_bytes": 1 << 26,
-            "stream_bytes": 1 << 20 if self.leaves else None,
+            "stream_bytes": 1 << 20 if name in self.leaves else None,
             "stream_s": 86400.0,
         }
         return FleetJob(**{**usual, **changes})
 
     def box_config(self, name: str) -> str:
         """The table `[nats]` of a box, with an outbox of its own."""
-        text = (self.leaves[name].folder / "nats.toml").read_text()
+        text = (self.boxes[name] / "nats.toml").read_text()
         return f"{text}outbox = '{self.folder / f'{name}.outbox'}'\n"
 
     def close(self) -> None:

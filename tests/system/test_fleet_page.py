@@ -115,7 +115,7 @@ def test_the_page_shows_which_box_needs_attention(
     chromium: Any, tmp_path: Path, look: str
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with fleet_of(tmp_path, *NAMES, leaf=False) as fleet, status_page(fleet) as port:
+    with fleet_of(tmp_path, *NAMES, box={"leaf": False}) as fleet, status_page(fleet) as port:
         assert get(port, f"{API}/events")[0] == 401
         url = f"http://127.0.0.1:{port}/?token={TOKEN}"
         with opened(chromium, url, **LOOKS[look]) as page:
