@@ -111,9 +111,7 @@ def rows(page: Any) -> list[str]:
 
 @pytest.mark.costly_cases
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_page_shows_which_box_needs_attention(
-    chromium: Any, tmp_path: Path, look: str
-) -> None:
+def test_the_page_shows_which_box_needs_attention(chromium: Any, tmp_path: Path, look: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with fleet_of(tmp_path, *NAMES, box={"leaf": False}) as fleet, status_page(fleet) as port:
         assert get(port, f"{API}/events")[0] == 401
