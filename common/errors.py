@@ -30,6 +30,11 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def needs_extra(extra: str) -> str:
+    """What is missing, and how it is installed, after the name of what needs it."""
+    return f"needs the extra `{extra}`; pip install 'speech-emotion-pipeline[{extra}]'"
+
+
 class OneLineError(Exception):
     """An error whose text is one printable line, also if it quotes names from outside."""
 

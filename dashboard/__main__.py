@@ -13,16 +13,12 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import zmq
 
 from speech_emotion import __version__
@@ -48,9 +44,9 @@ from speech_emotion.common.stage.signals import StopRequest
 from speech_emotion.common.stage.supervised import read_job
 from speech_emotion.common.wire.sockets import connect
 from speech_emotion.dashboard.access.audit_reports import AuditReports
-from speech_emotion.dashboard.access.connections import CONNECTIONS, DeadlineProtocol
+from speech_emotion.dashboard.access.http_server import HttpServer, address_of
 from speech_emotion.dashboard.access.middleware import AccessMiddleware
-from speech_emotion.dashboard.access.tls import HANDSHAKE_S, Certificate
+from speech_emotion.dashboard.access.tls import certificate_of
 from speech_emotion.dashboard.api.events import STATES
 from speech_emotion.dashboard.api.review import ReviewOperations
 from speech_emotion.dashboard.api.settings import SettingsOperations
@@ -65,43 +61,9 @@ log = logging.getLogger("dashboard")
 TURN_S = 0.1
 STUCK_S = 2.0
 """The heartbeat stops when the feed's last turn is older than this."""
-BACKLOG = 64
 RENEWAL_S = 2.0
 """Interval at which the certificate files are looked at."""
 TOKEN = "SEP_DASHBOARD__TOKEN"
-
-
-class Server(uvicorn.Server):
-    """A uvicorn server that installs no signal handlers and bounds the time of a TLS handshake.
-
-    Args:
-        tls: the certificate; None: plain HTTP.
-    """
-
-    def __init__(self, config: uvicorn.Config, tls: Certificate | None) -> None:
-        super().__init__(config)
-        self._tls = tls
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. uvicorn itself would wait a minute for a silent client's handshake."""
-        await super().startup(sockets=[])
-        config = self.config
-
-        def protocol() -> asyncio.Protocol:
-            return DeadlineProtocol(config, self.server_state, self.lifespan.state)
-
-        tls: dict[str, Any] = {}
-        if self._tls is not None:
-            tls = {"ssl": self._tls.context, "ssl_handshake_timeout": HANDSHAKE_S}
-        loop = asyncio.get_running_loop()
-        for sock in sockets or ():
-            self.servers.append(
-                await loop.create_server(protocol, sock=sock, backlog=BACKLOG, **tls)
-            )
 
 
 async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSender | None) -> None:
@@ -110,7 +72,7 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
     Raises:
         UserError: the address is in use, an endpoint is malformed, or the certificate is unusable.
     """
-    tls = certificate_of(options)
+    tls = certificate_of(options.certificate, options.private_key)
     reports = AuditReports(options.control)
     review = ReviewOperations(options.review, options.control, reports.note)
     settings = SettingsOperations(options.settings, options.control)
@@ -157,33 +119,13 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
         tls=tls is not None,
         noted=reports.note,
     )
-    config = uvicorn.Config(
-        access,
-        http=DeadlineProtocol,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        backlog=BACKLOG,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=1,
-    )
-    server = Server(config, tls)
+    server = HttpServer(access, tls)
     loop = asyncio.get_running_loop()
     feed = Feed(options.results, loop, on_event, on_statuses, options.client_keys)
     feed.start()
-    # uvicorn logs each malformed request; a port scan would fill the log.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    serving = asyncio.create_task(server.serve([listener]))
-    port = listener.getsockname()[1]
+    serving = await server.begin(listener)
     try:
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        name = f"[{host}]" if ":" in host else host
-        scheme = "https" if tls else "http"
-        log.info("the page is at %s", options.base_url or f"{scheme}://{name}:{port}")
+        log.info("the page is at %s", options.base_url or address_of(host, listener, tls))
         if options.base_url is not None and options.token is None:
             log.warning("the page has no token: the reverse proxy must restrict the access")
         if heartbeat is not None:
@@ -201,27 +143,12 @@ async def serve(options: PageOptions, stop: StopRequest, heartbeat: HeartbeatSen
                 heartbeat.counters["dashboard_events_missed"] = page_server.streams.missed
                 heartbeat.beat()
     finally:
-        # uvicorn logs an error for a page that it disconnects at the end.
-        logging.getLogger("uvicorn.error").disabled = True
         events.close()
-        server.should_exit = True
+        server.end()
         await serving
         feed.stop()
         await review.close()
         reports.close()
-
-
-def certificate_of(options: PageOptions) -> Certificate | None:
-    """The certificate that the options name; None: plain HTTP.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    if options.certificate is None or options.private_key is None:
-        if options.certificate is not options.private_key:
-            raise UserError("--certificate and --private-key belong together")
-        return None
-    return Certificate(options.certificate, options.private_key)
 
 
 def main(options: PageOptions, job: Job | None = None) -> int:

@@ -60,7 +60,7 @@ class KeptUtterance:
 
 @dataclasses.dataclass(frozen=True)
 class LabelGain:
-    """The bundle before and after an adaptation, on labels that were kept back.
+    """The bundle before and after an adaptation, on held-out labels.
 
     Attributes:
         loss_before, loss_after: cross-entropy in nats; smaller is better.

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from speech_emotion import __version__
 from speech_emotion.common.wire import public
 
 STREAM = "SEP"
@@ -112,8 +113,8 @@ class Intake:
             return []
         self.lost += result.seq - known
         mark = self._mark(key, str(result.next_seq))
-        name = f"{result.stream}/{result.run}/{result.seq}"
-        return [Record(result.stream, RESULT, _body(result), name, mark)]
+        message_id = f"{result.stream}/{result.run}/{result.seq}"
+        return [Record(result.stream, RESULT, _body(result), message_id, mark)]
 
     def _utterance(self, utterance: public.Utterance) -> list[Record]:
         key = f"{UTTERANCE}/{utterance.stream}/{utterance.run}"
@@ -121,8 +122,8 @@ class Intake:
             return []
         mark = self._mark(key, str(utterance.seq + 1))
         # A result has the same run and seq.
-        name = f"{utterance.stream}/{utterance.run}/{utterance.seq}/{UTTERANCE}"
-        return [Record(utterance.stream, UTTERANCE, _body(utterance), name, mark)]
+        message_id = f"{utterance.stream}/{utterance.run}/{utterance.seq}/{UTTERANCE}"
+        return [Record(utterance.stream, UTTERANCE, _body(utterance), message_id, mark)]
 
     def _health(self, health: public.Health, now: float) -> list[Record]:
         records = []
@@ -155,7 +156,8 @@ class Intake:
         )
         if shape != self._shape or now >= self._health_due:
             self._shape, self._health_due = shape, now + HEALTH_S
-            records.append(Record(BOX, HEALTH, _body(health)))
+            table = {**public.to_json_map(health), "version": __version__}
+            records.append(Record(BOX, HEALTH, _text(table)))
         return records
 
     def _changed(self, stream: str, event: str, value: str, table: dict[str, Any]) -> list[Record]:
@@ -175,4 +177,8 @@ class Intake:
 
 
 def _body(message: public.Public) -> bytes:
-    return json.dumps(public.to_json_map(message), ensure_ascii=False).encode()
+    return _text(public.to_json_map(message))
+
+
+def _text(table: Mapping[str, Any]) -> bytes:
+    return json.dumps(table, ensure_ascii=False).encode()

@@ -31,7 +31,7 @@ CREATE TABLE message (
 );
 CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-NAME, SEQUENCE = "outbox/name", "outbox/sequence"
+ID, SEQUENCE = "outbox/name", "outbox/sequence"
 
 
 class Waiting(NamedTuple):
@@ -59,7 +59,7 @@ class Outbox(Closing):
         limit: size in bytes from which the oldest messages are dropped.
 
     Attributes:
-        name: random id of the file.
+        id: random, of the file.
         dropped: messages dropped by this object.
         sequence: greatest sequence number of the stream that the server has answered.
 
@@ -82,9 +82,9 @@ class Outbox(Closing):
         )
         db = self._file.db
         with self._file.transaction():
-            db.execute("INSERT OR IGNORE INTO state VALUES (?, ?)", (NAME, secrets.token_hex(8)))
+            db.execute("INSERT OR IGNORE INTO state VALUES (?, ?)", (ID, secrets.token_hex(8)))
         kept = dict(db.execute("SELECT key, value FROM state WHERE key LIKE 'outbox/%'"))
-        self.name = str(kept[NAME])
+        self.id = str(kept[ID])
         self.sequence = int(kept.get(SEQUENCE, 0))
         self.bytes, self.waiting = db.execute(
             f"SELECT coalesce(sum(length(body) + {OVERHEAD}), 0), count(*) FROM message"
@@ -123,10 +123,10 @@ class Outbox(Closing):
                 db.execute("DELETE FROM message WHERE number = ?", (number,))
                 size, waiting = size - length - OVERHEAD, waiting - 1
             for record in records:
-                name = subject(*self._place, record.stream, record.kind)
+                target = subject(*self._place, record.stream, record.kind)
                 db.execute(
                     "INSERT INTO message (at, subject, id, body) VALUES (?, ?, ?, ?)",
-                    (now, name, record.id, record.body),
+                    (now, target, record.id, record.body),
                 )
                 size, waiting = size + len(record.body) + OVERHEAD, waiting + 1
                 if record.mark is not None:
@@ -155,8 +155,8 @@ class Outbox(Closing):
             "SELECT number, at, subject, id, body FROM message ORDER BY number LIMIT ?", (limit,)
         )
         return [
-            Waiting(number, at, name, id or f"{self.name}/{number}", body)
-            for number, at, name, id, body in rows
+            Waiting(number, at, target, id or f"{self.id}/{number}", body)
+            for number, at, target, id, body in rows
         ]
 
     def close(self) -> None:

@@ -188,7 +188,7 @@ class Sender:
 
     async def _publish_one(self, client: Client, one: Waiting) -> PubAck:
         assert self._outbox is not None
-        headers = {"Nats-Msg-Id": one.id, NUMBER_HEADER: f"{self._outbox.name}/{one.number}"}
+        headers = {"Nats-Msg-Id": one.id, NUMBER_HEADER: f"{self._outbox.id}/{one.number}"}
         return await client.jetstream().publish(one.subject, one.body, ACK_S, headers=headers)
 
     async def _connected(self) -> Client:

@@ -9,7 +9,7 @@ import runpy
 import sys
 
 from speech_emotion import __version__
-from speech_emotion.common.errors import EXIT_OK, EXIT_USER
+from speech_emotion.common.errors import EXIT_OK, EXIT_USER, needs_extra
 from speech_emotion.common.linux.entry import guarded, prepare
 
 TRAIN_PACKAGES = ("keras", "tensorflow", "sklearn", "tqdm", "matplotlib")
@@ -79,12 +79,8 @@ def main() -> int:
         print(f"speech-emotion: no command {name!r}; see speech-emotion --help", file=sys.stderr)
         return EXIT_USER
     light = sys.argv[2:3] in LIGHT_TRAINING
-    if name == "train" and not light and (missing := absent(TRAIN_PACKAGES)):
-        print(
-            f"speech-emotion train: needs the extra `train` (missing: {', '.join(missing)}); "
-            "pip install 'speech-emotion-pipeline[train]'",
-            file=sys.stderr,
-        )
+    if name == "train" and not light and absent(TRAIN_PACKAGES):
+        print(f"speech-emotion train: {needs_extra('train')}", file=sys.stderr)
         return EXIT_USER
     words = sys.argv[2:]
     sys.argv = [f"speech-emotion {name}", *words]

@@ -25,7 +25,7 @@ from speech_emotion.common.bundle.manifest import (
 from speech_emotion.common.config.load import ConfigError
 from speech_emotion.common.config.model import Config, DashboardConfig
 from speech_emotion.common.config_source import ConfigSource
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
 from speech_emotion.common.linux.spool import is_pipe, spool
@@ -131,7 +131,7 @@ def check(config: Config, bundle: Bundle, running: Config | None = None) -> None
         raise UserError("review.file keeps sound for the live page: start with --dashboard")
     if config.dashboard.listen is not None:
         if importlib.util.find_spec("uvicorn") is None:
-            raise UserError("the live page needs more packages: pip install -e '.[dashboard]'")
+            raise UserError(f"the live page {needs_extra('dashboard')}")
         if running is None or running.dashboard.listen != config.dashboard.listen:
             listen_tcp(config.dashboard.listen).close()
         _check_page_files(config.dashboard)
@@ -162,8 +162,7 @@ def check_alerts(config: Config, bundle: Bundle) -> None:
         kinds = {parse_address(address).kind for address in row.to}
         if "mqtt" in kinds and importlib.util.find_spec("paho") is None:
             raise ConfigError(
-                f"the alert {row.name!r} needs one more package: pip install -e '.[mqtt]'",
-                f"alerts.{number}.to",
+                f"the alert {row.name!r} {needs_extra('mqtt')}", f"alerts.{number}.to"
             )
 
 
@@ -174,7 +173,7 @@ def check_nats(config: Config) -> None:
         return
     needed = ("nats", "nkeys") if nats.seed or nats.credentials else ("nats",)
     if any(importlib.util.find_spec(name) is None for name in needed):
-        raise UserError("[nats] needs two more packages: pip install -e '.[fleet]'")
+        raise UserError(f"[nats] {needs_extra('fleet')}")
     for path in (nats.seed, nats.credentials, nats.ca, nats.certificate, nats.private_key):
         if path is not None and not os.access(path, os.R_OK):
             raise UserError(f"[nats]: {path} cannot be read")

@@ -76,6 +76,7 @@ ROOMS = {
     "tools": "Generators of documents and checks of the code; not shipped.",
     "deploy/client": "The distribution `speech-emotion-client`: links to client and wire protocol.",
     "deploy/container": "Containerfile, compose files and what they mount.",
+    "deploy/grafana": "Dashboards of Grafana and their data sources.",
     "deploy/package": "The Debian package, and the trial of all packages on a bare system.",
     "deploy/homeassistant": "The add-on of Home Assistant: configuration, image, program.",
     "deploy": "Set-up, service unit, installation scripts, pinned versions.",

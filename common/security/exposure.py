@@ -51,11 +51,15 @@ def check_host(name: str) -> str:
     return name
 
 
-def check_reach(listen: str, token: str | None) -> str:
-    """`listen` itself; raises UserError if other machines could open the page without a token."""
+def check_reach(listen: str, token: str | None, name: str = "dashboard.token") -> str:
+    """`listen` itself; raises UserError if other machines could open the page without a token.
+
+    Args:
+        name: what sets the token, for the text of the error.
+    """
     if token is None and not is_loopback(split_listen(listen)[0]):
         raise UserError(
-            f"{listen} can be reached from other machines: set dashboard.token, "
+            f"{listen} can be reached from other machines: set {name}, "
             f"or listen on {DEFAULT_LISTEN}"
         )
     return listen

@@ -72,3 +72,16 @@ class Certificate:
 
 def _no_password() -> str:
     raise ValueError("the key has a password; remove it: openssl pkey -in KEY -out NEW_KEY")
+
+
+def certificate_of(certificate: Path | None, private_key: Path | None) -> Certificate | None:
+    """The certificate of two files; None without them: plain HTTP.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if certificate is None or private_key is None:
+        if certificate is not private_key:
+            raise UserError("--certificate and --private-key belong together")
+        return None
+    return Certificate(certificate, private_key)

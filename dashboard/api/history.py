@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.dashboard import messages
 from speech_emotion.dashboard.api.declared import RefusedError
 from speech_emotion.dashboard.api.operations import PARQUET
@@ -134,9 +134,7 @@ class HistoryOperations:
     async def parquet(self, given: Mapping[str, Any]) -> Response:
         """All rows as Parquet, written by a process of its own."""
         if importlib.util.find_spec("pyarrow") is None:
-            raise RefusedError(
-                501, "Parquet needs more packages: pip install 'speech-emotion-pipeline[archive]'"
-            )
+            raise RefusedError(501, f"Parquet {needs_extra('archive')}")
         if self._exports >= EXPORTS:
             text = f"{EXPORTS} Parquet files are being written already"
             raise RefusedError(503, text, {"retry-after": "10"})

@@ -79,7 +79,7 @@ class Adapting:
             words += ["--bundle", str(own), "--out", str(adapted)]
         table = await self._train(words)
         replaced = bool(table["replaced"])
-        text = "not better on labels kept back: the bundle stays as it is"
+        text = "not better on held-out labels: the bundle stays as it is"
         if replaced or adapted.exists():
             used = await self._use()
             text = used if replaced else text

@@ -119,7 +119,7 @@ class ReviewService:
                 log.error("cannot use the review file, trying again: %s", error)
 
     def _enqueue(self, one: Utterance) -> None:
-        if doubt(one) > self._store.least_doubt(self._queue):
+        if doubt(one) > self._store.doubt_threshold(self._queue):
             self._keep(one, asked=False)
 
     def _answer(self) -> None:

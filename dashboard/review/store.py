@@ -148,7 +148,7 @@ class ReviewStore:
             db.execute("COMMIT")
         return found is not None
 
-    def least_doubt(self, queue: int) -> float:
+    def doubt_threshold(self, queue: int) -> float:
         """Doubt that an utterance must exceed to take part in the queue."""
         if queue == 0:
             return math.inf

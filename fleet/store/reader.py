@@ -178,8 +178,8 @@ class StreamReader:
             if not self._folder.state.numbers.add(box, outbox, int(number)):
                 self.counts.repeated += 1
                 return
-            name = headers.get("Nats-Msg-Id", "")
-            row = row_of(message.subject, name, message.data, metadata.timestamp)
+            message_id = headers.get("Nats-Msg-Id", "")
+            row = row_of(message.subject, message_id, message.data, metadata.timestamp)
         except RefusedError as error:
             self.counts.refused += 1
             log.warning("a message is refused: %s", printable(str(error)))

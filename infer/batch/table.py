@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from speech_emotion.common.bundle.dimensions import DIMENSIONS
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.wire import public
 from speech_emotion.infer.offline.analyzer import RUN, STREAM, Message
-from speech_emotion.infer.offline.frame import EXTRA, PROSODY_COLUMNS, probabilities_of
+from speech_emotion.infer.offline.frame import PROSODY_COLUMNS, probabilities_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +80,7 @@ def schema_of(
     try:
         import pyarrow as pa
     except ImportError:
-        raise UserError(f"Parquet needs pyarrow: {EXTRA}") from None
+        raise UserError(f"Parquet {needs_extra('archive')}") from None
     columns = [
         *BEFORE,
         *((f"{kind}_{label}", "double") for kind in ("p", "raw") for label in labels),

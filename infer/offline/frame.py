@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.wire import public
 from speech_emotion.infer.offline.analyzer import Message
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EXTRA = "pip install 'speech-emotion-pipeline[archive]'"
 WINDOW_COLUMNS = ("state", "emotion", "confidence", "reason", "rms_db")
 UTTERANCE_COLUMNS = ("emotion", "confidence", "reason", "windows")
 PROSODY_COLUMNS = tuple(field.name for field in dataclasses.fields(public.Prosody))
@@ -42,7 +41,7 @@ def frame_of(
     try:
         import pandas as pd
     except ImportError:
-        raise UserError(f"a table needs pandas: {EXTRA}") from None
+        raise UserError(f"a table {needs_extra('archive')}") from None
     kind = public.Utterance if utterances else public.Result
     names = UTTERANCE_COLUMNS if utterances else WINDOW_COLUMNS
     index: list[tuple[str, float, float]] = []

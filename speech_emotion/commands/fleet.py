@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import importlib.util
 import json
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 from speech_emotion.commands.fleet_rollout import add_rollout_flags, roll_out
-from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, printable
+from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, needs_extra, printable
 from speech_emotion.common.nats_server import NatsServer
 
 T = TypeVar("T")
 
 URL = "nats://127.0.0.1:4222"
 EVERY_S = 10.0
+TOKEN = "SEP_DASHBOARD__TOKEN"
+"""Environment variable with the token of the page, as for the live page."""
 
 
 def main(words: list[str]) -> int:
@@ -27,7 +31,7 @@ def main(words: list[str]) -> int:
     Raises:
         UserError: a flag, a file or the server cannot be used.
     """
-    from speech_emotion.common.stage.main import Parser
+    from speech_emotion.common.stage.main import LOG_FORMAT, Parser
 
     flags = Parser(
         prog="speech-emotion fleet",
@@ -56,9 +60,17 @@ def main(words: list[str]) -> int:
     status.add_argument("--json", action="store_true", help="one JSON object per box")
     rollout = verbs.add_parser("rollout", help="bring a bundle to the boxes, in waves")
     add_rollout_flags(rollout)
+    status.add_argument(
+        "--serve", metavar="HOST:PORT", help="show them as a page, until it is stopped"
+    )
+    status.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="PEM certificate chain of the page"
+    )
+    status.add_argument("--private-key", type=Path, metavar="FILE", help="PEM key of it")
     for verb in (streams, store, status, rollout):
         _add_server(verb)
     arguments = flags.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     _need(("nats", "nkeys", *(("pyarrow",) if arguments.verb == "store" else ())))
     if arguments.verb == "rollout":
         return roll_out(arguments, _server(arguments))
@@ -74,13 +86,9 @@ def _add_server(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--ca", type=Path, metavar="FILE", help="authority of its certificate")
 
 
-def _need(packages: tuple[str, ...]) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"needs the extra `fleet` (missing: {', '.join(missing)}); "
-            "pip install 'speech-emotion-pipeline[fleet]'"
-        )
+def _need(packages: tuple[str, ...], extra: str = "fleet") -> None:
+    if any(importlib.util.find_spec(name) is None for name in packages):
+        raise UserError(needs_extra(extra))
 
 
 def _server(arguments: argparse.Namespace) -> NatsServer:
@@ -152,15 +160,52 @@ def _store(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    import time
+
     from speech_emotion.fleet.status import ask, judge
 
     server = _server(arguments)
-    lines = judge(_reached(lambda: ask(server), server), arguments.bundle)
+    if arguments.serve is not None:
+        return _serve_status(arguments, server)
+    lines = judge(_reached(lambda: ask(server), server), time.time(), arguments.bundle)
     for line in lines:
         if arguments.json:
-            print(json.dumps({"site": line.site, "box": line.box, "faults": line.faults}))
+            print(json.dumps(dataclasses.asdict(line)))
         else:
-            print(printable(f"{line.site} {line.box}: {'; '.join(line.faults) or 'ok'}"))
+            print(printable(line.describe(time.time())))
     if not lines:
         print("no box has published yet", file=sys.stderr)
     return EXIT_FAULT if any(line.faults for line in lines) else EXIT_OK
+
+
+def _serve_status(arguments: argparse.Namespace, server: NatsServer) -> int:
+    """Serve the page of the fleet until SIGTERM or SIGINT."""
+    import os
+    import time
+
+    from speech_emotion.common.security.exposure import check_listen, check_reach, check_token
+    from speech_emotion.common.stage.signals import StopRequest
+
+    _need(("starlette", "uvicorn"), "dashboard")
+    from speech_emotion.dashboard.access.tls import certificate_of
+    from speech_emotion.dashboard.fleet_page import serve
+    from speech_emotion.fleet.server import FAULTS, cause
+    from speech_emotion.fleet.status import ask, judge
+
+    async def rows() -> list[dict[str, Any]]:
+        try:
+            lines = judge(await ask(server), time.time(), arguments.bundle)
+        except FAULTS as error:
+            raise UserError(f"{server.url}: {cause(error)}") from None
+        return [dataclasses.asdict(line) for line in lines]
+
+    token = os.environ.get(TOKEN)
+    if token is not None:
+        try:
+            check_token(token)
+        except UserError as error:
+            raise UserError(f"environment variable {TOKEN}: {error}") from None
+    check_reach(check_listen(arguments.serve), token, TOKEN)
+    tls = certificate_of(arguments.certificate, arguments.private_key)
+    asyncio.run(serve(rows, arguments.serve, token, tls, StopRequest()))
+    return EXIT_OK

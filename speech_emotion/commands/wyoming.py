@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from speech_emotion.capture.sources.network.wyoming import CHANNELS, RATES, WIDTH, EventReader
 from speech_emotion.common.config.checks import LISTEN_DEVICES
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.security.exposure import check_listen, split_listen
 from speech_emotion.common.stage.main import LOG_FORMAT, Parser
 
@@ -272,7 +272,7 @@ def main(words: list[str]) -> int:
     try:
         import websockets  # noqa: F401
     except ImportError:
-        raise UserError("it needs one more package: pip install -e '.[listen]'") from None
+        raise UserError(needs_extra("listen")) from None
     context = None
     if options.ca:
         try:

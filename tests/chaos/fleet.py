@@ -28,7 +28,8 @@ BOXES = ("kitchen", "hall", "attic")
 STREAMS = 4
 DISK, STREAM_MB = "96m", 48
 FULL_S = 60.0
-KILLS_APART_S = (3.0, 14.0)
+APART_S = 8.5
+"""Shortest mean time between two kills; a long cut spreads them over its whole length."""
 DOWN_S = (0.5, 8.0)
 CATCH_UP_S = 300.0
 
@@ -90,8 +91,8 @@ def fleet(scale: Scale) -> list[Row]:
             stream_mb=STREAM_MB,
         )
         stack.callback(boxes.close)
-        lasts = max(scale.pause_s, scale.kills * sum(KILLS_APART_S) / 2) + 60.0
-        sound = speech(here, lasts + 120.0)
+        apart = max(APART_S, scale.pause_s / scale.kills - sum(DOWN_S) / 2)
+        sound = speech(here, scale.kills * (apart + sum(DOWN_S) / 2) * 1.3 + 120.0)
         logs = [stack.enter_context((here / f"{name}.log").open("w")) for name in BOXES]
         running = [
             subprocess.Popen(
@@ -120,7 +121,7 @@ def fleet(scale: Scale) -> list[Row]:
         began = time.monotonic()
         kinds = {"leaf": 0, "centre": 0, "fleet stage": 0, "fleet store": 0}
         for number in range(scale.kills):
-            time.sleep(rng.uniform(*KILLS_APART_S))
+            time.sleep(apart * rng.uniform(0.3, 1.7))
             server = rng.choice([boxes.centre, *boxes.leaves.values()])
             server.kill()
             kinds["centre" if server is boxes.centre else "leaf"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -19,8 +20,13 @@ import tomli_w
 from speech_emotion.common.closing import Closing
 from speech_emotion.common.nats_server import NatsServer
 from speech_emotion.common.stage.jobs import FleetJob
+from speech_emotion.common.stage.pending_queue import PendingQueue
+from speech_emotion.common.wire import public
 from speech_emotion.fleet.configurations import write_files
+from speech_emotion.fleet.messages import HEALTH_S, Intake, Record
 from speech_emotion.fleet.plan import Plan
+from speech_emotion.fleet.sender import Sender
+from tests.support.history import make_result
 from tests.support.pipelines import PATIENCE_S, ROOT, command, wait_until
 from tools.ports import free_port
 
@@ -215,6 +221,33 @@ def fleet_of(folder: Path, *boxes: str, **options: Any) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
+
+
+class Box:
+    """A box without a pipeline: messages as a hub would send them, and the real sender."""
+
+    def __init__(self, fleet: Fleet, name: str, **changes: object) -> None:
+        self.job = fleet.job(name, **changes)
+        self._pending: PendingQueue[Record] = PendingQueue()
+        self.sender = Sender(self.job, self._pending)
+        self._intake = Intake(self.sender.states)
+        self._now = 0.0
+        self.sent: list[tuple[str, ...]] = []
+        self.sender.start()
+
+    def send(self, number: int, **changes: Any) -> None:
+        """Send the next results."""
+        for seq in range(len(self.sent), len(self.sent) + number):
+            result = dataclasses.replace(make_result(seq, run=self.job.box), **changes)
+            for record in self._intake.feed(result, 0.0):
+                self._pending.put(record)
+                self.sent.append((self.job.box, record.id or ""))
+
+    def tell(self, health: public.Health) -> None:
+        """Send a `health`, also one that has not changed."""
+        self._now += HEALTH_S
+        for record in self._intake.feed(health, self._now):
+            self._pending.put(record)
 
 
 class StoreProcess(Closing):

@@ -18,22 +18,18 @@ pytest.importorskip("duckdb")
 import pandas
 
 from speech_emotion.common.nats_server import NatsServer
-from speech_emotion.common.stage.pending_queue import PendingQueue
 from speech_emotion.common.wire import public
-from speech_emotion.fleet.messages import Intake, Record
-from speech_emotion.fleet.sender import Sender
 from speech_emotion.fleet.server import FAULTS, open_client
 from tests.support.certificates import make_certificate
 from tests.support.fleet import (
     NATS_SERVER,
-    Fleet,
+    Box,
     StoreProcess,
     fleet_of,
     history_keys,
     keys,
     stored,
 )
-from tests.support.history import make_result
 from tests.support.pipelines import ROOT, Running, command, kill, wait_until
 
 pytestmark = [
@@ -50,25 +46,6 @@ def _collect() -> Iterator[None]:
     """nats-py leaves sockets of lost and refused connections to the collector: here, not later."""
     yield
     gc.collect()
-
-
-class Box:
-    """A box without a pipeline: results as a hub would send them, and the real sender."""
-
-    def __init__(self, fleet: Fleet, name: str, **changes: object) -> None:
-        self.job = fleet.job(name, **changes)
-        self._pending: PendingQueue[Record] = PendingQueue()
-        self.sender = Sender(self.job, self._pending)
-        self._intake = Intake(self.sender.states)
-        self.sent: list[tuple[str, ...]] = []
-        self.sender.start()
-
-    def send(self, number: int) -> None:
-        """Send the next results."""
-        for seq in range(len(self.sent), len(self.sent) + number):
-            for record in self._intake.feed(make_result(seq, run=self.job.box), 0.0):
-                self._pending.put(record)
-                self.sent.append((self.job.box, record.id or ""))
 
 
 @pytest.fixture

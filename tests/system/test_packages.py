@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from speech_emotion.commands import fleet
 from speech_emotion.common.config.load import load_config
 from speech_emotion.supervision.pipeline import DRAIN_S, END_S, KILLED_S, RESTART_S
 from tests.support.pipelines import PATIENCE_S, ROOT
@@ -109,7 +110,7 @@ def test_a_compose_file_names_files_and_keys_that_exist(
             source = volume.partition(":")[0]
             if source.startswith("."):
                 assert (path.parent / source).is_file(), f"{name}: {volume}"
-        if service["image"] == "localhost/speech-emotion":
+        if service["image"].startswith("localhost/speech-emotion"):
             assert service["read_only"] is True
             assert service["cap_drop"] == ["ALL"]
         with monkeypatch.context() as context:
@@ -117,6 +118,24 @@ def test_a_compose_file_names_files_and_keys_that_exist(
                 assert isinstance(value, str), f"{name}: {key}: not a text in YAML"
                 context.setenv(key, value)
             load_config(DEPLOY / "sep.toml", {})
+
+
+def test_the_programs_of_the_centre_get_flags_that_exist(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    programs = [
+        one for one in services(CONTAINER / "compose.centre.yaml").values() if "build" in one
+    ]
+    assert len(programs) == 3
+    for service in programs:
+        assert set(service["build"]["args"]["EXTRAS"].split(",")) <= set(extras)
+        name, verb, *words = service["command"].split()
+        assert name == "fleet"
+        with pytest.raises(SystemExit):
+            fleet.main([verb, "--help"])
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        assert {word for word in words if word.startswith("--")} <= known, verb
 
 
 def test_the_box_has_time_to_stop_and_room_for_its_rings() -> None:

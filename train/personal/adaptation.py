@@ -59,8 +59,8 @@ class Adaptation:
         bundle: the bundle now; unchanged if it was not replaced.
         counts: used labels by name.
         unusable: lines that could not be used, by cause.
-        kept_back: the new map against the bundle without a map, on labels kept back.
-        present: the new map on labels kept back against the bundle's present map; None without one.
+        kept_back: the new map against the bundle without a map, on held-out labels.
+        present: the new map on held-out labels against the bundle's present map; None without one.
         replaced: whether the bundle has the new map now.
     """
 
@@ -73,7 +73,7 @@ class Adaptation:
 
 
 def adapt_bundle(folder: Path, file: Path, out: Path | None = None) -> Adaptation:
-    """Fit a map to labels, and write it into the bundle if it is better on labels kept back.
+    """Fit a map to labels, and write it into the bundle if it is better on held-out labels.
 
     Args:
         folder: the bundle.

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         "personal",
         help="adapt a bundle to labels of its users; needs no extra packages",
         description="Fit a small map of a bundle's probabilities to labels that people gave, and "
-        "write it into the bundle if it is better on labels kept back. docs/MODEL_PERSONAL.md",
+        "write it into the bundle if it is better on held-out labels. docs/MODEL_PERSONAL.md",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--labels", type=Path, metavar="FILE", help="one JSON object per utterance")
@@ -99,7 +99,7 @@ def text(done: Adaptation) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in sorted(done.counts.items()))
     lines = [f"labels: {sum(done.counts.values())} ({counts})"]
     lines += [f"not used: {count}, {cause}" for cause, count in done.unusable.items()]
-    lines.append("on labels kept back, against the bundle without a map:")
+    lines.append("on held-out labels, against the bundle without a map:")
     lines += _figures(done.kept_back)
     if done.present is not None:
         lines.append("against the present map, which may know some of these labels:")

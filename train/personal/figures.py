@@ -46,7 +46,7 @@ MOST_PEOPLE = 2 / 3
 """Largest share of a corpus's people in a home; the others are judged, too."""
 LISTENERS = ("the same people", "other people")
 VARIANTS = ("before", "after", "always")
-"""Without a map; with one where it was better on labels kept back; with one in any case."""
+"""Without a map; with one where it was better on held-out labels; with one in any case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Tally:
 
     Attributes:
         judged: variant → utterances of each home.
-        replaced: per home, whether the map was better on labels kept back.
+        replaced: per home, whether the map was better on held-out labels.
         labels: per home, the number of labels.
     """
 
@@ -260,7 +260,7 @@ def table(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> str:
     """UAR of one mode and listener without and with a map as a Markdown table.
 
     In brackets the 95 % interval of the gain; in the last column the share of the homes whose map
-    was better on labels kept back, per number of labels.
+    was better on held-out labels, per number of labels.
 
     Args:
         rows: number of labels → corpus → figures.

@@ -1,4 +1,4 @@
-"""Fit the map of a bundle's users to their labels, and measure it on labels kept back.
+"""Fit the map of a bundle's users to their labels, and measure it on held-out labels.
 
 The map is softmax(W s + b) of an utterance's log-probabilities s (Dirichlet calibration, Kull et
 al., 2019). W and b have Gaussian priors around "no change", whose widths cross-validation chooses
@@ -19,7 +19,7 @@ Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 FOLDS = 5
-"""Parts of the labels; each is kept back once."""
+"""Parts of the labels; each is held out once."""
 REPEATS = 2
 """Divisions into such parts, of which the losses are averaged."""
 RESAMPLES = 2000
@@ -177,7 +177,7 @@ def divide(truth: Index, seed: int) -> Index:
 
 
 def choose(examples: Examples, seed: int = 0) -> Prior:
-    """The prior whose maps have the smallest cross-entropy on labels kept back."""
+    """The prior whose maps have the smallest cross-entropy on held-out labels."""
     part, weight = divide(examples.truth, seed), weights(examples.truth)
 
     def kept_back(prior: Prior) -> float:

@@ -27,7 +27,7 @@ from speech_emotion.capture.sources.network.listening import ListenAddress
 from speech_emotion.capture.sources.network.opus import CHANNELS as OPUS_CHANNELS
 from speech_emotion.capture.sources.network.opus import RATES as OPUS_RATES
 from speech_emotion.capture.sources.network.opus import OpusDecoder, load_opus
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.paths import MICROPHONE_PAGE
 from speech_emotion.common.security.exposure import listen_tcp
 from speech_emotion.common.stage.jobs import ListenOptions
@@ -179,9 +179,7 @@ class Listener:
         try:
             from websockets.sync.server import serve
         except ImportError:
-            raise UserError(
-                "listen:ws:// needs one more package: pip install -e '.[listen]'"
-            ) from None
+            raise UserError(f"listen:ws:// {needs_extra('listen')}") from None
         self._devices: dict[str, Device | None] = dict.fromkeys(names)
         self._new: dict[str, Device] = {}
         self._lock = threading.Lock()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from speech_emotion.commands.export.source import Message, Track
-from speech_emotion.common.errors import UserError
-from speech_emotion.infer.offline.frame import EXTRA, PROSODY_COLUMNS, frame_of
+from speech_emotion.common.errors import UserError, needs_extra
+from speech_emotion.infer.offline.frame import PROSODY_COLUMNS, frame_of
 
 
 def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
@@ -23,7 +23,7 @@ def write(tracks: Iterable[Track], folder: Path, root: str) -> None:
     try:
         import audformat
     except ImportError:
-        raise UserError(f"a database needs audformat: {EXTRA}") from None
+        raise UserError(f"a database {needs_extra('archive')}") from None
     files: list[tuple[str, list[Message]]] = []
     lengths: dict[str, float] = {}
     labels: dict[str, None] = {}

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from speech_emotion.capture.recording.reader import MESSAGES, TIMELINE
 from speech_emotion.common.bundle.dimensions import DIMENSIONS
-from speech_emotion.common.errors import UserError
+from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.infer.batch.parts import INDEX
 from speech_emotion.infer.batch.table import FILE, about, message_of
-from speech_emotion.infer.offline.frame import EXTRA, PROSODY_COLUMNS
+from speech_emotion.infer.offline.frame import PROSODY_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -103,7 +103,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UserError(f"Parquet needs pyarrow: {EXTRA}") from None
+        raise UserError(f"Parquet {needs_extra('archive')}") from None
     try:
         with pq.ParquetFile(path) as file:
             yield file

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 from speech_emotion import __version__
 from speech_emotion.commands.mcp.answers import Answers
 from speech_emotion.common.client.flags import add_results_flags
-from speech_emotion.common.errors import EXIT_OK, UserError
+from speech_emotion.common.errors import EXIT_OK, UserError, needs_extra
 from speech_emotion.common.security.curve import client_keys_of
 from speech_emotion.common.stage.main import LOG_FORMAT, Parser
 from speech_emotion.dashboard.history.reader import HistoryReader
@@ -55,7 +55,7 @@ def main(words: list[str]) -> int:
     add_results_flags(parser)
     flags = parser.parse_args(words)
     if importlib.util.find_spec("mcp") is None:
-        raise UserError("needs the extra `mcp`; pip install 'speech-emotion-pipeline[mcp]'")
+        raise UserError(needs_extra("mcp"))
     if flags.history is not None:
         HistoryReader(flags.history).close()
     answers = Answers(flags.results, flags.history, client_keys_of(flags))

@@ -25,7 +25,7 @@ from speech_emotion.commands.mqtt.discovery import (
 )
 from speech_emotion.common.client.flags import add_results_flags, open_results
 from speech_emotion.common.client.results import Freshness, NewerProtocolError, Results, Status
-from speech_emotion.common.errors import EXIT_OK, UserError, printable
+from speech_emotion.common.errors import EXIT_OK, UserError, needs_extra, printable
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire.internal import MuteSet, SetMute
@@ -74,7 +74,7 @@ def main(words: list[str]) -> int:
     if flags.mute_switch and not re.fullmatch(LOCAL, flags.results):
         raise UserError("--mute-switch needs the pipeline on this machine")
     if importlib.util.find_spec("paho") is None:
-        raise UserError("needs the extra `mqtt`; pip install 'speech-emotion-pipeline[mqtt]'")
+        raise UserError(needs_extra("mqtt"))
     from speech_emotion.commands.mqtt.forwarder import Forwarder
 
     broker = _broker(flags)

@@ -13,6 +13,7 @@ OTHERS = {"index.html", "shell.js", "token.css", "token.html", "vendor/uPlot-LIC
 ONLINE = (
     *("review.html", "review/", "languages/review/"),
     *("settings.html", "settings/", "languages/settings/"),
+    "fleet/",
 )
 """Pages of their own, which need their server."""
 PAGES = {

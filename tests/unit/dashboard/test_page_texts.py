@@ -13,7 +13,12 @@ from speech_emotion.dashboard.settings.fields import fields
 from tests.support.pages import STATIC
 
 LANGUAGES = {path.stem: path for path in sorted((STATIC / "languages").glob("*.js"))}
-PAGES = {"index.html": "", "review.html": "review", "settings.html": "settings"}
+PAGES = {
+    "index.html": "",
+    "review.html": "review",
+    "settings.html": "settings",
+    "fleet/page.html": "",
+}
 """Page → folder of the texts that only it has."""
 SCRIPTS = [
     path

@@ -27,12 +27,12 @@ def records(first: int, number: int) -> list[Record]:
 def test_what_is_written_is_there_after_a_restart(tmp_path: Path) -> None:
     with outbox(tmp_path) as one:
         one.commit(records(0, 3))
-        name, (first, *_) = one.name, one.oldest(10)
+        own, (first, *_) = one.id, one.oldest(10)
         one.commit([], [first], 77)
         assert one.waiting == 2
     assert (tmp_path / "fleet.sqlite").stat().st_mode & 0o077 == 0
     with outbox(tmp_path) as again:
-        assert (again.name, again.sequence, again.waiting) == (name, 77, 2)
+        assert (again.id, again.sequence, again.waiting) == (own, 77, 2)
         assert [(one.number, one.id) for one in again.oldest(10)] == [
             (2, "main/a/1"),
             (3, "main/a/2"),
@@ -67,7 +67,7 @@ def test_a_full_outbox_drops_the_oldest_and_counts_them(tmp_path: Path) -> None:
 def test_a_record_without_an_id_gets_the_number_of_its_outbox(tmp_path: Path) -> None:
     with outbox(tmp_path) as one:
         one.commit([Record("BOX", "health", b"{}")])
-        assert one.oldest(1)[0].id == f"{one.name}/1"
+        assert one.oldest(1)[0].id == f"{one.id}/1"
 
 
 def test_a_failed_transaction_changes_nothing(tmp_path: Path) -> None:

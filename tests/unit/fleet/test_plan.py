@@ -13,7 +13,7 @@ from speech_emotion.common.config.load import load_config
 from speech_emotion.common.errors import UserError
 from speech_emotion.fleet.configurations import write_files
 from speech_emotion.fleet.plan import load_plan
-from speech_emotion.fleet.status import BoxState, judge
+from speech_emotion.fleet.status import BoxState, Fault, judge
 
 PLAN = """
 [centre]
@@ -89,32 +89,63 @@ def test_a_mistake_in_the_table_is_one_line(table: dict[str, str], words: str) -
 
 
 def health(**changes: object) -> dict[str, object]:
-    row = {"name": "main", "state": "live", "reason": None}
-    return {"mute": None, "streams": [row], "counters": {}, **changes}
+    row = {"name": "main", "state": "live", "reason": None, "state_s": 3.0}
+    usual: dict[str, object] = {
+        "time": 995.0,
+        "mute": None,
+        "streams": [row],
+        "counters": {},
+        "version": "1.2",
+    }
+    return {**usual, **changes}
+
+
+LOST = {"name": "main", "state": "lost", "reason": "unplugged", "state_s": 35.0}
 
 
 @pytest.mark.parametrize(
-    ("state", "faults"),
+    ("state", "fault", "words"),
     [
-        (BoxState("s", "a", health(), 5.0, {"main": "new@1"}), ()),
-        (BoxState("s", "a"), ("no contact yet",)),
-        (BoxState("s", "a", health(), 61.0), ("no contact for 0:01:01",)),
-        (BoxState("s", "a", health(mute={"text": "by hand"}), 5.0), ("muted: by hand",)),
-        (BoxState("s", "a", health(), 5.0, {"main": "old@1"}), ("other bundle: main has old@1",)),
-        (BoxState("s", "a", health(counters={"fleet_dropped": 7}), 5.0), ("fleet_dropped 7",)),
+        (BoxState("s", "z", health(), 5.0, {"main": "new@1"}), None, "ok"),
+        (BoxState("s", "z"), Fault("no contact"), "no contact yet"),
         (
-            BoxState(
-                *("s", "a"),
-                health(streams=[{"name": "main", "state": "lost", "reason": "unplugged"}]),
-                5.0,
-            ),
-            ("no sound: main is lost (unplugged)",),
+            BoxState("s", "z", health(), 61.0),
+            Fault("no contact", "", 939.0),
+            "no contact for 0:01:01",
+        ),
+        (
+            BoxState("s", "z", health(mute={"text": "by hand"}), 5.0, muted_since=900.0),
+            Fault("muted", "by hand", 900.0),
+            "muted: by hand",
+        ),
+        (
+            BoxState("s", "z", health(), 5.0, {"main": "old@1"}),
+            Fault("other bundle", "main has old@1"),
+            "other bundle: main has old@1",
+        ),
+        (
+            BoxState("s", "z", health(version="1.1"), 5.0),
+            Fault("other version", "1.1, most have 1.2"),
+            "other version: 1.1, most have 1.2",
+        ),
+        (
+            BoxState("s", "z", health(counters={"fleet_dropped": 7}), 5.0),
+            Fault("losses", "fleet_dropped 7"),
+            "fleet_dropped 7",
+        ),
+        (
+            BoxState("s", "z", health(streams=[LOST]), 5.0),
+            Fault("no sound", "main is lost (unplugged)", 960.0),
+            "no sound: main is lost (unplugged)",
         ),
     ],
 )
-def test_each_fault_of_a_box_is_named(state: BoxState, faults: tuple[str, ...]) -> None:
+def test_each_fault_of_a_box_is_named(state: BoxState, fault: Fault | None, words: str) -> None:
     others = [BoxState("s", f"b{n}", health(), 1.0, {"main": "new@1"}) for n in range(3)]
-    lines = judge([state, *others])
-    assert lines[0].faults == faults
-    assert not [line for line in lines[1:] if line.faults]
-    assert judge(others, "newer@2")[0].faults == ("other bundle: main has new@1",)
+    lines = judge([*others, state], 1000.0)
+    faulty = [line for line in lines if line.faults]
+    assert lines[: len(faulty)] == faulty
+    assert [line.faults for line in faulty] == ([] if fault is None else [(fault,)])
+    (line,) = [one for one in lines if one.box == "z"]
+    assert line.describe(1000.0) == f"s z: {words}"
+    assert judge(others, 1000.0, "newer@2")[0].faults == (Fault("other bundle", "main has new@1"),)
