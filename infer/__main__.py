@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("--jobs", type=int, metavar="N", help="processes; default: one a processor")
     many.add_argument("--resume", action="store_true", help="continue; skip what is done")
     many.add_argument("--shard", metavar="I/N", help="every N-th input from the I-th on")
-    cluster = "of Ray: local, HOST:6379 or ray://HOST:10001; see docs/SCALING.md"
+    cluster = "a Ray cluster: local, auto, HOST:6379 or ray://HOST:10001; see docs/SCALING.md"
     many.add_argument("--cluster", metavar="ADDRESS", help=cluster)
     flags.add_argument(
         "--boxes", type=Path, metavar="FILE", help="serve other machines' boxes: docs/SCALING.md"

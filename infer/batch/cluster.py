@@ -36,13 +36,14 @@ PROGRESS_S = 0.5
 """Seconds between two questions for the progress of a worker."""
 STORE_BYTES = 80_000_000
 """Shared memory of a cluster of this machine alone; answers are small."""
-QUIET = {
+ENVIRONMENT = {
+    "RAY_gcs_server_request_timeout_seconds": f"{2 * CONNECT_S:.0f}",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""Environment of the program: Ray reports nothing to its makers, and prints nothing."""
+"""Of the program: Ray does not wait for a minute, reports nothing to its makers, prints nothing."""
 NODE_DIED = "node has died"
 """What Ray says of an actor whose machine is gone."""
 
@@ -55,7 +56,7 @@ def check_address(address: str) -> None:
     Raises:
         UserError: it is such an address, or Ray is not installed.
     """
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    os.environ.update({**ENVIRONMENT, **os.environ})
     try:
         import grpc
         import ray  # noqa: F401
@@ -118,12 +119,15 @@ class Cluster:
             self._open = stack.pop_all()
 
     def _connect(self, address: str, stack: contextlib.ExitStack) -> None:
-        options: dict[str, Any] = {}
+        path = os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
+        # Of all processes of this run on all machines.
+        environment = {**ONE_BLAS_THREAD, "PYTHONPATH": path}
+        options: dict[str, Any] = {"runtime_env": {"env_vars": environment}}
         if address == LOCAL:
             # Its sockets are in this folder: their paths must be short.
             folder = tempfile.mkdtemp(prefix="sep-ray-", dir="/tmp")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            options = {
+            options |= {
                 "num_cpus": len(os.sched_getaffinity(0)),
                 "object_store_memory": STORE_BYTES,
                 "include_dashboard": False,
@@ -137,7 +141,7 @@ class Cluster:
                 logging_level=logging.CRITICAL,
                 **options,
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
             raise UserError(f"--cluster {address}: {reason}") from None
 
@@ -154,12 +158,8 @@ class Cluster:
         return text if free else f"{text}; none is free, waiting for one"
 
     def start(self) -> Worker:
-        path = os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
-        analyst = self._ray.remote(Analyst).options(
-            max_concurrency=2,  # it answers for its progress while it works
-            num_cpus=1,
-            runtime_env={"env_vars": {**ONE_BLAS_THREAD, "PYTHONPATH": path}},
-        )
+        # It answers for its progress while it works.
+        analyst = self._ray.remote(Analyst).options(max_concurrency=2, num_cpus=1)
         self._workers.append(_Actor(self._ray, analyst.remote(**self._arguments)))
         return self._workers[-1]
 
