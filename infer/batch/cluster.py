@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -40,7 +41,6 @@ ENVIRONMENT = {
     "RAY_gcs_server_request_timeout_seconds": f"{2 * CONNECT_S:.0f}",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Of the program: Ray does not wait for a minute, reports nothing to its makers, prints nothing."""
@@ -108,6 +108,9 @@ class Cluster:
         self._workers: list[_Actor] = []
         self._look_at = 0.0
         with contextlib.ExitStack() as stack:
+            # A thread of Ray prints there what becomes of workers.
+            silence = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
             self._connect(address, stack)
             mark = stack.enter_context(Draft(Path(setting.folder), "cluster"))
             self._arguments = {
@@ -127,6 +130,9 @@ class Cluster:
             # Its sockets are in this folder: their paths must be short.
             folder = tempfile.mkdtemp(prefix="sep-ray-", dir="/tmp")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            # Without a token Ray would save one in the home folder.
+            token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            os.environ.update({**token, **os.environ})
             options |= {
                 "num_cpus": len(os.sched_getaffinity(0)),
                 "object_store_memory": STORE_BYTES,
