@@ -39,11 +39,13 @@ STORE_BYTES = 80_000_000
 """Shared memory of a cluster of this machine alone; answers are small."""
 ENVIRONMENT = {
     "RAY_gcs_server_request_timeout_seconds": f"{2 * CONNECT_S:.0f}",
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""Of the program: Ray does not wait for a minute, reports nothing to its makers, prints nothing."""
+"""Of the program and of a cluster that it starts: Ray waits for less than a minute, gives its workers
+the usual priority, reports nothing to its makers, and prints less."""
 NODE_DIED = "node has died"
 """What Ray says of an actor whose machine is gone."""
 
@@ -148,8 +150,7 @@ class Cluster:
                 **options,
             )
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            raise UserError(f"--cluster {address}: {reason}") from None
+            raise UserError(f"--cluster {address}: {_reason(error)}") from None
 
     @property
     def size(self) -> int:
@@ -334,6 +335,19 @@ class _Actor:
     def close(self) -> None:
         with contextlib.suppress(Exception):  # it is dead, or the cluster is
             self._ray.kill(self._handle)
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection, on one line."""
+    reason = " ".join(str(error.__cause__ or error).split())
+    if "InvalidAuthToken" in reason or "client connection timeout" in reason:
+        return (
+            "Ray answers, but not to this machine; set RAY_AUTH_MODE=token, and copy "
+            "~/.ray/auth_token from the machine of `ray start --head`"
+        )
+    if "any running Ray instance" in reason:
+        return "no cluster runs on this machine; `ray start`, or `--cluster local`"
+    return reason
 
 
 def _last_line(error: Exception) -> str:

@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
     # A node that is gone is noticed within 2 s, not 20; one that is only slow is kept.
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "20000",
