@@ -58,6 +58,12 @@ def check_address(address: str) -> None:
     Raises:
         UserError: it is such an address, or Ray is not installed.
     """
+    known = address in (LOCAL, AUTO, f"ray://{AUTO}")
+    found = ADDRESS.fullmatch(address)
+    if not known and (found is None or int(found["port"]) > 65535):
+        raise UserError(
+            f"--cluster {address}: no address; allowed: local, auto, HOST:6379, ray://HOST:10001"
+        )
     os.environ.update({**ENVIRONMENT, **os.environ})
     try:
         import grpc
@@ -66,13 +72,8 @@ def check_address(address: str) -> None:
         raise UserError(
             "--cluster needs Ray: pip install 'speech-emotion-pipeline[archive,cluster]'"
         ) from None
-    if address in (LOCAL, AUTO, f"ray://{AUTO}"):
+    if found is None:
         return
-    found = ADDRESS.fullmatch(address)
-    if found is None or int(found["port"]) > 65535:
-        raise UserError(
-            f"--cluster {address}: no address; allowed: local, auto, HOST:6379, ray://HOST:10001"
-        )
     host, port = found["host"], found["port"]
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
