@@ -44,8 +44,8 @@ ENVIRONMENT = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""Of the program and of a cluster that it starts: Ray waits for less than a minute, gives its workers
-the usual priority, reports nothing to its makers, and prints less."""
+"""Of the program and of a cluster that it starts: Ray waits for less than a minute, gives its
+workers the usual priority, reports nothing to its makers, and prints less."""
 NODE_DIED = "node has died"
 """What Ray says of an actor whose machine is gone."""
 

@@ -51,7 +51,7 @@ class Node:
     """
 
     def __init__(self, *words: str, prefix: tuple[str, ...] = ()) -> None:
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the node)
         ray = str(Path(sys.executable).with_name("ray"))
         common = ("--num-cpus=1", "--object-store-memory=80000000", "--block", *ANY_PORT)
         self._process = subprocess.Popen(
