@@ -57,8 +57,8 @@ def measure(
         others: clips of other corpora, for evaluation only: no parameter depends on them.
     """
     training_set = window_sums.training_set
-    held_out = study.corpora_left_out(window_sums)
-    folded = study.speakers_left_out(window_sums)
+    held_out = study.left_out(training_set, study.corpus_heads(window_sums))
+    folded = study.left_out(training_set, study.speaker_heads(window_sums))
     blank = parameter_bundle(spec, LABELS, speech_output=bool(len(training_set.noise)))
     measured = dataclasses.replace(
         figures_left_out(training_set, blank, held_out, folded, deciding),
