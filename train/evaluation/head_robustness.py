@@ -111,7 +111,7 @@ def _rates(
 
 
 def sweep_markdown(figures: Mapping[str, Rates]) -> str:
-    """The figures of `sweep` as a Markdown table, the change against the clean clips beside each."""
+    """The figures of `sweep` as a Markdown table, each with its change against the clean clips."""
     lines = [
         "| condition | UAR, corpora left out | change | ECE | not speech "
         "| UAR, new speakers | change | ECE | not speech |",

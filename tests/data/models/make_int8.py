@@ -1,4 +1,4 @@
-"""Make int8.tflite: a Conv1D network in 8 bits, input and output included, by TensorFlow's quantizer.
+"""Make int8.tflite: a Conv1D network in 8 bits, ends included, by TensorFlow's quantizer.
 
     python tests/data/models/make_int8.py
 

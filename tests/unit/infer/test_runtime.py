@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speech_emotion.common.errors import UserError
 from speech_emotion.common.bundle.spec import FeatureSpec
+from speech_emotion.common.errors import UserError
 from speech_emotion.infer.model import Model
 from speech_emotion.infer.runtime.network import Tensor
 from speech_emotion.infer.runtime.tflite import _tensor
