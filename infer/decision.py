@@ -127,8 +127,7 @@ def impersonal(
 ) -> Vector | None:
     """`calibrate` without the map of the bundle's users.
 
-    Temperature scaling (Guo et al., 2017), computed in float64. A stream's baseline counts these:
-    its parameters were chosen for them.
+    Temperature scaling (Guo et al., 2017), computed in float64.
     """
     if not np.isfinite(output).all():
         return None
@@ -138,7 +137,7 @@ def impersonal(
         relative, to = relative_of(output, bundle), bundle.baseline
         trust = trust_in(baseline, to, bundle.neutral)
         scores, temperature = blend(scores, relative, temperature, trust, to)
-    return _softmax(scores / temperature)
+    return _softmax(scores / (temperature * growth_of(output, bundle)))
 
 
 def personalize(probabilities: Vector, personal: Personal) -> Vector:
@@ -148,6 +147,26 @@ def personalize(probabilities: Vector, personal: Personal) -> Vector:
     # A sum of few numbers: a library's matrix product may round otherwise on other hardware.
     mapped = (np.array(personal.matrix) * scores).sum(axis=1) + np.array(personal.bias)
     return _softmax(mapped)
+
+
+def cold_probabilities(output: NDArray[np.float32], bundle: Bundle) -> Vector | None:
+    """`impersonal` without a baseline and without the growth by the distance.
+
+    A stream's baseline counts these: its parameters were chosen for them.
+    """
+    if not np.isfinite(output).all():
+        return None
+    return _softmax(cold_scores(output, bundle) / bundle.calibration.temperature)
+
+
+def growth_of(output: NDArray[np.float32], bundle: Bundle) -> float:
+    """The factor of a window's temperature: the less it sounds like the training, the higher."""
+    return bundle.calibration.growth(distance_of(output, bundle))
+
+
+def distance_of(output: NDArray[np.float32], bundle: Bundle) -> float:
+    """How far a window is from the training sounds; 1, the mean of these, without the output."""
+    return float(output[bundle.distance_at]) if bundle.distance_output else 1.0
 
 
 def cold_scores(output: NDArray[np.float32], bundle: Bundle) -> Vector:
@@ -164,7 +183,8 @@ def relative_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:
 
 def dimensions_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:
     """The values of the bundle's dimensions, 0 to 1, (dimensions,)."""
-    return np.clip(output[bundle.relative_end :].astype(np.float64), 0.0, 1.0)
+    values = output[bundle.relative_end : bundle.outputs].astype(np.float64)
+    return np.clip(values, 0.0, 1.0)
 
 
 def speech_of(output: NDArray[np.float32], bundle: Bundle) -> float:

@@ -62,6 +62,8 @@ def add(
             part.add_argument("--json", type=Path, metavar="OUT")
             outputs = "folder for the outputs of corpora and speakers left out, for `streams`"
             part.add_argument("--outputs", type=Path, metavar="DIR", help=outputs)
+            sweep = "add the robustness sweep: noise, levels, telephone, reverberation"
+            part.add_argument("--sweep", action="store_true", help=sweep)
         if name == "build":
             part.add_argument("--name", required=True)
             part.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -150,14 +152,21 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     from speech_emotion.train.bundle import whisper_card
     from speech_emotion.train.bundle.left_out import summary
     from speech_emotion.train.evaluation.evaluate import write_json
+    from speech_emotion.train.evaluation.head_robustness import (
+        changed_renderings,
+        sweep,
+        sweep_markdown,
+    )
     from speech_emotion.train.evaluation.output_files import write_outputs
     from speech_emotion.train.model.whisper import heads
+    from speech_emotion.train.model.whisper import window_statistics as extract
 
     recipe, spec, everything, keys = _load(parsed)
     training_set, others = heads.split_corpora(everything, recipe.corpora)
     window_sums = heads.sum_windows(training_set, recipe, FOLDS, parsed.seed)
     figures = build.measure(window_sums, spec, others=others)
     print("corpora left out", whisper_card.markdown(figures.left_out), sep="\n")
+    print(whisper_card.nested_ece_text(figures))
     print("speakers left out", whisper_card.markdown(figures.new_speakers), sep="\n")
     if figures.others:
         print("other corpora", whisper_card.markdown(figures.others), sep="\n")
@@ -166,12 +175,15 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     if parsed.outputs:
         for name, (clips, held_out) in figures.outputs.items():
             write_outputs(parsed.outputs / f"{name}.npz", clips, held_out)
+    found = {"command": _command(), "recipe": dataclasses.asdict(recipe), **summary(figures)}
+    if parsed.sweep:
+        encoder = extract.encoder_file(parsed.weights, spec, parsed.work)
+        renderings = changed_renderings(
+            training_set, spec, encoder, parsed.work, parsed.seed, parsed.workers
+        )
+        found["robustness"] = sweep(window_sums, renderings, figures.parameters)
+        print(sweep_markdown(found["robustness"]))
     if parsed.json:
-        found = {
-            "command": _command(),
-            "recipe": dataclasses.asdict(recipe),
-            **summary(figures),
-        }
         write_json(parsed.json, found)
     return window_sums, spec, keys, figures
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +61,20 @@ class HeldOutOutputs:
     relative: list[Relative | None]
     features: Sequence[ClipFeatures] = ()
 
+    def at(self, chosen: NDArray[np.bool_]) -> HeldOutOutputs:
+        """Of some clips.
+
+        Args:
+            chosen: (clips,).
+        """
+        rows = np.flatnonzero(chosen).tolist()
+        return HeldOutOutputs(
+            self.clips[rows],
+            [self.outputs[i] for i in rows],
+            [self.relative[i] for i in rows],
+            [self.features[i] for i in rows] if self.features else (),
+        )
+
     @property
     def clip_features(self) -> Sequence[ClipFeatures]:
         """Features per clip for `decide_clip`."""
@@ -77,32 +91,29 @@ def head_outputs(training_set: HeadTrainingSet, head: Head, clips: Index) -> Hel
     return HeldOutOutputs(clips, outputs, [head.relative] * len(clips))
 
 
-def corpora_left_out(window_sums: WindowSums) -> HeldOutOutputs:
-    """Outputs for every corpus from a head that was not trained on it."""
+def corpus_heads(window_sums: WindowSums) -> Iterator[tuple[Head, Index]]:
+    """For every corpus a head that was not trained on it, and the corpus's clips."""
     corpus = window_sums.training_set.corpus
     names, folds = sorted(set(corpus.tolist())), sorted(set(window_sums.fold.tolist()))
-    held_out = []
     for name in names:
         head = fit_head(window_sums, [n for n in names if n != name], folds)
-        held_out.append(
-            head_outputs(window_sums.training_set, head, np.flatnonzero(corpus == name))
-        )
+        yield head, np.flatnonzero(corpus == name)
         log.info("left out %s", name)
-    return _joined(held_out)
 
 
-def speakers_left_out(window_sums: WindowSums) -> HeldOutOutputs:
-    """Outputs for every speaker from a head that was trained on other speakers of all corpora."""
+def speaker_heads(window_sums: WindowSums) -> Iterator[tuple[Head, Index]]:
+    """For every group of speakers a head that was trained on the others, and the group's clips."""
     names = sorted(set(window_sums.training_set.corpus.tolist()))
     folds = sorted(set(window_sums.fold.tolist()))
-    held_out = []
     for k in folds:
         head = fit_head(window_sums, names, [f for f in folds if f != k])
-        held_out.append(
-            head_outputs(window_sums.training_set, head, np.flatnonzero(window_sums.fold == k))
-        )
+        yield head, np.flatnonzero(window_sums.fold == k)
         log.info("fold %d of %d", k + 1, len(folds))
-    return _joined(held_out)
+
+
+def left_out(training_set: HeadTrainingSet, heads: Iterable[tuple[Head, Index]]) -> HeldOutOutputs:
+    """Outputs for the clips of `corpus_heads` or `speaker_heads`."""
+    return _joined([head_outputs(training_set, head, clips) for head, clips in heads])
 
 
 def other_corpora(window_sums: WindowSums, others: HeadTrainingSet) -> HeldOutOutputs:
@@ -141,6 +152,26 @@ def calibrate(bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutp
         training_set.truth[held_out.clips],
         training_set.corpus[held_out.clips],
     )
+
+
+def nested_ece(
+    bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutputs
+) -> dict[str, float]:
+    """Corpus → ECE of its utterances with the temperatures that fit the other corpora.
+
+    Args:
+        bundle: without calibration.
+    """
+    truth, corpus = training_set.truth[held_out.clips], training_set.corpus[held_out.clips]
+    found = {}
+    for name in np.unique(corpus):
+        mine = corpus == name
+        tuned = calibrate(bundle, training_set, held_out.at(~mine))
+        decisions = decide_held_out(held_out.at(mine), tuned)
+        probabilities = np.array([d.probabilities for d in decisions])
+        right = probabilities.argmax(axis=1) == truth[mine]
+        found[str(name)] = ece(right, probabilities.max(axis=1))
+    return found
 
 
 def table(training_set: LabelledClips, held_out: HeldOutOutputs, bundle: Bundle) -> dict[str, Any]:

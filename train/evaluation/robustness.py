@@ -70,20 +70,25 @@ CONDITIONS: dict[str, Change] = {
 
 def features_by_condition(job: TrainingJob) -> dict[str, dict[int, ClipFeatures]]:
     """Condition → clip index → features of the changed clip, for the clips of the sweep."""
-    rng = np.random.default_rng(job.seed)
-    clips = job.labelled
-    chosen = np.sort(rng.choice(clips, max(1, len(clips) // SWEEP_SHARE), replace=False))
+    chosen, rate = sweep_clips(job.labelled, job.seed), job.plan.spec.sample_rate
     features = {}
-    for name, change in CONDITIONS.items():
+    for name in CONDITIONS:
         log.info("features: %s", name)
-        sounds = {int(i): _changed(job.sounds[i], job, change, int(i)) for i in chosen}
+        sounds = {int(i): changed(job.sounds[i], name, rate, job.seed, int(i)) for i in chosen}
         features[name] = extract_chosen(sounds, chosen, job.plan.spec)
     return features
 
 
-def _changed(samples: Samples, job: TrainingJob, change: Change, clip: int) -> Samples:
-    rng = np.random.default_rng([job.seed, clip])
-    return quantize(change(samples.astype(np.float64), job.plan.spec.sample_rate, rng))
+def sweep_clips(clips: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The clips of the sweep, one in `SWEEP_SHARE`, in their order."""
+    count = max(1, len(clips) // SWEEP_SHARE)
+    return np.sort(np.random.default_rng(seed).choice(clips, count, replace=False))
+
+
+def changed(samples: Samples, condition: str, rate: int, seed: int, clip: int) -> Samples:
+    """A clip's sound under a condition; `seed` and the clip's index determine the noise."""
+    rng = np.random.default_rng([seed, clip])
+    return quantize(CONDITIONS[condition](samples.astype(np.float64), rate, rng))
 
 
 def robustness_figures(

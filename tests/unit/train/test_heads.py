@@ -14,11 +14,15 @@ from speech_emotion.train.__main__ import main
 from speech_emotion.train.bundle.whisper_bundle import baseline_of
 from speech_emotion.train.data.clips import Clip
 from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
-from speech_emotion.train.evaluation.held_out import corpora_left_out, speakers_left_out
+from speech_emotion.train.evaluation.crossval import parameter_bundle
+from speech_emotion.train.evaluation.head_robustness import CLEAN, sweep, sweep_markdown
+from speech_emotion.train.evaluation.held_out import corpus_heads, left_out, speaker_heads
 from speech_emotion.train.evaluation.output_files import write_outputs
+from speech_emotion.train.evaluation.robustness import SWEEP_SHARE, sweep_clips
 from speech_emotion.train.model.teacher_file import read_teacher_file, write_teacher_file
 from speech_emotion.train.model.whisper.discriminant import moments, solve, standard
 from speech_emotion.train.model.whisper.graph import BANDS, Head, blocks
+from speech_emotion.train.model.whisper.graph import spec as whisper_spec
 from speech_emotion.train.model.whisper.heads import (
     LABELS,
     NEUTRAL,
@@ -108,9 +112,9 @@ def test_relative_scores_know_a_voice_better_than_the_others() -> None:
     assert head.relative is not None
     unknown = np.flatnonzero(sums.fold == 4)
     outputs = head.outputs(known.renderings[0].x[np.ix_(unknown, sums.columns)])
-    assert outputs.shape[1] == 2 * len(LABELS) + 1
+    assert outputs.shape[1] == 2 * len(LABELS) + 2
     truth, speaker = known.truth[unknown], known.speaker[unknown]
-    relative = outputs[:, len(LABELS) + 1 :].copy()
+    relative = outputs[:, len(LABELS) + 2 :].copy()
     for name in np.unique(speaker):
         rows = speaker == name
         weight = np.where(truth[rows] == NEUTRAL, 6.0, 1.0)
@@ -125,7 +129,7 @@ def test_the_prior_is_the_mean_over_mostly_neutral_speech() -> None:
     sums = sum_windows(known, recipe(relative=True), 2, 0)
     head = fit_head(sums, [f"C{c}" for c in range(4)], [0, 1])
     assert head.relative is not None
-    outputs = head.outputs(known.renderings[0].x[:, sums.columns])[:, len(LABELS) + 1 :]
+    outputs = head.outputs(known.renderings[0].x[:, sums.columns])[:, len(LABELS) + 2 :]
     share = np.where(known.truth == NEUTRAL, 0.65, 0.35 / 3)
     wanted = np.average(outputs, axis=0, weights=share)
     np.testing.assert_allclose(head.relative.prior, wanted, atol=0.05)
@@ -157,10 +161,33 @@ def test_a_window_is_compared_with_its_own_speaker() -> None:
     np.testing.assert_allclose(x, 0.0, atol=1e-5)
 
 
+def test_the_sweep_compares_changed_clips_with_the_same_clips_unchanged() -> None:
+    known = training_set(offset=0.5)
+    sums = sum_windows(known, recipe(average=True, relative=True), 2, 0)
+    chosen = sweep_clips(np.arange(len(known.clips)), seed=0)
+    clean = known.renderings[0]
+    rows = np.isin(clean.clip, chosen)
+    assert rows.sum() == len(known.clips) // SWEEP_SHARE
+    same = WindowStatistics(clean.x[rows], clean.clip[rows], clean.speech[rows])
+    rng = np.random.default_rng(0)
+    noisy = (same.x + rng.normal(0.0, 3.0, same.x.shape)).astype(np.float16)
+    renderings = {CLEAN: same, "noise": dataclasses.replace(same, x=noisy)}
+    bundle = parameter_bundle(whisper_spec(), LABELS, speech_output=True, distance_output=True)
+    found = sweep(sums, renderings, bundle)
+    for rates in found.values():
+        assert rates[CLEAN]["uar"] > 0.9
+        assert rates["noise"]["uar"] < rates[CLEAN]["uar"] - 0.1
+        assert rates["noise"]["ece"] > rates[CLEAN]["ece"]
+    table = sweep_markdown(found).splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == [CLEAN, "noise"]
+    assert table[2].count("+0.0") == 2
+
+
 def test_outputs_of_clips_held_out_are_written(tmp_path: Path) -> None:
     known = training_set(corpora=3)
     sums = sum_windows(known, recipe(relative=True, average=True), 2, 0)
-    for held_out in (corpora_left_out(sums), speakers_left_out(sums)):
+    for heads in (corpus_heads(sums), speaker_heads(sums)):
+        held_out = left_out(sums.training_set, heads)
         write_outputs(tmp_path / "o.npz", known, held_out)
         with np.load(tmp_path / "o.npz") as found:
             n = len(known.clips)

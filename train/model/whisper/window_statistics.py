@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,47 @@ def extract(
         np.repeat(np.arange(len(clips), dtype=np.int32), [len(x) for x, _ in found]),
         np.concatenate([s for _, s in found]),
     )
+    _save(path, statistics_set)
+    return statistics_set
+
+
+def of_changed(
+    sounds: Iterable[Samples],
+    clips: NDArray[np.int64],
+    spec: FeatureSpec,
+    encoder: Path,
+    work: Path,
+    *,
+    key: Sequence[object],
+    title: str,
+    workers: int = 1,
+) -> WindowStatistics:
+    """Statistics of changed clips, their windows as those of clean clips; cached.
+
+    Args:
+        sounds: of the clips, read only if nothing is cached.
+        clips: index per sound, (sounds,).
+        key: what determines the sounds.
+        title: of the progress bar and in the name of the cache.
+    """
+    described = json.dumps([dataclasses.asdict(spec), list(key), encoder.stat().st_size])
+    digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+    path = work / f"windows-{title.replace(' ', '_')}-{digest}.npz"
+    if path.is_file():
+        with np.load(path) as arrays:
+            return WindowStatistics(arrays["x"], arrays["clip"], arrays["speech"])
+    with pool(workers, _start, (spec, encoder)) as processes:
+        found = progress(processes.imap(_whole, sounds, chunksize=4), len(clips), title)
+    clip = np.repeat(clips, [len(x) for x in found]).astype(np.int32)
+    statistics_set = WindowStatistics(np.concatenate(found), clip, np.zeros(len(clip), np.float32))
+    _save(path, statistics_set)
+    return statistics_set
+
+
+def _save(path: Path, statistics_set: WindowStatistics) -> None:
     partial = path.with_suffix(f".{os.getpid()}.npz")
     np.savez(partial, x=statistics_set.x, clip=statistics_set.clip, speech=statistics_set.speech)
     partial.rename(path)
-    return statistics_set
 
 
 def of_sounds(
@@ -179,14 +216,20 @@ def _passing(samples: Samples) -> NDArray[np.float16]:
     return np.array(rows, np.float16).reshape(-1, size)
 
 
+def _whole(samples: Samples) -> NDArray[np.float16]:
+    """Statistics of the windows that pass the gate, or of all windows where none does."""
+    x = _passing(samples)
+    if len(x):
+        return x
+    grid = WindowGrid(_spec.window, _spec.hop)
+    return _encode([_features(window) for _, window in windows_of(samples, grid)])
+
+
 def _statistics(job: tuple[Clip, int | None]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
     clip, seed = job
     samples = load(clip, _spec.sample_rate)
     if seed is None:
-        x = _passing(samples)
-        if not len(x):
-            grid = WindowGrid(_spec.window, _spec.hop)
-            x = _encode([_features(w) for _, w in windows_of(samples, grid)])
+        x = _whole(samples)
         return x, np.zeros(len(x), np.float32)
     return _recorded_again(samples, np.random.default_rng(seed))
 
