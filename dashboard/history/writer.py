@@ -197,7 +197,8 @@ class HistoryWriter:
                 ).rowcount
                 if new:
                     self._bins.add(
-                        *(r.stream, at, r.state, r.emotion, r.confidence, r.rms_db, float(r.lost))
+                        *(r.stream, at, r.state, r.emotion, r.confidence, r.rms_db, float(r.lost)),
+                        r.dimensions,
                     )
                 self._count(r)
             case public.Utterance() as u:
