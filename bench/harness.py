@@ -103,17 +103,17 @@ class Program:
     ) -> None:
         self._command = " ".join(command)
         self._folder = tempfile.TemporaryDirectory(prefix="sep-bench-")
-        self._endpoint = f"ipc://{self._folder.name}/results"
+        self.endpoint = f"ipc://{self._folder.name}/results"
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 5)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
-        self._socket.connect(self._endpoint)
+        self._socket.connect(self.endpoint)
         self._log = (Path(self._folder.name) / "log").open("w+b")
         self.began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, *command, "--results", self._endpoint],
+            [sys.executable, *command, "--results", self.endpoint],
             stdout=subprocess.DEVNULL,
             stderr=self._log,
             cwd=root,

@@ -41,6 +41,7 @@ def window(seq: int, at: float, *, speech: bool) -> public.Result:
         skipped=0,
         timing_ms={"total": 5.0 * random.random()},
         bundle="default@a2de3198",
+        dimensions={"arousal": random.random()} if speech else None,
     )
 
 

@@ -230,7 +230,7 @@ class Summary:
         labels: labels in the order of the column `smoothed`.
         rows: one per window; where `step` is not 0, one per step, with mean level, most frequent
             emotion, and in `smoothed` the share of the speech that has each label; `seq` is null
-            where a step is 10 s or longer.
+            where a step is 10 s or longer. `dimensions` has the mean of each.
         step: length of a step in seconds; 0: each row is one window.
         utterances: the newest 500 that ended in the span, oldest first.
         utterance_count: number of all of them; where they are more than 10,000, those of whole

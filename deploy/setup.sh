@@ -75,10 +75,10 @@ fi
 # Without libportaudio2 there is no microphone; files, standard input and the page work.
 wanted="libportaudio2"
 "$python" -c "import ensurepip" 2>/dev/null || wanted="$wanted python3-venv"
-# A virtual microphone, a compiler for the stepped clock, a browser, a broker, a terminal, proxies,
+# A virtual microphone, a compiler for the stepped clock, two browsers, a broker, a terminal, proxies,
 # servers of sound, Praat. Not every system packages them (Ubuntu has no chromium): tests that need them are skipped there.
 case $kind in run | newest | agents | homeassistant) ;; *) wanted="$wanted pulseaudio pulseaudio-utils libasound2-plugins gcc libc6-dev" ;; esac
-[ "$kind" != dev ] || wanted="$wanted chromium fonts-dejavu-core mosquitto tmux nginx-light caddy praat"
+[ "$kind" != dev ] || wanted="$wanted chromium firefox-esr fonts-dejavu-core mosquitto tmux nginx-light caddy praat"
 [ "$kind" != dev ] || wanted="$wanted ffmpeg icecast2 python3-gi gir1.2-gst-rtsp-server-1.0"
 [ "$kind" != dev ] || wanted="$wanted gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 [ "$kind" != dev ] || wanted="$wanted g++ libopus0 iproute2 pipewire pipewire-bin wireplumber dbus"

@@ -40,16 +40,18 @@ def chart_rows(
         labels: order of the shares.
     """
     steps: dict[int, list[Bin]] = {}
-    for one in _bins(db, stream, start, end, step):
-        if one[1] != UTTERANCE:
-            steps.setdefault(one[0], []).append(one)
+    for one in _bins(db, stream, start, end, step, spoken=False):
+        steps.setdefault(one[0], []).append(one)
+    means = _means(db, stream, start, end, step)
     return [
-        _chart_row(start + (number + 1) * step, step, found, labels)
+        _chart_row(start + (number + 1) * step, step, found, labels, means.get(number))
         for number, found in steps.items()
     ]
 
 
-def _chart_row(at: float, step: float, found: list[Bin], labels: list[str]) -> list[Any]:
+def _chart_row(
+    at: float, step: float, found: list[Bin], labels: list[str], means: dict[str, float] | None
+) -> list[Any]:
     states = {state for _, state, *_ in found}
     state = next((one for one in ("speech", "gap") if one in states), "silence")
     given = {label: count for _, _, label, count, *_ in found if label}
@@ -61,7 +63,7 @@ def _chart_row(at: float, step: float, found: list[Bin], labels: list[str]) -> l
         shares = [round(given.get(label, 0) / speech, DIGITS) for label in labels]
     level = round(sum(one[5] for one in found) / windows, 1)
     lost = int(sum(one[6] for one in found))
-    return [None, at, step, state, emotion, confidence, None, level, lost, shares, None]
+    return [None, at, step, state, emotion, confidence, None, level, lost, shares, means]
 
 
 def utterance_counts(
@@ -69,9 +71,8 @@ def utterance_counts(
 ) -> dict[int, dict[str, int]]:
     """How many utterances have each label in each step."""
     counts: dict[int, dict[str, int]] = {}
-    for number, state, label, count, *_ in _bins(db, stream, start, end, step):
-        if state == UTTERANCE:
-            counts.setdefault(number, {})[label] = count
+    for number, _, label, count, *_ in _bins(db, stream, start, end, step, spoken=True):
+        counts.setdefault(number, {})[label] = count
     return counts
 
 
@@ -93,7 +94,7 @@ def share_rows(
     """
     start, end = span
     steps: dict[int, list[Bin]] = {}
-    for one in _bins(db, stream, start, end, step, seconds):
+    for one in _bins(db, stream, start, end, step, seconds=seconds):
         steps.setdefault(one[0], []).append(one)
     for number, found in steps.items():
         windows = sum(one[3] for one in found if one[1] != UTTERANCE)
@@ -122,11 +123,42 @@ def bounds(db: sqlite3.Connection, stream: str) -> tuple[int, int] | None:
 
 
 def _bins(
-    db: sqlite3.Connection, stream: str, start: int, end: float, step: int, seconds: int = 0
+    db: sqlite3.Connection,
+    stream: str,
+    start: int,
+    end: float,
+    step: int,
+    *,
+    spoken: bool | None = None,
+    seconds: int = 0,
 ) -> Iterator[Bin]:
+    """Bins of each step.
+
+    Args:
+        spoken: those of utterances, or those of windows; None: both.
+        seconds: length of the bins; 0: the longest that fit.
+    """
     yield from db.execute(
         "SELECT (start - ?1) / ?2 AS step, state, emotion, sum(count), sum(confidence), "
         "sum(rms_db), sum(lost) FROM bin WHERE stream = ?3 AND seconds = ?4 "
-        "AND start >= ?1 AND start < ?5 GROUP BY step, state, emotion ORDER BY step",
-        (start, step, stream, seconds or level_of(step), end),
+        "AND start >= ?1 AND start < ?5 AND ifnull((state = ?6) = ?7, 1) "
+        "GROUP BY step, state, emotion ORDER BY step",
+        (start, step, stream, seconds or level_of(step), end, UTTERANCE, spoken),
     ).fetchall()
+
+
+def _means(
+    db: sqlite3.Connection, stream: str, start: int, end: float, step: int
+) -> dict[int, dict[str, float]]:
+    """The mean of each dimension in each step; empty in a file of an earlier version."""
+    means: dict[int, dict[str, float]] = {}
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'dimension_bin'").fetchone():
+        return means
+    for number, name, mean in db.execute(
+        "SELECT (start - ?1) / ?2 AS step, dimension, sum(total) / sum(count) FROM dimension_bin "
+        "WHERE stream = ?3 AND seconds = ?4 AND start >= ?1 AND start < ?5 "
+        "GROUP BY step, dimension",
+        (start, step, stream, level_of(step), end),
+    ):
+        means.setdefault(number, {})[name] = round(mean, DIGITS)
+    return means

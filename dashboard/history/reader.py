@@ -85,8 +85,8 @@ class HistoryReader(Closing):
         More rows are aggregated in steps of equal length: levels are means, the emotion is the
         most frequent one, and `smoothed` has the share of the windows with speech that have each
         label; what is missing to 1 was `uncertain`. Steps of 10 s and more are whole bins, begin
-        at multiples of their length, and have no `seq`. `dimensions` are means
-        of shorter steps.
+        at multiples of their length, and have no `seq`. `dimensions` are means; None in a step
+        without any.
 
         Returns:
             `labels`; `rows`, whose columns are `COLUMNS`; `step`, the length of a step in

@@ -197,7 +197,8 @@ class HistoryWriter:
                 ).rowcount
                 if new:
                     self._bins.add(
-                        *(r.stream, at, r.state, r.emotion, r.confidence, r.rms_db, float(r.lost))
+                        *(r.stream, at, r.state, r.emotion, r.confidence, r.rms_db, float(r.lost)),
+                        r.dimensions,
                     )
                 self._count(r)
             case public.Utterance() as u:
@@ -288,6 +289,22 @@ class HistoryWriter:
         Raises:
             sqlite3.Error: nothing was deleted.
         """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            removed = self._delete(before)
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+        if removed:
+            self._sources.clear()
+            self._labels.clear()
+            # `execute` would take one step of this statement, which frees one page.
+            self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        return removed
+
+    def _delete(self, before: float) -> int:
         removed = 0
         for table, key in (("result", "source, seq"), ("utterance", "source, first")):
             removed += self._db.execute(
@@ -304,11 +321,7 @@ class HistoryWriter:
                 "DELETE FROM source WHERE NOT EXISTS (SELECT 1 FROM result WHERE source = id) "
                 "AND NOT EXISTS (SELECT 1 FROM utterance WHERE source = id)"
             )
-            self._sources.clear()
-            self._labels.clear()
             self._bins.purge(before, PURGE_ROWS)
-            # `execute` would take one step of this statement, which frees one page.
-            self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         return removed
 
     def count_older(self) -> bool:

@@ -68,6 +68,9 @@ export function showDimensions({ rows, start, end }) {
   chart.setData([rows.map((row) => row[ROW.time]), ...NAMES.map(of)]);
 }
 
+/** Values without a neighbour, which no line shows. */
+const alone = (u, series) => u.data[series].flatMap((value, n, all) => (value !== null && (all[n - 1] ?? null) === null && (all[n + 1] ?? null) === null ? [n] : []));
+
 function newChart() {
   const size = () => ({ width: Math.max(160, root.clientWidth), height: Math.max(60, root.clientHeight) });
   const label = () => {
@@ -82,7 +85,7 @@ function newChart() {
       axis({ size: 0, values: () => [] }),
       axis({ splits: () => [0, 0.5, 1], values: () => ["0", label(), "1"], size: 56, gap: 8 }),
     ],
-    series: [{}, ...NAMES.map((name) => ({ stroke: () => css("--ink"), width: 1.5, dash: STROKES[name], points: { show: false } }))],
+    series: [{}, ...NAMES.map((name) => ({ stroke: () => css("--ink"), width: 1.5, dash: STROKES[name], points: { show: true, size: 3, fill: () => css("--ink"), filter: alone } }))],
   }, [[], ...NAMES.map(() => [])], root);
   document.addEventListener("themechange", () => made.redraw());
   new ResizeObserver(() => made.setSize(size())).observe(root);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import itertools
@@ -30,8 +31,14 @@ STREAMS = ("main-10", "main-2", "main")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dashboard, Publisher]]:
+    with site_of_days(tmp_path_factory.mktemp("days")) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def site_of_days(folder: Path) -> Iterator[tuple[Dashboard, Publisher]]:
     """A server with a history of three days, and what publishes three streams."""
-    path = tmp_path_factory.mktemp("days") / "h.sqlite"
+    path = folder / "h.sqlite"
     write_history(path)
     with publishing() as (publisher, endpoint):
         server = Dashboard(endpoint, f"--history={path}")

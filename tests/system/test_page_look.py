@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench.page import PAINT
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result, make_utterance
@@ -22,6 +23,10 @@ from tools.browser import CHROMIUM
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: deploy/setup.sh dev installs it"
 )
+PAINT_MS, WEIGHT = 1000.0, 400_000
+"""Aims: time of the first paint; bytes of all that the page loads."""
+PAINTS = 10
+"""Loads, of which one must be as quick: a busy machine is slow."""
 QUIET = {"state": "silence", "emotion": None, "confidence": None, "smoothed": None}
 LOOKS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
@@ -29,6 +34,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "narrow": {"viewport": {"width": 320, "height": 640}, "is_mobile": True, "has_touch": True},
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
     "forced": {"viewport": {"width": 1280, "height": 900}, "forced_colors": "active"},
+    "zoomed to 200 %": {"viewport": {"width": 640, "height": 450}, "device_scale_factor": 2},
 }
 
 
@@ -97,6 +103,30 @@ def test_the_pipeline_is_one_line_until_something_is_wrong(
         page.locator("#stages").wait_for()
 
 
+def loaded(chromium: Any, url: str) -> dict[str, float]:
+    """Time of the first paint in ms, and bytes, of the page in a fresh profile."""
+    with opened(chromium, url) as page:
+        shows(page, "#emotion", "sad")
+        timing: dict[str, float] = page.evaluate(PAINT)
+    return timing
+
+
+def test_it_is_light(chromium: Any, publisher: tuple[Publisher, str]) -> None:
+    with dashboard(publisher) as server:
+        publisher[0].send(live(0))
+        assert 50_000 < loaded(chromium, server.url)["bytes"] < WEIGHT
+
+
+@pytest.mark.slow
+def test_it_is_painted_within_a_second(chromium: Any, publisher: tuple[Publisher, str]) -> None:
+    with dashboard(publisher) as server:
+        paints = []
+        for seq in range(0, 2 * PAINTS, 2):
+            publisher[0].send(live(seq))
+            paints.append(loaded(chromium, server.url)["paint"])
+        assert min(paints) < PAINT_MS, paints
+
+
 @pytest.mark.slow
 def test_a_long_time_is_shown_as_shares_and_counts(
     chromium: Any, publisher: tuple[Publisher, str], tmp_path: Path
@@ -106,7 +136,12 @@ def test_a_long_time_is_shown_as_shares_and_counts(
     begin = time.time() - 80_000.0
     for first in range(0, 40_000, 5000):
         seqs = range(first, first + 5000)
-        rows = [dataclasses.replace(make_result(seq), time=begin + 2.0 * seq) for seq in seqs]
+        rows = [
+            dataclasses.replace(
+                make_result(seq), time=begin + 2.0 * seq, dimensions={"arousal": float(seq % 2)}
+            )
+            for seq in seqs
+        ]
         writer.write([(row, 0.0) for row in rows])
     utterances = [
         dataclasses.replace(make_utterance(seq), time=begin + 60.0 * seq) for seq in range(1, 1300)
@@ -121,6 +156,10 @@ def test_a_long_time_is_shown_as_shares_and_counts(
         shows(page, "#emotion", "sad")
         page.locator("#past input[value='86400']").check()
         shows(page, "#binned", "Each bar is 2 min")
+        page.locator("#dimensions-chart canvas").wait_for()
+        page.locator("#ribbon").focus()
+        page.keyboard.press("ArrowLeft")
+        shows(page, "#reading", "arousal 0.50")
         shows(page, "#utterances-title", "the newest 60 of 1,299")
         assert page.locator("#ribbon").get_attribute("aria-busy") in (None, "false")
         page.locator("#past input[value='300']").check()

@@ -28,7 +28,11 @@ pytestmark = pytest.mark.xdist_group("chromium")
 
 @pytest.fixture
 def state(tmp_path: Path) -> dict[str, str]:
-    return {"SEP_MUTE__STATE": str(tmp_path / "mute.json")}
+    return state_in(tmp_path)
+
+
+def state_in(folder: Path) -> dict[str, str]:
+    return {"SEP_MUTE__STATE": str(folder / "mute.json")}
 
 
 def muted(running: Running) -> public.Mute | None:

@@ -43,6 +43,11 @@ def all_show(tabs: list[Any], emotion: str, publish: Callable[[], None]) -> None
 
 @pytest.mark.slow
 def test_every_one_of_24_tabs_is_live(chromium: Any, publisher: tuple[Publisher, str]) -> None:
+    check_tabs(chromium, publisher, TABS)
+
+
+def check_tabs(chromium: Any, publisher: tuple[Publisher, str], count: int) -> None:
+    """Tabs of one browser share a connection, also after it and the server were lost."""
     seq = 0
 
     def sad() -> None:
@@ -57,7 +62,7 @@ def test_every_one_of_24_tabs_is_live(chromium: Any, publisher: tuple[Publisher,
 
     with dashboard(publisher) as server:
         space = chromium.new_context()
-        tabs = [space.new_page() for _ in range(TABS)]
+        tabs = [space.new_page() for _ in range(count)]
         for tab in tabs:
             tab.goto(server.url)
         all_show(tabs, "sad", sad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import sqlite3
@@ -30,13 +31,21 @@ def path(tmp_path: Path) -> Path:
 def writer(path: Path) -> Iterator[HistoryWriter]:
     open_writer = HistoryWriter(path)
     rows: list[public.Public] = [
-        dataclasses.replace(make_result(seq, speech=seq % 5 != 0), time=T0 + 20.0 * seq)
+        dataclasses.replace(
+            make_result(seq, speech=seq % 5 != 0),
+            time=T0 + 20.0 * seq,
+            dimensions={"arousal": arousal(seq), "mood": 1.0} if seq % 5 else None,
+        )
         for seq in range(COUNT)
     ]
     rows += [spoken(seq) for seq in range(1, COUNT // 2)]
     put(open_writer, *rows)
     yield open_writer
     open_writer.close()
+
+
+def arousal(seq: int) -> float:
+    return round(seq / COUNT, 4)
 
 
 def spoken(seq: int, **changes: Any) -> public.Utterance:
@@ -50,12 +59,16 @@ def put(writer: HistoryWriter, *messages: public.Public) -> None:
     writer.write([(message, T0) for message in messages])
 
 
-def bins(path: Path) -> list[tuple[Any, ...]]:
-    db = sqlite3.connect(path)
-    try:
-        return db.execute("SELECT * FROM bin ORDER BY stream, seconds, start, state").fetchall()
-    finally:
-        db.close()
+def bins(path: Path, table: str = "bin") -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4").fetchall()
+
+
+def make_earlier(path: Path, *dropped: str) -> None:
+    """Make the file one of an earlier version, which lacks some tables and indices."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for one in dropped:
+            db.execute(f"DROP {one}")
 
 
 @pytest.mark.usefixtures("writer")
@@ -87,9 +100,10 @@ def test_a_file_of_an_earlier_version_is_counted_in_portions(
 ) -> None:
     wanted = bins(path)
     writer.close()
-    db = sqlite3.connect(path)
-    db.executescript("DROP TABLE bin; DROP TABLE binned; DROP INDEX utterance_label")
-    db.close()
+    make_earlier(
+        *(path, "TABLE bin", "TABLE binned", "TABLE dimension_bin", "TABLE dimension_binned"),
+        "INDEX utterance_label",
+    )
     with HistoryReader(path) as reader:  # before a writer has opened it
         assert reader.shares(None, 0.0, 2 * T0, 0, 100) == {
             "labels": ["angry", "sad"],
@@ -112,6 +126,54 @@ def test_a_file_of_an_earlier_version_is_counted_in_portions(
         assert reader.shares(None, 0.0, 2 * T0, 0, 100)["complete"]
         assert old["step"] > 10.0
         assert reader.windows("main", 0.0, 2 * T0, 100)["step"] == 1800.0
+
+
+def test_each_dimension_is_averaged_and_no_other(writer: HistoryWriter, path: Path) -> None:
+    put(writer, dataclasses.replace(make_result(1), dimensions={"arousal": 1.0}))  # repeated
+    with HistoryReader(path) as reader:
+        for windows, limit, step in ((100, 70, 30.0), (COUNT, 500, 120.0), (COUNT, 33, 2700.0)):
+            answer = reader.windows("main", T0 - 1.0, T0 + 20.0 * windows, limit)
+            assert answer["step"] == step
+            for row in answer["rows"]:
+                first, last = (row[1] - step - T0) / 20.0, (row[1] - T0) / 20.0
+                seqs = [n for n in range(windows + 1) if first <= n < last and n % 5]
+                assert bool(seqs) == (row[3] == "speech")
+                wanted = {"arousal": sum(map(arousal, seqs)) / len(seqs)} if seqs else None
+                assert row[10] == (wanted and pytest.approx(wanted, abs=1e-4))
+
+
+def test_a_file_without_dimensions_in_bins_gets_them_in_portions(
+    writer: HistoryWriter, path: Path
+) -> None:
+    wanted, counts = bins(path, "dimension_bin"), bins(path)
+    span = ("main", T0 - 1.0, T0 + 20.0 * COUNT, 100)
+    with HistoryReader(path) as reader:
+        chart = reader.windows(*span)
+        writer.close()
+        make_earlier(path, "TABLE dimension_bin", "TABLE dimension_binned")
+        old = reader.windows(*span)
+    assert [row[:10] for row in old["rows"]] == [row[:10] for row in chart["rows"]]
+    assert {row[10] for row in old["rows"]} == {None}
+    second = HistoryWriter(path)
+    assert bins(path, "dimension_bin") == []
+    late = dataclasses.replace(make_result(1, stream="hall"), time=T0 + 20.0 * COUNT + 90_000.0)
+    put(second, dataclasses.replace(late, dimensions={"valence": 0.25}))
+    portions = 1
+    while second.count_older():
+        portions += 1
+    second.close()
+    assert portions == pytest.approx(20 * COUNT / 600, abs=2)
+    filled = bins(path, "dimension_bin")
+    old_rows = [row for row in filled if row[3] == "arousal"]
+    assert [row[:5] for row in old_rows] == [row[:5] for row in wanted]
+    assert [row[5] for row in old_rows] == pytest.approx([row[5] for row in wanted])
+    assert len(filled) == len(wanted) + len(LEVELS)
+    assert sum(row[5] for row in bins(path)) == sum(row[5] for row in counts) + len(LEVELS)
+    with HistoryReader(path) as reader:
+        again = reader.windows(*span)
+    for row, before in zip(again["rows"], chart["rows"], strict=True):
+        assert row[:10] == before[:10]
+        assert row[10] == pytest.approx(before[10], abs=1e-4)
 
 
 @pytest.mark.usefixtures("writer")
@@ -174,11 +236,12 @@ def test_bins_go_with_their_rows_and_the_file_shrinks(writer: HistoryWriter, pat
     size = path.stat().st_size
     while writer.purge(T0 + 20.0 * COUNT - 4000.0):
         pass
-    left = bins(path)
-    assert {row[1] for row in left} == set(LEVELS)
-    assert min(row[2] + row[1] for row in left) > T0 + 20.0 * COUNT - 4000.0
+    for table in ("bin", "dimension_bin"):
+        left = bins(path, table)
+        assert {row[1] for row in left} == set(LEVELS)
+        assert min(row[2] + row[1] for row in left) > T0 + 20.0 * COUNT - 4000.0
     while writer.purge(T0 + 1e6):
         pass
-    assert bins(path) == []
+    assert bins(path) == bins(path, "dimension_bin") == []
     writer._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert path.stat().st_size < size / 4
