@@ -16,6 +16,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Cluster:
     def __init__(self, address: str, setting: Setting) -> None:
         import ray
 
-        self._ray = ray
+        self._ray: Any = ray
         self._workers: list[_Actor] = []
         self._look_at = 0.0
         with contextlib.ExitStack() as stack:
@@ -116,7 +117,7 @@ class Cluster:
             stack.enter_context(contextlib.redirect_stdout(silence))
             self._connect(address, stack)
             mark = stack.enter_context(Draft(Path(setting.folder), "cluster"))
-            self._arguments = {
+            self._arguments: dict[str, Any] = {
                 "setting": dataclasses.asdict(setting),
                 "folder": os.getcwd(),
                 "mark": mark.path.name,
@@ -144,12 +145,13 @@ class Cluster:
             }
         try:
             stack.callback(self._ray.shutdown)
-            self._ray.init(
-                AUTO if address == f"ray://{AUTO}" else address,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                **options,
-            )
+            with _without_stderr():
+                self._ray.init(
+                    AUTO if address == f"ray://{AUTO}" else address,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    **options,
+                )
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             raise UserError(f"--cluster {address}: {_reason(error)}") from None
 
@@ -336,6 +338,19 @@ class _Actor:
     def close(self) -> None:
         with contextlib.suppress(Exception):  # it is dead, or the cluster is
             self._ray.kill(self._handle)
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's core writes there once a second while it waits for a cluster."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _reason(error: Exception) -> str:

@@ -295,4 +295,5 @@ def test_another_token_is_one_line(head: Head, recordings: Path, tmp_path: Path)
     words = (recordings, "--out", tmp_path / "out", "--cluster", head.address)
     result = ended(started(*words, environment={"RAY_AUTH_TOKEN": secrets.token_hex(32)}))
     assert result.code == 2
-    assert "Ray answers, but not to this machine; set RAY_AUTH_MODE=token" in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "Ray answers, but not to this machine; set RAY_AUTH_MODE=token" in line
