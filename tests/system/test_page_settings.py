@@ -45,7 +45,7 @@ def test_a_pipeline_without_a_file_shows_its_settings(
     with opened(chromium, f"http://127.0.0.1:{port}/settings.html", locale="de-DE") as page:
         shows(page, "#problem", "Hier lässt sich jetzt nichts ändern: the pipeline was started")
         assert page.title() == "Einstellungen · Speech emotion"
-        assert page.get_by_label("Verlauf Tage").input_value() == "5"
+        assert page.get_by_label("Verlauf").input_value() == "5"
         assert page.locator("#save").is_hidden()
         assert page.locator("#keep :enabled, #quiet :enabled, #alerts :enabled").count() == 0
     running.process.terminate()
