@@ -31,9 +31,9 @@ from speech_emotion.dashboard.history.schema import (
 
 HEALTH_EVERY_S = 60.0
 """Interval at which an unchanged health message is written; a changed one is written at once."""
-PURGE_ROWS = 5000
+PURGE_ROWS = 2000
 """Rows of a table that one call of `purge` removes at most."""
-VACUUM_PAGES = 2000
+VACUUM_PAGES = 500
 """Pages of 4 KiB that one call of `purge` gives back to the file system at most."""
 
 
@@ -321,7 +321,8 @@ class HistoryWriter:
                 "DELETE FROM source WHERE NOT EXISTS (SELECT 1 FROM result WHERE source = id) "
                 "AND NOT EXISTS (SELECT 1 FROM utterance WHERE source = id)"
             )
-            self._bins.purge(before, PURGE_ROWS)
+            # A window and an utterance are in one bin of each length, or in one per dimension.
+            self._bins.purge(before, 3 * PURGE_ROWS)
         return removed
 
     def count_older(self) -> bool:
