@@ -138,7 +138,7 @@ def impersonal(
         relative, to = relative_of(output, bundle), bundle.baseline
         trust = trust_in(baseline, to, bundle.neutral)
         scores, temperature = blend(scores, relative, temperature, trust, to)
-    return _softmax(scores / temperature)
+    return _softmax(scores / (temperature * growth_of(output, bundle)))
 
 
 def personalize(probabilities: Vector, personal: Personal) -> Vector:
@@ -148,6 +148,16 @@ def personalize(probabilities: Vector, personal: Personal) -> Vector:
     # A sum of few numbers: a library's matrix product may round otherwise on other hardware.
     mapped = (np.array(personal.matrix) * scores).sum(axis=1) + np.array(personal.bias)
     return _softmax(mapped)
+
+
+def growth_of(output: NDArray[np.float32], bundle: Bundle) -> float:
+    """The factor of a window's temperature: the less it sounds like the training, the higher."""
+    return bundle.calibration.growth(distance_of(output, bundle))
+
+
+def distance_of(output: NDArray[np.float32], bundle: Bundle) -> float:
+    """How far a window is from the training sounds; 1, the mean of these, without the output."""
+    return float(output[bundle.distance_at]) if bundle.distance_output else 1.0
 
 
 def cold_scores(output: NDArray[np.float32], bundle: Bundle) -> Vector:

@@ -20,6 +20,7 @@ from speech_emotion.common.stage.main import program  # noqa: E402
 from speech_emotion.train import commands, whisper_commands  # noqa: E402
 from speech_emotion.train.data.corpora import READERS  # noqa: E402
 from speech_emotion.train.dimensions import command as arousal  # noqa: E402
+from speech_emotion.train.dimensions import distance  # noqa: E402
 from speech_emotion.train.personal import command as personal  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bundle(add.add_parser("bundle", help="make a bundle of a model that you have"))
     personal.add(add)
     arousal.add(add, _add_data, commands.selected_clips)
+    distance.add(add)
     whisper_commands.add(add, _add_data, commands.selected_clips, commands.golden_audio)
     return parser
 

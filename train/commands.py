@@ -220,7 +220,7 @@ def streams(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.evaluation.streams.window_outputs import parameters, read_outputs
 
     given = parameters(parsed.bundle, parsed.set)
-    corpora = read_outputs(parsed.outputs, given.decision.min_speech)
+    corpora = read_outputs(parsed.outputs, given.decision.min_speech, given.calibration)
     heard = figures.listen_to_all(corpora, given.baseline, range(parsed.seeds))
     used = {outputs.name: given.baseline for outputs in corpora}
     found: dict[str, Any] = {"command": _command_line()}

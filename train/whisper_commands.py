@@ -166,6 +166,7 @@ def _figures(parsed: argparse.Namespace) -> tuple[Any, ...]:
     window_sums = heads.sum_windows(training_set, recipe, FOLDS, parsed.seed)
     figures = build.measure(window_sums, spec, others=others)
     print("corpora left out", whisper_card.markdown(figures.left_out), sep="\n")
+    print(whisper_card.nested_ece_text(figures))
     print("speakers left out", whisper_card.markdown(figures.new_speakers), sep="\n")
     if figures.others:
         print("other corpora", whisper_card.markdown(figures.others), sep="\n")

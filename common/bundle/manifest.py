@@ -71,6 +71,8 @@ class Bundle:
 
     `speech_output`: behind the labels, the model's output has a value that tells speech from
     other sounds, a probability or a logit as the labels' are.
+    `distance_output`: behind that, the output has the distance of the window from the sounds that
+    the model was trained on, 1 on average over these.
     `baseline`: behind that, the output has a relative score for each label; None: it has none.
     `dimensions`: behind that, the output has a value for each of these, which has no calibration.
     A bundle with dimensions may have no labels.
@@ -88,6 +90,7 @@ class Bundle:
     calibration: Calibration
     decision: Decision
     speech_output: bool = False
+    distance_output: bool = False
     sensitivity: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
     baseline: Baseline | None = None
     model_file: str = MODEL_FILES[0]
@@ -118,7 +121,12 @@ class Bundle:
     def relative_end(self) -> int:
         """Index after the relative scores in the model's output."""
         relative = 0 if self.baseline is None else len(self.labels)
-        return len(self.labels) + self.speech_output + relative
+        return self.distance_at + self.distance_output + relative
+
+    @property
+    def distance_at(self) -> int:
+        """Index of the distance in the model's output, where it has one."""
+        return len(self.labels) + self.speech_output
 
     @property
     def neutral(self) -> int | None:
@@ -194,7 +202,7 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         )
     known = {
         *("format", "name", "labels", "licence", "features"),
-        *("input", "output", "speech_output", "relative_output", "dimensions"),
+        *("input", "output", "speech_output", "relative_output", "distance_output", "dimensions"),
         *("calibration", "decision", "sensitivity", "baseline", "personal"),
         *("files", "provenance"),
     }
@@ -228,6 +236,7 @@ def load_bundle(path: Path, display_path: Path | None = None) -> Bundle:
         calibration=read_numbers(Calibration, table.get("calibration", {}), "calibration", where),
         decision=read_decision(decision, "decision", labels, where),
         speech_output=read_flag(table, "speech_output", where),
+        distance_output=read_flag(table, "distance_output", where),
         sensitivity=read_operating_points(table.get("sensitivity", {}), decision, labels, where),
         baseline=read_baseline(table, len(labels), where),
         personal=read_personal(table, len(labels), files, where),

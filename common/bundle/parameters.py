@@ -31,11 +31,23 @@ class Calibration:
 
     Applied to the model's output per window, to the smoothed probabilities, and to the
     average over an utterance.
+
+    Attributes:
+        temperature: of a window whose distance is 1, or of all windows without distances.
+        distance: how the temperature of a window grows with its distance, see `growth`; only for
+            models with `distance_output`.
+        smoothed_temperature: of the exponential average over windows.
+        utterance_temperature: of the mean over an utterance.
     """
 
     temperature: float = 1.0
+    distance: float = 0.0
     smoothed_temperature: float = 1.0
     utterance_temperature: float = 1.0
+
+    def growth(self, distance: float) -> float:
+        """The factor by which the temperature of a window grows with its distance."""
+        return (1.0 + self.distance * max(0.0, distance)) / (1.0 + self.distance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Decision:
 
 RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.05, 100.0),
+    "distance": (0.0, 1000.0),
     "smoothed_temperature": (0.05, 100.0),
     "utterance_temperature": (0.05, 100.0),
     "smoothing": (0.01, 1.0),

@@ -13,6 +13,7 @@ from speech_emotion.train.bundle.whisper_card import (
     complete,
     frontier_markdown,
     markdown,
+    nested_ece_text,
     operating_points_text,
 )
 from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
@@ -75,6 +76,7 @@ def figures_left_out(
             name: operating_points.nested(found, chosen, labels, most)
             for name, most in operating_points.MAX_FALSE.items()
         },
+        nested_ece=study.nested_ece(blank, training_set, corpora),
         parameters=bundle,
         outputs={},
     )
@@ -103,16 +105,26 @@ def measure(job: TrainingJob, folds: int) -> Figures:
 
 def text(job: TrainingJob, figures: Figures, folds: int) -> str:
     """The figures of `measure` as Markdown."""
+    return markdown_of(job, figures, f"one of {folds} groups of speakers left out of training")
+
+
+def markdown_of(training_set: LabelledClips, figures: Figures, speakers: str) -> str:
+    """Figures as Markdown.
+
+    Args:
+        speakers: how the new speakers were left out.
+    """
     return "\n\n".join(
         [
             "95 % intervals by a bootstrap over speakers.",
             "**New corpora** (each left out of training; choose by these)",
             markdown(figures.left_out),
-            f"**New speakers, known corpora** (one of {folds} groups of speakers left out of "
-            "training; the temperatures are those of the corpora left out)",
+            nested_ece_text(figures),
+            f"**New speakers, known corpora** ({speakers}; the temperatures are those of the "
+            "corpora left out)",
             markdown(figures.new_speakers),
             "## Operating points",
-            operating_points_text(job, figures),
+            operating_points_text(training_set, figures),
             "**False labels against emotions found** (corpora left out: for each limit of false "
             "labels the bias of neutral and sad, and the threshold, that find most; without the "
             "speech threshold)",
@@ -131,6 +143,7 @@ def summary(figures: Figures) -> dict[str, Any]:
         "other_corpora_rates": figures.others_rates,
         "frontier": figures.frontier,
         "nested": figures.nested,
+        "nested_ece": figures.nested_ece,
         "calibration": dataclasses.asdict(parameters.calibration),
         "decision": dataclasses.asdict(parameters.decision),
         "sensitivity": {k: dataclasses.asdict(d) for k, d in parameters.sensitivity.items()},

@@ -59,7 +59,9 @@ def measure(
     training_set = window_sums.training_set
     held_out = study.left_out(training_set, study.corpus_heads(window_sums))
     folded = study.left_out(training_set, study.speaker_heads(window_sums))
-    blank = parameter_bundle(spec, LABELS, speech_output=bool(len(training_set.noise)))
+    blank = parameter_bundle(
+        spec, LABELS, speech_output=bool(len(training_set.noise)), distance_output=True
+    )
     measured = dataclasses.replace(
         figures_left_out(training_set, blank, held_out, folded, deciding),
         outputs={
@@ -114,7 +116,7 @@ def export(
     return Exported(
         model=flat,
         difference=float(apart[:, : n + 1].max()),
-        relative_difference=float(apart[:, n + 1 :].max(initial=0.0)),
+        relative_difference=float(apart[:, n + 2 :].max(initial=0.0)),
         changed=float((held_out != meant).mean()),
         lost=float((meant == truth).mean() - (held_out == truth).mean()),
         milliseconds=spent,
@@ -180,6 +182,7 @@ def build(
         layout="frames,dims",
         output="probabilities",
         speech_output=True,
+        distance_output=True,
         stats=statistics(spec.dims),
         golden_audio=golden,
         card=card(name, training_set, recipe, figures, exported, licence[0], command),

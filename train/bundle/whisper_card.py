@@ -40,6 +40,7 @@ class Figures:
         new_speakers: `held_out.table` of speaker-independent folds.
         frontier: `operating_points.frontier` of the corpora left out.
         nested: operating point → `operating_points.nested`.
+        nested_ece: `held_out.nested_ece`.
         parameters: a bundle without files: temperatures and operating points.
         outputs: of the corpora left out, of the speakers left out, and of other corpora, by name.
         others: `held_out.table` of corpora that are for evaluation only; None if there are none.
@@ -50,6 +51,7 @@ class Figures:
     new_speakers: dict[str, Any]
     frontier: list[dict[str, Any]]
     nested: dict[str, Any]
+    nested_ece: dict[str, float]
     parameters: Bundle
     outputs: dict[str, tuple[HeadTrainingSet, HeldOutOutputs]]
     others: dict[str, Any] | None = None
@@ -126,6 +128,7 @@ def card(
                 "**New corpora** (each left out of training"
                 f"{'' if figures.others else '; choose by these'})",
                 markdown(figures.left_out),
+                nested_ece_text(figures),
                 "**New speakers, known corpora** (5 speaker-independent folds; the temperatures "
                 "are those of the corpora left out)",
                 markdown(figures.new_speakers),
@@ -192,6 +195,16 @@ def markdown(table: Mapping[str, Any]) -> str:
         f"{mean['found_per_100']:.1f} |"
     )
     return "\n".join(rows)
+
+
+def nested_ece_text(figures: Figures) -> str:
+    """The ECE of every corpus with temperatures that fit the other ones."""
+    each = ", ".join(f"{name} {100 * found:.1f}" for name, found in figures.nested_ece.items())
+    mean = float(np.mean(list(figures.nested_ece.values())))
+    return (
+        f"ECE with the temperatures that fit the other corpora: {each}; mean {100 * mean:.1f}. "
+        "Expect these on voices of your own."
+    )
 
 
 def operating_points_text(training_set: LabelledClips, figures: Figures) -> str:

@@ -44,6 +44,7 @@ def write_bundle(
     sensitivity: Mapping[str, Decision] | None = None,
     licence_id: str = "",
     speech_output: bool = False,
+    distance_output: bool = False,
     baseline: Baseline | None = None,
     dimensions: tuple[str, ...] = (),
     provenance: Mapping[str, Any] | None = None,
@@ -61,6 +62,7 @@ def write_bundle(
         sensitivity: decisions of the operating points `low` and `high`.
         licence_id: SPDX identifier of the licence.
         speech_output: behind the labels, the model's output has the probability of speech.
+        distance_output: behind that, it has the distance of the window from the training sounds.
         baseline: behind that, it has relative scores, used with these parameters.
         dimensions: behind that, it has a value for each of these.
         provenance: origin of the model: corpora, seed, command, ….
@@ -97,6 +99,7 @@ def write_bundle(
         "licence": licence_id,
         "output": output,
         "speech_output": speech_output,
+        "distance_output": distance_output,
         "features": spec.to_table(),
         "input": {"layout": layout},
         "calibration": dataclasses.asdict(calibration or Calibration()),
@@ -152,6 +155,26 @@ def add_dimension(
         RuntimeError: the model gives other outputs for the golden vectors.
     """
     bundle = load_bundle(path)
+    shown = path / "MODEL_CARD.md"
+    table = read_toml(path / MANIFEST)
+    table["dimensions"] = [*bundle.dimensions, name]
+    table["provenance"][name] = dict(made)
+    return change_model(path, model, bundle.outputs, f"{shown.read_text()}\n{card}\n", table)
+
+
+def change_model(path: Path, model: bytes, added: int, card: str, table: dict[str, Any]) -> Bundle:
+    """Give a bundle a model with one more output.
+
+    Args:
+        model: has the outputs of the present one, with the same bits, and one more.
+        added: index of the new output.
+        card: text of the model card.
+        table: the manifest.
+
+    Raises:
+        RuntimeError: the model gives other outputs for the golden vectors.
+    """
+    bundle = load_bundle(path)
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(path, partial)
@@ -160,15 +183,11 @@ def add_dimension(
     window = golden["normalized"][np.newaxis].astype(np.float32)
     before = run_all(open_network(path / bundle.model_file), window, bundle.layout)[0]
     after = run_all(open_network(partial / bundle.model_file), window, bundle.layout)[0]
-    if after[:-1].tobytes() != before.tobytes():
+    if np.delete(after, added).tobytes() != before.tobytes():
         raise RuntimeError("the new model gives other outputs than the present one")
-    golden["probabilities"] = np.append(golden["probabilities"], after[-1:])
+    golden["probabilities"] = np.insert(golden["probabilities"], added, after[added])
     np.savez_compressed(partial / "golden.npz", **golden)  # type: ignore[arg-type]
-    shown = partial / "MODEL_CARD.md"
-    shown.write_text(f"{shown.read_text()}\n{card}\n")
-    table = read_toml(path / MANIFEST)
-    table["dimensions"] = [*bundle.dimensions, name]
-    table["provenance"][name] = dict(made)
+    (partial / "MODEL_CARD.md").write_text(card)
     _seal(partial, table)
     _check(partial)
     shutil.rmtree(path)

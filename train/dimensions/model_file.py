@@ -107,6 +107,33 @@ class ModelFile:
         output.shape = np.array([1, output.shape[1] + len(bias)], np.int32)
         return self._pack()
 
+    def insert_mean_square(self, columns: slice, position: int) -> bytes:
+        """The model with the mean square of some statistics among its outputs.
+
+        Args:
+            columns: of the statistics.
+            position: in the list of what the last operator joins: one tensor of all labels'
+                probabilities, then one tensor for each further output.
+        """
+        *others, last = self._graph.operators
+        axis = self._constant(np.array([1], np.int32), schema.TensorType.INT32)
+        share = np.zeros(self.columns, np.float32)
+        share[columns] = 1.0 / len(share[columns])
+        factor = self._constant(share, schema.TensorType.FLOAT32)
+        square, product, value = (self._tensor(n) for n in (self.columns, self.columns, 1))
+        row, keep = self._statistics, schema.ReducerOptionsT(keepDims=True)
+        others += [
+            self._operator("MUL", [row, row], square, schema.MulOptionsT()),
+            self._operator("MUL", [square, factor], product, schema.MulOptionsT()),
+            self._operator("SUM", [product, axis], value, keep),
+        ]
+        joined = list(last.inputs)
+        last.inputs = [*joined[:position], value, *joined[position:]]
+        self._graph.operators = [*others, last]
+        output = self._graph.tensors[last.outputs[0]]
+        output.shape = np.array([1, output.shape[1] + 1], np.int32)
+        return self._pack()
+
     def _is_row(self, tensor: int) -> bool:
         shape = self._graph.tensors[tensor].shape
         return shape is not None and len(shape) == 2 and shape[0] == 1 and shape[1] > 1

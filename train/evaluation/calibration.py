@@ -50,6 +50,34 @@ def fit_temperature(probabilities: Vector, truth: NDArray[np.int64], weight: Vec
     return round(float(np.exp(minimum.x)), 4)
 
 
+def fit_distance(
+    probabilities: Vector, distance: Vector, truth: NDArray[np.int64], weight: Vector
+) -> tuple[float, float]:
+    """The temperature and its growth with the distance, `Calibration`'s, of the smallest `nll`.
+
+    Args:
+        distance: per item, (n,); 1 is usual.
+        truth, weight: see `nll`.
+    """
+    scores = np.log(np.maximum(probabilities, 1e-12))
+
+    def grown(growth: float) -> tuple[float, float]:
+        factors = (1.0 + growth * np.maximum(distance, 0.0)) / (1.0 + growth)
+        raised = np.exp(scores / factors[:, np.newaxis])
+        raised /= raised.sum(axis=1, keepdims=True)
+        temperature = fit_temperature(raised, truth, weight)
+        return nll(raised, truth, weight, temperature), temperature
+
+    found = minimize_scalar(
+        lambda log_growth: grown(float(np.exp(log_growth)))[0],
+        bounds=(np.log(0.01), np.log(100.0)),
+        method="bounded",
+        options={"xatol": 0.01},
+    )
+    growth = round(float(np.exp(found.x)), 4)
+    return grown(growth)[1], growth
+
+
 def corpus_weights(corpora: NDArray[np.str_]) -> Vector:
     """Weights (clips,) by which a corpus of n clips counts as the square root of n.
 
@@ -85,7 +113,12 @@ def calibrate_bundle(
     window_truth = np.repeat(truth, sizes)
     window_weight = np.repeat(corpus_weights(corpora) / np.maximum(sizes, 1), sizes)
     stacked = np.concatenate(outputs)[:, : len(bundle.labels)].astype(np.float64)
-    bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
+    if bundle.distance_output:
+        distance = np.concatenate(outputs)[:, bundle.distance_at].astype(np.float64)
+        temperature, growth = fit_distance(stacked, distance, window_truth, window_weight)
+        bundle = _with(bundle, temperature=temperature, distance=growth)
+    else:
+        bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
     decisions = _decide(bundle, features, outputs)
     smoothed = np.concatenate([d.smoothed for d in decisions])
     utterances = np.array([d.probabilities for d in decisions])

@@ -22,7 +22,11 @@ from speech_emotion.train.model.training_job import TrainingJob
 
 
 def parameter_bundle(
-    spec: FeatureSpec, labels: tuple[str, ...], *, speech_output: bool = False
+    spec: FeatureSpec,
+    labels: tuple[str, ...],
+    *,
+    speech_output: bool = False,
+    distance_output: bool = False,
 ) -> Bundle:
     """A bundle without files for `decide_clip`: temperature 1, no abstention."""
     return Bundle(
@@ -36,6 +40,7 @@ def parameter_bundle(
         calibration=Calibration(),
         decision=Decision(),
         speech_output=speech_output,
+        distance_output=distance_output,
     )
 
 

@@ -61,6 +61,20 @@ class HeldOutOutputs:
     relative: list[Relative | None]
     features: Sequence[ClipFeatures] = ()
 
+    def at(self, chosen: NDArray[np.bool_]) -> HeldOutOutputs:
+        """Of some clips.
+
+        Args:
+            chosen: (clips,).
+        """
+        rows = np.flatnonzero(chosen).tolist()
+        return HeldOutOutputs(
+            self.clips[rows],
+            [self.outputs[i] for i in rows],
+            [self.relative[i] for i in rows],
+            [self.features[i] for i in rows] if self.features else (),
+        )
+
     @property
     def clip_features(self) -> Sequence[ClipFeatures]:
         """Features per clip for `decide_clip`."""
@@ -138,6 +152,26 @@ def calibrate(bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutp
         training_set.truth[held_out.clips],
         training_set.corpus[held_out.clips],
     )
+
+
+def nested_ece(
+    bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutputs
+) -> dict[str, float]:
+    """Corpus → ECE of its utterances with the temperatures that fit the other corpora.
+
+    Args:
+        bundle: without calibration.
+    """
+    truth, corpus = training_set.truth[held_out.clips], training_set.corpus[held_out.clips]
+    found = {}
+    for name in np.unique(corpus):
+        mine = corpus == name
+        tuned = calibrate(bundle, training_set, held_out.at(~mine))
+        decisions = decide_held_out(held_out.at(mine), tuned)
+        probabilities = np.array([d.probabilities for d in decisions])
+        right = probabilities.argmax(axis=1) == truth[mine]
+        found[str(name)] = ece(right, probabilities.max(axis=1))
+    return found
 
 
 def table(training_set: LabelledClips, held_out: HeldOutOutputs, bundle: Bundle) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def write_outputs(path: Path, training_set: HeadTrainingSet, held_out: HeldOutOu
         window=np.concatenate([np.arange(size) for size in sizes]).astype(np.int16),
         cold=outputs[:, :n],
         speech=outputs[:, n],
-        relative=outputs[:, n + 1 :],
+        distance=outputs[:, n + 1],
+        relative=outputs[:, n + 2 :],
         prior=np.repeat([r.prior for r in relative], sizes, axis=0),
         bias=np.repeat([r.bias for r in relative], sizes, axis=0),
     )

@@ -129,7 +129,7 @@ def _measure(parsed: argparse.Namespace) -> int:
     from speech_emotion.train.personal import figures
 
     given = parameters(parsed.bundle, [])
-    corpora = read_outputs(parsed.outputs, given.decision.min_speech)
+    corpora = read_outputs(parsed.outputs, given.decision.min_speech, given.calibration)
     found = figures.figures(corpora, given, range(parsed.seeds))
     for mode, listeners in found.items():
         for listener, rows in listeners.items():

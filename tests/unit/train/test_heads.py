@@ -112,9 +112,9 @@ def test_relative_scores_know_a_voice_better_than_the_others() -> None:
     assert head.relative is not None
     unknown = np.flatnonzero(sums.fold == 4)
     outputs = head.outputs(known.renderings[0].x[np.ix_(unknown, sums.columns)])
-    assert outputs.shape[1] == 2 * len(LABELS) + 1
+    assert outputs.shape[1] == 2 * len(LABELS) + 2
     truth, speaker = known.truth[unknown], known.speaker[unknown]
-    relative = outputs[:, len(LABELS) + 1 :].copy()
+    relative = outputs[:, len(LABELS) + 2 :].copy()
     for name in np.unique(speaker):
         rows = speaker == name
         weight = np.where(truth[rows] == NEUTRAL, 6.0, 1.0)
@@ -129,7 +129,7 @@ def test_the_prior_is_the_mean_over_mostly_neutral_speech() -> None:
     sums = sum_windows(known, recipe(relative=True), 2, 0)
     head = fit_head(sums, [f"C{c}" for c in range(4)], [0, 1])
     assert head.relative is not None
-    outputs = head.outputs(known.renderings[0].x[:, sums.columns])[:, len(LABELS) + 1 :]
+    outputs = head.outputs(known.renderings[0].x[:, sums.columns])[:, len(LABELS) + 2 :]
     share = np.where(known.truth == NEUTRAL, 0.65, 0.35 / 3)
     wanted = np.average(outputs, axis=0, weights=share)
     np.testing.assert_allclose(head.relative.prior, wanted, atol=0.05)
@@ -172,7 +172,7 @@ def test_the_sweep_compares_changed_clips_with_the_same_clips_unchanged() -> Non
     rng = np.random.default_rng(0)
     noisy = (same.x + rng.normal(0.0, 3.0, same.x.shape)).astype(np.float16)
     renderings = {CLEAN: same, "noise": dataclasses.replace(same, x=noisy)}
-    bundle = parameter_bundle(whisper_spec(), LABELS, speech_output=True)
+    bundle = parameter_bundle(whisper_spec(), LABELS, speech_output=True, distance_output=True)
     found = sweep(sums, renderings, bundle)
     for rates in found.values():
         assert rates[CLEAN]["uar"] > 0.9

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from speech_emotion.common.bundle.manifest import Bundle, load_bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.features.extractor import load_statistics
-from speech_emotion.infer.decision import cold_scores, relative_of, speech_of
+from speech_emotion.infer.decision import cold_scores, distance_of, relative_of, speech_of
 from speech_emotion.infer.model import Model
 from speech_emotion.train.data.augment import quantize, telephone
 from speech_emotion.train.data.clips import Clip, Samples, load, mapping, select
@@ -153,6 +153,7 @@ def _write(
             rendering=np.concatenate(rendering).astype(np.int8),
             label=np.array([bundle.labels.index(clip.emotion) for clip in clips], np.int8)[owner],
             cold=(cold / cold.sum(axis=1, keepdims=True)).astype(np.float32),
+            distance=np.array([distance_of(one, bundle) for one in outputs], np.float32),
             speech=np.array([speech_of(one, bundle) for one in outputs], np.float32),
             relative=np.array([relative_of(one, bundle) for one in outputs], np.float32),
             prior=np.array(bundle.baseline.prior, np.float32),

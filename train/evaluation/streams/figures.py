@@ -89,7 +89,7 @@ def evidence_of(outputs: WindowOutputs) -> list[Evidence | None]:
     seconds = np.bincount(outputs.clip, weight, outputs.clips)
     relative, cold = (
         np.stack([np.bincount(outputs.clip, weight * x, outputs.clips) for x in table.T], axis=1)
-        for table in (outputs.relative, np.exp(outputs.cold))
+        for table in (outputs.relative, outputs.probabilities)
     )
     return [
         Evidence(relative[k] / seconds[k], cold[k] / seconds[k], float(seconds[k]))
@@ -177,6 +177,7 @@ def blended(
     # A test compares this with `blend`.
     scores = (1.0 - weight) * outputs.cold[rows] + weight * (outputs.relative[rows] + offset)
     scores /= temperature + share * (to.temperature - temperature)
+    scores /= outputs.growth[rows, np.newaxis]
     raised: Matrix = np.exp(scores - scores.max(axis=1, keepdims=True))
     raised /= raised.sum(axis=1, keepdims=True)
     return raised

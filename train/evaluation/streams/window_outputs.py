@@ -14,6 +14,7 @@ from speech_emotion.common.bundle.baseline import Baseline, read_baseline
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.parameters import Calibration, Decision
 from speech_emotion.common.errors import UserError
+from speech_emotion.train.model.whisper.discriminant import softmax
 
 Matrix = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -37,6 +38,8 @@ class WindowOutputs:
         twin: the same clip through another microphone, (clips,); -1 without one.
         plain: the clip is no such twin, (clips,).
         bias: of the relative scores, (labels,).
+        growth: factor of each window's temperature, (windows,).
+        probabilities: calibrated ones without a baseline, (windows, labels).
     """
 
     name: str
@@ -50,6 +53,8 @@ class WindowOutputs:
     twin: Index
     plain: NDArray[np.bool_]
     bias: Matrix
+    growth: Matrix
+    probabilities: Matrix
 
     @property
     def clips(self) -> int:
@@ -105,19 +110,22 @@ def parameters(folder: Path | None, settings: Sequence[str]) -> Parameters:
     return dataclasses.replace(found, baseline=baseline)
 
 
-def read_outputs(files: Sequence[Path], min_speech: float) -> list[WindowOutputs]:
+def read_outputs(
+    files: Sequence[Path], min_speech: float, calibration: Calibration | None = None
+) -> list[WindowOutputs]:
     """Read npz files of window outputs; one item per corpus and file.
 
     Args:
         min_speech: probability of speech from which a window counts for a baseline.
+        calibration: of the windows; None: temperature 1.
 
     Raises:
         UserError: a file is missing, damaged, or lacks a key.
     """
-    return [corpus for file in files for corpus in _read(file, min_speech)]
+    return [corpus for file in files for corpus in _read(file, min_speech, calibration)]
 
 
-def _read(file: Path, min_speech: float) -> list[WindowOutputs]:
+def _read(file: Path, min_speech: float, calibration: Calibration | None) -> list[WindowOutputs]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             table = {key: archive[key] for key in archive.files}
@@ -133,23 +141,29 @@ def _read(file: Path, min_speech: float) -> list[WindowOutputs]:
         if table[key].shape != (n, labels):
             raise UserError(f"{file}: {key} has shape {table[key].shape}, not {(n, labels)}")
     names = sorted(set(table["corpus"].tolist()))
-    return [_corpus(name, table, min_speech) for name in names]
+    to = calibration or Calibration()
+    return [_corpus(name, table, min_speech, to) for name in names]
 
 
-def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> WindowOutputs:
+def _corpus(
+    name: str, table: dict[str, NDArray[Any]], min_speech: float, calibration: Calibration
+) -> WindowOutputs:
     rows = np.flatnonzero(table["corpus"] == name)
     rendering = table.get("rendering", np.zeros(len(table["clip"]), np.int8)).astype(np.int64)
     number = 2 * table["clip"].astype(np.int64) + (rendering > 0)
     rows = rows[np.argsort(number[rows], kind="stable")]
     clips, first, clip = np.unique(number[rows], return_index=True, return_inverse=True)
     place = {int(clip): k for k, clip in enumerate(clips)}
+    cold = np.log(np.maximum(table["cold"][rows].astype(np.float64), 1e-12))
+    distance = table.get("distance", np.ones(len(table["clip"])))
     # A prior per window belongs to the model of the window's fold.
     prior = table["prior"] if table["prior"].ndim == 1 else table["prior"][rows]
     bias = table["bias"] if table["bias"].ndim == 1 else table["bias"][rows].mean(axis=0)
+    growth = np.array([calibration.growth(d) for d in distance[rows].tolist()])
     return WindowOutputs(
         name=name,
         labels=tuple(table["labels"].tolist()),
-        cold=np.log(np.maximum(table["cold"][rows].astype(np.float64), 1e-12)),
+        cold=cold,
         relative=table["relative"][rows].astype(np.float64) - prior,
         evidence=table["speech"][rows] >= min_speech,
         clip=clip.astype(np.int64).reshape(len(rows)),
@@ -160,4 +174,6 @@ def _corpus(name: str, table: dict[str, NDArray[Any]], min_speech: float) -> Win
         twin=np.array([-1 if clip % 2 else place.get(int(clip) + 1, -1) for clip in clips]),
         plain=clips % 2 == 0,
         bias=bias.astype(np.float64),
+        growth=growth,
+        probabilities=softmax(cold / (calibration.temperature * growth[:, np.newaxis])),
     )

@@ -112,6 +112,24 @@ def _statistics(inputs: Any, weights: Weights, names: Sequence[str]) -> list[Any
     return found
 
 
+DISTANCE_STATISTIC = "mean2"
+"""Statistic of the distance if the recipe has it; otherwise all its statistics."""
+
+
+def distance_columns(names: Sequence[str]) -> slice:
+    """Columns of the named statistics whose mean square, standardized, is a window's distance.
+
+    It is 1 on average over the training windows, and higher for sounds unlike them.
+    """
+    start = 0
+    for name in names:
+        stop = start + blocks()[name].stop - blocks()[name].start
+        if name == DISTANCE_STATISTIC:
+            return slice(start, stop)
+        start = stop
+    return slice(0, start)
+
+
 @dataclasses.dataclass(frozen=True)
 class Relative:
     """Relative scores: linear in the standardized columns; a stream's mean is subtracted in use.
@@ -149,9 +167,9 @@ class Head:
     relative: Relative | None = None
 
     def outputs(self, x: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Outputs for statistics (windows, columns), (windows, labels + 1 or 2 * labels + 1).
+        """Outputs for statistics (windows, columns), (windows, labels + 2 or 2 * labels + 2).
 
-        Probabilities of the labels and of speech, then the relative scores of the labels.
+        Probabilities of the labels and of speech, the distance, and the relative scores.
         """
         z = (x.astype(np.float32) - self.mean) / self.std
         scores = z @ self.weight + self.bias
@@ -159,6 +177,8 @@ class Head:
         raised = np.exp(scores)
         speech = 1.0 / (1.0 + np.exp(-(z @ self.speech_weight + self.speech_bias)))
         found = [raised / raised.sum(axis=1, keepdims=True), speech[:, np.newaxis]]
+        near = z[:, distance_columns(self.names)]
+        found.append(np.square(near).mean(axis=1, keepdims=True))
         if self.relative is not None:
             found.append(z @ self.relative.weight)
         return np.concatenate(found, axis=1).astype(np.float32)
@@ -182,6 +202,8 @@ def emotion_graph(weights: Weights, head: Head, frames: int, bands: int = 80) ->
     scores = [score(row, b) for row, b in zip(head.weight.T, head.bias, strict=True)]
     found = [ops.softmax(ops.concatenate(scores, axis=1), axis=1)]
     found.append(ops.sigmoid(score(head.speech_weight, head.speech_bias)))
+    near = z[:, distance_columns(head.names)]
+    found.append(ops.mean(near * near, axis=1, keepdims=True))
     if head.relative is not None:
         found += [score(row, 0.0) for row in head.relative.weight.T]
     return keras.Model(inputs, ops.concatenate(found, axis=1))
