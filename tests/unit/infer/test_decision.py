@@ -350,6 +350,31 @@ def test_extreme_outputs_are_probabilities(output: str, scores: list[float]) -> 
     assert calibrated.sum() == pytest.approx(1.0)
 
 
+def test_the_temperature_grows_with_the_distance_from_the_training_sounds() -> None:
+    plain = bundle()
+    labels = len(plain.labels)
+    tuned = dataclasses.replace(
+        plain, distance_output=True, calibration=Calibration(temperature=0.8, distance=3.0)
+    )
+    same = dataclasses.replace(plain, calibration=Calibration(temperature=0.8))
+    output = np.full(labels + 1, 0.1, np.float32)
+    output[0] = 1.0 - 0.1 * (labels - 1)
+
+    def confidence(distance: float) -> float:
+        output[labels] = distance
+        found = calibrate(output, tuned)
+        assert found is not None
+        return float(found.max())
+
+    usual = calibrate(output[:labels], same)
+    assert usual is not None
+    assert confidence(1.0) == float(usual.max())
+    assert confidence(0.2) > confidence(1.0) > confidence(4.0) > 1 / labels
+    assert confidence(-1.0) == confidence(0.0)
+    output[labels] = np.nan
+    assert calibrate(output, tuned) is None
+
+
 def test_logits_become_probabilities() -> None:
     logits = np.array([1.0, 3.0, 0.5], np.float32)
     calibrated = calibrate(logits, bundle(output="logits"))

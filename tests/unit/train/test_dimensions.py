@@ -132,6 +132,12 @@ def test_an_output_is_added_and_the_others_keep_their_bits() -> None:
     after = run_tflite_all(longer, windows, "frames,dims")
     assert after[:, :-2].tobytes() == before.tobytes()
     np.testing.assert_allclose(after[:, -2:], statistics @ weight + [0.25, -1.0], atol=1e-4)
+    at = 5  # after four labels and speech
+    squared = ModelFile(content).insert_mean_square(slice(10, 20), 2)
+    found = run_tflite_all(squared, windows, "frames,dims")
+    assert np.delete(found, at, axis=1).tobytes() == before.tobytes()
+    wanted = np.square(statistics[:, 10:20]).mean(axis=1)
+    np.testing.assert_allclose(found[:, at], wanted, rtol=1e-4)
     with pytest.raises(UserError, match="no pooled statistics"):
         ModelFile((ROOT / "models" / "small" / "model.tflite").read_bytes())
 

@@ -12,6 +12,7 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speech_emotion.common.bundle.parameters import Calibration
 from speech_emotion.common.bundle.spec import FeatureSpec
 from speech_emotion.common.errors import UserError
 from speech_emotion.train.bundle.convert import layout_for
@@ -37,7 +38,7 @@ from speech_emotion.train.data.dataset import active
 from speech_emotion.train.data.feature_statistics import FeatureStatistics
 from speech_emotion.train.data.nonspeech import mix
 from speech_emotion.train.data.splits import leave_corpus_out, random_folds, speaker_folds
-from speech_emotion.train.evaluation.calibration import fit_temperature, nll
+from speech_emotion.train.evaluation.calibration import fit_distance, fit_temperature, nll
 from speech_emotion.train.evaluation.metrics import (
     ece,
     figures,
@@ -229,6 +230,23 @@ def test_temperature_undoes_overconfidence() -> None:
     found = fit_temperature(overconfident, truth, even)
     assert found == pytest.approx(3.0, rel=0.1)
     assert nll(overconfident, truth, even, found) < nll(overconfident, truth, even, 1.0)
+
+
+def test_a_temperature_that_grows_with_the_distance_is_found() -> None:
+    rng = np.random.default_rng(0)
+    distance = rng.uniform(0.5, 4.0, 8000)
+    scores = rng.standard_normal((8000, 3)) * 2
+    odds = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    truth = np.array([rng.choice(3, p=p) for p in odds])
+    wanted = Calibration(temperature=2.0, distance=2.0)
+    factors = np.array([wanted.temperature * wanted.growth(d) for d in distance])
+    given = np.exp(scores * factors[:, np.newaxis])
+    given /= given.sum(axis=1, keepdims=True)
+    temperature, growth = fit_distance(given, distance, truth, np.ones(8000))
+    assert temperature == pytest.approx(2.0, rel=0.1)
+    assert growth == pytest.approx(2.0, rel=0.5)
+    near, _ = fit_distance(given, np.ones(8000), truth, np.ones(8000))
+    assert near == pytest.approx(fit_temperature(given, truth, np.ones(8000)), rel=1e-3)
 
 
 # --- examples ------------------------------------------------------------------------------
