@@ -26,7 +26,7 @@ from bench.history import window
 from speech_emotion.common.wire import public
 from speech_emotion.fleet.messages import BOX, HEALTH, HEALTH_S, NUMBER_HEADER, RESULT, subject
 from speech_emotion.fleet.streams import apply, definition
-from tools.browser import free_port
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS_S = 2

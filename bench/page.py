@@ -28,7 +28,8 @@ import zmq
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.paths import PACKAGE as ROOT
 from speech_emotion.common.wire import public
-from tools.browser import browser, free_port
+from tools.browser import browser
+from tools.ports import free_port
 
 DEMO = ROOT / "examples" / "demo.flac"
 LOADS = 10

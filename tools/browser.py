@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +30,3 @@ def browser() -> Iterator[Any]:
             yield launched
         finally:
             launched.close()
-
-
-def free_port() -> int:
-    """A free TCP port of the loopback interface."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port

@@ -15,7 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from tools.browser import browser, free_port
+from tools.browser import browser
+from tools.ports import free_port
 
 DOCS = Path(__file__).parent.parent / "docs"
 DEMO = "examples/demo.flac"

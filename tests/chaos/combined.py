@@ -29,7 +29,6 @@ from speech_emotion.dashboard.history.reader import HistoryReader
 from speech_emotion.supervision.control_socket import running
 from tests.chaos.events import Disturber, Event, schedule
 from tests.chaos.scene import RATE, Row, Scale, first_difference, folder
-from tests.support.key_files import free_port
 from tests.support.pipelines import (
     BUNDLE,
     DEMO,
@@ -42,6 +41,7 @@ from tests.support.pipelines import (
     wait_until,
 )
 from tests.support.swaps import OTHER, exchanges, messages_of
+from tools.ports import free_port
 
 BUNDLES = {"small": BUNDLE, "other": OTHER}
 FORMATS = (("wav", 16000, 1, "PCM_16"), ("flac", 44100, 2, "PCM_24"), ("mp3", 22050, 1, None))

@@ -21,9 +21,10 @@ from speech_emotion.supervision.control_socket import running
 from tests.chaos.late import PageReader, kill_and_wait, samples_from
 from tests.chaos.scene import Row, Scale, Scene, folder, in_order, speech
 from tests.chaos.stalls import losses, restarts
-from tests.support.key_files import KeyFolder, free_port
+from tests.support.key_files import KeyFolder
 from tests.support.pipelines import BUNDLE, ROOT, Subscriber, offline, wait_until
 from tests.support.swaps import OTHER, ask_swap, messages_of
+from tools.ports import free_port
 
 CONNECTIONS = 1000
 DESCRIPTORS = 1024

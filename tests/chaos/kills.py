@@ -34,7 +34,7 @@ from tests.chaos.scene import (
 from tests.support.alert_messages import alert_config, expected_alerts
 from tests.support.alert_receivers import Posted, web_server
 from tests.support.pipelines import leftovers, offline, wait_until
-from tools.browser import free_port
+from tools.ports import free_port
 
 WINDOW_S = 1.0
 BLOCK = 320

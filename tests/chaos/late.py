@@ -43,9 +43,9 @@ from tests.chaos.scene import (
     shifted,
     speech,
 )
-from tests.support.key_files import free_port
 from tests.support.pipelines import BUNDLE, leftovers, offline, wait_until
 from tests.support.swaps import messages_of
+from tools.ports import free_port
 
 LATE = 40 * 24 * 3600 * RATE
 """First sample of a run that has lasted for 40 days: beyond 2^32, and a multiple of the hop."""

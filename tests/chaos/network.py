@@ -20,7 +20,8 @@ from tests.chaos.scene import REPORTED_S, RETURN_S, Row, Scale, Scene, folder, i
 from tests.chaos.sources import KINDS, LONG, is_named
 from tests.support import sound_senders, sound_servers
 from tests.support.network_namespace import LOCAL
-from tests.support.sound_servers import Cable, Server, Sound, free_port, noise
+from tests.support.sound_servers import Cable, Server, Sound, noise
+from tools.ports import free_port
 
 CYCLES = 200
 HEARD_S = 10.0
@@ -245,7 +246,7 @@ def drift(scale: Scale) -> list[Row]:
     """A device that sends its sound 100 ppm too fast."""
     from websockets.sync.client import connect
 
-    address = f"ws://127.0.0.1:{sound_servers.free_port()}/device"
+    address = f"ws://127.0.0.1:{free_port()}/device"
     block_s, rate = 0.02, 16000
     figures: dict[str, float] = {}
     with folder() as here, Scene(f"--source=listen:{address}") as scene:

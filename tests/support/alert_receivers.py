@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tools.browser import free_port
+from tools.ports import free_port
 
 NTFY_KEYS: dict[str, type] = {
     "topic": str,

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.pipelines import PATIENCE_S
-from tools.browser import free_port
+from tools.ports import free_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 

@@ -22,7 +22,7 @@ from speech_emotion.common.stage.jobs import FleetJob
 from speech_emotion.fleet.configurations import write_files
 from speech_emotion.fleet.plan import Plan
 from tests.support.pipelines import PATIENCE_S, ROOT, command, wait_until
-from tools.browser import free_port
+from tools.ports import free_port
 
 NATS_SERVER = shutil.which(
     "nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"

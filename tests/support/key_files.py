@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 from speech_emotion.common.security.curve import (
     CurveClientKeys,
     make_keys,
 )
+from tools.ports import free_port
 
 
 class KeyFolder:
@@ -30,9 +30,3 @@ class KeyFolder:
 
     def client_keys(self, who: str, server: str = "box") -> CurveClientKeys:
         return CurveClientKeys(self.folder / f"{who}.key_secret", self.folder / f"{server}.key")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

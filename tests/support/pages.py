@@ -19,7 +19,7 @@ from speech_emotion.common.wire import public
 from tests.support.live_page import INFO
 from tests.support.pipelines import PATIENCE_S, ROOT, wait_until
 from tests.support.publisher import Publisher, health
-from tools.browser import free_port
+from tools.ports import free_port
 
 TOKEN = "a-token-of-enough-length"
 API = "/api/v1"

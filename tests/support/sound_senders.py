@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.support.network_namespace import LOCAL, Site
 from tests.support.pipelines import ROOT
-from tests.support.sound_servers import Server, Sound, ffmpeg, free_port
+from tests.support.sound_servers import Server, Sound, ffmpeg
+from tools.ports import free_port
 
 SUPPORT = Path(__file__).parent
 HLS = (

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from speech_emotion.common.closing import Closing
 from speech_emotion.common.linux.parent_death import die_with_parent
 from tests.support.network_namespace import LOCAL, Site
+from tools.ports import free_port
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 START_S = 20.0
@@ -49,13 +50,6 @@ def has_rtsp_server() -> bool:
 def has_icecast() -> bool:
     """Whether Icecast is installed."""
     return shutil.which("icecast2") is not None
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of loopback that no program uses at this moment."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(port: int, host: str = "127.0.0.1") -> bool:

@@ -22,7 +22,7 @@ from tests.support.alert_receivers import mail_server, ntfy_answer, web_server
 from tests.support.broker import MOSQUITTO, Broker, Listener
 from tests.support.certificates import make_certificate
 from tests.support.pipelines import wait_until
-from tools.browser import free_port
+from tools.ports import free_port
 
 # The mail server warns of a password without TLS; alerts send one so to this machine only.
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")

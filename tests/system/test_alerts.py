@@ -16,7 +16,7 @@ from speech_emotion.common.wire import public
 from tests.support.alert_messages import alert_config, expected_alerts
 from tests.support.alert_receivers import Posted, WebServer, web_server
 from tests.support.pipelines import ROOT, Received, Running, command, kill, wait_until
-from tools.browser import free_port
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]

@@ -21,7 +21,7 @@ from tests.support.live_page import INFO, live
 from tests.support.pages import API, TOKEN, Dashboard, answers, get
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
 from tests.support.publisher import Publisher
-from tools.browser import free_port
+from tools.ports import free_port
 
 OPENSSL = shutil.which("openssl")
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="needs openssl")

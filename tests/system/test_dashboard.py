@@ -26,7 +26,7 @@ from tests.support.live_page import INFO, live
 from tests.support.pages import STATIC, TOKEN, Dashboard, answers, get, greeting, latest
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
 from tests.support.publisher import Publisher, health, publishing
-from tools.browser import free_port
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]

@@ -33,6 +33,7 @@ from tests.support.pipelines import (
 from tests.support.publisher import result
 from tests.support.pulse import VirtualMicrophone, installed
 from tests.support.sound_servers import PASSWORD
+from tools.ports import free_port
 
 Clip = Callable[..., Path]
 Supervise = Callable[..., Running]
@@ -188,7 +189,7 @@ def test_network_sources_are_heard_or_named(tmp_path: Path) -> None:
     sound = sound_servers.noise(tmp_path, 16000)
     servers = {"phone": sound_senders.websocket(sound), "sender": sound_senders.rtp(sound)}
     sources = {name: server.url for name, server in servers.items()}
-    sources |= {"absent": f"rtsp://joe:{PASSWORD}@127.0.0.1:{sound_servers.free_port()}/x"}
+    sources |= {"absent": f"rtsp://joe:{PASSWORD}@127.0.0.1:{free_port()}/x"}
     config = tmp_path / "box.toml"
     config.write_text(
         f"[listen]\ntoken = '{sound_senders.TOKEN}'\n"

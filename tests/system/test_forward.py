@@ -9,8 +9,9 @@ from pathlib import Path
 
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.wire import public
-from tests.support.key_files import KeyFolder, free_port
+from tests.support.key_files import KeyFolder
 from tests.support.pipelines import PATIENCE_S, ROOT, Running
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]

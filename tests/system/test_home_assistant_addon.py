@@ -21,7 +21,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 import speech_emotion
 from tests.support.broker import Broker, Listener
 from tests.support.pipelines import PATIENCE_S, ROOT, fresh_endpoint, wait_until
-from tools.browser import free_port
+from tools.ports import free_port
 
 ADDON = ROOT / "deploy" / "homeassistant"
 REQUIRED = {"name", "version", "slug", "description", "arch"}

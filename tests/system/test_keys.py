@@ -22,7 +22,7 @@ from speech_emotion.common.security.curve import (
     read_pair,
 )
 from speech_emotion.common.wire import public
-from tests.support.key_files import KeyFolder, free_port
+from tests.support.key_files import KeyFolder
 from tests.support.pipelines import (
     PATIENCE_S,
     ROOT,
@@ -30,6 +30,7 @@ from tests.support.pipelines import (
     offline,
     wait_until,
 )
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 

@@ -22,9 +22,10 @@ from tests.support import opus_encoder, sound_servers
 from tests.support.certificates import make_certificate
 from tests.support.pages import shows
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
-from tests.support.sound_servers import Sound, free_port, noise
+from tests.support.sound_servers import Sound, noise
 from tests.support.watched import Watched
 from tools.browser import CHROMIUM, FLAGS
+from tools.ports import free_port
 
 websockets = pytest.importorskip("websockets", reason="needs the extra `listen`")
 

@@ -13,7 +13,8 @@ from tests.support.alert_messages import alert_config
 from tests.support.alert_receivers import web_server
 from tests.support.pages import API, answers, get, opened, post_json, shows, text
 from tests.support.pipelines import Running, wait_until
-from tools.browser import CHROMIUM, free_port
+from tools.browser import CHROMIUM
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]

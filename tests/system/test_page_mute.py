@@ -12,7 +12,8 @@ import pytest
 from speech_emotion.common.wire import public
 from tests.support.pages import API, TOKEN, Dashboard, answers, get, opened, post_json, shows, text
 from tests.support.pipelines import Running, fresh_endpoint, wait_until
-from tools.browser import CHROMIUM, free_port
+from tools.browser import CHROMIUM
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]

@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.pages import Dashboard, answers, opened, shows, text
 from tests.support.pipelines import Running, wait_until
-from tools.browser import CHROMIUM, free_port
+from tools.browser import CHROMIUM
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]

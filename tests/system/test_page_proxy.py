@@ -18,7 +18,8 @@ from tests.support.live_page import INFO, live
 from tests.support.pages import TOKEN, Dashboard, opened, shows
 from tests.support.pipelines import PATIENCE_S, wait_until
 from tests.support.publisher import Publisher
-from tools.browser import CHROMIUM, free_port
+from tools.browser import CHROMIUM
+from tools.ports import free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CADDY = shutil.which("caddy")

@@ -19,7 +19,7 @@ from tests.support.key_files import KeyFolder
 from tests.support.pages import TOKEN, answers, get
 from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, command, wait_until
 from tests.support.swaps import OTHER
-from tools.browser import free_port
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]

@@ -19,7 +19,6 @@ from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.wire import connections, internal, public
 from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
-from tests.support.key_files import free_port
 from tests.support.pipelines import (
     PATIENCE_S,
     ROOT,
@@ -29,6 +28,7 @@ from tests.support.pipelines import (
     wait_until,
 )
 from tests.support.sockets import KeepingContext
+from tools.ports import free_port
 
 LIMIT = 8
 

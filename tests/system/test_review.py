@@ -34,7 +34,8 @@ from tests.support.pipelines import (
     nothing_left_but,
     wait_until,
 )
-from tools.browser import CHROMIUM, free_port
+from tools.browser import CHROMIUM
+from tools.ports import free_port
 
 Supervise = Callable[..., Running]
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

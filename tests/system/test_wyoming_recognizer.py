@@ -17,8 +17,9 @@ import soundfile
 
 from tests.support import sound_servers
 from tests.support.pipelines import Running, command, wait_until
-from tests.support.sound_servers import Server, Sound, free_port, noise
+from tests.support.sound_servers import Server, Sound, noise
 from tests.support.watched import Watched
+from tools.ports import free_port
 
 pytest.importorskip("wyoming", reason="needs the extra `test`")
 pytest.importorskip("websockets", reason="needs the extra `listen`")

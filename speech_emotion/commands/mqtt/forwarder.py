@@ -65,6 +65,7 @@ class Forwarder:
         self._commands: deque[bool] = deque(maxlen=1)
         self._closing = False
         self._absent = False
+        self._current = False  # the broker has every retained payload of this connection
         self._lock = threading.Lock()
         # A broker disconnects the older of two clients with the same id.
         client_id = f"{topics.prefix}-forward-{secrets.token_hex(4)}"
@@ -91,7 +92,7 @@ class Forwarder:
             if self._retained.get(topic) == (payload, qos):
                 return
             self._retained[topic] = payload, qos
-            if self._client.is_connected():
+            if self._current:  # else `_publish_all` sends it, once
                 self._client.publish(topic, payload, qos=qos, retain=True)
 
     def utterance(self, utterance: public.Utterance) -> None:
@@ -140,8 +141,8 @@ class Forwarder:
             report(f"the broker refused the connection: {code}")
             return
         self._absent = False
-        report("connected")
         self._publish_all()
+        report("connected")
         topics = [self._birth, self._topics.status, self._topics.availability("+")]
         if self._listen:
             topics.append(self._topics.set_mute)
@@ -177,6 +178,7 @@ class Forwarder:
 
     def _publish_all(self) -> None:
         with self._lock:
+            self._current = True
             self._client.publish(self._topics.status, ONLINE, qos=1, retain=True)
             for topic, (payload, qos) in self._retained.items():
                 self._client.publish(topic, payload, qos=qos, retain=True)
@@ -195,6 +197,8 @@ class Forwarder:
             )
 
     def _on_disconnect(self, _c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+        with self._lock:
+            self._current = False
         if not self._closing:
             self._absent = True
             report(f"disconnected ({code}); reconnecting")

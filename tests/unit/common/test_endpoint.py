@@ -14,7 +14,7 @@ from speech_emotion.common.client.results import Results
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire.endpoint import remove_file
 from speech_emotion.common.wire.sockets import bind, connect
-from tests.support.key_files import free_port
+from tools.ports import free_port
 
 
 @pytest.fixture

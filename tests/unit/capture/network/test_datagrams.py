@@ -13,7 +13,7 @@ import pytest
 from speech_emotion.capture.sources.network.connection import Chunk
 from speech_emotion.capture.sources.network.datagrams import DatagramConnection, rtp_payload
 from speech_emotion.capture.sources.network.listening import ListenAddress, parse
-from tests.support.sound_servers import free_port
+from tools.ports import free_port
 
 FRAMES = np.arange(-160, 160, dtype=np.int16)
 

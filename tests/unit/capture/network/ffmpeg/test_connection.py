@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -47,7 +48,12 @@ class Camera:
 
     def _serve(self) -> None:
         client, _ = self._listener.accept()
-        with client, client.makefile("r", newline="") as requests:
+        # A client that ends before it has read an answer resets the connection.
+        with (
+            client,
+            client.makefile("r", newline="") as requests,
+            contextlib.suppress(ConnectionError),
+        ):
             lines: list[str] = []
             for line in requests:
                 lines.append(line.strip())
