@@ -34,16 +34,16 @@ class Calibration:
 
     Attributes:
         temperature: of a window whose distance is 1, or of all windows without distances.
-        distance: how the temperature of a window grows with its distance, see `growth`; only for
-            models with `distance_output`.
         smoothed_temperature: of the exponential average over windows.
         utterance_temperature: of the mean over an utterance.
+        distance: how the temperature of a window grows with its distance, see `growth`; only for
+            models with `distance_output`.
     """
 
     temperature: float = 1.0
-    distance: float = 0.0
     smoothed_temperature: float = 1.0
     utterance_temperature: float = 1.0
+    distance: float = 0.0
 
     def growth(self, distance: float) -> float:
         """The factor by which the temperature of a window grows with its distance."""

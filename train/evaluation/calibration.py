@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from speech_emotion.common.bundle.manifest import Bundle
 from speech_emotion.train.data.stream_features import ClipFeatures
 from speech_emotion.train.evaluation.metrics import threshold_at
 from speech_emotion.train.evaluation.offline_decisions import ClipDecisions, decide_clip
+from speech_emotion.train.model.whisper.discriminant import softmax
 
 COVERAGE = 0.8
 """Share of the windows, and of the utterances, that get a label."""
@@ -21,6 +23,10 @@ SPEECH_LOST = 0.01
 """Share of the windows, and of the utterances, of speech that may be rejected as not speech."""
 MAX_SPEECH_THRESHOLD = 0.7
 """Upper limit of the speech thresholds: rooms and voices in use differ from the fitting clips."""
+
+TEMPERATURES = (2.0 ** np.arange(-2.0, 2.01, 0.125)).tolist()
+GROWTHS = (2.0 ** np.arange(-3.0, 4.01, 0.5)).tolist()
+"""Temperatures, and their growths with the distance, that are tried."""
 
 Vector = NDArray[np.float64]
 
@@ -50,32 +56,63 @@ def fit_temperature(probabilities: Vector, truth: NDArray[np.int64], weight: Vec
     return round(float(np.exp(minimum.x)), 4)
 
 
-def fit_distance(
-    probabilities: Vector, distance: Vector, truth: NDArray[np.int64], weight: Vector
-) -> tuple[float, float]:
-    """The temperature and its growth with the distance, `Calibration`'s, of the smallest `nll`.
+def confidence_gap(
+    probabilities: Vector, truth: NDArray[np.int64], weight: Vector, corpora: NDArray[np.str_]
+) -> float:
+    """Mean over the corpora of the difference between mean confidence and accuracy.
 
     Args:
-        distance: per item, (n,); 1 is usual.
-        truth, weight: see `nll`.
+        probabilities: (n, labels).
+        truth, weight, corpora: per item, (n,).
+    """
+    excess = probabilities.max(axis=1) - (probabilities.argmax(axis=1) == truth)
+    return float(
+        np.mean(
+            [
+                abs(np.average(excess[corpora == name], weights=weight[corpora == name]))
+                for name in np.unique(corpora)
+            ]
+        )
+    )
+
+
+def fit_distance(
+    probabilities: Vector,
+    distance: Vector,
+    truth: NDArray[np.int64],
+    weight: Vector,
+    corpora: NDArray[np.str_],
+) -> tuple[float, float]:
+    """The temperature and its growth with the distance, `Calibration`'s, of the smallest gap.
+
+    Every corpus counts the same, see `confidence_gap`: on corpora left out this gives a smaller
+    ECE than the smallest `nll`, by which the corpus with most overconfident errors decides.
+
+    Args:
+        distance: per item, (n,).
+        probabilities, truth, weight, corpora: see `confidence_gap`.
     """
     scores = np.log(np.maximum(probabilities, 1e-12))
 
-    def grown(growth: float) -> tuple[float, float]:
+    def gap(temperature: float, growth: float) -> float:
         factors = (1.0 + growth * np.maximum(distance, 0.0)) / (1.0 + growth)
-        raised = np.exp(scores / factors[:, np.newaxis])
-        raised /= raised.sum(axis=1, keepdims=True)
-        temperature = fit_temperature(raised, truth, weight)
-        return nll(raised, truth, weight, temperature), temperature
+        grown = scores / (temperature * factors)[:, np.newaxis]
+        return confidence_gap(softmax(grown), truth, weight, corpora)
 
-    found = minimize_scalar(
-        lambda log_growth: grown(float(np.exp(log_growth)))[0],
-        bounds=(np.log(0.01), np.log(100.0)),
-        method="bounded",
-        options={"xatol": 0.01},
+    chosen = min(itertools.product(TEMPERATURES, GROWTHS), key=lambda pair: gap(*pair))
+    return round(chosen[0], 4), round(chosen[1], 4)
+
+
+def fit_gap(
+    probabilities: Vector, truth: NDArray[np.int64], weight: Vector, corpora: NDArray[np.str_]
+) -> float:
+    """The temperature of the smallest gap, see `confidence_gap`."""
+    scores = np.log(np.maximum(probabilities, 1e-12))
+    found = min(
+        TEMPERATURES,
+        key=lambda t: confidence_gap(softmax(scores / t), truth, weight, corpora),
     )
-    growth = round(float(np.exp(found.x)), 4)
-    return grown(growth)[1], growth
+    return round(found, 4)
 
 
 def corpus_weights(corpora: NDArray[np.str_]) -> Vector:
@@ -113,20 +150,28 @@ def calibrate_bundle(
     window_truth = np.repeat(truth, sizes)
     window_weight = np.repeat(corpus_weights(corpora) / np.maximum(sizes, 1), sizes)
     stacked = np.concatenate(outputs)[:, : len(bundle.labels)].astype(np.float64)
+    window_corpora = np.repeat(corpora, sizes)
     if bundle.distance_output:
         distance = np.concatenate(outputs)[:, bundle.distance_at].astype(np.float64)
-        temperature, growth = fit_distance(stacked, distance, window_truth, window_weight)
-        bundle = _with(bundle, temperature=temperature, distance=growth)
+        fitted = fit_distance(stacked, distance, window_truth, window_weight, window_corpora)
+        bundle = _with(bundle, temperature=fitted[0], distance=fitted[1])
     else:
         bundle = _with(bundle, temperature=fit_temperature(stacked, window_truth, window_weight))
     decisions = _decide(bundle, features, outputs)
     smoothed = np.concatenate([d.smoothed for d in decisions])
     utterances = np.array([d.probabilities for d in decisions])
-    bundle = _with(
-        bundle,
-        smoothed_temperature=fit_temperature(smoothed, window_truth, window_weight),
-        utterance_temperature=fit_temperature(utterances, truth, corpus_weights(corpora)),
-    )
+    if bundle.distance_output:
+        bundle = _with(
+            bundle,
+            smoothed_temperature=fit_gap(smoothed, window_truth, window_weight, window_corpora),
+            utterance_temperature=fit_gap(utterances, truth, corpus_weights(corpora), corpora),
+        )
+    else:
+        bundle = _with(
+            bundle,
+            smoothed_temperature=fit_temperature(smoothed, window_truth, window_weight),
+            utterance_temperature=fit_temperature(utterances, truth, corpus_weights(corpora)),
+        )
     decisions = _decide(bundle, features, outputs)
     smoothed = np.concatenate([d.smoothed for d in decisions])
     utterances = np.array([d.probabilities for d in decisions])

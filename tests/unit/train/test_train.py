@@ -38,7 +38,13 @@ from speech_emotion.train.data.dataset import active
 from speech_emotion.train.data.feature_statistics import FeatureStatistics
 from speech_emotion.train.data.nonspeech import mix
 from speech_emotion.train.data.splits import leave_corpus_out, random_folds, speaker_folds
-from speech_emotion.train.evaluation.calibration import fit_distance, fit_temperature, nll
+from speech_emotion.train.evaluation.calibration import (
+    confidence_gap,
+    fit_distance,
+    fit_gap,
+    fit_temperature,
+    nll,
+)
 from speech_emotion.train.evaluation.metrics import (
     ece,
     figures,
@@ -242,11 +248,17 @@ def test_a_temperature_that_grows_with_the_distance_is_found() -> None:
     factors = np.array([wanted.temperature * wanted.growth(d) for d in distance])
     given = np.exp(scores * factors[:, np.newaxis])
     given /= given.sum(axis=1, keepdims=True)
-    temperature, growth = fit_distance(given, distance, truth, np.ones(8000))
-    assert temperature == pytest.approx(2.0, rel=0.1)
-    assert growth == pytest.approx(2.0, rel=0.5)
-    near, _ = fit_distance(given, np.ones(8000), truth, np.ones(8000))
-    assert near == pytest.approx(fit_temperature(given, truth, np.ones(8000)), rel=1e-3)
+    corpora = np.where(distance < 2.0, "near", "far")
+    even = np.ones(8000)
+    temperature, growth = fit_distance(given, distance, truth, even, corpora)
+    assert temperature == pytest.approx(2.0, rel=0.2)
+    assert 1.0 < growth < 6.0
+    to = Calibration(temperature=temperature, distance=growth)
+    tuned = np.log(given) / np.array([[to.temperature * to.growth(d)] for d in distance])
+    tuned = np.exp(tuned) / np.exp(tuned).sum(axis=1, keepdims=True)
+    assert confidence_gap(tuned, truth, even, corpora) < 0.02
+    assert confidence_gap(given, truth, even, corpora) > 0.1
+    assert fit_gap(given, truth, even, corpora) > 2.0
 
 
 # --- examples ------------------------------------------------------------------------------
