@@ -174,7 +174,8 @@ def relative_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:
 
 def dimensions_of(output: NDArray[np.float32], bundle: Bundle) -> Vector:
     """The values of the bundle's dimensions, 0 to 1, (dimensions,)."""
-    return np.clip(output[bundle.relative_end :].astype(np.float64), 0.0, 1.0)
+    values = output[bundle.relative_end : bundle.outputs].astype(np.float64)
+    return np.clip(values, 0.0, 1.0)
 
 
 def speech_of(output: NDArray[np.float32], bundle: Bundle) -> float:

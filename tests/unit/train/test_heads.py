@@ -163,7 +163,7 @@ def test_a_window_is_compared_with_its_own_speaker() -> None:
 
 def test_the_sweep_compares_changed_clips_with_the_same_clips_unchanged() -> None:
     known = training_set(offset=0.5)
-    sums = sum_windows(known, recipe(average=True), 2, 0)
+    sums = sum_windows(known, recipe(average=True, relative=True), 2, 0)
     chosen = sweep_clips(np.arange(len(known.clips)), seed=0)
     clean = known.renderings[0]
     rows = np.isin(clean.clip, chosen)

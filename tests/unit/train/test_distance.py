@@ -1,0 +1,86 @@
+"""`train distance`: the output that is added, and the calibration by it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.errors import UserError
+from speech_emotion.infer.decision import calibrate, distance_of
+from speech_emotion.infer.model import Model
+from speech_emotion.train.__main__ import main
+from speech_emotion.train.dimensions.distance import read
+from tests.support.pipelines import ROOT
+
+LABELS = ("angry", "happy", "neutral", "sad")
+FAR = 4.0
+
+
+def write(path: Path, seed: int) -> None:
+    """Held-out outputs of three corpora; in the last, far one most confident labels are wrong."""
+    rng = np.random.default_rng(seed)
+    n, corpora = 240, ("A", "B", "C")
+    corpus = np.repeat(corpora, n)
+    label = np.tile(np.arange(4), 3 * n // 4)
+    scores = rng.normal(0.0, 1.0, (3 * n, 4))
+    lost = corpus == "C"
+    heard = np.where(lost, rng.integers(4, size=3 * n), label)
+    scores[np.arange(3 * n), heard] += 3.0
+    raised = np.exp(scores)
+    np.savez(
+        path,
+        labels=np.array(LABELS),
+        corpus=corpus,
+        speaker=np.char.add(corpus, (np.arange(3 * n) // 4 % 12).astype(str)),
+        clip=np.arange(3 * n, dtype=np.int32),
+        label=label.astype(np.int8),
+        cold=(raised / raised.sum(axis=1, keepdims=True)).astype(np.float32),
+        speech=np.full(3 * n, 0.99, np.float32),
+        distance=np.where(lost, FAR, 1.0).astype(np.float32),
+        relative=scores.astype(np.float32),
+    )
+
+
+def test_files_without_distances_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no file of `whisper crossval --outputs`"):
+        read(tmp_path / "left_out.npz")
+    write(tmp_path / "a.npz", 0)
+    with np.load(tmp_path / "a.npz") as whole:
+        few = {key: whole[key] for key in whole.files if key != "distance"}
+    np.savez(tmp_path / "left_out.npz", **few)
+    with pytest.raises(UserError, match="distance"):
+        read(tmp_path / "left_out.npz")
+
+
+def test_a_bundle_gets_the_distance_and_is_less_sure_of_far_sounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, outputs = tmp_path / "open", tmp_path / "outputs"
+    shutil.copytree(ROOT / "models" / "open", folder)
+    if load_bundle(folder).distance_output:
+        pytest.skip("the shipped bundle has the distance")
+    outputs.mkdir()
+    for seed, name in enumerate(("left_out.npz", "new_speakers.npz")):
+        write(outputs / name, seed)
+    words = ["distance", "--bundle", str(folder), "--outputs", str(outputs), "--write"]
+    assert main(words) == 0
+    assert "ECE with the temperatures that fit the other corpora" in capsys.readouterr().out
+    made = load_bundle(folder)
+    assert made.calibration.distance > 0.1
+    assert "python -m train distance" in (folder / "MODEL_CARD.md").read_text()
+    features = made.arrays("golden.npz")["normalized"].astype(np.float32)
+    output = Model(made).predict(features)
+    before = Model(load_bundle(ROOT / "models" / "open")).predict(features)
+    assert np.delete(output, made.distance_at).tobytes() == before.tobytes()
+    assert 0.1 < distance_of(output, made) < 10.0
+    near, far = output.copy(), output.copy()
+    near[made.distance_at], far[made.distance_at] = 1.0, FAR
+    p_near, p_far = calibrate(near, made), calibrate(far, made)
+    assert p_near is not None
+    assert p_far is not None
+    assert p_far.max() < p_near.max() - 0.05
+    assert main(words) == 2
