@@ -15,10 +15,10 @@ from speech_emotion.infer.decision import (
     NOTHING,
     State,
     calibrate,
+    cold_probabilities,
     decide,
     dimensions_of,
     finish,
-    impersonal,
     relative_of,
     sound_flaw,
     speech_of,
@@ -48,7 +48,7 @@ def classify(
         output = model.predict(features)
         probabilities, speech = calibrate(output, bundle, before), speech_of(output, bundle)
         dimensions = dimensions_of(output, bundle)
-        cold = None if before is None else impersonal(output, bundle)
+        cold = None if before is None else cold_probabilities(output, bundle)
         if cold is not None and sound_flaw(window, speech, bundle) is None:
             heard = Evidence(relative_of(output, bundle), cold, hop_s)
     result, utterances, after = decide(state, window, probabilities, bundle, speech, dimensions)

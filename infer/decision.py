@@ -127,8 +127,7 @@ def impersonal(
 ) -> Vector | None:
     """`calibrate` without the map of the bundle's users.
 
-    Temperature scaling (Guo et al., 2017), computed in float64. A stream's baseline counts these:
-    its parameters were chosen for them.
+    Temperature scaling (Guo et al., 2017), computed in float64.
     """
     if not np.isfinite(output).all():
         return None
@@ -148,6 +147,16 @@ def personalize(probabilities: Vector, personal: Personal) -> Vector:
     # A sum of few numbers: a library's matrix product may round otherwise on other hardware.
     mapped = (np.array(personal.matrix) * scores).sum(axis=1) + np.array(personal.bias)
     return _softmax(mapped)
+
+
+def cold_probabilities(output: NDArray[np.float32], bundle: Bundle) -> Vector | None:
+    """`impersonal` without a baseline and without the growth by the distance.
+
+    A stream's baseline counts these: its parameters were chosen for them.
+    """
+    if not np.isfinite(output).all():
+        return None
+    return _softmax(cold_scores(output, bundle) / bundle.calibration.temperature)
 
 
 def growth_of(output: NDArray[np.float32], bundle: Bundle) -> float:

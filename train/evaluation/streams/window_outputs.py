@@ -39,7 +39,7 @@ class WindowOutputs:
         plain: the clip is no such twin, (clips,).
         bias: of the relative scores, (labels,).
         growth: factor of each window's temperature, (windows,).
-        probabilities: calibrated ones without a baseline, (windows, labels).
+        probabilities: what the baseline counts, `infer.decision.cold_probabilities`.
     """
 
     name: str
@@ -175,5 +175,5 @@ def _corpus(
         plain=clips % 2 == 0,
         bias=bias.astype(np.float64),
         growth=growth,
-        probabilities=softmax(cold / (calibration.temperature * growth[:, np.newaxis])),
+        probabilities=softmax(cold / calibration.temperature),
     )
