@@ -112,7 +112,7 @@ def fit_gap(
         TEMPERATURES,
         key=lambda t: confidence_gap(softmax(scores / t), truth, weight, corpora),
     )
-    return round(found, 4)
+    return round(float(found), 4)
 
 
 def corpus_weights(corpora: NDArray[np.str_]) -> Vector:
