@@ -9,9 +9,9 @@ PR_SET_PDEATHSIG = 1
 """See prctl(2)."""
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the thread that started it ends.
+def die_with_parent(signum: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when the thread that started it ends.
 
-    The kernel does so even while this process is stopped or stuck.
+    SIGKILL ends it even while it is stopped or stuck; another one lets it end in order.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from speech_emotion.common.bundle.adapted import is_adapted_from
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import EXIT_OK, UserError
+from speech_emotion.common.linux.parent_death import die_with_parent
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.stage.jobs import ReviewOptions
 from speech_emotion.common.wire.internal import Swap, Swapped
@@ -128,6 +129,7 @@ class Adapting:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            preexec_fn=lambda: die_with_parent(signal.SIGINT),
         )
         try:
             out, errors = await asyncio.wait_for(process.communicate(), self._deadline_s)

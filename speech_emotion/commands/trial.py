@@ -20,6 +20,7 @@ from speech_emotion.commands.finding import Finding, Level, bad, look, well
 from speech_emotion.common.client.results import Results
 from speech_emotion.common.config.load import load_config, to_toml
 from speech_emotion.common.config.model import Config
+from speech_emotion.common.linux.parent_death import die_with_parent
 from speech_emotion.common.paths import DEMO_CLIP
 from speech_emotion.common.source_address import FFMPEG_KINDS, shown
 from speech_emotion.common.wire import public
@@ -150,6 +151,7 @@ def run_trial(config: Config) -> Trial:
                 stderr=subprocess.PIPE,
                 text=True,
                 env=environment,
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
             )
             try:
                 return _listen(child, results)

@@ -34,6 +34,7 @@ from tests.support.sound_servers import PASSWORD, Server, Sound, noise, silence
 LONG: dict[str, Any] = {"settled_s": 6.0, "absent_s": 6.0}
 """A settled connection, and an absence of several attempts."""
 JITTER_S = 0.2
+WRONG_TOKEN = "another-token-of-a-device"
 GARBAGE = str(Path(sound_servers.__file__).with_name("garbage.py"))
 Make = Callable[[Sound, Site], Server]
 
@@ -48,6 +49,8 @@ class Kind:
         garbage: how random bytes reach it (tests/support/garbage.py); None: any bytes are sound.
         segment_s: its server keeps sound in segments of so many seconds: until the next one is due,
             nothing is missing.
+        guarded: makes a server that asks for `PASSWORD`, or a device that has another token; None:
+            it knows no passwords, or ffmpeg's server knows none.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Kind:
     channels: int = 1
     garbage: str | None = "serve"
     segment_s: float = 0.0
+    guarded: Make | None = None
 
 
 def _in_folder(make: Callable[[Sound, Path, Site], Server]) -> Make:
@@ -71,10 +75,18 @@ def _in_folder(make: Callable[[Sound, Path, Site], Server]) -> Make:
 
 
 KINDS = {
-    "rtsp": Kind("RTSP", lambda sound, site: sound_servers.rtsp(sound, site=site)),
+    "rtsp": Kind(
+        "RTSP",
+        lambda sound, site: sound_servers.rtsp(sound, site=site),
+        guarded=lambda sound, site: sound_servers.rtsp(sound, password=PASSWORD, site=site),
+    ),
     "rtmp": Kind("RTMP", lambda sound, site: sound_servers.rtmp(sound, site=site), 22050),
     "srt": Kind(
-        "SRT", lambda sound, site: sound_servers.srt(sound, site=site), 48000, 2, garbage="answer"
+        "SRT",
+        lambda sound, site: sound_servers.srt(sound, site=site),
+        *(48000, 2),
+        garbage="answer",
+        guarded=lambda sound, site: sound_servers.srt(sound, password=PASSWORD, site=site),
     ),
     "udp": Kind(
         "UDP (MPEG-TS)",
@@ -83,7 +95,11 @@ KINDS = {
         garbage="send",
     ),
     "icecast": Kind(
-        "Icecast", _in_folder(lambda sound, at, site: sound_servers.icecast(sound, at, site=site))
+        "Icecast",
+        _in_folder(lambda sound, at, site: sound_servers.icecast(sound, at, site=site)),
+        guarded=_in_folder(
+            lambda sound, at, site: sound_servers.icecast(sound, at, site=site, password=PASSWORD)
+        ),
     ),
     "hls": Kind(
         "HLS",
@@ -91,7 +107,10 @@ KINDS = {
         segment_s=1.0,
     ),
     "websocket": Kind(
-        "WebSocket", lambda sound, site: sound_senders.websocket(sound, site=site), garbage="push"
+        "WebSocket",
+        lambda sound, site: sound_senders.websocket(sound, site=site),
+        garbage="push",
+        guarded=lambda sound, site: sound_senders.websocket(sound, site=site, token=WRONG_TOKEN),
     ),
     "rtp": Kind("RTP", lambda sound, site: sound_senders.rtp(sound, site=site), garbage=None),
     "datagrams": Kind(
@@ -139,7 +158,7 @@ def _faults(kind: Kind) -> list[Row]:
         stack.callback(place.server.close)
         source = place.server.url
         env = {"SEP_LISTEN__TOKEN": sound_senders.TOKEN}
-        rows = [_wrong_password(place, here)] if kind.name in ("RTSP", "WebSocket") else []
+        rows = [_wrong_password(place, here)] if kind.guarded is not None else []
         with Scene(f"--source={source}", env=env) as scene:
             rows.append(_late(scene, place))
             faults = [
@@ -287,14 +306,11 @@ def _garbage(scene: Scene, place: Place, how: str) -> Row:
 
 
 def _wrong_password(place: Place, here: Path) -> Row:
-    """A camera refuses the pipeline; the pipeline refuses a device."""
-    if place.kind.name == "RTSP":
-        server = sound_servers.rtsp(noise(here, 16000), password=PASSWORD, site=place.site)
-        source = server.url.replace(PASSWORD, "wrong")
-    else:
-        wrong = "another-token-of-a-device"
-        server = sound_senders.websocket(noise(here, 16000), site=place.site, token=wrong)
-        source = server.url
+    """A server refuses the pipeline, or the pipeline a device."""
+    assert place.kind.guarded is not None
+    sound = noise(here, place.kind.rate, place.kind.channels)
+    server = place.kind.guarded(sound, place.site)
+    source = server.url.replace(PASSWORD, "wrong-password")
     env = {"SEP_LISTEN__TOKEN": sound_senders.TOKEN}
     with server, Scene(f"--source={source}", env=env) as scene:
         scene.await_health(_capture_runs, "capture to run")

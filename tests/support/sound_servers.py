@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import http.server
 import os
 import random
@@ -59,6 +60,18 @@ def answers(port: int, host: str = "127.0.0.1") -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
+LISTENING = "0A"
+"""The state in /proc/net/tcp; see tcp_states.h of Linux."""
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a program listens at a TCP port of IPv4 in the network namespace of a process."""
+    with contextlib.suppress(FileNotFoundError):
+        rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+        return any(row[1].endswith(f":{port:04X}") and row[3] == LISTENING for row in rows)
+    return False
+
+
 class Server(Closing):
     """A server process that can be started, killed, stopped (SIGSTOP) and continued.
 
@@ -98,13 +111,14 @@ class Server(Closing):
                 )
             )
             if number == 0 and self._port is not None:
-                self._await(self._port)
+                self._await(self._processes[0], self._port)
         return self
 
-    def _await(self, port: int) -> None:
+    def _await(self, process: subprocess.Popen[bytes], port: int) -> None:
         deadline = time.monotonic() + START_S
-        while not answers(port, self._site.host):
-            if time.monotonic() > deadline:
+        # Without a connection: Icecast 2.4.4 crashes when a client disconnects while it starts.
+        while not listens(process.pid, port):
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.url}: the server did not start")
             time.sleep(0.02)
 
@@ -210,16 +224,28 @@ ICECAST = """\
 <paths><basedir>{folder}</basedir><logdir>{folder}</logdir><webroot>/usr/share/icecast2/web</webroot>
 <adminroot>/usr/share/icecast2/admin</adminroot></paths>
 <logging><accesslog>access.log</accesslog><errorlog>error.log</errorlog></logging>
-{owner}</icecast>
+{owner}{mount}</icecast>
+"""
+MOUNT = """\
+<mount><mount-name>/sound.ogg</mount-name><authentication type="htpasswd">
+<option name="filename" value="{folder}/listeners"/></authentication></mount>
 """
 
 
-def icecast(sound: Sound, folder: Path, *, burst: int = 65536, site: Site = LOCAL) -> Server:
+def icecast(
+    sound: Sound,
+    folder: Path,
+    *,
+    burst: int = 65536,
+    site: Site = LOCAL,
+    password: str | None = None,
+) -> Server:
     """Icecast, and ffmpeg that sends it FLAC in Ogg.
 
     Args:
         folder: for its files; other users must be able to enter it.
         burst: bytes that a new client gets at once.
+        password: of the listener `joe`; None: it lets all listen.
     """
     port = free_port()
     config = folder / "icecast.xml"
@@ -239,8 +265,14 @@ def icecast(sound: Sound, folder: Path, *, burst: int = 65536, site: Site = LOCA
             burst=burst,
             password=PASSWORD,
             owner=owner,
+            mount="" if password is None else MOUNT.format(folder=folder),
         )
     )
+    login = ""
+    if password is not None:
+        login = f"joe:{password}@"
+        known = hashlib.md5(password.encode()).hexdigest()
+        (folder / "listeners").write_text(f"joe:{known}\n")
     target = f"icecast://source:source@{site.host}:{port}/sound.ogg"
     send = ffmpeg(
         sound,
@@ -254,7 +286,7 @@ def icecast(sound: Sound, folder: Path, *, burst: int = 65536, site: Site = LOCA
         "20000",
     )
     commands = [["icecast2", "-c", str(config)], [*send, "-flush_packets", "1", target]]
-    return Server(f"http://{site.host}:{port}/sound.ogg", lambda: commands, port, site)
+    return Server(f"http://{login}{site.host}:{port}/sound.ogg", lambda: commands, port, site)
 
 
 def rtmp(sound: Sound, *, site: Site = LOCAL) -> Server:
@@ -265,11 +297,18 @@ def rtmp(sound: Sound, *, site: Site = LOCAL) -> Server:
     return Server(url, lambda: [_for_each_client(words, port)], None, site)
 
 
-def srt(sound: Sound, *, site: Site = LOCAL) -> Server:
-    """ffmpeg as an SRT server with TrueHD in MPEG-TS, for one client at a time."""
-    url = f"srt://{site.host}:{free_port(socket.SOCK_DGRAM)}"
+def srt(sound: Sound, *, site: Site = LOCAL, password: str | None = None) -> Server:
+    """ffmpeg as an SRT server with TrueHD in MPEG-TS, for one client at a time.
+
+    Args:
+        password: the passphrase; None: it is not encrypted.
+    """
+    address = f"srt://{site.host}:{free_port(socket.SOCK_DGRAM)}"
+    secret = "" if password is None else f"passphrase={password}"
     latency_us = 50_000 if site is LOCAL else 400_000  # later packets are dropped
-    words = ffmpeg(sound, *LOSSLESS_TS, f"{url}?mode=listener&latency={latency_us}")
+    listen = f"{address}?mode=listener&latency={latency_us}"
+    words = ffmpeg(sound, *LOSSLESS_TS, f"{listen}&{secret}" if secret else listen)
+    url = f"{address}?{secret}" if secret else address
     return Server(url, lambda: [_again(words)], None, site)
 
 

@@ -21,6 +21,11 @@ _KNOWN: tuple[tuple[str, str, Retry], ...] = (
         *("", Retry.NEVER),
     ),
     (r"\b401\b|unauthorized", "the server refuses the user name or password (401)", Retry.LATER),
+    (
+        r"incorrect passphrase|password required",
+        *("the server refuses the passphrase, or wants one", Retry.LATER),
+    ),
+    (r"SRTO_PASSPHRASE", "a passphrase of SRT has 10 to 79 characters", Retry.NEVER),
     (r"\b403\b|forbidden", "the server refuses access (403)", Retry.LATER),
     (r"\b404\b|not found", "the server has no such stream (404)", Retry.SOON),
     (r"\b50[0-9]\b|5XX", "the server reports a fault of its own (5xx)", Retry.SOON),

@@ -25,6 +25,21 @@ from speech_emotion.capture.sources.network.ffmpeg.messages import end_of
             ],
             *(1, "connection refused", Retry.SOON),
         ),
+        (
+            [
+                "11:16:40/SRT:RcvQ:w1!W:SRT.cn: REJECT reported from HS processing: "
+                "Incorrect passphrase - not processing further",
+                "[srt @ 0x5] Connection to srt://h:1?passphrase=a failed: Input/output error",
+            ],
+            *(1, "refuses the passphrase", Retry.LATER),
+        ),
+        (
+            [
+                "[srt @ 0x5] failed to set option SRTO_PASSPHRASE on socket: Bad parameters",
+                "srt://h:1?passphrase=short: Input/output error",
+            ],
+            *(1, "10 to 79 characters", Retry.NEVER),
+        ),
         (["[http @ 0x5] HTTP error 404 Not Found"], 1, "no such stream", Retry.SOON),
         (["pipe:0: Invalid data found when processing input"], 1, "no sound", Retry.SOON),
         (["Unrecognized option 'foo'."], 1, "'foo'", Retry.NEVER),
