@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire import codec, control_messages, internal
 from speech_emotion.common.wire.sockets import bind, configure, drain, remove_file
 
 
@@ -29,7 +29,7 @@ class RequestSocket:
         self,
         context: zmq.Context[Any],
         endpoint: str,
-        answer: Callable[[internal.AskAlerts], internal.AlertsState],
+        answer: Callable[[control_messages.AskAlerts], control_messages.AlertsState],
     ) -> None:
         self.malformed = 0
         self._endpoint = endpoint
@@ -45,7 +45,7 @@ class RequestSocket:
                 if len(frames) != 2:
                     raise codec.ProtocolError(f"{len(frames)} frames instead of 2")
                 request = internal.decode(frames[1])
-                if not isinstance(request, internal.AskAlerts):
+                if not isinstance(request, control_messages.AskAlerts):
                     raise codec.ProtocolError(f"{type(request).__name__} is no request")
             except codec.ProtocolError:
                 self.malformed += 1

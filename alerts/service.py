@@ -27,7 +27,7 @@ from speech_emotion.common.privacy.quiet_hours import find_zone, quiet_until
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import AlertsJob
 from speech_emotion.common.stage.signals import StopRequest
-from speech_emotion.common.wire import internal, public
+from speech_emotion.common.wire import control_messages, public
 from speech_emotion.common.wire.sockets import connect
 
 log = logging.getLogger("alerts")
@@ -98,12 +98,12 @@ class Service:
         if changes or deliveries:
             self._store.put(changes, deliveries)
 
-    def answer(self, request: internal.AskAlerts) -> internal.AlertsState:
+    def answer(self, request: control_messages.AskAlerts) -> control_messages.AlertsState:
         """The present state, after the test that the request asks for."""
         if request.test in self._rules:
             self._send_test(request.test)
         now = time.time()
-        return internal.AlertsState(
+        return control_messages.AlertsState(
             rules=[self._row(name, now) for name in self._rules],
             deliveries=[self._shown_delivery(one) for one in self._store.newest(SHOWN)],
         )
@@ -169,7 +169,7 @@ class Service:
         )
         self._store.put({}, [Delivery(alert, address.key) for address in self._addresses[name]])
 
-    def _row(self, name: str, now: float) -> internal.AlertRow:
+    def _row(self, name: str, now: float) -> control_messages.AlertRow:
         rule, addresses = self._rules[name], self._addresses[name]
         fired = [
             state.fired
@@ -177,7 +177,7 @@ class Service:
             if rule_name == name and state.fired is not None
         ]
         waiting = [one for one in self._store.waiting() if one.alert.rule == name]
-        return internal.AlertRow(
+        return control_messages.AlertRow(
             name=name,
             condition=rule.condition,
             to=[address.shown for address in addresses],
@@ -186,9 +186,9 @@ class Service:
             quiet_until=quiet_until(rule.quiet_hours, now, self._zone),
         )
 
-    def _shown_delivery(self, delivery: Delivery) -> internal.DeliveryRow:
+    def _shown_delivery(self, delivery: Delivery) -> control_messages.DeliveryRow:
         alert = delivery.alert
-        return internal.DeliveryRow(
+        return control_messages.DeliveryRow(
             id=alert.id,
             rule=alert.rule,
             to=self._shown.get(delivery.address, "an earlier address"),

@@ -8,9 +8,9 @@ from typing import Any
 
 from speech_emotion.common.wire import public
 from speech_emotion.common.wire.codec import Message
-from speech_emotion.common.wire.internal import AlertRow as AlertRow
-from speech_emotion.common.wire.internal import AlertsState as AlertsState
-from speech_emotion.common.wire.internal import DeliveryRow as DeliveryRow
+from speech_emotion.common.wire.control_messages import AlertRow as AlertRow
+from speech_emotion.common.wire.control_messages import AlertsState as AlertsState
+from speech_emotion.common.wire.control_messages import DeliveryRow as DeliveryRow
 from speech_emotion.dashboard.review_messages import Done as Done
 from speech_emotion.dashboard.review_messages import KeepableUtterance as KeepableUtterance
 from speech_emotion.dashboard.review_messages import KeepRequest as KeepRequest

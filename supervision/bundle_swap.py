@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speech_emotion.common.bundle.manifest import Bundle, copy_bundle, load_bundle
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
-from speech_emotion.common.wire.internal import Swap, Swapped
+from speech_emotion.common.wire.control_messages import Swap, Swapped
 from speech_emotion.common.wire.states import BUSY, DONE, REFUSED
 from speech_emotion.supervision.managed_process import ManagedProcess
 from speech_emotion.supervision.privacy.audit_events import note_swap

@@ -12,22 +12,24 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.process_identity import ProcessIdentity
 from speech_emotion.common.linux.runtime_dir import runtime_base_dir
 from speech_emotion.common.stage.control import CONTROL
-from speech_emotion.common.wire import codec, internal
+from speech_emotion.common.wire import codec, control_messages, internal
 from speech_emotion.common.wire.public import Health
 from speech_emotion.common.wire.sockets import bind, configure, remove_file
 
 Request: TypeAlias = (
-    internal.Swap
-    | internal.ForgetBaseline
-    | internal.SetMute
-    | internal.AskHealth
-    | internal.LogIn
-    | internal.ReviewAct
-    | internal.Reconfigure
+    control_messages.Swap
+    | control_messages.ForgetBaseline
+    | control_messages.SetMute
+    | control_messages.AskHealth
+    | control_messages.LogIn
+    | control_messages.ReviewAct
+    | control_messages.Reconfigure
 )
 
 
-Answer: TypeAlias = internal.Swapped | internal.MuteSet | internal.Reconfigured | Health
+Answer: TypeAlias = (
+    control_messages.Swapped | control_messages.MuteSet | control_messages.Reconfigured | Health
+)
 
 
 class ControlSocket:

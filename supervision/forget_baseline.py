@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import TimeoutError as NoAnswer
 
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER
-from speech_emotion.common.wire.internal import ForgetBaseline, Swapped
+from speech_emotion.common.wire.control_messages import ForgetBaseline, Swapped
 from speech_emotion.supervision.resources import Resources
 
 log = logging.getLogger("baseline")

@@ -12,7 +12,7 @@ from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import EXIT_DEVICE, EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.hub.observed import Snapshot
 from speech_emotion.common.linux.systemd import SystemdNotifier
-from speech_emotion.common.wire.internal import (
+from speech_emotion.common.wire.control_messages import (
     AskHealth,
     ForgetBaseline,
     LogIn,

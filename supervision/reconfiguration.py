@@ -20,7 +20,7 @@ from speech_emotion.common.config.load import HIDDEN, ConfigError, without_secre
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.stage.jobs import AlertsJob
-from speech_emotion.common.wire.internal import Reconfigure, Reconfigured
+from speech_emotion.common.wire.control_messages import Reconfigure, Reconfigured
 from speech_emotion.supervision.bundle_choice import bundle_to_use
 from speech_emotion.supervision.privacy.audit_events import note_setting
 from speech_emotion.supervision.process_table import planned_processes

@@ -18,7 +18,7 @@ from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, EXIT_USER, UserErr
 from speech_emotion.common.hub.hub import Hub
 from speech_emotion.common.stage.jobs import BundleJob, InferJob, Job
 from speech_emotion.common.stage.supervised import STANDBY
-from speech_emotion.common.wire import internal
+from speech_emotion.common.wire import control_messages
 from speech_emotion.common.wire.states import DONE, REFUSED, ROLLED_BACK
 from speech_emotion.supervision.child import Child
 from speech_emotion.supervision.managed_process import ManagedProcess
@@ -122,7 +122,7 @@ class SwapAttempt:
         """Extend the deadline, because the supervisor itself did not run for some time."""
         self._deadline += seconds
 
-    def turn(self, now: float) -> internal.Swapped | None:
+    def turn(self, now: float) -> control_messages.Swapped | None:
         """Do the next step; returns the outcome at the end."""
         match self.phase:
             case Phase.TESTING:
@@ -135,7 +135,7 @@ class SwapAttempt:
                 return self._trial(now)
         return None
 
-    def _testing(self, now: float) -> internal.Swapped | None:
+    def _testing(self, now: float) -> control_messages.Swapped | None:
         for name, child in self._fresh.items():
             if (code := child.exit_code()) is not None:
                 reason = child.last_line() or f"{name}: exit code {code}"
@@ -183,7 +183,7 @@ class SwapAttempt:
         self._forget_standby()
         self.phase, self._deadline = Phase.TRIAL, now + TRIAL_S
 
-    def _trial(self, now: float) -> internal.Swapped | None:
+    def _trial(self, now: float) -> control_messages.Swapped | None:
         # First: after a result under the new bundle it stays, even if a process dies just then.
         if self._hub.snapshot().counters["results_accepted"] > self._accepted:
             return self._done("")
@@ -209,17 +209,17 @@ class SwapAttempt:
 
     # Outcomes -----------------------------------------------------------------------------
 
-    def _refused(self, why: str, code: int | None = None) -> internal.Swapped:
+    def _refused(self, why: str, code: int | None = None) -> control_messages.Swapped:
         self.cancel()
         text = f"{self.new.id}: refused, {self.old.id} stays in use: {why}"
         code = EXIT_FAULT if code is None else code
-        return internal.Swapped(code, text, REFUSED, why)
+        return control_messages.Swapped(code, text, REFUSED, why)
 
-    def _done(self, note: str) -> internal.Swapped:
+    def _done(self, note: str) -> control_messages.Swapped:
         text = f"{self.new.id} has replaced {self.old.id}{note}"
-        return internal.Swapped(EXIT_OK, text, DONE)
+        return control_messages.Swapped(EXIT_OK, text, DONE)
 
-    def _roll_back(self, why: str, now: float) -> internal.Swapped:
+    def _roll_back(self, why: str, now: float) -> control_messages.Swapped:
         self._use(self.old)
         for process in self._processes:
             process.job = _job_with(process.job, self.old)
@@ -229,7 +229,7 @@ class SwapAttempt:
                 process.child = None
             process.lifecycle.start_again(now)
         text = f"{self.new.id}: rolled back, {self.old.id} is in use again: {why}"
-        return internal.Swapped(EXIT_FAULT, text, ROLLED_BACK, why)
+        return control_messages.Swapped(EXIT_FAULT, text, ROLLED_BACK, why)
 
     def _forget_standby(self) -> None:
         for name in self._fresh:

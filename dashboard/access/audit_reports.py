@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from speech_emotion.common.stage.control import CONTROL
-from speech_emotion.common.wire.internal import LogIn, ReviewAct
+from speech_emotion.common.wire.control_messages import LogIn, ReviewAct
 from speech_emotion.common.wire.sockets import connect, send
 
 

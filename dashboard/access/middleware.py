@@ -29,8 +29,8 @@ from starlette.responses import (
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speech_emotion.common.security.api_keys import PREFIX, ApiKeys
+from speech_emotion.common.wire.control_messages import LogIn
 from speech_emotion.common.wire.endpoint import is_loopback
-from speech_emotion.common.wire.internal import LogIn
 from speech_emotion.dashboard.static_files import STATIC
 
 COOKIE = "sep_token"

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.stage.control import ALERTS, ask
-from speech_emotion.common.wire.internal import AlertsState, AskAlerts
+from speech_emotion.common.wire.control_messages import AlertsState, AskAlerts
 from speech_emotion.dashboard.api.declared import RefusedError
 
 WAIT_S = 5.0

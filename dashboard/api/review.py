@@ -19,7 +19,7 @@ from starlette.responses import Response
 from speech_emotion.common.bundle.adapted import adapted_id
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.stage.jobs import ReviewOptions
-from speech_emotion.common.wire.internal import ReviewAct
+from speech_emotion.common.wire.control_messages import ReviewAct
 from speech_emotion.common.wire.public import Health, Utterance
 from speech_emotion.dashboard import review_messages as messages
 from speech_emotion.dashboard.access.middleware import reads_only

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 
 from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.stage.control import ask
-from speech_emotion.common.wire.internal import MuteSet, SetMute
+from speech_emotion.common.wire.control_messages import MuteSet, SetMute
 from speech_emotion.dashboard import messages
 from speech_emotion.dashboard.access.middleware import allowed
 from speech_emotion.dashboard.api.alerts import AlertOperations

@@ -18,7 +18,7 @@ from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.linux.parent_death import die_with_parent
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.stage.jobs import ReviewOptions
-from speech_emotion.common.wire.internal import Swap, Swapped
+from speech_emotion.common.wire.control_messages import Swap, Swapped
 from speech_emotion.dashboard.review_messages import LabelGain, ReviewTask
 
 DEADLINE_S = 120.0

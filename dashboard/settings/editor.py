@@ -12,7 +12,7 @@ from speech_emotion.common.config.model import Config
 from speech_emotion.common.config_source import ConfigSource
 from speech_emotion.common.errors import EXIT_OK, UserError
 from speech_emotion.common.stage.control import ask
-from speech_emotion.common.wire.internal import Reconfigure, Reconfigured
+from speech_emotion.common.wire.control_messages import Reconfigure, Reconfigured
 from speech_emotion.dashboard.settings import fields
 from speech_emotion.dashboard.settings.config_file import ChangedMeanwhileError, ConfigFile
 from speech_emotion.dashboard.settings.toml_text import changed

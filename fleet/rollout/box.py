@@ -29,7 +29,7 @@ from speech_emotion.common.nats_server import RolloutOptions
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.stage.jobs import FleetJob
 from speech_emotion.common.wire import public
-from speech_emotion.common.wire.internal import Swap, Swapped
+from speech_emotion.common.wire.control_messages import Swap, Swapped
 from speech_emotion.common.wire.states import BUSY, DONE, REFUSED, ROLLED_BACK
 from speech_emotion.fleet.rollout.archive import MAX_BYTES, ArchiveError, unpack
 from speech_emotion.fleet.rollout.box_state import StateFile

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, printable
 from speech_emotion.common.stage.control import ALERTS, ask
-from speech_emotion.common.wire.internal import AlertRow, AlertsState, AskAlerts, DeliveryRow
+from speech_emotion.common.wire.control_messages import (
+    AlertRow,
+    AlertsState,
+    AskAlerts,
+    DeliveryRow,
+)
 from speech_emotion.supervision.control_socket import find
 
 WAIT_S = 5.0

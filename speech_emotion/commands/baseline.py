@@ -5,7 +5,7 @@ from __future__ import annotations
 from speech_emotion.common.config.checks import check_stream
 from speech_emotion.common.errors import printable
 from speech_emotion.common.stage.control import ask
-from speech_emotion.common.wire.internal import ForgetBaseline, Swapped
+from speech_emotion.common.wire.control_messages import ForgetBaseline, Swapped
 from speech_emotion.supervision.control_socket import find
 
 

@@ -6,7 +6,7 @@ import time
 
 from speech_emotion.common.errors import EXIT_FAULT, EXIT_OK, UserError, printable
 from speech_emotion.common.stage.control import ask
-from speech_emotion.common.wire.internal import AskHealth
+from speech_emotion.common.wire.control_messages import AskHealth
 from speech_emotion.common.wire.public import Health
 from speech_emotion.common.wire.states import FINE_STAGES, FINE_STREAMS
 from speech_emotion.supervision.control_socket import find, running

@@ -7,7 +7,7 @@ import re
 
 from speech_emotion.common.errors import UserError, printable
 from speech_emotion.common.stage.control import ask
-from speech_emotion.common.wire.internal import MuteSet, SetMute
+from speech_emotion.common.wire.control_messages import MuteSet, SetMute
 from speech_emotion.supervision.control_socket import find
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -7,7 +7,7 @@ from pathlib import Path
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.errors import printable
 from speech_emotion.common.stage.control import ask
-from speech_emotion.common.wire.internal import Swap, Swapped
+from speech_emotion.common.wire.control_messages import Swap, Swapped
 from speech_emotion.supervision.control_socket import find
 
 

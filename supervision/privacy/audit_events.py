@@ -13,7 +13,7 @@ from speech_emotion.common.alert_address import shown_address
 from speech_emotion.common.config.model import Config
 from speech_emotion.common.config.privacy import AuditConfig
 from speech_emotion.common.source_address import shown
-from speech_emotion.common.wire.internal import LogIn, ReviewAct, SetMute, Swapped
+from speech_emotion.common.wire.control_messages import LogIn, ReviewAct, SetMute, Swapped
 from speech_emotion.supervision.privacy.audit_writer import AuditWriter
 
 SETTING = 1000

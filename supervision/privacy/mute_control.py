@@ -20,7 +20,7 @@ from speech_emotion.common.privacy.hand_mute import (
 )
 from speech_emotion.common.privacy.mute_register import MuteRegister, switch_engaged
 from speech_emotion.common.privacy.quiet_hours import quiet_until
-from speech_emotion.common.wire.internal import MuteSet, SetMute
+from speech_emotion.common.wire.control_messages import MuteSet, SetMute
 from speech_emotion.common.wire.public import Mute
 
 log = logging.getLogger("mute")

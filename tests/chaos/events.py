@@ -21,7 +21,7 @@ import psutil
 import zmq
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.wire import internal
+from speech_emotion.common.wire import control_messages
 from tests.support.pipelines import BUNDLE, PATIENCE_S, Running, wait_until
 from tests.support.rubbish import rubbish
 from tests.support.swaps import OTHER, ask_swap
@@ -125,7 +125,7 @@ class Disturber:
     def __init__(self, pipeline: Running, home: Path, run: str) -> None:
         self.done: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
-        self.swaps: list[internal.Swapped] = []
+        self.swaps: list[control_messages.Swapped] = []
         self._pipeline = pipeline
         self._home = home
         self._run = run

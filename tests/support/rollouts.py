@@ -19,7 +19,7 @@ from speech_emotion.common.closing import Closing
 from speech_emotion.common.errors import EXIT_OK, EXIT_USER, UserError
 from speech_emotion.common.nats_server import NatsServer, RolloutOptions
 from speech_emotion.common.stage.control import CONTROL
-from speech_emotion.common.wire.internal import Swap, Swapped
+from speech_emotion.common.wire.control_messages import Swap, Swapped
 from speech_emotion.common.wire.states import DONE, REFUSED
 from speech_emotion.features.extractor import load_extractors
 from speech_emotion.fleet.rollout.box_state import BoxState, StateFile

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from speech_emotion.capture.offline import read_recording
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.stage.control import ask
-from speech_emotion.common.wire import internal, public
+from speech_emotion.common.wire import control_messages, internal, public
 from speech_emotion.features.extractor import load_extractors, windows_of
 from speech_emotion.features.messages import WindowBuilder
 from speech_emotion.infer.classify import submission
@@ -77,9 +77,9 @@ def exchanges(received: list[public.Result]) -> list[tuple[int, str]]:
     return found
 
 
-def ask_swap(control: Path, bundle: Path) -> internal.Swapped:
+def ask_swap(control: Path, bundle: Path) -> control_messages.Swapped:
     """Ask the supervisor at a control socket for another bundle, and wait for the outcome."""
-    return ask(control, internal.Swap(str(bundle)), internal.Swapped)
+    return ask(control, control_messages.Swap(str(bundle)), control_messages.Swapped)
 
 
 def swap(bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from speech_emotion.commands import swap
 from speech_emotion.commands.finding import look
 from speech_emotion.common.errors import printable
 from speech_emotion.common.linux.runtime_dir import create_runtime_dir
-from speech_emotion.common.wire import internal
+from speech_emotion.common.wire import control_messages
 from speech_emotion.supervision.console.view import BackgroundView, LiveView, PlainView
 from speech_emotion.supervision.control_socket import ControlSocket
 from tests.support.history import make_utterance
@@ -152,7 +152,7 @@ def test_the_answer_to_a_swap_is_printed_escaped(capsys: pytest.CaptureFixture[s
         return bool(requests)
 
     wait_until(asked, "the request")
-    control.answer(requests[0][0], internal.Swapped(1, EVIL))
+    control.answer(requests[0][0], control_messages.Swapped(1, EVIL))
     thread.join()
     control.close()
     folder.rmdir()

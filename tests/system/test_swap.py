@@ -22,7 +22,7 @@ from speech_emotion.common.bundle.manifest import Bundle, load_bundle
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.hub.ledger import Ledger, Verdict
 from speech_emotion.common.stage.control import CONTROL, ask
-from speech_emotion.common.wire import internal, public
+from speech_emotion.common.wire import control_messages, internal, public
 from speech_emotion.infer.decision import State
 from speech_emotion.infer.session import Session
 from speech_emotion.supervision.control_socket import ControlSocket, Request, running
@@ -344,10 +344,10 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
     for _ in range(2000):
         noisy.send(chance.randbytes(chance.randrange(200)))
     noisy.send_multipart([b"a", b"b", b"c"])
-    first: list[internal.Swapped] = []
+    first: list[control_messages.Swapped] = []
 
-    def ask_for(bundle: Path) -> internal.Swapped:
-        return ask(control, internal.Swap(str(bundle)), internal.Swapped)
+    def ask_for(bundle: Path) -> control_messages.Swapped:
+        return ask(control, control_messages.Swap(str(bundle)), control_messages.Swapped)
 
     thread = threading.Thread(target=lambda: first.append(ask_for(OTHER)))
     thread.start()
@@ -365,10 +365,12 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "c"
     folder.mkdir(exist_ok=True)
     control = ControlSocket(folder)
-    answered: list[internal.Swapped] = []
-    swap_request = internal.Swap(str(tmp_path))
+    answered: list[control_messages.Swapped] = []
+    swap_request = control_messages.Swap(str(tmp_path))
     thread = threading.Thread(
-        target=lambda: answered.append(ask(folder / CONTROL, swap_request, internal.Swapped))
+        target=lambda: answered.append(
+            ask(folder / CONTROL, swap_request, control_messages.Swapped)
+        )
     )
     thread.start()
     requests: list[tuple[bytes, Request]] = []
@@ -380,10 +382,10 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     wait_until(asked, "the request")
     ((identity, request),) = requests
     assert request == swap_request
-    control.answer(b"nobody", internal.Swapped(0, "lost"))
-    control.answer(identity, internal.Swapped(1, "no"))
+    control.answer(b"nobody", control_messages.Swapped(0, "lost"))
+    control.answer(identity, control_messages.Swapped(1, "no"))
     thread.join()
-    assert answered == [internal.Swapped(1, "no")]
+    assert answered == [control_messages.Swapped(1, "no")]
     control.close()
     folder.rmdir()
 

@@ -28,7 +28,7 @@ from speech_emotion.common.client.results import Freshness, NewerProtocolError, 
 from speech_emotion.common.errors import EXIT_OK, UserError, needs_extra, printable
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.stage.main import Parser
-from speech_emotion.common.wire.internal import MuteSet, SetMute
+from speech_emotion.common.wire.control_messages import MuteSet, SetMute
 from speech_emotion.common.wire.public import Result, Utterance
 from speech_emotion.supervision.control_socket import find
 

@@ -14,7 +14,7 @@ from speech_emotion.common.config.privacy import MuteConfig, QuietHoursConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.privacy.hand_mute import Clocks
 from speech_emotion.common.privacy.mute_register import MuteRegister
-from speech_emotion.common.wire.internal import MuteSet, SetMute
+from speech_emotion.common.wire.control_messages import MuteSet, SetMute
 from speech_emotion.common.wire.public import Mute
 from speech_emotion.supervision.privacy.mute_control import OBEY_S, MuteControl
 
