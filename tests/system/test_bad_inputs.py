@@ -1,4 +1,7 @@
-"""Inputs of a batch that are no sound, or hardly any: each is a row, and nothing else is lost."""
+"""Inputs that are no sound, or hardly any: each is a row of a batch, and nothing else is lost.
+
+The library gives the same messages of each, and the error as one line.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from speech_emotion import Pipeline, UserError
+from speech_emotion.infer.batch.table import messages_of
 from tests.support.pipelines import BUNDLE, DEMO, PATIENCE_S, ROOT
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -89,12 +94,16 @@ CONTENTS: dict[str, tuple[bytes, str | None]] = {
 """Name → content, and what the error says; None: it is read."""
 
 
+PIPE = "pipe.wav"
+"""A batch, which reads an input twice, refuses it; the library waits for a writer, and its end."""
+
+
 def special(folder: Path) -> dict[str, str]:
     """Inputs that are no plain files. Name → what the error says."""
     (folder / "nowhere.wav").symlink_to("gone.wav")
     (folder / "circle.wav").symlink_to("circle.wav")
     (folder / "zero.wav").symlink_to("/dev/zero")
-    os.mkfifo(folder / "pipe.wav")
+    os.mkfifo(folder / PIPE)
     with socket.socket(socket.AF_UNIX) as unix:
         # A path of more than 107 bytes does not fit: bind from inside the folder.
         here = os.getcwd()
@@ -112,7 +121,7 @@ def special(folder: Path) -> dict[str, str]:
         "nowhere.wav": "No such file",
         "circle.wav": "Too many levels",
         "zero.wav": "neither a file nor",
-        "pipe.wav": "neither a file nor",
+        PIPE: "neither a file nor",
         "socket.wav": "neither a file nor",
         "tape": "is damaged",
         "other tape": "44100 Hz",
@@ -128,6 +137,16 @@ def run(*words: object, limits: Sequence[str] = ()) -> subprocess.CompletedProce
         cwd=ROOT,
         timeout=PATIENCE_S,
     )
+
+
+def of_library(pipeline: Pipeline, path: Path) -> tuple[list[object], str | None]:
+    """The messages of an input, and the error at their end."""
+    messages: list[object] = []
+    try:
+        messages.extend(pipeline(path))
+    except UserError as error:
+        return messages, str(error)
+    return messages, None
 
 
 def test_every_bad_input_is_a_row(tmp_path: Path) -> None:
@@ -167,6 +186,16 @@ def test_every_bad_input_is_a_row(tmp_path: Path) -> None:
     again = run(folder, "--manifest", manifest, "--out", out, "--resume")
     assert again.returncode == 4  # resumed, it does not look better than it is
     assert pq.read_table(out).to_pylist() == table
+    of_batch: dict[str, list[object]] = {}
+    for file, message in messages_of(pq.read_table(out)):
+        of_batch.setdefault(file, []).append(message)
+    pipeline = Pipeline(BUNDLE)
+    for name in expected.keys() - {PIPE}:
+        messages, found = of_library(pipeline, folder / name)
+        file = str(folder / name).replace("\udce4", "\\xe4").replace("\n", "\\n")
+        assert messages == of_batch.get(file, []), name
+        assert (found is None) == (rows[file]["error"] is None), name
+        assert found is None or "\n" not in found.replace(str(folder / name), ""), found
 
 
 def test_files_and_folders_without_permission_are_rows(tmp_path: Path) -> None:
