@@ -5,7 +5,7 @@ PYTHON_IN_VENV = .venv/bin/python
 PARALLEL = -n 6 --dist loadgroup
 INPUTS = pyproject.toml deploy/constraints.txt deploy/setup.sh
 
-.PHONY: setup setup-train demo run test test-combinations test-unit test-wheel test-newest test-all test-tflite-runtime test-train \
+.PHONY: setup setup-train demo run test test-combinations test-unit test-wheel test-newest test-all test-cluster test-tflite-runtime test-train \
 	deb packages chaos bench docs lint clean
 
 setup: .venv/.run
@@ -62,6 +62,14 @@ test-tflite-runtime: .venv-tflite-runtime/.done
 	.venv-tflite-runtime/bin/python -m pytest $(PARALLEL) -m "not slow" tests/unit/infer/test_model.py \
 		tests/system/test_alone.py tests/system/test_bad_input.py::test_a_broken_bundle \
 		tests/system/test_pipeline.py -k "not realtime and not real_time"
+
+# Recordings on a Ray cluster of two nodes, of which a worker and a node are killed; Ray takes 260 MB.
+test-cluster: .venv/.cluster
+	$(PYTHON_IN_VENV) -m pytest tests/system/test_cluster.py
+
+.venv/.cluster: .venv/.dev
+	@$(PYTHON_IN_VENV) -m pip install -q -c deploy/constraints.txt -e ".[cluster]"
+	@touch $@
 
 .venv-train/.done: $(INPUTS) deploy/constraints-train.txt
 	@deploy/setup.sh train

@@ -23,7 +23,7 @@ With --out: analyses files, folders and lists of them, and writes a table (docs/
 Without: the infer stage of a pipeline; started by hand it also serves the results endpoint."""
 
 
-BATCH = ("manifest", "jobs", "resume", "shard")
+BATCH = ("manifest", "jobs", "resume", "shard", "cluster")
 """Flags that need --out."""
 
 
@@ -59,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("--jobs", type=int, metavar="N", help="processes; default: one a processor")
     many.add_argument("--resume", action="store_true", help="continue; skip what is done")
     many.add_argument("--shard", metavar="I/N", help="every N-th input from the I-th on")
+    cluster = "a Ray cluster: local, auto, HOST:6379 or ray://HOST:10001; see docs/SCALING.md"
+    many.add_argument("--cluster", metavar="ADDRESS", help=cluster)
     flags.add_argument(
         "--boxes", type=Path, metavar="FILE", help="serve other machines' boxes: docs/SCALING.md"
     )
@@ -123,9 +125,8 @@ def batch(arguments: argparse.Namespace) -> int:
         if getattr(arguments, flag):
             raise UserError(f"--{flag.replace('_', '-')} is for one recording, without --out")
     names = ("paths", "manifest", "shard", "out", "bundle", "runtime", "channel", "jobs", "resume")
-    given = {
-        name: getattr(arguments, name) for name in (*names, "baseline", "sensitivity", "prosody")
-    }
+    further = ("baseline", "sensitivity", "prosody", "cluster")
+    given = {name: getattr(arguments, name) for name in (*names, *further)}
     return run(Batch(**given))
 
 

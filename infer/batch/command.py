@@ -19,6 +19,7 @@ from speech_emotion.common.errors import (
     UserError,
 )
 from speech_emotion.infer.batch.analysis import Outcome, PartWriter
+from speech_emotion.infer.batch.cluster import Cluster, check_address
 from speech_emotion.infer.batch.inputs import Inputs, collect, shard_of
 from speech_emotion.infer.batch.merge import merge
 from speech_emotion.infer.batch.parts import (
@@ -29,7 +30,7 @@ from speech_emotion.infer.batch.parts import (
     open_folder,
     remove_unfinished,
 )
-from speech_emotion.infer.batch.pool import Job, Pool
+from speech_emotion.infer.batch.pool import Crew, Job, Pool, Processes
 from speech_emotion.infer.batch.progress import Progress
 from speech_emotion.infer.batch.setting import Setting
 from speech_emotion.infer.batch.table import schema_of
@@ -47,6 +48,7 @@ class Batch:
         bundle: folder of the bundle.
         baseline, sensitivity, prosody, channel: as for one recording.
         jobs: number of processes; None: one per processor.
+        cluster: address of a Ray cluster, or `local`; None: processes of this machine.
         resume: continue in the output of an earlier run.
     """
 
@@ -62,6 +64,7 @@ class Batch:
     channel: int | None
     jobs: int | None
     resume: bool
+    cluster: str | None = None
 
     @property
     def single_file(self) -> Path | None:
@@ -129,6 +132,8 @@ def _check(batch: Batch) -> None:
             raise UserError(f"{file}: is a folder; the name of a file ends with {PARQUET}")
         if file.exists() and not batch.resume:
             raise UserError(f"{file}: exists; --resume continues, or name another --out")
+    if batch.cluster is not None:
+        check_address(batch.cluster)
 
 
 def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
@@ -137,16 +142,12 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
     jobs = [Job(k, name, known.get(name_hash(name), [])) for k, name in enumerate(names)]
     sizes = [_size(name) for name in names]
     parts = [""] * len(names)
-    processors = len(os.sched_getaffinity(0))
-    with (
-        Progress(len(names), sum(sizes)) as progress,
-        Pool(batch.setting, batch.jobs or processors) as pool,
-    ):
+    with Pool(_crew(batch), batch.jobs) as pool, Progress(len(names), sum(sizes)) as progress:
         for event in pool.run(jobs):
             number = event.job.number
             outcome = event.outcome
             if event.death is not None:
-                reason = f"{event.job.name}: the process that read it was {event.death}, twice"
+                reason = f"{event.job.name}: the process that read it {event.death}, twice"
                 outcome = _record_failure(batch, event.job, reason)
             if outcome is None:
                 progress.advance(number, event.seconds, event.share, sizes[number])
@@ -156,6 +157,19 @@ def _analyse(batch: Batch, names: list[str]) -> tuple[list[str], Progress]:
                 number, outcome.seconds, sizes[number], outcome.error, skipped=outcome.skipped
             )
     return parts, progress
+
+
+def _crew(batch: Batch) -> Crew:
+    """Where the inputs are analysed.
+
+    Raises:
+        UserError: the cluster cannot be used.
+    """
+    if batch.cluster is None:
+        return Processes(batch.setting)
+    cluster = Cluster(batch.cluster, batch.setting)
+    print(f"infer: {cluster.description}", file=sys.stderr)
+    return cluster
 
 
 def _record_failure(batch: Batch, job: Job, reason: str) -> Outcome:

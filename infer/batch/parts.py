@@ -153,6 +153,7 @@ class Draft:
         name: what it is, for the name of the unfinished file.
 
     Attributes:
+        path: where it is until then.
         file: open for writing.
 
     Raises:
@@ -160,10 +161,10 @@ class Draft:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._path = folder / f".{name}.{_host()}.{ProcessIdentity.current()}{TEMPORARY}"
+        self.path = folder / f".{name}.{_host()}.{ProcessIdentity.current()}{TEMPORARY}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file: BinaryIO = io.BufferedWriter(_Output(self._path, "wb"))
+            self.file: BinaryIO = io.BufferedWriter(_Output(self.path, "wb"))
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({error.strerror})") from None
 
@@ -179,10 +180,10 @@ class Draft:
             if sync:
                 os.fsync(self.file.fileno())
             self.file.close()
-            self._path.rename(self._path.with_name(name))
+            self.path.rename(self.path.with_name(name))
         except OSError as error:
             raise OutputError(
-                f"{self._path.with_name(name)}: cannot be written ({error.strerror})"
+                f"{self.path.with_name(name)}: cannot be written ({error.strerror})"
             ) from None
 
     def __enter__(self) -> Self:
@@ -191,7 +192,7 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError, OutputError):
             self.file.close()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 class _Output(io.FileIO):

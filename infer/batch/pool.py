@@ -1,4 +1,4 @@
-"""Worker processes for the inputs of a batch: started, fed, replaced when they die."""
+"""Workers for the inputs of a batch: started, fed, replaced when they die."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.scheduling import ONE_BLAS_THREAD
@@ -48,7 +48,7 @@ class Event:
     Attributes:
         seconds, share: progress within the input.
         outcome: the input is done.
-        death: how the worker died that had the input `ATTEMPTS` times.
+        death: how the last of `ATTEMPTS` workers died that had the input.
     """
 
     job: Job
@@ -58,18 +58,77 @@ class Event:
     death: str | None = None
 
 
-class Pool:
-    """Analyses jobs in several processes. Use it as a context manager: it leaves no process.
+class Worker(Protocol):
+    """A process that analyses one input at a time.
 
-    Args:
-        size: number of processes.
+    Attributes:
+        job: the input that it has.
+        ready: it has begun, and takes inputs.
+        ended: it has died.
     """
 
-    def __init__(self, setting: Setting, size: int) -> None:
-        self._setting = setting
-        self._size = size
-        self._workers: list[_Worker] = []
-        self._selector = selectors.DefaultSelector()
+    job: Job | None
+    ready: bool
+    ended: bool
+
+    def give(self, job: Job | None) -> None:
+        """Give it the next input; None: it has done its part."""
+
+    def answers(self) -> list[dict[str, Any]]:
+        """What it has said since the last call, see `worker.py`; sets `ended` at its end."""
+        ...
+
+    @property
+    def death(self) -> str:
+        """How it ended, as a verb: `was killed`."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether its machine went with it: no fault of the input that it had."""
+        ...
+
+    def close(self) -> None:
+        """End it at once; its input has no part then."""
+
+
+class Crew(Protocol):
+    """Starts workers, on this machine or on others.
+
+    Attributes:
+        size: workers that it can run at once.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def start(self) -> Worker:
+        """One more worker."""
+        ...
+
+    def news(self) -> list[Worker]:
+        """Wait until workers have answers or have ended; these workers."""
+        ...
+
+    def remove(self, worker: Worker) -> None:
+        """Forget a worker that has ended."""
+
+    def close(self) -> None:
+        """End what is left."""
+
+
+class Pool:
+    """Analyses jobs with several workers. Use it as a context manager: it leaves no process.
+
+    Args:
+        size: number of workers; None: as many as the crew can run.
+    """
+
+    def __init__(self, crew: Crew, size: int | None = None) -> None:
+        self._crew = crew
+        self._size = size or crew.size
+        self._workers: list[Worker] = []
+        self._failed_starts = 0
 
     def run(self, jobs: list[Job]) -> Iterator[Event]:
         """Events of all jobs, until each is done.
@@ -77,15 +136,14 @@ class Pool:
         Raises:
             UserError: the bundle or the model cannot be used.
             OutputError: the output cannot be written.
-            RuntimeError: a worker dies before its first input.
+            RuntimeError: workers die before their first input, or no machine is left.
         """
         waiting = deque(jobs)
         left = len(jobs)
         for _ in range(min(self._size, len(jobs))):
             self._start()
         while left:
-            for key, _ in self._selector.select():
-                worker: _Worker = key.data
+            for worker in self._crew.news():
                 for answer in worker.answers():
                     if "fatal" in answer:
                         raise (UserError if answer["user"] else OutputError)(answer["fatal"])
@@ -107,21 +165,32 @@ class Pool:
                         left -= 1
                         yield Event(job, death=worker.death)
                     if waiting:
-                        self._start()
+                        self._resume(waiting)
 
     def _start(self) -> None:
-        worker = _Worker(self._setting)
-        self._workers.append(worker)
-        self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
+        self._workers.append(self._crew.start())
 
-    def _remove(self, worker: _Worker) -> Job | None:
-        self._selector.unregister(worker.stdout)
+    def _resume(self, waiting: deque[Job]) -> None:
+        """Give the next input to a worker that has none; without one, start another.
+
+        A worker without an input keeps its processor: a new one might wait for that for ever.
+        """
+        idle = [worker for worker in self._workers if worker.ready and worker.job is None]
+        if idle:
+            idle[0].give(waiting.popleft())
+        else:
+            self._start()
+
+    def _remove(self, worker: Worker) -> Job | None:
+        self._crew.remove(worker)
         self._workers.remove(worker)
         worker.close()
-        if not worker.ready:
-            raise RuntimeError(f"a worker could not start ({worker.death})")
+        if not worker.ready and not worker.lost:
+            self._failed_starts += 1
+            if self._failed_starts == ATTEMPTS:
+                raise RuntimeError(f"a worker {worker.death} before its first input, twice")
         if worker.job is not None:
-            worker.job.deaths += 1
+            worker.job.deaths += not worker.lost
         return worker.job
 
     def __enter__(self) -> Pool:
@@ -131,11 +200,40 @@ class Pool:
         for worker in self._workers:
             worker.close()
         self._workers.clear()
+        self._crew.close()
+
+
+class Processes:
+    """Workers as processes of this machine, one per processor."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._selector = selectors.DefaultSelector()
+
+    @property
+    def size(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    def start(self) -> Worker:
+        process = _Process(self._setting)
+        self._selector.register(process.stdout, selectors.EVENT_READ, process)
+        return process
+
+    def news(self) -> list[Worker]:
+        return [key.data for key, _ in self._selector.select()]
+
+    def remove(self, worker: Worker) -> None:
+        assert isinstance(worker, _Process)
+        self._selector.unregister(worker.stdout)
+
+    def close(self) -> None:
         self._selector.close()
 
 
-class _Worker:
+class _Process:
     """One process, and the input that it has."""
+
+    lost = False
 
     def __init__(self, setting: Setting) -> None:
         path = os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
@@ -156,13 +254,11 @@ class _Worker:
         self._send(dataclasses.asdict(setting))
 
     def give(self, job: Job | None) -> None:
-        """Give it the next input; None: it has done its part."""
         self.job = job
         if job is not None:
             self._send({"name": job.name, "known": job.known})
 
     def answers(self) -> list[dict[str, Any]]:
-        """What it has said since the last call; `ended` is set at its end."""
         chunk = os.read(self.stdout.fileno(), 1 << 16)
         self.ended = not chunk
         *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -172,14 +268,12 @@ class _Worker:
 
     @property
     def death(self) -> str:
-        """How it ended, in words."""
         code = self._process.wait()
         if code < 0:
-            return f"killed by signal {-code} ({signal.Signals(-code).name})"
-        return f"exit code {code}"
+            return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"ended with exit code {code}"
 
     def close(self) -> None:
-        """End it at once; its input has no part then."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self.stdout):

@@ -29,6 +29,7 @@ from speech_emotion.infer.batch.parts import TEMPORARY
 from speech_emotion.infer.batch.table import messages_of
 from tests.support.pipelines import (
     BUNDLE,
+    DEMO,
     PATIENCE_S,
     ROOT,
     Running,
@@ -358,6 +359,10 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         (["examples/demo.flac", "--jobs", "0"], "--jobs 0"),
         (["examples/demo.flac", "--shard", "3/2"], "--shard '3/2'"),
         (["examples/demo.flac", "--json"], "--json"),
+        (
+            ["examples/demo.flac", "--cluster", "somewhere"],
+            "--cluster somewhere: no address",
+        ),
         (["--manifest", "nowhere.txt"], "nowhere.txt: cannot be read"),
         ([], "nothing to analyse"),
     ],
@@ -367,6 +372,17 @@ def test_mistakes_are_one_line(words: list[str], said: str, tmp_path: Path) -> N
     assert done.code == 2
     (line,) = done.lines
     assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_needs_ray(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('as if it were not installed')")
+    words = (DEMO, "--out", tmp_path / "out", "--cluster", "local")
+    done = batch(*words, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.code == 2
+    assert done.lines == [
+        "infer: --cluster needs Ray: pip install 'speech-emotion-pipeline[archive,cluster]'"
+    ]
     assert not (tmp_path / "out").exists()
 
 
