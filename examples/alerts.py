@@ -30,6 +30,8 @@ parser.add_argument(
     "--patience", type=float, default=10.0, metavar="S", help="duration of a fault before its alert"
 )
 options = parser.parse_args()
+if not 0.0 <= options.confidence <= 1.0:
+    parser.error("--confidence must be 0 to 1")
 
 last_alerts: dict[str, float] = {}
 fault_since: float | None = None

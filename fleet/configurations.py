@@ -56,7 +56,8 @@ def write_files(plan: Plan, folder: Path) -> list[Path]:
             for here in (centre, *boxes):
                 shutil.copyfile(plan.centre.ca, here / CA)
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from None
+        used = " (centre.ca of the plan)" if error.filename == str(plan.centre.ca) else ""
+        raise UserError(f"{error.filename}{used}: {error.strerror}") from None
     return [centre, *boxes]
 
 

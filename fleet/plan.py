@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field, field_validator, model_validator
 
 from speech_emotion.common.bundle.spec import read_toml
+from speech_emotion.common.config.load import mistake
 from speech_emotion.common.config.nats import check_token
 from speech_emotion.common.config.table import Table, checked
 from speech_emotion.common.config.user_path import UserPath
@@ -109,7 +110,4 @@ def load_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(table)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        text = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {key}: {text}" if key else f"{path}: {text}") from None
+        raise UserError(f"{path}: {mistake(error, Plan)}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -113,4 +114,8 @@ def cause(error: BaseException) -> str:
         return f"{error.description}{small}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "no server answers there (connection refused)"
+    if isinstance(error, socket.gaierror):
+        return f"the name is not known ({error.strerror})"
     return str(error).removeprefix("nats: ") or type(error).__name__

@@ -83,15 +83,24 @@ def main(arguments: argparse.Namespace) -> int:
         check_baseline(arguments.baseline)
     if arguments.out is not None:
         return batch(arguments)
-    if given := [name for name in BATCH if getattr(arguments, name)]:
+    absent = (None, False)
+    if given := [n for n in BATCH if not any(getattr(arguments, n) is a for a in absent)]:
         raise UserError(f"--{given[0]} needs --out DIR or --out FILE.parquet")
     if len(arguments.paths) > 1:
         raise UserError("several recordings need --out DIR or --out FILE.parquet")
     if arguments.paths:
+        from speech_emotion.capture.recording.reader import TIMELINE
         from speech_emotion.infer.offline.analyzer import BaselineUse
         from speech_emotion.infer.offline.command import report
 
         (path,) = arguments.paths
+        folder = Path(path)
+        timelines = (TIMELINE, f"*/{TIMELINE}")
+        if folder.is_dir() and not any(any(folder.glob(name)) for name in timelines):
+            raise UserError(
+                f"{path}: is a folder without a recording of --record; to analyse the sound files "
+                "in it, add --out DIR or --out FILE.parquet"
+            )
         return report(
             path,
             arguments.bundle,

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import pydantic
 import pydantic_settings
 from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 from speech_emotion.common.alert_address import shown_address
 from speech_emotion.common.config.model import (
@@ -67,9 +68,9 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         variable = f"{ENV_PREFIX}{field.upper()}"
         raise ConfigError(f"environment variable {variable} must be JSON", field) from None
     except pydantic.ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        key = ".".join(str(part) for part in _first(error)["loc"])
         variable, file = _origin(error, path, flags)
-        raise ConfigError(variable + _line(error), key, file) from None
+        raise ConfigError(variable + mistake(error, Config), key, file) from None
     finally:
         config_file.reset(token)
 
@@ -108,7 +109,7 @@ def _origin(
     error: pydantic.ValidationError, path: Path | None, flags: dict[str, Any]
 ) -> tuple[str, Path | None]:
     """The origin of a mistake: a prefix that names a variable, or the file; neither for a flag."""
-    location = error.errors()[0]["loc"] or ("stream",)
+    location = _first(error)["loc"] or ("stream",)
     if location[0] in flags:
         return "", None
     for depth in range(len(location), 0, -1):
@@ -118,6 +119,9 @@ def _origin(
     return "", path
 
 
+ROWS = ("stream", "alerts", "box")
+"""Keys of files that are tables of rows."""
+
 _ALLOWED = {
     "model_type": "a table",
     "path_type": "a path",
@@ -125,30 +129,48 @@ _ALLOWED = {
 """Texts for those of pydantic's error types that it describes in Python's terms."""
 
 
-def _line(error: pydantic.ValidationError) -> str:
-    first = error.errors()[0]
+def mistake(error: pydantic.ValidationError, whole: type[BaseModel]) -> str:
+    """What is wrong: the key, the value and the allowed values, in one line.
+
+    Args:
+        whole: the model of the whole file.
+    """
+    first = _first(error)
     key = ".".join(str(part) for part in first["loc"])
     key = key if key.isprintable() else repr(key)
     if first["type"] == "extra_forbidden":
-        model = _model_at(first["loc"][:-1])
+        model = _model_at(first["loc"][:-1], whole)
         return f"{key} is not a key; allowed: {', '.join(model.model_fields)}"
     if first["type"] == "value_error":
         message = str(first["ctx"]["error"])
         return f"{key}: {message}" if key else message
     if first["type"] == "missing":
-        return f"{key} is missing"
+        return f"[[{key}]] is missing" if key in ROWS else f"{key} is missing"
     allowed = _ALLOWED.get(first["type"]) or first["msg"].removeprefix("Input should be ")
-    rows = key in ("stream", "alerts")
+    rows = key in ROWS
+    kind = "rows" if rows else "entries"
     if first["type"] == "too_long":
-        allowed = f"at most {first['ctx']['max_length']} {'rows' if rows else 'entries'}"
+        allowed = f"at most {first['ctx']['max_length']} {kind}"
+    if first["type"] == "too_short":
+        allowed = f"at least {first['ctx']['min_length']} {kind}"
     if first["type"] == "tuple_type":
         allowed = f"rows of [[{key}]]" if rows else "a list"
     return f"{key} = {reprlib.repr(first['input'])} must be {allowed}"
 
 
-def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+def _first(error: pydantic.ValidationError) -> ErrorDetails:
+    """The first mistake; an unknown key before a missing one, which it may be, misspelt."""
+    errors = error.errors()
+    first = errors[0]
+    if first["type"] == "missing":
+        for other in errors:
+            if other["type"] == "extra_forbidden" and other["loc"][:-1] == first["loc"][:-1]:
+                return other
+    return first
+
+
+def _model_at(location: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
     """The model of the table at a location, whose numbers are rows."""
-    model: type[BaseModel] = Config
     for part in location:
         if isinstance(part, str):
             hint = model.model_fields[part].annotation

@@ -92,7 +92,9 @@ class HistoryWriter:
                 self._db.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY_CODES:
                 raise HistoryBusyError(f"{path}: {error}") from None
-            raise UserError(f"{path}: cannot be used for history ({error})") from None
+            absent = isinstance(error, FileNotFoundError)
+            cause = f"there is no folder {path.parent}" if absent else error
+            raise UserError(f"{path}: cannot be used for history ({cause})") from None
 
     def _prepare(self) -> None:
         db = self._db

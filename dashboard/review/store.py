@@ -97,7 +97,9 @@ class ReviewStore:
                 if application != APPLICATION:
                     raise UserError(f"{self._path}: is not a review file; name another one")
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{self._path}: cannot be used for the review ({error})") from None
+            absent = isinstance(error, FileNotFoundError)
+            cause = f"there is no folder {self._path.parent}" if absent else error
+            raise UserError(f"{self._path}: cannot be used for the review ({cause})") from None
 
     def _make(self) -> None:
         """Make the file under another name first: the page never meets one without tables."""

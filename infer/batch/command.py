@@ -36,6 +36,8 @@ from speech_emotion.infer.batch.setting import Setting
 from speech_emotion.infer.batch.table import schema_of
 
 PARQUET = ".parquet"
+OTHER_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xls", ".xlsx", ".txt", ".sqlite")
+"""Suffixes of files that `--out` does not write, and that nobody would give to a folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,11 @@ def run(batch: Batch) -> int:
 def _check(batch: Batch) -> None:
     if batch.jobs is not None and batch.jobs < 1:
         raise UserError(f"--jobs {batch.jobs} must be at least 1")
+    if Path(batch.out).suffix.lower() in OTHER_TABLES:
+        raise UserError(
+            f"--out {batch.out}: is written as {PARQUET} or as a folder; "
+            "`speech-emotion export` makes other formats of it"
+        )
     if (file := batch.single_file) is not None:
         if file.is_dir():
             raise UserError(f"{file}: is a folder; the name of a file ends with {PARQUET}")

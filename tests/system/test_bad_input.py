@@ -64,6 +64,7 @@ def supervisor(*flags: str, results: str | None = None) -> str:
         ("[ring]\nsecond = 30", ["ring.second", "seconds"]),
         ("[[stream]]\nname = 'Living Room'\nsource = 'file:x'", ["Living Room", "a-z"]),
         ("[[stream]]\nname = 'main'", ["stream.0.source", "missing"]),
+        ("[[stream]]\ninput = 'mic'", ["stream.0.input is not a key", "source"]),
         ("speed = ", ["TOML"]),
         ("[[stream]]\nsource = 'file:a'\n[[stream]]\nsource = 'file:b'", ["main", "differ"]),
     ],

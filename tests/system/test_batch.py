@@ -387,12 +387,27 @@ def test_a_cluster_needs_ray(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["a.wav", "b.wav"], ["a.wav", "--resume"], ["--manifest", "x"], ["a.wav", "--jobs=2"]]
+    "words",
+    [
+        ["a.wav", "b.wav"],
+        ["a.wav", "--resume"],
+        ["--manifest", "x"],
+        ["a.wav", "--jobs=2"],
+        ["a.wav", "--jobs=0"],
+        ["examples"],
+    ],
 )
 def test_several_recordings_need_an_output(words: list[str]) -> None:
     done = batch(*words)
     assert done.code == 2
     assert "--out DIR or --out FILE.parquet" in done.lines[0]
+
+
+def test_an_output_of_another_format_is_refused(tmp_path: Path) -> None:
+    done = batch("examples", "--out", tmp_path / "emotions.csv")
+    assert done.code == 2
+    assert "`speech-emotion export` makes other formats" in done.lines[0]
+    assert not (tmp_path / "emotions.csv").exists()
 
 
 def test_an_output_that_exists_is_kept(clips: Path, tmp_path: Path) -> None:

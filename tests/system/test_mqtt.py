@@ -203,7 +203,7 @@ def test_a_broker_with_tls_and_a_password(
         f"allow_anonymous false\npassword_file {passwords}\nuser {user}\nlog_type error\n"
     )
     flags = ["--tls", "--username", "sep", "--ca", str(certificate)]
-    absent = f"mqtt: no connection to 127.0.0.1:{port} (it is absent, or its certificate is not"
+    absent = f"mqtt: no connection to 127.0.0.1:{port} (no broker answers there, or its cert"
     monkeypatch.setenv("MQTT_PASSWORD", "right")
     with forwarding(port, publisher[1], *flags) as process:
         assert line_of(process).startswith(absent)

@@ -112,7 +112,6 @@ def test_every_byte_is_forwarded_without_a_pipeline_too() -> None:
         received = bytearray()
 
         def recognize() -> None:
-            listener.accept()[0].close()  # the look whether the command listens
             with listener.accept()[0] as peer:
                 sender = threading.Thread(target=peer.sendall, args=(back,))
                 sender.start()

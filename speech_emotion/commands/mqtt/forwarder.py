@@ -58,7 +58,7 @@ class Forwarder:
     def __init__(self, broker: Broker, topics: Topics, discovery: str, *, listen: bool) -> None:
         self.dropped = 0
         self._topics, self._birth, self._listen = topics, f"{discovery}/status", listen
-        self._address = f"{broker.host}:{broker.port}"
+        self._address, self._encrypted = f"{broker.host}:{broker.port}", broker.tls is not None
         self._retained: dict[str, tuple[str, int]] = {}
         self._undelivered: set[int] = set()
         self._acknowledged: deque[int] = deque()
@@ -191,9 +191,10 @@ class Forwarder:
     def _on_connect_fail(self, _c: Any, _u: Any) -> None:
         if not self._absent and not self._closing:
             self._absent = True
+            untrusted = ", or its certificate is not trusted" if self._encrypted else ""
             report(
-                f"no connection to {self._address} (it is absent, or its certificate is not "
-                "trusted); trying again"
+                f"no connection to {self._address} (no broker answers there{untrusted}); "
+                "trying again"
             )
 
     def _on_disconnect(self, _c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:

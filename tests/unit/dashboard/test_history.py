@@ -248,6 +248,11 @@ def test_only_the_owner_can_read_the_file(writer: HistoryWriter, path: Path) -> 
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
 
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*/none"):
+        HistoryWriter(tmp_path / "none" / "history.sqlite")
+
+
 @pytest.mark.parametrize("kind", ["text", "other", "folder", "absent"])
 def test_a_file_that_is_not_a_history_is_refused_in_one_line(path: Path, kind: str) -> None:
     if kind == "text":

@@ -273,6 +273,11 @@ def test_a_file_that_breaks_is_counted_and_a_foreign_one_refused(
         ReviewStore(foreign).create()
 
 
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*/none"):
+        ReviewStore(tmp_path / "none" / "review.sqlite").create()
+
+
 def test_a_file_that_cannot_be_completed_is_never_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

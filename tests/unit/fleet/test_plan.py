@@ -35,7 +35,11 @@ def plan(path: Path, text: str = PLAN) -> Path:
     [
         (("127.0.0.1", "example.org"), "needs certificate and private_key"),
         (('"home"', '"Home!"'), "a-z, 0-9"),
-        (("[[box]]", "[[boxes]]"), "box"),
+        (("[[box]]", "[[boxes]]"), "boxes is not a key; allowed: centre, box"),
+        (("[centre]", "[[center]]"), "center is not a key"),
+        (('name = "kitchen"', 'box = "kitchen"'), r"box\.0\.box is not a key; allowed: site, name"),
+        ((PLAN, PLAN.partition("[[box]]")[0]), r"\[\[box\]\] is missing"),
+        ((PLAN, "box = []\n" + PLAN.partition("[[box]]")[0]), "at least 1 rows"),
         ((PLAN, PLAN + PLAN.partition("[[box]]")[2].join(["[[box]]", ""])), "names must differ"),
         (('name = "kitchen"', ""), "box.0.name"),
         (("[centre]", "[centre"), "not valid TOML"),

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -28,6 +29,12 @@ TRANSPORT = "Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
 FURTHER = {"DESCRIBE": "Content-Type: application/sdp\r\n", "SETUP": TRANSPORT}
 
 
+def unread(port: int) -> int:
+    """Bytes that the clients of a TCP port have received and not read."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[2].endswith(f":{port:04X}"))
+
+
 class Camera:
     """An RTSP server that answers one client and sends no sound.
 
@@ -37,10 +44,17 @@ class Camera:
 
     def __init__(self) -> None:
         self.methods: list[str] = []
+        self._answered: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/sound"
+        self._port = int(self._listener.getsockname()[1])
+        self.url = f"rtsp://127.0.0.1:{self._port}/sound"
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    @property
+    def plays(self) -> bool:
+        """Whether the client has read the answer to its last request, which is to play."""
+        return self._answered[-1:] == ["PLAY"] and not unread(self._port)
 
     def close(self) -> None:
         self._listener.close()
@@ -59,6 +73,7 @@ class Camera:
                 lines.append(line.strip())
                 if not lines[-1]:
                     client.sendall(self._answer(lines).encode())
+                    self._answered.append(self.methods[-1])
                     lines = []
 
     def _answer(self, lines: list[str]) -> str:
@@ -74,7 +89,8 @@ def test_a_camera_gets_its_session_back() -> None:
     camera = Camera()
     connection = FfmpegConnection(camera.url)
     try:
-        wait_until(lambda: "PLAY" in camera.methods, "the request to play")
+        # A session that ffmpeg has not begun yet ends without a word.
+        wait_until(lambda: camera.plays, "ffmpeg to play")
     finally:
         connection.close()
         camera.close()
