@@ -89,18 +89,10 @@ def main(arguments: argparse.Namespace) -> int:
     if len(arguments.paths) > 1:
         raise UserError("several recordings need --out DIR or --out FILE.parquet")
     if arguments.paths:
-        from speech_emotion.capture.recording.reader import TIMELINE
         from speech_emotion.infer.offline.analyzer import BaselineUse
         from speech_emotion.infer.offline.command import report
 
         (path,) = arguments.paths
-        folder = Path(path)
-        timelines = (TIMELINE, f"*/{TIMELINE}")
-        if folder.is_dir() and not any(any(folder.glob(name)) for name in timelines):
-            raise UserError(
-                f"{path}: is a folder without a recording of --record; to analyse the sound files "
-                "in it, add --out DIR or --out FILE.parquet"
-            )
         return report(
             path,
             arguments.bundle,

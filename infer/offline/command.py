@@ -6,11 +6,13 @@ import json
 import sys
 from pathlib import Path
 
+from speech_emotion.capture.recording.reader import TIMELINE
 from speech_emotion.common.bundle.manifest import (
     load_bundle,
     warn_without_baseline,
     warn_without_operating_point,
 )
+from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.features.extractor import load_extractors
 from speech_emotion.infer.model import Model
@@ -40,9 +42,10 @@ def report(
     """Print the messages, each as soon as it is known. Returns the exit code.
 
     Raises:
-        UserError: the file or the bundle is missing or invalid; after all output: the file is
-            damaged from some sample on.
+        UserError: the file or the bundle is missing or invalid, or it is a folder without a
+            recording; after all output: the file is damaged from some sample on.
     """
+    _check_folder(Path(file))
     bundle = load_bundle(path).at(sensitivity)
     if use.mode == "stream":
         warn_without_baseline(bundle)
@@ -60,6 +63,14 @@ def report(
     finally:
         sys.stdout.flush()
     return 0
+
+
+def _check_folder(path: Path) -> None:
+    if path.is_dir() and not any(any(path.glob(name)) for name in (TIMELINE, f"*/{TIMELINE}")):
+        raise UserError(
+            f"{path}: is a folder without a recording of --record; to analyse the sound files "
+            "in it, add --out DIR or --out FILE.parquet"
+        )
 
 
 def _json(message: Message) -> str:
