@@ -28,6 +28,7 @@ from speech_emotion.common.wire import public
 from speech_emotion.fleet.rollout.centre import Centre
 from speech_emotion.fleet.rollout.orders import key_of, order_subject
 from speech_emotion.fleet.server import FAULTS, inbox_of, open_client
+from speech_emotion.fleet.status import ask
 from tests.support.bundles import rehash
 from tests.support.fleet import NATS_SERVER, Fleet, fleet_of
 from tests.support.pipelines import BUNDLE, ROOT, Running, wait_until
@@ -63,7 +64,13 @@ def boxes_of(fleet: Fleet, *names: str, **changes: Any) -> Iterator[list[Simulat
                 wait_until(lambda name=name: has_stream(fleet, name), f"the stream of {name}")  # type: ignore[misc]
         fleet.make_streams()
         wait_until(lambda: set(reports(fleet)) >= set(names), "every box to report")
+        wait_until(lambda: known(fleet) >= set(names), "the health of every box")
         yield boxes
+
+
+def known(fleet: Fleet) -> set[str]:
+    """The boxes of which the centre has a state."""
+    return {one.box for one in asyncio.run(ask(centre_server(fleet))) if one.health}
 
 
 def has_stream(fleet: Fleet, name: str) -> bool:
