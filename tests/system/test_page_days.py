@@ -166,9 +166,9 @@ def test_tour_theme_and_language_are_kept(chromium: Any, site: tuple[Dashboard, 
         assert page.evaluate("document.documentElement.lang") == "pl"
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
         assert page.locator("#tour").is_hidden()
-        site[1].send(dataclasses.replace(live(5000), stream="main"))
-        page.locator("#streams [data-stream=main]").click()
-        shows(page, "#emotion", "smutek")
+        with sending(lambda: site[1].send(dataclasses.replace(live(5000), stream="main"))):
+            page.locator("#streams [data-stream=main]").click()
+            shows(page, "#emotion", "smutek")
 
 
 @pytest.mark.slow
