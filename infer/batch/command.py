@@ -37,7 +37,7 @@ from speech_emotion.infer.batch.table import schema_of
 
 PARQUET = ".parquet"
 OTHER_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xls", ".xlsx", ".txt", ".sqlite")
-"""Suffixes of files that `--out` does not write, and that nobody would give to a folder."""
+"""Suffixes of files that `--out` does not write, which are no names of folders either."""
 
 
 @dataclasses.dataclass(frozen=True)

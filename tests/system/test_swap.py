@@ -382,7 +382,7 @@ def test_control_answers_only_what_it_is_asked(tmp_path: Path) -> None:
     wait_until(asked, "the request")
     ((identity, request),) = requests
     assert request == swap_request
-    control.answer(b"nobody", control_messages.Swapped(0, "lost"))
+    control.answer(b"gone", control_messages.Swapped(0, "lost"))
     control.answer(identity, control_messages.Swapped(1, "no"))
     thread.join()
     assert answered == [control_messages.Swapped(1, "no")]
