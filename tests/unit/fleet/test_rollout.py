@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import io
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("nacl")
+pytest.importorskip("nats")
 pytest.importorskip("nkeys")
 
 import nkeys
@@ -19,9 +21,11 @@ import nkeys
 from speech_emotion.common.bundle.manifest import load_bundle
 from speech_emotion.common.bundle.rolled_out import STATE, RolledOut, rolled_out_bundle
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.nats_server import RolloutOptions
 from speech_emotion.common.wire import public
 from speech_emotion.fleet.messages import Intake
 from speech_emotion.fleet.rollout.archive import MAX_FILES, ArchiveError, pack, unpack
+from speech_emotion.fleet.rollout.box import BoxRollout
 from speech_emotion.fleet.rollout.box_state import BoxState, StateFile
 from speech_emotion.fleet.rollout.orders import (
     BACK,
@@ -300,3 +304,35 @@ def test_a_way_back_names_no_other_order() -> None:
     order = PLAN.order("home.a", BACK)
     assert isinstance(order, Order)
     assert (order.action, order.number, order.digest) == (BACK, 3, SHA)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_archive_with_another_hash_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, changed: bool
+) -> None:
+    """Its bytes may reach the disk, but nothing of it is unpacked."""
+    content = pack(load_bundle(BUNDLE))
+    order = Order(
+        number=1,
+        site="home",
+        box="attic",
+        action="use",
+        bundle=load_bundle(BUNDLE).id,
+        digest=load_bundle(BUNDLE).digest,
+        object="chunks",
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        watch_s=1.0,
+        max_ms=500.0,
+    )
+    box = BoxRollout.__new__(BoxRollout)
+    box._options = RolloutOptions(public_key(), tmp_path, tmp_path / "control", BUNDLE)
+    sent = content[:-1] + b"\x01" if changed else content
+
+    async def chunk(_box: BoxRollout, _order: Order, sequence: int) -> tuple[bytes, int]:
+        return sent, sequence + 1
+
+    monkeypatch.setattr(BoxRollout, "_chunk", chunk)
+    fault = asyncio.run(box._fetch(order))
+    assert (fault is not None and "another hash" in fault) == changed
+    assert [path.name for path in tmp_path.iterdir()] == ([] if changed else [order.digest])
