@@ -410,6 +410,19 @@ def test_the_hold_survives_a_restart(writer: HistoryWriter) -> None:
     assert (off.trusted, off.holding) == (T0 + 3 * DAY_S, False)
 
 
+def test_the_first_purge_does_not_read_every_row(writer: HistoryWriter) -> None:
+    steps = []
+    for rows in (range(10), range(10, 2000)):
+        put(writer, *(make_result(seq, run=f"run {seq % 3}") for seq in rows))
+        counted: list[None] = []
+        writer._db.set_progress_handler(lambda to=counted: to.append(None), 1)
+        clock = writer.purge_clock(KEEP_S, T0 + 30 * DAY_S, 0.0)  # far ahead
+        writer._db.set_progress_handler(None, 0)
+        assert clock.trusted == make_result(rows[-1]).time
+        steps.append(len(counted))
+    assert steps[0] == steps[1] > 0
+
+
 def test_a_start_with_a_clock_far_ahead_keeps_an_older_file(
     writer: HistoryWriter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
