@@ -12,7 +12,7 @@ import sys
 import time
 
 try:
-    from speech_emotion import Freshness, Results, Utterance
+    from speech_emotion import Freshness, Info, Results, Utterance
 except ModuleNotFoundError as error:
     print(f"alerts: {error.name} is missing; pip install -e .", file=sys.stderr)
     sys.exit(2)
@@ -48,8 +48,15 @@ def alert(subject: str, line: str) -> None:
 with Results(options.endpoint) as results, contextlib.suppress(KeyboardInterrupt):
     while True:
         event = results.receive(timeout=0.5)
-        if event is not None and not event.replay and isinstance(event.message, Utterance):
-            utterance = event.message
+        message = None if event is None else event.message
+        if isinstance(message, Info) and options.emotion not in (*message.labels, "uncertain"):
+            known = ", ".join(message.labels)
+            alert(
+                f"labels of {message.stream}",
+                f"{message.stream}: the bundle has no label {options.emotion!r}; it has {known}",
+            )
+        if event is not None and not event.replay and isinstance(message, Utterance):
+            utterance = message
             if utterance.emotion == options.emotion and utterance.confidence >= options.confidence:
                 alert(
                     utterance.stream,

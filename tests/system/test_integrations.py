@@ -21,6 +21,7 @@ from speech_emotion.common.config.model import Config
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_utterance
+from tests.support.live_page import INFO
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, line_of
 from tests.support.publisher import Publisher, health
 
@@ -62,6 +63,14 @@ def test_alerts_are_printed_once(publisher: tuple[Publisher, str]) -> None:
         publisher[0].send(dataclasses.replace(make_utterance(9), stream="hall"))
         assert line_of(process).endswith("hall: sad, 75% sure\n")  # of another stream, at once
         assert "pipeline stale" in line_of(process)  # no result ever came
+
+
+def test_a_label_that_the_bundle_lacks_is_named(publisher: tuple[Publisher, str]) -> None:
+    with example("alerts.py", "--endpoint", publisher[1], "--emotion", "furious") as process:
+        publisher[0].wait_for()
+        publisher[0].send(dataclasses.replace(INFO, labels=["angry", "sad"]))
+        line = line_of(process)
+    assert line.endswith("main: the bundle has no label 'furious'; it has angry, sad\n")
 
 
 def test_alerts_of_a_real_pipeline(supervise: Supervise, clip: Clip) -> None:
