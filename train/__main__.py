@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from speech_emotion.common.bundle.dimensions import DIMENSIONS  # noqa: E402
 from speech_emotion.common.bundle.parameters import RUNTIMES  # noqa: E402
 from speech_emotion.common.errors import EXIT_USER, UserError  # noqa: E402
-from speech_emotion.common.stage.main import program  # noqa: E402
+from speech_emotion.common.stage.main import Parser, program  # noqa: E402
 from speech_emotion.train import commands, whisper_commands  # noqa: E402
 from speech_emotion.train.data.corpora import READERS  # noqa: E402
 from speech_emotion.train.dimensions import command as arousal  # noqa: E402
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     name = program("train", "python -m train")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description=__doc__,
         epilog=EXAMPLES.format(program=name),

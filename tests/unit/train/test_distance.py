@@ -84,3 +84,14 @@ def test_a_bundle_gets_the_distance_and_is_less_sure_of_far_sounds(
     assert p_far is not None
     assert p_far.max() < p_near.max() - 0.05
     assert main(words) == 2
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["distance"], ["streams", "--no-such-flag"]])
+def test_a_mistake_in_the_flags_is_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.endswith("; see --help\n")
