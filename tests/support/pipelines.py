@@ -19,8 +19,10 @@ from typing import Any
 import psutil
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from speech_emotion.common.linux.process_identity import ProcessIdentity
+from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.wire import codec, public
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -73,11 +75,16 @@ class Subscriber:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.received = Received()
         self._stop_at: float | None = None
+        self._ended = False
+        self._connections = 0
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.setsockopt(zmq.RECONNECT_IVL, 5)
         self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
+        )
         self._socket.connect(endpoint)
         self._thread.start()
 
@@ -87,16 +94,34 @@ class Subscriber:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while self._stop_at is None or time.monotonic() < self._stop_at:
-            if self._socket.poll(50):
+        while True:
+            over = self._over()
+            if self._socket.poll(0 if over else 50):
                 topic, payload = self._socket.recv_multipart()
                 message, replay = public.decode_public(topic, payload)
                 self.received.messages.append((message, replay, time.monotonic()))
+            elif over:
+                break
         self._context.destroy(linger=0)
 
-    def finish(self) -> Received:
-        """Take what is still on its way, and stop."""
-        self._stop_at = time.monotonic() + 0.3
+    def _over(self) -> bool:
+        """Whether nothing more is awaited than what waits to be read."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            self._connections += 1 if event == zmq.EVENT_CONNECTED else -1
+        if self._stop_at is None:
+            return False
+        return time.monotonic() >= self._stop_at or (self._ended and not self._connections)
+
+    def finish(self, *, ended: bool = False) -> Received:
+        """Take what is still on its way, and stop.
+
+        Args:
+            ended: the publisher has ended. Everything has arrived when its connection is closed,
+                however late this process gets a processor.
+        """
+        self._ended = ended
+        self._stop_at = time.monotonic() + (PATIENCE_S if ended else 0.3)
         self._thread.join()
         return self.received
 
@@ -154,7 +179,7 @@ class Running:
     def ended(self) -> tuple[int, str, Received]:
         """Wait for the end: exit code, stderr, everything received."""
         _, stderr = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, stderr, self.subscriber.finish()
+        return self.process.returncode, stderr, self.subscriber.finish(ended=True)
 
     def stopped(self, further: int = 3) -> tuple[int, str, Received]:
         """Stop it in order after some further results, or wait for its end; as `ended`."""
@@ -174,8 +199,9 @@ class Running:
                 self.process.kill()
         if self.subscriber.alive:
             self.subscriber.finish()
-        if self.process.returncode < 0:  # killed, its socket file is left
+        if self.process.returncode < 0:  # killed: tests of other workers would see what it left
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+            reclaim_segments()
 
 
 def check_beginning(stream: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
