@@ -124,8 +124,8 @@ def supervise() -> Iterator[Callable[..., Running]]:
     before = leftovers()
     running: list[Running] = []
 
-    def start(*flags: str, env: dict[str, str] | None = None) -> Running:
-        running.append(Running(*flags, env=env))
+    def start(*flags: str, env: dict[str, str] | None = None, stdin: int | None = None) -> Running:
+        running.append(Running(*flags, env=env, stdin=stdin))
         return running[-1]
 
     yield start

@@ -176,7 +176,7 @@ def disturbed(here: Path, paths: dict[str, Path], speed: str, plan: list[Event])
         code, stderr, received = pipeline.ended()
         disturber.close()
         check_end(code, stderr, found)
-        inside = inner.finish()
+        inside = with_replays(inner.finish(ended=True))
         found.events = dict(disturber.done)
         found.swapped = sum(answer.code == 0 for answer in disturber.swaps)
         if disturber.done["swap"] > 2 and not found.swapped:
@@ -192,6 +192,21 @@ def disturbed(here: Path, paths: dict[str, Path], speed: str, plan: list[Event])
         return found
     found.problems.append(f"left behind: {leftovers() - before}")
     return found
+
+
+def with_replays(received: Received) -> Received:
+    """What an inner subscriber got, also what was published before it came; each message once."""
+    seen = set[tuple[type[Any], str, int]]()
+    kept = Received()
+    for message, replay, at in received.messages:
+        if isinstance(message, public.Result | public.Utterance):
+            key = type(message), message.stream, message.seq
+            if key not in seen:
+                seen.add(key)
+                kept.messages.append((message, False, at))
+        else:
+            kept.messages.append((message, replay, at))
+    return kept
 
 
 def await_health(pipeline: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from speech_emotion.common.client.results import GONE_AFTER_S, Freshness, Results, Status
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
@@ -70,9 +72,18 @@ def test_a_pipeline_that_has_ended_is_not_fresh(supervise: Supervise, clip: Clip
     first, second = clip(2.5, name="short"), clip(50.0)
     running = supervise(f"--source=file:{first}", f"--source=file:{second}")
     with Results(running.endpoint, timeout=PATIENCE_S) as client:
-        until(client, Freshness.FRESH)
-        assert until(client, Freshness.STALE)[-1].reason == "stream main has ended"
-        assert client.status("main-2").state is Freshness.FRESH
+        heard = set()
+        while heard != {"main", "main-2"}:
+            heard.add(next(iter(client)).stream)
+        ended = Status(Freshness.STALE, "stream main has ended")
+
+        def told_apart() -> bool:
+            client.receive(0.05)
+            both = [client.status(name) for name in (None, "main", "main-2")]
+            states = [dataclasses.replace(status, age_s=None) for status in both]
+            return states == [ended, ended, Status(Freshness.FRESH)]
+
+        wait_until(told_apart, "the end of the first stream")
         running.process.send_signal(signal.SIGTERM)
         assert running.ended()[0] == 0
         until(client, Freshness.GONE)
@@ -98,10 +109,19 @@ def test_the_command_prints_every_message_and_ends_with_ctrl_c(
     endpoint = fresh_endpoint()
     json_lines = subscribe("--endpoint", endpoint, "--json")
     human_lines = subscribe("--endpoint", endpoint, "--stream=main")
-    # Both wait for it, so nothing passes before they listen.
+    # Both wait for it.
     for process in (json_lines, human_lines):
         assert "no message" in process.stderr.readline()  # type: ignore[union-attr]
-    running = supervise(f"--source=file:{clip(6.3)}", f"--results={endpoint}")
+    samples, rate = soundfile.read(clip(6.3), dtype="int16")
+    source = f"--source=stdin:{rate}"
+    running = supervise(source, f"--results={endpoint}", stdin=subprocess.PIPE)
+    for process in (json_lines, human_lines):  # until both are connected there is no sound
+        while (line := process.stderr.readline()).startswith("subscribe: gone"):  # type: ignore
+            pass
+        assert line.startswith("subscribe: stale")
+    assert running.process.stdin is not None
+    with running.process.stdin as pipe:
+        pipe.buffer.write(samples.tobytes())
     code = running.process.wait(PATIENCE_S)
     assert code == 0
     outputs = []
@@ -125,7 +145,7 @@ def test_the_command_prints_every_message_and_ends_with_ctrl_c(
     utterances = [row for row in rows if row["topic"] == "utterance/main" and "replay" not in row]
     lines = outputs[1].splitlines()
     assert len(lines) == len(results) + len(utterances) + 1
-    assert lines[0].startswith("main  file:")
+    assert lines[0].startswith("main  stdin:")
     for line, row in zip([x for x in lines[1:] if "utterance" not in x], results, strict=True):
         assert f"{row['end'] / row['rate']:.1f} s  {row['emotion'] or row['state']}" in line
 

@@ -16,6 +16,8 @@ def test_a_demo_whose_ports_are_in_use_finds_others_and_ends_with_what_comes_nex
     with contextlib.ExitStack() as stack:
         for port in (PAGE_PORT, RESULTS_PORT):
             taken = stack.enter_context(socket.socket())
+            # Also while an earlier connection of the port is in TIME_WAIT; the demo binds it then.
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):  # in use already: as good
                 taken.bind(("127.0.0.1", port))
                 taken.listen()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pipelines import PATIENCE_S, Running, command
+from speech_emotion.common.wire import public
+from tests.support.pipelines import PATIENCE_S, Running, command, wait_until
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -17,6 +18,7 @@ Clip = Callable[..., Path]
 def test_the_exit_code_follows_the_pipeline(supervise: Supervise, clip: Clip) -> None:
     running = supervise(f"--source=file:{clip(50.0)}")
     pid = ("--pid", running.process.pid)
+    running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     well = command("health", "--wait", PATIENCE_S / 2, *pid)
     assert (well.returncode, well.stdout) == (0, "ok\n"), well.stderr
     running.process.send_signal(signal.SIGSTOP)
@@ -33,10 +35,15 @@ def test_the_exit_code_follows_the_pipeline(supervise: Supervise, clip: Clip) ->
 def test_what_is_wrong_is_named(supervise: Supervise) -> None:
     absent = {"SEP_CAPTURE__WAIT_FOR_DEVICE": "true"}
     running = supervise("--source=mic:no such microphone", env=absent)
-    done = command("health", "--wait", "3", "--pid", running.process.pid)
-    assert done.returncode == 1
-    assert "stream main" in done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    looks = []
+
+    def named() -> bool:  # not yet while the pipeline starts
+        looks.append(command("health", "--wait", "0.5", "--pid", running.process.pid))
+        return "stream main" in looks[-1].stdout
+
+    wait_until(named, "the stream to be named")
+    assert {done.returncode for done in looks} == {1}
+    assert len(looks[-1].stdout.splitlines()) == 1
     running.process.terminate()
     assert running.ended()[0] == 0
 

@@ -30,6 +30,7 @@ from tests.support.pipelines import (
     more_results,
     nothing_left_but,
     offline,
+    runs,
     wait_until,
 )
 from tests.support.swaps import OTHER, exchanges, swap, with_exchanges
@@ -124,6 +125,8 @@ class Box(Running):
             f"[infer_host]\nhub = 'tcp://{address}:{HUB}'\n"
             f"features = 'tcp://{address}:{FEATURES}'\n"
             f"secret = '{site.folder}/boxes/{name}.key_secret'\nallowed = '{site.allowed}'\n"
+            # The sound of as long as a host takes to start on a busy machine.
+            "[ring]\nseconds = 120.0\n"
         )
         command = [sys.executable, str(ROOT / "supervisor.py"), "--config", str(config)]
         self.process = subprocess.Popen(
@@ -203,17 +206,21 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def has_host(box: Box) -> bool:
-    return infer_state(box) == "ready"
+    return "ready" in infer_states(box)
 
 
 def has_stage(box: Box, stage: str) -> bool:
     return stage in box.stages()
 
 
-def infer_state(box: Box) -> str:
+def infer_states(box: Box) -> list[str]:
+    """The states of infer so far, the newest last."""
     healths = box.received.fresh(public.Health)
-    rows = [row for row in healths[-1].stages if row.name == "infer"] if healths else []
-    return rows[0].state if rows else ""
+    return [row.state for health in healths for row in health.stages if row.name == "infer"]
+
+
+def infer_state(box: Box) -> str:
+    return (infer_states(box) or [""])[-1]
 
 
 def results(box: Box) -> list[public.Result]:
@@ -238,7 +245,10 @@ def test_two_boxes_and_one_host_equal_offline(site: Site, clip: Clip) -> None:
     wait_until(lambda: all(infer_state(box) == "away" for box in boxes.values()), "the wait")
     assert not any(results(box) for box in boxes.values())
     site.host("a", "b")
-    assert all(set(box.stages()) == {"capture", "features"} for box in boxes.values())
+    wait_until(
+        lambda: all(set(box.stages()) == {"capture", "features"} for box in boxes.values()),
+        "the other stages",
+    )
     for name, box in boxes.items():
         box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
         wait_until(functools.partial(has_host, box), "the host to be seen")
@@ -257,7 +267,7 @@ def test_two_boxes_and_one_host_equal_offline(site: Site, clip: Clip) -> None:
 def test_a_cut_and_restored_link_loses_and_doubles_nothing(
     site: Site, clip: Clip, seconds: float
 ) -> None:
-    path = clip(50.0)
+    path = clip(50.0, repeat=2)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
     box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
@@ -273,7 +283,7 @@ def test_a_cut_and_restored_link_loses_and_doubles_nothing(
 
 
 def test_a_host_killed_and_started_again_loses_nothing(site: Site, clip: Clip) -> None:
-    path = clip(50.0)
+    path = clip(50.0, repeat=2)
     box = site.box("a", f"--source=file:{path}")
     for _ in range(3):
         host = site.host("a")
@@ -286,7 +296,7 @@ def test_a_host_killed_and_started_again_loses_nothing(site: Site, clip: Clip) -
 
 
 def test_killed_stages_of_a_box_with_a_remote_infer_lose_nothing(site: Site, clip: Clip) -> None:
-    path = clip(50.0)
+    path = clip(50.0, repeat=2)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
     box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
@@ -299,26 +309,30 @@ def test_killed_stages_of_a_box_with_a_remote_infer_lose_nothing(site: Site, cli
 
 
 def test_a_restarted_box_does_not_disturb_the_other(site: Site, clip: Clip) -> None:
-    path = clip(50.0, name="long")
+    path = clip(50.0, repeat=2, name="long")
     steady = site.box("a", f"--source=file:{path}")
-    leaving = site.box("b", f"--source=file:{clip(50.0, name='leaving')}")
+    leaving = site.box("b", f"--source=file:{clip(50.0, repeat=2, name='leaving')}")
     site.host("a", "b")
     for box in (steady, leaving):
         box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
+    stages = list(leaving.stages().values())
     leaving.process.kill()
     leaving.ended()
+    wait_until(lambda: not any(map(runs, stages)), "its ports to be free")
     Path(leaving.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+    # The host serves the other box while this one is away.
+    before = len(results(steady))
+    steady.subscriber.wait_for(more_results(before + 4))
+    meanwhile = results(steady)[before:]
+    assert all(r.timing_ms and r.timing_ms["total"] < 1000 * PATIENCE_S for r in meanwhile)
     short = clip(5.0, name="back")
     back = site.box("b", f"--source=file:{short}")
     assert ended(back) == offline(short)
-    # Each result of the other box arrived in time.
     check_beginning(stopped(steady), offline(path))
-    late = [r.timing_ms["total"] for r in results(steady)[3:] if r.timing_ms]
-    assert max(late) < 10_000
 
 
 def test_a_host_without_an_allowed_key_gets_nothing_and_is_counted(site: Site, clip: Clip) -> None:
-    path = clip(50.0)
+    path = clip(50.0, repeat=2)
     box = site.box("a", f"--source=file:{path}")
     box.subscriber.wait_for(lambda received: bool(received.fresh(public.Health)))
     stranger = site.host("a", who="stranger")
@@ -337,7 +351,7 @@ def refused(box: Box) -> int:
 
 
 def test_a_bundle_swap_works_if_the_host_has_the_bundle(site: Site, clip: Clip) -> None:
-    path = clip(50.0)
+    path = clip(50.0, repeat=2)
     box = site.box("a", f"--source=file:{path}")
     site.host("a", bundles=(BUNDLE, OTHER))
     box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
@@ -350,7 +364,7 @@ def test_a_bundle_swap_works_if_the_host_has_the_bundle(site: Site, clip: Clip) 
 
 
 def test_a_swap_to_a_bundle_that_the_host_lacks_is_rolled_back(site: Site, clip: Clip) -> None:
-    path = clip(50.0)
+    path = clip(50.0, repeat=2)
     box = site.box("a", f"--source=file:{path}")
     site.host("a")
     box.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
@@ -363,7 +377,7 @@ def test_a_swap_to_a_bundle_that_the_host_lacks_is_rolled_back(site: Site, clip:
 
 
 def test_a_host_stops_on_sigterm(site: Site, clip: Clip) -> None:
-    box = site.box("a", f"--source=file:{clip(30.0)}")
+    box = site.box("a", f"--source=file:{clip(50.0, repeat=2)}")
     host = site.host("a")
     box.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     host.send_signal(signal.SIGTERM)

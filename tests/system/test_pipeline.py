@@ -18,7 +18,14 @@ import soxr
 
 from speech_emotion.common.wire import public
 from speech_emotion.supervision.console import view as terminal
-from tests.support.pipelines import PATIENCE_S, Running, offline, runs, wait_until
+from tests.support.pipelines import (
+    PATIENCE_S,
+    Running,
+    check_beginning,
+    offline,
+    runs,
+    wait_until,
+)
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -143,7 +150,7 @@ def test_stages_end_with_a_killed_supervisor_and_the_next_cleans_up(
     assert segments
     running.process.kill()
     running.process.communicate()
-    wait_until(lambda: not any(runs(stage) for stage in stages), "the stages to end", 10.0)
+    wait_until(lambda: not any(runs(stage) for stage in stages), "the stages to end")
     code, stderr, _ = supervise(f"--source=file:{clip(3.0, name='next')}", "--speed=max").ended()
     assert code == 0, stderr
     assert not segments & {path.name for path in Path("/dev/shm").iterdir()}
@@ -168,7 +175,7 @@ def test_a_late_subscriber_gets_the_last_values_as_replays(
 ) -> None:
     from tests.support.pipelines import Subscriber
 
-    running = supervise(f"--source=file:{clip(8.0)}")
+    running = supervise(f"--source=file:{clip(50.0)}")
     running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     late = Subscriber(running.endpoint)
     late.wait_for(
@@ -187,13 +194,20 @@ def test_a_late_subscriber_gets_the_last_values_as_replays(
 def test_a_stage_that_another_program_stopped_is_restarted(
     supervise: Supervise, clip: Clip, stage: str
 ) -> None:
-    path = clip(6.0)
+    path = clip(50.0)
     running = supervise(f"--source=file:{path}")
     running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     running.stages()[stage].terminate()
-    code, stderr, received = running.ended()
+    running.subscriber.wait_for(
+        lambda received: any(
+            row.restarts and row.state == "ready"
+            for row in received.fresh(public.Health)[-1].stages
+            if row.name == stage
+        )
+    )
+    code, stderr, received = running.stopped()
     assert code == 0, stderr
-    assert received.stream() == offline(path)
+    check_beginning(received.stream(), offline(path))
 
 
 def test_a_full_stderr_blocks_nothing(supervise: Supervise, clip: Clip) -> None:
@@ -202,7 +216,7 @@ def test_a_full_stderr_blocks_nothing(supervise: Supervise, clip: Clip) -> None:
     assert running.process.stderr is not None
     fcntl.fcntl(running.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
     assert running.process.wait(PATIENCE_S) == 0
-    received = running.subscriber.finish()
+    received = running.subscriber.finish(ended=True)
     assert received.stream() == offline(path)
     assert (
         len(running.process.stderr.read()) > 3900

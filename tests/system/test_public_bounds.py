@@ -54,7 +54,7 @@ class Rig:
     def submit(self, seq: int) -> None:
         """Submit a result and wait until the hub has accepted it."""
         self.stage.send(internal.encode(submit(seq) if seq >= 0 else OPEN))
-        assert self.stage.poll(10_000)
+        assert self.stage.poll(1000 * PATIENCE_S)
         while self.stage.poll(0):
             self.stage.recv()
 
@@ -69,7 +69,7 @@ class Rig:
             one.subscribe(b"health")
         else:
             one.send(b"\x01health")
-        assert one.poll(10_000)
+        assert one.poll(1000 * PATIENCE_S)
         return one
 
     def raw(self, number: int) -> list[socket.socket]:
@@ -110,10 +110,10 @@ def is_open(one: socket.socket) -> bool:
 
 
 def alive(subscriber: zmq.Socket[bytes]) -> bool:
-    """Whether a message of `health` comes in the next seconds."""
+    """Whether a message of `health` comes."""
     while subscriber.poll(0):
         subscriber.recv_multipart()
-    return bool(subscriber.poll(5000))
+    return bool(subscriber.poll(1000 * PATIENCE_S))
 
 
 def test_idle_connections_are_bounded_and_keep_no_client_out(rig: Rig) -> None:
@@ -159,7 +159,7 @@ def test_a_long_request_ends_the_connection_before_it_is_kept(rig: Rig, length: 
     client = rig.subscriber(zmq.XSUB)
     monitor = client.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     client.send(b"x" * length)
-    assert monitor.poll(10_000)
+    assert monitor.poll(1000 * PATIENCE_S)
     monitor.close()
     assert alive(rig.subscriber())
     assert rig.cut == 0  # libzmq has not passed it on
@@ -227,7 +227,6 @@ def test_a_storm_of_subscriptions_reaches_neither_the_inner_subscribers_nor_othe
             client.send(b"\x00")
         rig.submit(seq)
         seq += 1
-    elapsed = time.monotonic() - began
     for one in (inner, other):
         one.wait_for(lambda received, n=seq: len(received.fresh(public.Result)) >= n)  # type: ignore
     received = inner.finish()
@@ -235,6 +234,7 @@ def test_a_storm_of_subscriptions_reaches_neither_the_inner_subscribers_nor_othe
     replays = [type(message) for message, replay, _ in received.messages if replay]
     assert replays.count(public.Info) <= 1  # its own subscription
     replays = [type(message) for message, replay, _ in other.finish().messages if replay]
+    elapsed = time.monotonic() - began  # also the time since the storm, and before it some
     most = publisher.MAX_REPLAYS + publisher.REPLAYS_PER_S * (elapsed + 2.0)
     assert replays.count(public.Info) <= most
 
@@ -246,8 +246,8 @@ def test_an_inner_subscriber_gets_what_was_published_before_it_in_order(rig: Rig
     accepted = "results_accepted"
     wait_until(lambda: rig.hub.snapshot().counters[accepted] == number, "all to be accepted")
     inner, other = Subscriber(rig.inner), Subscriber(rig.results)
-    for one in (inner, other):
-        one.wait_for(lambda received: bool(received.fresh(public.Health)))
+    for one in (inner, other):  # what was kept: a message of `health` may come before it
+        one.wait_for(lambda received: number - 1 in seqs_of(received))
     rig.submit(number)
     for one in (inner, other):
         one.wait_for(lambda received: bool(received.fresh(public.Result)))

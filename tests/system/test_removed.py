@@ -19,6 +19,7 @@ import pytest
 from speech_emotion.common.errors import EXIT_FAULT, UserError
 from speech_emotion.common.linux.runtime_dir import reclaim_runtime_dirs
 from speech_emotion.common.ring.segment import reclaim_segments
+from speech_emotion.common.stage.control import ANSWER_S
 from speech_emotion.common.wire import public
 from speech_emotion.supervision.control_socket import running
 from tests.support.pipelines import PATIENCE_S, ROOT, Running, wait_until
@@ -38,7 +39,7 @@ def remove_ring(pipeline: Running) -> None:
 
 
 def remove_folder(pipeline: Running) -> None:
-    shutil.rmtree(folder_of(pipeline))
+    shutil.rmtree(folder_of(pipeline), ignore_errors=True)  # the supervisor may notice midway
 
 
 def remove_hub(pipeline: Running) -> None:
@@ -130,9 +131,9 @@ def test_the_swap_client_learns_at_once_that_its_supervisor_has_died(
     time.sleep(0.5)
     pipeline.process.kill()
     pipeline.process.wait()
-    died = time.monotonic()
+    assert ANSWER_S > PATIENCE_S
     thread.join(PATIENCE_S)
-    assert time.monotonic() - died < 5.0
+    assert not thread.is_alive()
     assert "the pipeline has ended" in outcome[0]
 
     def reclaimed() -> bool:  # here, or by another test's pipeline at its start
@@ -150,9 +151,10 @@ def test_a_supervisor_without_descriptors_lives(supervise: Supervise, clip: Clip
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     assert soft == min(hard, 65536)
     # Room for a connection or two, which libzmq must be able to accept, but not for the three
-    # pipes of a child process.
-    used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, hard))
+    # pipes of a child process: one free number, and those that infer gives back.
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    _, second, *_ = (number for number in range(max(used) + 3) if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (second, hard))
     pipeline.stages()["infer"].kill()
     wait_until(
         lambda: any(

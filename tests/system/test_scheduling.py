@@ -43,7 +43,7 @@ def test_a_process_that_asks_has_them_and_hands_them_on_with_its_nice_value() ->
 def test_every_process_of_a_pipeline_has_them(
     supervise: Callable[..., Running], clip: Callable[..., Path]
 ) -> None:
-    running = supervise(f"--source=file:{clip(6.0)}")
+    running = supervise(f"--source=file:{clip(50.0)}")
     running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     main = psutil.Process(running.process.pid)
     slices = {process.pid: slice_ns(process.pid) for process in [main, *main.children()]}

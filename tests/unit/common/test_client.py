@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speech_emotion.common.client import results
 from speech_emotion.common.client.results import (
     STALE_AFTER_S,
     Freshness,
@@ -40,8 +41,11 @@ def publisher(endpoint: str) -> Iterator[Publisher]:
 
 
 @pytest.fixture
-def connect(endpoint: str, publisher: Publisher) -> Iterator[Callable[..., Results]]:
-    """Connected clients, closed at the end."""
+def connect(
+    endpoint: str, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Results]]:
+    """Connected clients, closed at the end. The publisher may pause for as long as it likes."""
+    monkeypatch.setattr(results, "GONE_AFTER_S", 3600.0)
     clients: list[Results] = []
 
     def to_publisher(stream: str | None = None, **settings: Any) -> Results:

@@ -23,7 +23,7 @@ from speech_emotion.common.hub.publisher import SUBSCRIBER_HIGH_WATER_MARK
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
-from tests.support.pipelines import Subscriber, fresh_endpoint, wait_until
+from tests.support.pipelines import PATIENCE_S, Subscriber, fresh_endpoint, wait_until
 from tests.support.sockets import KeepingContext
 
 
@@ -116,7 +116,7 @@ class Rig:
         self.stage.send(internal.encode(message))
 
     def answer(self) -> codec.Message:
-        assert self.stage.poll(10_000)
+        assert self.stage.poll(1000 * PATIENCE_S)
         return internal.decode(self.stage.recv())
 
     def close(self) -> None:
@@ -188,14 +188,13 @@ def test_a_change_is_published_at_once_and_not_at_the_next_second(rig: Rig) -> N
     subscriber = listening(rig)
     changes = 10
     seen = len(subscriber.received.fresh(public.Health))
-    began = time.monotonic()
     for n in range(1, changes + 1):
         rig.hub.health_changed()
         subscriber.wait_for(lambda r, n=n: len(r.fresh(public.Health)) >= seen + n)  # type: ignore
-    elapsed = time.monotonic() - began
-    # Once a second there is one anyway; so many in this time there are only where it was woken.
-    assert len(subscriber.finish().fresh(public.Health)) - seen >= changes
-    assert elapsed < changes - 1.0
+    times = [h.time for h in subscriber.finish().fresh(public.Health)[seen:]]
+    assert len(times) >= changes
+    # Without a change they are a second apart, or more on a busy machine.
+    assert min(b - a for a, b in itertools.pairwise(times)) < 0.9
 
 
 def test_who_watches_the_stages_is_told_when_one_changes(rig: Rig) -> None:
@@ -211,11 +210,12 @@ def test_who_watches_the_stages_is_told_when_one_changes(rig: Rig) -> None:
 
 def test_an_idle_hub_ends_at_once_when_told_to(rig: Rig) -> None:
     listening(rig)
-    began = time.monotonic()
+    rig.hub._health_due = time.monotonic() + 10 * PATIENCE_S  # it has nothing to do until then
+    rig.hub._acceptances.wait_s = lambda _: 10 * PATIENCE_S  # type: ignore[method-assign]
+    rig.send(OPEN)
+    rig.answer()
     rig.hub.stop()
-    assert not rig.hub.alive
-    # It had nothing to do for a second, and linger takes at most half of one.
-    assert time.monotonic() - began < 5.0
+    wait_until(lambda: not rig.hub.alive, "the end")
 
 
 def test_invalid_messages_are_counted_and_nothing_else(rig: Rig) -> None:
@@ -255,7 +255,7 @@ def test_whatever_was_published_is_replayed() -> None:
     try:
         for _ in range(2):  # the first hears it, the second has it replayed
             listener: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
-            listener.setsockopt(zmq.RCVTIMEO, 10_000)
+            listener.setsockopt(zmq.RCVTIMEO, int(1000 * PATIENCE_S))
             listener.setsockopt(zmq.SUBSCRIBE, b"health")
             listener.connect(rig.results)
             assert words.encode() in listener.recv_multipart()[1]
@@ -291,7 +291,7 @@ def test_only_what_was_subscribed_is_replayed(rig: Rig) -> None:
     picky: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
     picky.setsockopt(zmq.SUBSCRIBE, b"info/other")
     picky.connect(rig.results)
-    assert picky.poll(10_000)
+    assert picky.poll(1000 * PATIENCE_S)
     replays = [x for x, replay, _ in eager.finish().messages if replay]
     # Its own subscription; the other one's replays reach it as well.
     assert [x.stream for x in replays if isinstance(x, public.Info)].count("main") == 1
@@ -348,7 +348,7 @@ def test_a_subscriber_that_never_reads_does_not_disturb_others(rig: Rig) -> None
     unread.setsockopt(zmq.SUBSCRIBE, b"")
     unread.connect(rig.results)
     eager = listening(rig)
-    assert unread.poll(10_000)  # it is subscribed
+    assert unread.poll(1000 * PATIENCE_S)  # it is subscribed
     rig.send(OPEN)
     count = 3 * SUBSCRIBER_HIGH_WATER_MARK
     for seq in range(count):

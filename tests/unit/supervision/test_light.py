@@ -127,12 +127,15 @@ def test_a_command_is_called_with_on_and_off(tmp_path: Path) -> None:
 def test_a_command_that_hangs_or_fails_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "COMMAND_S", 0.3)
-    words = command(tmp_path, '[ "$2" = off ] || sleep 20')
-    light = Light(CommandLamp(words), lambda: None)
-    light.turn(0.0, wanted=True)
-    wait_until(lambda: light.failure is not None, "the failure")
-    assert "took longer than 0.3 s" in (light.failure or "")
+    lamp = CommandLamp(command(tmp_path, '[ "$2" = off ] || exec sleep 60'))
+    states: list[str | None] = []
+    light = Light(lamp, lambda: states.append(light.failure))
+    wait_until(lambda: states == [None], "the first state")
+    with monkeypatch.context() as context:
+        context.setattr(module, "COMMAND_S", 0.3)
+        light.turn(0.0, wanted=True)
+        wait_until(lambda: len(states) > 1, "the failure")
+    assert "took longer than 0.3 s" in (states[1] or "")
     light.close()
     with pytest.raises(UserError, match="exit code 3"):
         CommandLamp(command(tmp_path, "exit 3"))
