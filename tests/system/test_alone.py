@@ -133,13 +133,13 @@ def test_a_killed_infer_that_is_started_again_continues_the_stream(clip: Clip) -
     infer = ("infer", "--hub", hub, "--features", features, "--results", results, *bundle)
     subscriber = Subscriber(results)
     path = clip(15.0)
-    stages = [
-        module("features", "--bind", features, "--hub", hub, *bundle),
-        module("capture", f"--source=file:{path}", "--hub", hub, "--features", features, *bundle),
-    ]
+    feature_stage = module("features", "--bind", features, "--hub", hub, *bundle)
     holds_hub = module(*infer)
+    subscriber.wait_for(lambda received: bool(received.messages))
+    capture = module(
+        *("capture", f"--source=file:{path}", "--hub", hub, "--features", features, *bundle)
+    )
     subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
-    capture = stages.pop()
     capture.send_signal(signal.SIGSTOP)  # no result before the subscriber is connected again
     holds_hub.kill()
     holds_hub.communicate()
@@ -154,7 +154,7 @@ def test_a_killed_infer_that_is_started_again_continues_the_stream(clip: Clip) -
     capture.send_signal(signal.SIGCONT)
     code, _, stderr = finished(capture)
     assert code == 0, stderr
-    for stage in (*stages, again):
+    for stage in (feature_stage, again):
         stage.terminate()
         assert finished(stage)[0] == 0
     received = subscriber.finish(ended=True)
