@@ -124,8 +124,13 @@ def supervise() -> Iterator[Callable[..., Running]]:
     before = leftovers()
     running: list[Running] = []
 
-    def start(*flags: str, env: dict[str, str] | None = None, stdin: int | None = None) -> Running:
-        running.append(Running(*flags, env=env, stdin=stdin))
+    def start(
+        *flags: str,
+        env: dict[str, str] | None = None,
+        stdin: int | None = None,
+        pipesize: int = -1,
+    ) -> Running:
+        running.append(Running(*flags, env=env, stdin=stdin, pipesize=pipesize))
         return running[-1]
 
     yield start

@@ -142,6 +142,7 @@ class Running:
         env: dict[str, str] | None = None,
         program: tuple[str, ...] = SUPERVISOR,
         stdin: int | None = None,
+        pipesize: int = -1,
     ) -> None:
         named = {"SEP_BUNDLE": str(BUNDLE), **(env or {})}
         named = {key: value for key, value in named.items() if value}
@@ -152,6 +153,7 @@ class Running:
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pipesize=pipesize,
             text=True,
             env={**os.environ, **named},
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import random
 import signal
 import threading
@@ -212,9 +211,8 @@ def test_a_stage_that_another_program_stopped_is_restarted(
 
 def test_a_full_stderr_blocks_nothing(supervise: Supervise, clip: Clip) -> None:
     path = clip(50.0, repeat=12)
-    running = supervise(f"--source=file:{path}", "--speed=max")
+    running = supervise(f"--source=file:{path}", "--speed=max", pipesize=4096)
     assert running.process.stderr is not None
-    fcntl.fcntl(running.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
     assert running.process.wait(PATIENCE_S) == 0
     received = running.subscriber.finish(ended=True)
     assert received.stream() == offline(path)
