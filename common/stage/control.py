@@ -39,12 +39,15 @@ def ask(control: Path, request: codec.Message, answer: type[A], wait_s: float = 
         socket = connect(context, f"ipc://{control}", CONTROL)
         send(socket, request)
         deadline = time.monotonic() + wait_s
+        ended = False
         while not socket.poll(200):
+            if ended:
+                raise UserError(f"{control}: the pipeline has ended")
             # kill -9 leaves the socket's file.
             owner = ProcessIdentity.parse(control.parent.name)
-            if not control.exists() or (owner is not None and not owner.alive()):
-                raise UserError(f"{control}: the pipeline has ended")
-            if time.monotonic() > deadline:
+            # The answer may have come with the end: poll once more.
+            ended = not control.exists() or (owner is not None and not owner.alive())
+            if not ended and time.monotonic() > deadline:
                 raise UserError(f"{control}: no answer within {wait_s:g} s")
         received = internal.decode(socket.recv())
     finally:
