@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import secrets
 import signal
@@ -32,6 +33,7 @@ BUNDLE = ROOT / "models" / "small"
 SUPERVISOR = (str(ROOT / "supervisor.py"),)
 PATIENCE_S = 60.0
 """Far beyond what anything here takes; only a hang reaches it."""
+PATIENCE_MS = round(1000 * PATIENCE_S)
 LIVE_ONLY = ("time", "timing_ms", "run")
 """Keys that a live message may have different from an offline one."""
 
@@ -204,6 +206,13 @@ class Running:
         if self.process.returncode < 0:  # killed: tests of other workers would see what it left
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
             reclaim_segments()
+
+
+def feed(running: Running, sound: bytes) -> None:
+    """Write sound to the standard input of a pipeline that was started with a pipe."""
+    assert isinstance(running.process.stdin, io.TextIOWrapper)
+    running.process.stdin.buffer.write(sound)
+    running.process.stdin.buffer.flush()
 
 
 def check_beginning(stream: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:

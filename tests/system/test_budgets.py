@@ -92,7 +92,7 @@ def beyond_rates(running: Running, began: float) -> dict[str, float]:
     elapsed = healths[-1].time - healths[0].time
     if elapsed < SECONDS:
         return {"supervisor": 0.0}
-    means = {"supervisor": (len(healths) - 1) / elapsed}
+    means: dict[str, float] = {"supervisor": (len(healths) - 1) / elapsed}
     # A process's first beats count from its start, when there was nothing to do yet.
     settled = [h for h in healths if h.time >= began + 1.5]
     for name in ("capture", "features", "infer", "record"):

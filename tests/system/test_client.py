@@ -15,7 +15,14 @@ import pytest
 import soundfile
 
 from speech_emotion.common.client.results import GONE_AFTER_S, Freshness, Results, Status
-from tests.support.pipelines import PATIENCE_S, ROOT, Running, fresh_endpoint, wait_until
+from tests.support.pipelines import (
+    PATIENCE_S,
+    ROOT,
+    Running,
+    feed,
+    fresh_endpoint,
+    wait_until,
+)
 from tests.support.publisher import Publisher, result
 
 Supervise = Callable[..., Running]
@@ -72,7 +79,7 @@ def test_a_pipeline_that_has_ended_is_not_fresh(supervise: Supervise, clip: Clip
     first, second = clip(2.5, name="short"), clip(50.0)
     running = supervise(f"--source=file:{first}", f"--source=file:{second}")
     with Results(running.endpoint, timeout=PATIENCE_S) as client:
-        heard = set()
+        heard = set[str]()
         while heard != {"main", "main-2"}:
             heard.add(next(iter(client)).stream)
         ended = Status(Freshness.STALE, "stream main has ended")
@@ -119,9 +126,8 @@ def test_the_command_prints_every_message_and_ends_with_ctrl_c(
         while (line := process.stderr.readline()).startswith("subscribe: gone"):  # type: ignore
             pass
         assert line.startswith("subscribe: stale")
-    assert running.process.stdin is not None
-    with running.process.stdin as pipe:
-        pipe.buffer.write(samples.tobytes())
+    feed(running, samples.tobytes())
+    running.process.stdin.close()  # type: ignore[union-attr]
     code = running.process.wait(PATIENCE_S)
     assert code == 0
     outputs = []

@@ -20,6 +20,7 @@ from speech_emotion.common.wire import connections, internal, public
 from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
 from tests.support.pipelines import (
+    PATIENCE_MS,
     PATIENCE_S,
     ROOT,
     Received,
@@ -54,7 +55,7 @@ class Rig:
     def submit(self, seq: int) -> None:
         """Submit a result and wait until the hub has accepted it."""
         self.stage.send(internal.encode(submit(seq) if seq >= 0 else OPEN))
-        assert self.stage.poll(1000 * PATIENCE_S)
+        assert self.stage.poll(PATIENCE_MS)
         while self.stage.poll(0):
             self.stage.recv()
 
@@ -69,7 +70,7 @@ class Rig:
             one.subscribe(b"health")
         else:
             one.send(b"\x01health")
-        assert one.poll(1000 * PATIENCE_S)
+        assert one.poll(PATIENCE_MS)
         return one
 
     def raw(self, number: int) -> list[socket.socket]:
@@ -113,7 +114,7 @@ def alive(subscriber: zmq.Socket[bytes]) -> bool:
     """Whether a message of `health` comes."""
     while subscriber.poll(0):
         subscriber.recv_multipart()
-    return bool(subscriber.poll(1000 * PATIENCE_S))
+    return bool(subscriber.poll(PATIENCE_MS))
 
 
 def test_idle_connections_are_bounded_and_keep_no_client_out(rig: Rig) -> None:
@@ -159,7 +160,7 @@ def test_a_long_request_ends_the_connection_before_it_is_kept(rig: Rig, length: 
     client = rig.subscriber(zmq.XSUB)
     monitor = client.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     client.send(b"x" * length)
-    assert monitor.poll(1000 * PATIENCE_S)
+    assert monitor.poll(PATIENCE_MS)
     monitor.close()
     assert alive(rig.subscriber())
     assert rig.cut == 0  # libzmq has not passed it on

@@ -27,9 +27,10 @@ from speech_emotion.supervision.control_socket import ControlSocket, Request, ru
 from tests.support.bundles import change, rehash
 from tests.support.pipelines import (
     BUNDLE,
-    PATIENCE_S,
+    PATIENCE_MS,
     Running,
     check_beginning,
+    feed,
     runs,
     wait_until,
 )
@@ -250,10 +251,7 @@ def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: C
     samples, rate = soundfile.read(path, dtype="int16")
     begin, rest = samples[: round(5.2 * rate)], samples[round(5.2 * rate) :]
     pipeline = supervise(f"--source=stdin:{rate}", "--speed=max", stdin=subprocess.PIPE)
-    assert pipeline.process.stdin is not None
-    sound = pipeline.process.stdin.buffer
-    sound.write(begin.tobytes())
-    sound.flush()
+    feed(pipeline, begin.tobytes())
     # All windows of 1 s that begin every 0.5 s: until more sound comes there is no further result.
     pipeline.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) == 9)
     first = {name: process.pid for name, process in pipeline.stages().items()}
@@ -262,8 +260,7 @@ def test_a_bundle_that_dies_at_work_is_rolled_back(supervise: Supervise, clip: C
     thread.start()
     for process in _fresh(pipeline, first).values():
         process.suspend()
-    sound.write(rest.tobytes())
-    sound.flush()
+    feed(pipeline, rest.tobytes())
     thread.join()
     (done,) = asked
     assert done.returncode == 1, done.stdout
@@ -364,10 +361,11 @@ def test_a_second_one_at_once_is_told_to_wait_and_noise_is_nothing(
     clients = [connect(context, f"ipc://{control}", CONTROL) for _ in range(2)]
     for client in clients:
         send(client, control_messages.Swap(str(OTHER)))
-    assert all(client.poll(1000 * PATIENCE_S) for client in clients)
+    assert all(client.poll(PATIENCE_MS) for client in clients)
     answers = [internal.decode(client.recv()) for client in clients]
     context.destroy(linger=0)
-    busy, done = sorted(answers, key=lambda answer: "busy" not in answer.text)
+    swapped = [answer for answer in answers if isinstance(answer, control_messages.Swapped)]
+    busy, done = sorted(swapped, key=lambda answer: "busy" not in answer.text)
     assert "busy" in busy.text
     assert (done.code, "has replaced" in done.text) == (0, True)
     pipeline.process.terminate()

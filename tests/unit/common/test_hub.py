@@ -23,7 +23,13 @@ from speech_emotion.common.hub.publisher import SUBSCRIBER_HIGH_WATER_MARK
 from speech_emotion.common.wire import codec, internal, public
 from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
-from tests.support.pipelines import PATIENCE_S, Subscriber, fresh_endpoint, wait_until
+from tests.support.pipelines import (
+    PATIENCE_MS,
+    PATIENCE_S,
+    Subscriber,
+    fresh_endpoint,
+    wait_until,
+)
 from tests.support.sockets import KeepingContext
 
 
@@ -116,7 +122,7 @@ class Rig:
         self.stage.send(internal.encode(message))
 
     def answer(self) -> codec.Message:
-        assert self.stage.poll(1000 * PATIENCE_S)
+        assert self.stage.poll(PATIENCE_MS)
         return internal.decode(self.stage.recv())
 
     def close(self) -> None:
@@ -208,10 +214,10 @@ def test_who_watches_the_stages_is_told_when_one_changes(rig: Rig) -> None:
     assert shown == ["changed"] * 2
 
 
-def test_an_idle_hub_ends_at_once_when_told_to(rig: Rig) -> None:
+def test_an_idle_hub_ends_at_once_when_told_to(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     listening(rig)
     rig.hub._health_due = time.monotonic() + 10 * PATIENCE_S  # it has nothing to do until then
-    rig.hub._acceptances.wait_s = lambda _: 10 * PATIENCE_S  # type: ignore[method-assign]
+    monkeypatch.setattr(rig.hub._acceptances, "wait_s", lambda _: 10 * PATIENCE_S)
     rig.send(OPEN)
     rig.answer()
     rig.hub.stop()
@@ -255,7 +261,7 @@ def test_whatever_was_published_is_replayed() -> None:
     try:
         for _ in range(2):  # the first hears it, the second has it replayed
             listener: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
-            listener.setsockopt(zmq.RCVTIMEO, int(1000 * PATIENCE_S))
+            listener.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
             listener.setsockopt(zmq.SUBSCRIBE, b"health")
             listener.connect(rig.results)
             assert words.encode() in listener.recv_multipart()[1]
@@ -291,7 +297,7 @@ def test_only_what_was_subscribed_is_replayed(rig: Rig) -> None:
     picky: zmq.Socket[bytes] = rig.context.socket(zmq.SUB)
     picky.setsockopt(zmq.SUBSCRIBE, b"info/other")
     picky.connect(rig.results)
-    assert picky.poll(1000 * PATIENCE_S)
+    assert picky.poll(PATIENCE_MS)
     replays = [x for x, replay, _ in eager.finish().messages if replay]
     # Its own subscription; the other one's replays reach it as well.
     assert [x.stream for x in replays if isinstance(x, public.Info)].count("main") == 1
@@ -348,7 +354,7 @@ def test_a_subscriber_that_never_reads_does_not_disturb_others(rig: Rig) -> None
     unread.setsockopt(zmq.SUBSCRIBE, b"")
     unread.connect(rig.results)
     eager = listening(rig)
-    assert unread.poll(1000 * PATIENCE_S)  # it is subscribed
+    assert unread.poll(PATIENCE_MS)  # it is subscribed
     rig.send(OPEN)
     count = 3 * SUBSCRIBER_HIGH_WATER_MARK
     for seq in range(count):
