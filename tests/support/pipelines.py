@@ -113,7 +113,7 @@ class Subscriber:
             self._connections += 1 if event == zmq.EVENT_CONNECTED else -1
         if self._stop_at is None:
             return False
-        return time.monotonic() >= self._stop_at or (self._ended and not self._connections)
+        return time.monotonic() >= self._stop_at or (self._ended and self._connections <= 0)
 
     def finish(self, *, ended: bool = False) -> Received:
         """Take what is still on its way, and stop.
