@@ -23,7 +23,6 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from speech_emotion.common.linux.process_identity import ProcessIdentity
-from speech_emotion.common.ring.segment import reclaim_segments
 from speech_emotion.common.wire import codec, public
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -203,9 +202,12 @@ class Running:
                 self.process.kill()
         if self.subscriber.alive:
             self.subscriber.finish()
-        if self.process.returncode < 0:  # killed: tests of other workers would see what it left
+        if self.process.returncode < 0:  # killed, its socket file and its rings are left
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
-            reclaim_segments()
+            # The next pipeline would remove them: until then they would count as what the tests
+            # of other workers leave.
+            for ring in Path("/dev/shm").glob(f"sep.{self.process.pid}.*"):
+                ring.unlink(missing_ok=True)
 
 
 def feed(running: Running, sound: bytes) -> None:
@@ -266,10 +268,10 @@ def nothing_left_but(before: set[str]) -> None:
     """Fail where something stays behind for good.
 
     Another worker's test may have killed its supervisor a moment ago; what that has left goes
-    with the next start.
+    with the next start, or with the end of that test.
     """
     try:
-        wait_until(lambda: leftovers() <= before, "nothing to be left", 30.0)
+        wait_until(lambda: leftovers() <= before, "nothing to be left")
     except pytest.fail.Exception:
         if left := leftovers() - before:
             pytest.fail(f"left behind: {', '.join(sorted(left))}")
@@ -363,3 +365,4 @@ def offline_command(path: Path, bundle: Path = BUNDLE, *flags: str) -> list[dict
 def kill(process: psutil.Process) -> None:
     """kill -9, and wait until it is gone."""
     process.send_signal(signal.SIGKILL)
+    wait_until(lambda: not runs(process), f"the end of process {process.pid}")
