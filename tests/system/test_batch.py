@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import os
 import random
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -25,7 +25,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speech_emotion import Pipeline
-from speech_emotion.infer.batch.parts import TEMPORARY
+from speech_emotion.infer.batch.parts import TEMPORARY, name_hash
 from speech_emotion.infer.batch.table import messages_of
 from tests.support.pipelines import (
     BUNDLE,
@@ -135,29 +135,39 @@ def test_batch_live_and_library_are_equal(
     assert third["end"] == pytest.approx(9 * 16000 / 48000, abs=0.01)
 
 
-def has_more(parts: Path, than: int) -> bool:
-    return len(list(parts.glob("??/*.parquet"))) > than
+def await_parts(parts: Path, number: int) -> None:
+    wait_until(lambda: len(list(parts.glob("??/*.parquet"))) >= number, f"{number} parts")
 
 
-def all_ended(workers: list[psutil.Process]) -> bool:
-    return not any(runs(worker) for worker in workers)
+def await_end(workers: list[psutil.Process]) -> None:
+    wait_until(lambda: not any(map(runs, workers)), "the workers to die")
+
+
+def endless(path: Path) -> Path:
+    """Eight hours of sound without a block on the disk: a run with it ends by a signal only."""
+    size = 8 * 3600 * 8000
+    form = struct.pack("<4sIHHIIHH4sI", b"fmt ", 16, 1, 1, 8000, 8000, 1, 8, b"data", size)
+    path.write_bytes(b"RIFF" + struct.pack("<I", 36 + size) + b"WAVE" + form)
+    os.truncate(path, 44 + size)
+    return path
 
 
 def test_killed_three_times_and_resumed_gives_the_same_bytes(clips: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     assert batch(clips, "--out", whole, "--jobs", 1).code == 0
+    last = endless(clips / "last.wav")
     chance = random.Random(3)
     parts = Path(f"{killed}.parts")
     for turn in range(3):
         process = started(clips, "--out", killed, "--jobs", 2, *["--resume"][: turn > 0])
-        had = turn * 3
-        wait_until(functools.partial(has_more, parts, had), "the next parts")
+        await_parts(parts, turn * 3 + 1)
         time.sleep(chance.uniform(0.0, 0.05))
         workers = psutil.Process(process.pid).children()
         process.kill()
         process.communicate()
-        wait_until(functools.partial(all_ended, workers), "the workers to die")
+        await_end(workers)
     assert not killed.exists()
+    last.unlink()
     done = batch(clips, "--out", killed, "--resume")
     assert done.code == 0
     assert "already done" in done.stderr
@@ -237,9 +247,10 @@ def test_a_part_that_a_power_failure_has_cut_is_written_again(clips: Path, tmp_p
 
 def test_ctrl_c_loses_the_files_at_hand_only(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
+    last = endless(clips / "last.wav")
     process = started(clips, "--out", out, "--jobs", 1)
     parts = Path(f"{out}.parts")
-    wait_until(lambda: len(list(parts.glob("??/*.parquet"))) > 2, "three parts")
+    await_parts(parts, 3)
     workers = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=PATIENCE_S)
@@ -249,31 +260,35 @@ def test_ctrl_c_loses_the_files_at_hand_only(clips: Path, tmp_path: Path) -> Non
     assert not any(runs(worker) for worker in workers)
     assert not list(parts.rglob(f".*{TEMPORARY}"))
     assert not out.exists()
+    last.unlink()
     assert batch(clips, "--out", out, "--resume").code == 0
     assert len(files_of(out)) == 12
 
 
 @pytest.fixture
 def long_clip(tmp_path: Path) -> Path:
-    """A file that takes some seconds, small on the disk."""
-    path = tmp_path / "long.flac"
-    with soundfile.SoundFile(path, "w", 192_000, 2) as file:
-        for _ in range(400):
-            file.write(np.zeros((192_000, 2), np.int16))
-    return path
+    """A file that is not done before `shorten`."""
+    return endless(tmp_path / "long.wav")
 
 
-def busy_worker(process: subprocess.Popen[str], but: set[int]) -> psutil.Process:
-    found: list[psutil.Process] = []
+def shorten(path: Path) -> None:
+    """Put a sound of four seconds in the place of a file; who reads the old one goes on."""
+    other = path.with_name("other.wav")
+    soundfile.write(other, np.zeros(32_000, np.int16), 8000)
+    other.replace(path)
+
+
+def busy_worker(out: Path, path: Path, but: set[int]) -> psutil.Process:
+    """The worker that has begun the part of a file."""
+    found: set[int] = set()
 
     def look() -> bool:
-        for child in psutil.Process(process.pid).children():
-            if child.pid not in but and child.cpu_times().user > 0.5:
-                found.append(child)
+        drafts = out.glob(f"??/.{name_hash(str(path))}.*{TEMPORARY}")
+        found.update({int(draft.name.rsplit(".", 3)[1]) for draft in drafts} - but)
         return bool(found)
 
     wait_until(look, "a worker that works")
-    return found[0]
+    return psutil.Process(*found)
 
 
 def test_a_worker_that_dies_is_replaced_and_the_file_read_again(
@@ -281,10 +296,12 @@ def test_a_worker_that_dies_is_replaced_and_the_file_read_again(
 ) -> None:
     out = tmp_path / "out"
     process = started(long_clip, "--out", out, "--jobs", 1)
-    kill(busy_worker(process, set()))
+    worker = busy_worker(out, long_clip, set())
+    shorten(long_clip)
+    kill(worker)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
-    assert files_of(out)[str(long_clip)]["end"] == 400.0
+    assert files_of(out)[str(long_clip)]["end"] == 4.0
     assert not list(out.rglob(f".*{TEMPORARY}")) or batch(long_clip, "--out", out, "--resume")
 
 
@@ -295,7 +312,7 @@ def test_a_file_that_kills_every_worker_is_a_row(
     process = started(long_clip, clips, "--out", out, "--jobs", 1)
     dead: set[int] = set()
     for _ in range(2):
-        worker = busy_worker(process, dead)
+        worker = busy_worker(out, long_clip, dead)
         dead.add(worker.pid)
         kill(worker)
     _, stderr = process.communicate(timeout=PATIENCE_S)
@@ -306,6 +323,7 @@ def test_a_file_that_kills_every_worker_is_a_row(
     assert "twice" in rows[str(long_clip)]["error"]
     assert [name for name, row in rows.items() if row["error"]] == [str(long_clip)]
     # It was no fault of the file: the next run tries it again.
+    shorten(long_clip)
     done = batch(long_clip, clips, "--out", out, "--resume")
     assert done.code == 0
     assert "13 files, 12 already done, none with errors" in done.stderr
