@@ -34,9 +34,10 @@ if [ "$(pwd -P)" != "$(cd "$home" && pwd -P)" ]; then
     for item in supervisor.py speech_emotion supervision alerts capture common features infer dashboard fleet \
         train models deploy docs examples pyproject.toml README.md LICENSE; do
         rm -rf "${home:?}/$item"
-        [ ! -e "$item" ] || cp -R "$item" "$home/$item"
+        # Not `cp -R`: it fails where a program that runs from here writes into __pycache__ meanwhile.
+        [ ! -e "$item" ] || find "$item" -name __pycache__ -prune -o ! -type d \
+            -exec cp -P --parents -t "$home" {} +
     done
-    find "$home" -path "$home/.venv" -prune -o -name __pycache__ -prune -exec rm -rf {} +
 fi
 
 for unit in deploy/*.service; do
