@@ -48,9 +48,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("dist")
     copy = folder / "checkout"
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv*", "__pycache__", "*.egg-info", "build", ".*_cache"
-    )
+    # Hidden folders are the work of tools, which write to them meanwhile.
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, copy],
