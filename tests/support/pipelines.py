@@ -179,6 +179,18 @@ class Running:
                 table[words[words.index("-m") + 1].removeprefix("speech_emotion.")] = child
         return table
 
+    def await_results(self, further: int) -> None:
+        """Wait for so many further results; less where it ends before, as on a busy machine."""
+        enough = more_results(len(self.received.fresh(public.Result)) + further - 1)
+        self.subscriber.wait_for(lambda got: enough(got) or self.process.poll() is not None)
+
+    def kill_stage(self, module: str) -> bool:
+        """Kill a stage; False where it, or the whole pipeline, has just ended."""
+        with contextlib.suppress(psutil.NoSuchProcess, KeyError):
+            self.stages()[module].kill()
+            return True
+        return False
+
     def ended(self) -> tuple[int, str, Received]:
         """Wait for the end: exit code, stderr, everything received."""
         _, stderr = self.process.communicate(timeout=PATIENCE_S)
@@ -186,12 +198,7 @@ class Running:
 
     def stopped(self, further: int = 3) -> tuple[int, str, Received]:
         """Stop it in order after some further results, or wait for its end; as `ended`."""
-        wanted = len(self.received.fresh(public.Result)) + further
-        self.subscriber.wait_for(
-            lambda received: (
-                len(received.fresh(public.Result)) >= wanted or self.process.poll() is not None
-            )
-        )
+        self.await_results(further)
         if self.process.poll() is None:
             self.process.terminate()
         return self.ended()

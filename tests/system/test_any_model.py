@@ -35,8 +35,7 @@ def test_live_equals_offline_in_blocks_and_in_a_batch(
     assert {row["emotion"] for row in expected} & set(LABELS.split(","))
     running = supervise(f"--source=file:{path}", "--speed=max", f"--bundle={WAVEFORM}")
     running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
-    if (infer := running.stages().get("infer")) is not None:
-        infer.kill()
+    running.kill_stage("infer")
     code, stderr, received = running.ended()
     assert code == 0, stderr
     assert received.stream() == expected

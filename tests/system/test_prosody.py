@@ -18,7 +18,6 @@ from tests.support.pipelines import (
     ROOT,
     Running,
     comparable,
-    more_results,
     offline,
 )
 
@@ -30,11 +29,8 @@ def test_live_equals_offline_with_stages_killed(
     running = supervise(f"--source=file:{path}", "--speed=max", "--prosody")
     killed = 0
     for stage in ("features", "infer"):
-        before = len(running.received.fresh(public.Result))
-        running.subscriber.wait_for(more_results(before))
-        if (victim := running.stages().get(stage)) is not None:
-            victim.kill()
-            killed += 1
+        running.await_results(1)
+        killed += running.kill_stage(stage)
     code, stderr, received = running.ended()
     assert code == 0, stderr
     assert killed

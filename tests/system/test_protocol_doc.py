@@ -189,10 +189,17 @@ def test_examples_are_messages() -> None:
     assert topics == list(public.PUBLIC)
 
 
+def complete(raw: list[list[bytes]]) -> bool:
+    """Whether there is a message of each kind, and a replay of a result."""
+    kinds = {topic.partition(b"/")[0].decode() for topic, _ in raw}
+    replays = [topic for topic, payload in raw if msgpack.unpackb(payload).get("replay")]
+    return kinds == set(public.PUBLIC) and b"result/main" in replays
+
+
 def test_a_real_pipeline_says_what_the_page_says(
     supervise: Callable[..., Running], clip: Callable[..., Path]
 ) -> None:
-    running = supervise(f"--source=file:{clip(7.0)}", f"--source=file:{clip(3.0, name='short')}")
+    running = supervise(f"--source=file:{clip(50.0)}", f"--source=file:{clip(3.0, name='short')}")
     context = zmq.Context()
     socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
     socket.subscribe(b"")
@@ -200,9 +207,13 @@ def test_a_real_pipeline_says_what_the_page_says(
     running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     socket.subscribe(b"result/main")  # once more: its last value comes again
     raw: list[list[bytes]] = []
+    stopped = False
     while running.process.poll() is None or socket.poll(500):
         if socket.poll(50):
             raw.append(socket.recv_multipart())
+        if not stopped and complete(raw):
+            running.process.terminate()
+            stopped = True
     context.destroy(linger=0)
     code, stderr, _ = running.ended()
     assert code == 0, stderr
