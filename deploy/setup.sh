@@ -122,11 +122,17 @@ install_packages() {
     else
         policy=""
     fi
-    $root apt-get update -qq 2>/dev/null || say "the package lists could not be updated"
+    # On a machine that has just started, the daily update may hold the locks for minutes.
+    for pause in 10 20 40 0; do
+        $root apt-get update -qq -o Acquire::Retries=3 2>/dev/null && break
+        [ $pause != 0 ] || say "the package lists could not be updated"
+        sleep $pause
+    done
     for package in "$@"; do
         say "installing system package $package"
         # --no-remove: never in exchange for another package, such as PipeWire.
         $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
+            -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
             --no-install-recommends "$package" >/dev/null 2>&1 ||
             say "system package $package could not be installed"
     done
@@ -202,9 +208,14 @@ progress() {
     done
 }
 
+# Twice: pip does not repeat a download that broke in its middle; it keeps those that are complete.
 pip_install() {
-    { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --retries 2 \
-        --progress-bar off "$@" || echo pip-failed; } | progress && return 0
+    for attempt in first last; do
+        { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --retries 2 \
+            --progress-bar off "$@" || echo pip-failed; } | progress && return 0
+        [ $attempt = last ] || say "pip has failed; once more in 5 s"
+        [ $attempt = last ] || sleep 5
+    done
     echo "setup: the Python packages could not be installed (pip says why above). Without network:" \
         "on a like machine with network run 'pip download -d wheels -c deploy/constraints.txt" \
         "setuptools .[dashboard,listen,mqtt]', copy the folder wheels here, and run again with" \

@@ -17,7 +17,8 @@ case "$*" in
     *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     *"-m pip install"*)
         printf 'Collecting one==1\\nCollecting two==2\\nInstalling collected packages: two, one\\n'
-        exit "${PIP_FAILS:-0}" ;;
+        echo once >> "$LOG.pip"
+        [ "$(wc -l < "$LOG.pip")" -gt "${PIP_FAILS:-0}" ] ;;
 esac
 """
 COMMANDS = {
@@ -88,9 +89,15 @@ def test_a_python_that_cannot_make_environments_is_one_line(checkout: Path) -> N
 
 
 def test_without_network_it_says_how_to_bring_the_packages(checkout: Path) -> None:
-    done = run(checkout, PIP_FAILS="1")
+    done = run(checkout, PIP_FAILS="9")
     assert done.returncode == 2
     assert "PIP_FIND_LINKS" in done.stderr.splitlines()[-1]
+
+
+def test_a_download_that_broke_is_tried_again(checkout: Path) -> None:
+    done = run(checkout, PIP_FAILS="1")
+    assert done.returncode == 0, done.stderr
+    assert "pip has failed; once more in 5 s" in done.stdout
 
 
 def test_services_of_new_packages_are_neither_started_nor_enabled(checkout: Path) -> None:
