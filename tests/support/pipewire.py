@@ -13,6 +13,7 @@ from pathlib import Path
 
 from speech_emotion.capture.sources.network.pipewire import parse_nodes
 from speech_emotion.common.closing import Closing
+from tests.support.pipelines import PATIENCE_S
 
 NEEDED = ("pipewire", "wireplumber", "pw-dump", "pw-record", "pw-cli", "pw-cat", "pw-loopback")
 NODE = "virtmic"
@@ -39,7 +40,9 @@ class VirtualPipeWire(Closing):
 
     def start(self) -> None:
         """Start the daemons, and plug the microphone in."""
-        script = "pipewire & sleep 0.5; exec wireplumber"
+        # WirePlumber ends where PipeWire does not listen yet.
+        listens = '[ -S "$XDG_RUNTIME_DIR/pipewire-0" ]'
+        script = f"pipewire & until {listens}; do sleep 0.05; done; exec wireplumber"
         environment = {
             **os.environ,
             **dict.fromkeys(("HOME", "XDG_RUNTIME_DIR"), str(self._folder)),
@@ -103,7 +106,7 @@ class VirtualPipeWire(Closing):
         return subprocess.run(words, env={**os.environ, **self.env}, capture_output=True)
 
     def _await(self, there: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + PATIENCE_S
         while not there():
             if time.monotonic() > deadline:
                 raise RuntimeError("PipeWire did not start")
