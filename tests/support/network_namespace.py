@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
 import random
@@ -20,6 +21,7 @@ from speech_emotion.common.closing import Closing
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 PACKET_BYTES = 2048
 LOOK_S = 0.2
+NETWORKS = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +62,14 @@ class NetworkNamespace(Closing):
     def __init__(self, index: int = 0) -> None:
         self.cut = False
         self.jitter_s = 0.0
-        number = os.getpid() % 250
+        number, near, self._fds = _devices(index)
+        far = f"sepf{number}-{index}"
         self._name = f"sep{os.getpid()}-{index}"
         net = f"10.77.{number}"
         self.site = Site(
             *(f"{net}.{4 * index + 2}", f"{net}.{4 * index + 1}"),
             ("ip", "netns", "exec", self._name),
         )
-        near, far = f"sepn{number}-{index}", f"sepf{number}-{index}"
-        self._fds = (_tun(near), _tun(far))
         _ip("netns", "add", self._name)
         _ip("link", "set", far, "netns", self._name)
         _ip("addr", "add", f"{self.site.box}/30", "dev", near)
@@ -122,9 +123,29 @@ class NetworkNamespace(Closing):
                         os.write(fd, queue.popleft()[1])
 
 
+def _devices(index: int) -> tuple[int, str, tuple[int, int]]:
+    """The first free number of a network, from this process's own on, and its two devices."""
+    for step in range(NETWORKS):
+        number = (os.getpid() + step) % NETWORKS
+        near = f"sepn{number}-{index}"
+        try:
+            first = _tun(near)
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # of another process
+                continue
+            raise
+        return number, near, (first, _tun(f"sepf{number}-{index}"))
+    raise OSError("no network of 10.77.0.0/16 is free")
+
+
 def _tun(name: str) -> int:
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
+    try:
+        flags = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI)
+        fcntl.ioctl(descriptor, TUNSETIFF, flags)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
