@@ -37,7 +37,7 @@ def get(
     port: int, path: str, headers: dict[str, str] | None = None, method: str = "GET", body: str = ""
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body; for an event stream the first event."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.putrequest(method, path, skip_host="Host" in (headers or {}))
         for name, value in (headers or {}).items():
@@ -60,7 +60,7 @@ def get(
 
 def post_json(port: int, path: str, body: object, **headers: str) -> tuple[int, str]:
     """Status and body of a POST; `_` in the name of a header stands for `-`."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {"Content-Type": "application/json"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from speech_emotion.common.closing import Closing
+from tests.support.pipelines import PATIENCE_S
 
 NEEDED = ("pulseaudio", "pactl", "pacat")
 
@@ -68,7 +69,7 @@ class VirtualMicrophone(Closing):
             env=environment,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + PATIENCE_S
         while self.pactl("info").returncode != 0:
             if time.monotonic() > deadline or self._daemon.poll() is not None:
                 raise RuntimeError("the audio daemon did not start")

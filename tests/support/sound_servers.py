@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from speech_emotion.common.closing import Closing
 from speech_emotion.common.linux.parent_death import die_with_parent
 from tests.support.network_namespace import LOCAL, Site
+from tests.support.pipelines import PATIENCE_S
 from tools.ports import free_port
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-START_S = 20.0
 PASSWORD = "swordfish-4711"
 
 
@@ -115,7 +115,7 @@ class Server(Closing):
         return self
 
     def _await(self, process: subprocess.Popen[bytes], port: int) -> None:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + PATIENCE_S
         # Without a connection: Icecast 2.4.4 crashes when a client disconnects while it starts.
         while not listens(process.pid, port):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -383,7 +383,7 @@ class Hls(Closing):
     def __enter__(self) -> Self:
         self._writer.start()
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + PATIENCE_S
         while not (self._folder / "sound.m3u8").exists() or len(list(self._folder.iterdir())) < 5:
             if time.monotonic() > deadline:
                 raise RuntimeError("the playlist was not written")
@@ -420,6 +420,8 @@ class Cable:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def pull(self) -> None:
@@ -432,11 +434,25 @@ class Cable:
 
     def drop(self) -> None:
         """Close every connection."""
-        self._close(*self._open)
-        self._open.clear()
+        with self._lock:
+            self._close(*self._open)
+            self._open.clear()
 
     def close(self) -> None:
-        self._close(self._listener, *self._open)
+        with self._lock:
+            self._closed = True
+        self._close(self._listener)
+        self.drop()
+        self.plug()  # ends the threads that wait for it
+
+    def _keep(self, one: socket.socket) -> bool:
+        """Keep a connection until `drop`; False and its end where the cable is closed."""
+        with self._lock:
+            if self._closed:
+                one.close()
+            else:
+                self._open.append(one)
+            return not self._closed
 
     def _close(self, *sockets: socket.socket) -> None:
         for one in sockets:
@@ -448,8 +464,8 @@ class Cable:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                self._open.append(client)
-                threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+                if self._keep(client):
+                    threading.Thread(target=self._relay, args=(client,), daemon=True).start()
 
     def _relay(self, client: socket.socket) -> None:
         while self.cut:  # the connection was accepted, and nothing follows
@@ -459,7 +475,8 @@ class Cable:
         except OSError:
             client.close()
             return
-        self._open.append(server)
+        if not self._keep(server):
+            return
         for pair in ((client, server, False), (server, client, True)):
             threading.Thread(target=self._copy, args=pair, daemon=True).start()
 

@@ -23,7 +23,7 @@ class Watched:
             return row is not None and row.state in states and word in (row.reason or "")
 
         try:
-            wait_until(there, f"state {states} with {word!r}", 30.0)
+            wait_until(there, f"state {states} with {word!r}")
         except BaseException:
             print(self.row)
             raise
