@@ -19,8 +19,9 @@ from speech_emotion.common.wire import public
 from tests.chaos.scene import REPORTED_S, RETURN_S, Row, Scale, Scene, folder, in_order
 from tests.chaos.sources import KINDS, LONG, is_named
 from tests.support import sound_senders, sound_servers
+from tests.support.cable import Cable
 from tests.support.network_namespace import LOCAL
-from tests.support.sound_servers import Cable, Server, Sound, noise
+from tests.support.sound_servers import Server, Sound, noise
 from tools.ports import free_port
 
 CYCLES = 200

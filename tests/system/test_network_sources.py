@@ -19,6 +19,7 @@ import soundfile
 from speech_emotion.common.wire import public
 from tests.chaos.network import gap_errors
 from tests.support import sound_servers
+from tests.support.cable import Cable
 from tests.support.pipelines import (
     BUNDLE,
     PATIENCE_S,
@@ -30,7 +31,7 @@ from tests.support.pipelines import (
     runs,
     wait_until,
 )
-from tests.support.sound_servers import PASSWORD, Cable, Hls, Server, Sound, noise
+from tests.support.sound_servers import PASSWORD, Hls, Server, Sound, noise
 from tests.support.watched import Watched
 
 pytestmark = [
