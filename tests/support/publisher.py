@@ -125,6 +125,8 @@ def publishing() -> Iterator[tuple[Publisher, str]]:
     """A publisher and its endpoint."""
     endpoint = fresh_endpoint()
     one = Publisher(endpoint)
-    yield one, endpoint
-    one.close()
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+    try:
+        yield one, endpoint
+    finally:  # a socket that is left open fails another test
+        one.close()
+        Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)

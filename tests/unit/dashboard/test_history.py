@@ -28,7 +28,7 @@ from speech_emotion.dashboard.history.rows import PAGE, HistoryRows, Key
 from speech_emotion.dashboard.history.writer import PURGE_ROWS, HistoryBusyError, HistoryWriter
 from speech_emotion.dashboard.history_writer import WriterThread, days_before
 from tests.support.history import T0, make_result, make_utterance
-from tests.support.pipelines import wait_until
+from tests.support.pipelines import PATIENCE_S, wait_until
 from tests.support.publisher import health, result
 
 
@@ -335,7 +335,7 @@ def test_a_stalled_disk_blocks_only_the_writer_thread() -> None:
         pending.add(make_result(seq))  # never waits
     assert (len(pending), pending.dropped) == (PENDING, 3)
     disk.stalled.set()
-    thread.stop(10.0)
+    thread.stop(PATIENCE_S)
     seqs = [message.seq for message in disk.written]  # type: ignore[union-attr]
     assert seqs == [0, *range(4, PENDING + 3)]  # the batch in flight is never dropped
 

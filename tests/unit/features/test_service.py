@@ -25,7 +25,7 @@ from speech_emotion.common.wire.sockets import connect
 from speech_emotion.features.extractor import windows_of
 from speech_emotion.features.service import FeaturesService
 from tests.support.extractors import BOX, EXTRACTORS, GRID, SPEC, Samples, speech, without_time
-from tests.support.pipelines import fresh_endpoint
+from tests.support.pipelines import PATIENCE_S, fresh_endpoint
 from tests.support.sockets import KeepingContext
 
 CAPACITY = 6 * SPEC.window
@@ -104,7 +104,7 @@ class Rig:
         self.infer.send(internal.encode(message))
 
     def answer(self) -> codec.Message:
-        assert self.infer.poll(20_000)
+        assert self.infer.poll(round(PATIENCE_S * 1000))
         return internal.decode(self.infer.recv())
 
     def take(self, count: int) -> list[internal.Window]:
@@ -124,7 +124,7 @@ class Rig:
 
     def health(self, counter: str) -> internal.Heartbeat:
         """The first heartbeat in which `counter` is not zero."""
-        while self.hub.poll(20_000):
+        while self.hub.poll(round(PATIENCE_S * 1000)):
             beat = internal.decode(self.hub.recv_multipart()[1])
             assert isinstance(beat, internal.Heartbeat)
             if beat.counters.get(counter):
@@ -133,7 +133,7 @@ class Rig:
 
     def close(self) -> None:
         self.switch.set()
-        self.thread.join(20)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
         self.end()
         self.context.destroy(linger=0)
@@ -419,7 +419,7 @@ def test_a_removed_ring_ends_the_stage_with_a_restartable_error(
     rig.writer.write(speech(demo, 1e9)[: SPEC.hop])
     rig.tick()
     rig.want(0, 10)
-    rig.thread.join(20)
+    rig.thread.join(PATIENCE_S)
     assert rig.exit_codes == [EXIT_FAULT]
     assert "stream main: its ring was removed from /dev/shm" in caplog.text
 
