@@ -20,6 +20,7 @@ import pytest
 
 import speech_emotion
 from tests.support.pipelines import DEMO, ROOT
+from tools.ports import free_port
 
 EMPTY = os.environ.get("SEP_EMPTY_VENV") == "1"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
@@ -130,7 +131,10 @@ def test_commands_and_client_of_an_installed_wheel(installed: Path, tmp_path: Pa
     version = run(installed, "speech-emotion", "--version")
     assert version == f"speech-emotion {speech_emotion.__version__}\n"
     endpoint = f"ipc://{tmp_path}/results"
-    run(installed, "speech-emotion", "demo", "--speed", "max", "--results", endpoint)
+    # test_demo.py tries the usual ports, perhaps at the same time.
+    page = f"127.0.0.1:{free_port()}"
+    words = ("--speed", "max", "--results", endpoint, "--dashboard", page)
+    run(installed, "speech-emotion", "demo", *words)
     lines = run(installed, "speech-emotion", "infer", str(DEMO), "--json").splitlines()
     assert {json.loads(line)["state"] for line in lines if '"state"' in line} >= {"speech"}
     code = "import speech_emotion as s; print(s.__file__); [getattr(s, n) for n in s.__all__]"
