@@ -90,8 +90,9 @@ class Publisher:
 
         def run() -> None:
             while not self._silent.wait(interval_s):
-                if (newest := self._health) is not None:
-                    self.send(dataclasses.replace(newest, time=time.time()))
+                with self._lock:  # else it could come after a newer one, and replace it
+                    if self._health is not None:
+                        self._send(dataclasses.replace(self._health, time=time.time()))
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -106,11 +107,15 @@ class Publisher:
         self._silent.set()
 
     def send(self, message: Any, **changes: Any) -> None:
-        if isinstance(message, public.Health):
-            self._health = message
+        with self._lock:
+            if isinstance(message, public.Health):
+                self._health = message
+            self._send(message, **changes)
+
+    def _send(self, message: Any, **changes: Any) -> None:
         topic, payload = public.encode_public(message)
         table = {**msgpack.unpackb(payload), **changes}
-        self.send_raw(topic, msgpack.packb(table))
+        self._socket.send_multipart([topic, msgpack.packb(table)])
 
     def send_raw(self, *parts: bytes) -> None:
         with self._lock:
