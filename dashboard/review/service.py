@@ -41,6 +41,8 @@ log = logging.getLogger("review")
 
 POLL_S = 0.1
 ASK_EVERY_S = 0.4
+EARLY_S = 10.0
+"""Longest time that a request waits for its utterance, which the page can receive before."""
 PURGE_EVERY_S = 30.0
 RECENT = 200
 """Utterances that can still be asked for; for most the ring has overwritten the sound."""
@@ -81,6 +83,8 @@ class ReviewService:
         self._keep_s = keep_s
         self._recent: collections.OrderedDict[tuple[str, str, int], Utterance]
         self._recent = collections.OrderedDict()
+        self._wanted: dict[tuple[str, str, int], float] = {}
+        """Asked for and not answered; until when the utterance may come (CLOCK_MONOTONIC)."""
         self._clock: PurgeClock | None = None
         self._ask_due = self._purge_due = 0.0
 
@@ -100,7 +104,7 @@ class ReviewService:
         """
         if now >= self._ask_due:
             self._ask_due = now + ASK_EVERY_S
-            self._try(self._answer)
+            self._try(lambda: self._answer(now))
         if now >= self._purge_due:
             self._purge_due = now + min(PURGE_EVERY_S, self._keep_s / 10.0)
             self._try(self.purge)
@@ -122,9 +126,14 @@ class ReviewService:
         if doubt(one) > self._store.doubt_threshold(self._queue):
             self._keep(one, asked=False)
 
-    def _answer(self) -> None:
+    def _answer(self, now: float) -> None:
         for key in self._store.take_wanted():
+            self._wanted.setdefault(key, now + EARLY_S)
+        for key, until in [*self._wanted.items()]:
             one = self._recent.get(key)
+            if one is None and now < until:
+                continue
+            del self._wanted[key]
             if one is None or not self._keep(one, asked=True):
                 self.missed += 1
 

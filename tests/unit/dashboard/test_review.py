@@ -19,7 +19,7 @@ from speech_emotion.common.ring.writer import RingWriter
 from speech_emotion.common.wire.public import Utterance
 from speech_emotion.dashboard.history.purge_clock import PurgeClock
 from speech_emotion.dashboard.review.labels import LabelCounts, append_label
-from speech_emotion.dashboard.review.service import ReviewService
+from speech_emotion.dashboard.review.service import EARLY_S, ReviewService
 from speech_emotion.dashboard.review.store import (
     LONGEST_S,
     MAX_REQUESTED,
@@ -136,7 +136,19 @@ def test_sound_that_is_gone_is_counted_and_never_mixed_up(scene: Scene) -> None:
     for key in (("main", RUN, 0), ("main", "another", 5), ("hall", RUN, 1), ("main", RUN, 99)):
         scene.store.want(*key)
     service.turn(0.0)
+    assert (scene.kept(), service.missed) == ([], 2)
+    service.turn(EARLY_S)
     assert (scene.kept(), service.missed) == ([], 4)
+
+
+def test_a_request_may_come_before_its_utterance(scene: Scene) -> None:
+    """The page and the stage receive it at different times."""
+    service = scene.service()
+    scene.store.want("main", RUN, 3)
+    service.turn(0.0)
+    service.add_utterance(utterance(3))
+    service.turn(EARLY_S / 2.0)
+    assert (scene.kept(), service.missed) == ([3], 0)
 
 
 def test_old_sound_is_deleted_and_a_clock_that_jumps_deletes_nothing(scene: Scene) -> None:
