@@ -12,7 +12,7 @@ import { describeCharts, drawControls, drawRecent, drawUtterances, readRecent, r
 import { drawHealth } from "./pipeline.js";
 import { drawPresent, drawSource } from "./present.js";
 import { drawReviewLink } from "./review-link.js";
-import { addResult, chosenStream, newStream, now, prune, setHealth, setStatuses, spanOf, state } from "./state.js";
+import { addResult, addUtterance, chosenStream, newStream, now, setHealth, setStatuses, state } from "./state.js";
 import { drawStatus } from "./status.js";
 import { drawSparklines, drawTab, drawTabs, handleTabKeys, markChosenTab } from "./tabs.js";
 import { t } from "./text.js";
@@ -75,8 +75,7 @@ const handlers = {
 
   utterance(message) {
     const stream = streamOf(message.stream);
-    stream.utterances.push(spanOf(message));
-    prune(stream);
+    addUtterance(stream, message);
     if (stream.name !== state.chosen) return;
     announce(t("announce.utterance", { label: words.labelName(message.emotion), n: Math.round(message.confidence * 100) }));
     if (showsLiveUtterances()) drawUtterances();

@@ -54,9 +54,16 @@ export function drawRecent() {
 
 /** Read the last five minutes of a stream from the server's memory. */
 export async function readRecent(stream) {
+  const late = { rows: [], utterances: [] };
+  stream.late.add(late);
   const response = await ask("recent", { stream: stream.name });
-  if (!response?.ok) return;
-  const { labels, rows, utterances } = await response.json();
+  const found = response?.ok ? await response.json() : null;
+  stream.late.delete(late);
+  if (!found) return;
+  const { labels, rows, utterances } = found;
+  const [read, heard] = [rows.at(-1)?.[ROW.time] ?? 0, utterances.at(-1)?.time ?? 0];
+  rows.push(...late.rows.filter((row) => row[ROW.time] > read + 1e-3));
+  utterances.push(...late.utterances.filter((one) => one.time > heard + 1e-3));
   if (labels.length) stream.labels = labels;
   stream.rows = rows;
   stream.utterances = utterances;

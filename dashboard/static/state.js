@@ -25,6 +25,7 @@ export function newStream(name) {
   return {
     name, info: null, labels: [], rows: [], utterances: [], bundle: "", loaded: false,
     row: null, stateSince: 0, source: null, unsure: false, trail: [],
+    late: new Set(), // per request for the last minutes: what has arrived since it was sent
   };
 }
 
@@ -57,7 +58,7 @@ const rowOf = (result) => [
 ];
 
 /** An utterance as the list shows it. */
-export const spanOf = (utterance) => ({
+const spanOf = (utterance) => ({
   ...utterance, time: utterance.time ?? now(), seconds: (utterance.end - utterance.start) / utterance.rate,
 });
 
@@ -75,9 +76,18 @@ export function addResult(stream, result) {
   if (result.state === "speech") stream.unsure = result.emotion === "uncertain";
   stream.totalMs = result.timing_ms?.total ?? null;
   stream.baseline = result.baseline;
+  for (const late of stream.late) late.rows.push(stream.row);
   if (stream.loaded) {
     stream.rows.push(stream.row);
     prune(stream);
   }
   return true;
+}
+
+/** Store an utterance. */
+export function addUtterance(stream, utterance) {
+  const span = spanOf(utterance);
+  for (const late of stream.late) late.utterances.push(span);
+  stream.utterances.push(span);
+  prune(stream);
 }

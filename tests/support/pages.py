@@ -7,6 +7,7 @@ import dataclasses
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from speech_emotion.common.wire import public
 from tests.support.live_page import INFO
@@ -29,7 +32,7 @@ def answers(port: int) -> bool:
     """Whether the page's server answers."""
     try:
         return get(port, "/token.css")[0] in (200, 304)
-    except OSError:
+    except (OSError, http.client.HTTPException):  # it may be killed in the middle of an answer
         return False
 
 
@@ -110,6 +113,13 @@ class Dashboard:
         return self.process.wait(PATIENCE_S)
 
 
+def new_context(chromium: Any, **options: Any) -> Any:
+    """A new context of a browser; its pages have time on a busy machine."""
+    space = chromium.new_context(**options)
+    space.set_default_timeout(PATIENCE_S * 1000.0)
+    return space
+
+
 @contextmanager
 def opened(chromium: Any, url: str, *, mortal: bool = False, **context: Any) -> Iterator[Any]:
     """A page in a new context; a message on the browser's console fails the test.
@@ -117,7 +127,7 @@ def opened(chromium: Any, url: str, *, mortal: bool = False, **context: Any) -> 
     Args:
         mortal: the server may end; the browser reports the failed requests.
     """
-    space = chromium.new_context(**context)
+    space = new_context(chromium, **context)
     page = space.new_page()
     console: list[str] = []
     page.on("console", lambda m: console.append(f"{m.type}: {m.text}"))
@@ -152,9 +162,38 @@ def text(page: Any, selector: str) -> str:
     return content
 
 
-def shows(page: Any, selector: str, wanted: str, timeout: float = 30000.0) -> None:
+def shows(page: Any, selector: str, wanted: str | re.Pattern[str]) -> None:
     """Wait until an element contains a text."""
-    page.locator(selector).filter(has_text=wanted).first.wait_for(timeout=timeout)
+    page.locator(selector).filter(has_text=wanted).first.wait_for(timeout=PATIENCE_S * 1000.0)
+
+
+def titled(page: Any, title: str) -> None:
+    """Wait until the page has a title."""
+    wait_until(lambda: bool(page.title() == title), f"the title {title!r}")
+
+
+def violations(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe-core finds on a page with current values: old ones are drawn pale.
+
+    A busy machine can hold the values back for seconds; then the page is looked at again.
+    """
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page.evaluate(
+        """() => { window.old = 0;
+        new MutationObserver(() => { old += document.body.matches(".old"); })
+          .observe(document.body, {attributeFilter: ["class"]}); }"""
+    )
+    found: list[tuple[str, list[str]]] = []
+
+    def looked_at() -> bool:
+        before = page.evaluate("old")
+        page.locator("body:not(.old)").wait_for()
+        rows = axe.Axe().run(page).response["violations"]
+        found[:] = [(row["id"], [node["html"][:120] for node in row["nodes"]]) for row in rows]
+        return bool(page.evaluate("old") == before)
+
+    wait_until(looked_at, "the values to stay current")
+    return found
 
 
 STATIC = Path(ROOT, "dashboard", "static")

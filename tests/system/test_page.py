@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,17 @@ from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result
 from tests.support.live_page import INFO, live
-from tests.support.pages import TOKEN, Dashboard, dashboard, opened, shows, stamped, text
+from tests.support.pages import (
+    TOKEN,
+    Dashboard,
+    dashboard,
+    new_context,
+    opened,
+    shows,
+    stamped,
+    text,
+    titled,
+)
 from tests.support.pipelines import Running, wait_until
 from tests.support.publisher import Publisher, health
 from tools.browser import CHROMIUM
@@ -55,9 +66,9 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         shows(page, "#confidence", "75 %")
         assert text(page, "#level-number") == "−20"
         wait_until(lambda: abs(level_share(page) - 0.75) < 0.01, "the meter")
-        assert page.title() == "sad · main"
-        assert "The microphone is live" in text(page, "#source")
-        assert "opens at -40 dBFS" in text(page, "#voice")
+        titled(page, "sad · main")
+        shows(page, "#source", "The microphone is live")
+        shows(page, "#voice", "opens at -40 dBFS")
         assert page.locator("#meter .gate").is_visible()
 
         doubt = {"emotion": "uncertain", "reason": "low_margin", "confidence": 0.6}
@@ -65,7 +76,7 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         publisher[0].send(live(1, **doubt, rms_db=-40.0, baseline=0.0))
         shows(page, "#emotion", "uncertain")
         shows(page, "#baseline", "Not adapted yet")
-        assert "leans to angry, 75 %: no emotion is probable enough" in text(page, "#confidence")
+        shows(page, "#confidence", "leans to angry, 75 %: no emotion is probable enough")
         wait_until(lambda: abs(level_share(page) - 0.5) < 0.01, "the meter")
 
         assert not page.locator("#why").is_visible()
@@ -74,7 +85,7 @@ def test_what_is_published_is_shown(chromium: Any, publisher: tuple[Publisher, s
         publisher[0].send(stamped(dataclasses.replace(health(), streams=[noisy])))
         shows(page, "#why", "nearly as loud as the speech (6 dB between them)")
         heard = "6 dB between its loud and its quiet parts, up to 3.8 kHz, 2 dropouts a minute"
-        assert heard in text(page, "#source")
+        shows(page, "#source", heard)
         # An unknown reason gets a text as well.
         publisher[0].send(live(2, emotion="uncertain", reason="too_many_voices", baseline=250.0))
         shows(page, "#confidence", "too many voices")
@@ -123,7 +134,7 @@ def test_faults_are_shown_as_text(chromium: Any, publisher: tuple[Publisher, str
     with dashboard(publisher) as server, opened(chromium, server.url) as page:
         publisher[0].send(live(0))
         shows(page, "#pill", "Live")
-        assert page.locator("#banner").is_hidden()
+        page.locator("#banner").wait_for(state="hidden")
         publisher[0].send(live(1))
         publisher[0].send(stamped(health(stage="restarting")))
         shows(page, "#pill", "Degraded")
@@ -133,7 +144,7 @@ def test_faults_are_shown_as_text(chromium: Any, publisher: tuple[Publisher, str
         silent = health(source="silent_input")
         row = dataclasses.replace(silent.streams[0], state_s=40.0, reason="digital silence")
         publisher[0].send(stamped(dataclasses.replace(silent, streams=[row])))
-        shows(page, "#source", "The microphone has been silent for 40 s")
+        shows(page, "#source", re.compile("The microphone has been silent for 4[0-9] s"))
         clips = dataclasses.replace(health().streams[0], reason="clipping: 3%", clipped=0.03)
         publisher[0].send(stamped(dataclasses.replace(health(), streams=[clips])))
         publisher[0].send(live(2))
@@ -160,7 +171,8 @@ def test_the_microphone_of_a_device_is_one_click_away(
         page.locator(link).wait_for(state="hidden")
         cancels = dataclasses.replace(health().streams[0], state="cancelled", state_s=7.0)
         publisher[0].send(stamped(dataclasses.replace(health(), streams=[cancels])))
-        shows(page, "#source", "has been silent for 7 s: its channels cancel each other")
+        cancelled = "has been silent for [0-9]+ s: its channels cancel each other"
+        shows(page, "#source", re.compile(cancelled))
 
 
 def test_a_pipeline_that_stopped_has_no_data(
@@ -170,16 +182,16 @@ def test_a_pipeline_that_stopped_has_no_data(
     with dashboard(publisher) as server, opened(chromium, server.url) as page:
         publisher[0].send(live(0, **quiet))
         shows(page, "#emotion", "silence")
-        assert page.title() == "silence · main"
+        titled(page, "silence · main")
         publisher[0].fall_silent()
         shows(page, "#emotion", "no data")  # nothing is published any more
         shows(page, "#pill", "No data")
         shows(page, "#confidence", "Is the pipeline running?")
-        assert page.title() == "⚠ No data · main"
-        publisher[0].send(stamped(health()))
-        publisher[0].send(live(1, **quiet))
-        shows(page, "#emotion", "silence")
-        assert page.title() == "silence · main"
+        titled(page, "⚠ No data · main")
+        with publisher[0].repeating_health():
+            publisher[0].send(live(1, **quiet))
+            shows(page, "#emotion", "silence")
+            titled(page, "silence · main")
 
 
 @pytest.mark.slow
@@ -267,8 +279,8 @@ def test_it_can_be_used_without_a_mouse_and_read_aloud(
             )
             publisher[0].send(dataclasses.replace(spoken, confidence=0.6 + seq / 100))
             time.sleep(0.2)
+        wait_until(lambda: page.evaluate("announced.length") > 1, "two announcements")
         announced = page.evaluate("announced")
-        assert 1 <= len(announced) <= 3
         assert all(after - before > 4900 for before, after in itertools.pairwise(announced))
         page.locator("#ribbon").focus()
         page.keyboard.press("ArrowLeft")
@@ -326,53 +338,6 @@ def test_contrast_of_texts(chromium: Any, publisher: tuple[Publisher, str]) -> N
                 assert {name: r for name, r in ratios if r < least.get(name, 4.5)} == {}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)  # 18,000 messages
-def test_an_hours_worth_of_data_keeps_memory_flat(
-    chromium: Any, publisher: tuple[Publisher, str]
-) -> None:
-    """When the five minutes are full, the messages of one more hour do not grow the heap."""
-    seq = 0
-
-    def publish(count: int) -> None:
-        nonlocal seq
-        for _ in range(count):
-            publisher[0].send(live(seq))
-            if seq % 2 == 0:
-                counters = {"results_accepted": seq}
-                publisher[0].send(stamped(dataclasses.replace(health(), counters=counters)))
-            if seq % 20 == 0:
-                spoken = public.Utterance(
-                    *("main", "a", seq, 8000 * seq, 8000 * seq + 8000, 16000, time.time(), "sad"),
-                    *(0.7, {"angry": 0.3, "sad": 0.7}, None, 1, "b@1"),
-                )
-                publisher[0].send(spoken)
-            seq += 1
-            time.sleep(0.004)
-
-    with dashboard(publisher) as server, opened(chromium, server.url) as page:
-        session = page.context.new_cdp_session(page)
-
-        def measured() -> tuple[float, int]:
-            text = "fetch('api/v1/recent?stream=main').then(a => a.text())"
-            last = f"{text}.then(t => t.includes('[{seq - 1}, '))"
-            wait_until(lambda: bool(page.evaluate(last)), "the last result")
-            time.sleep(2.0)
-            for _ in range(3):
-                session.send("HeapProfiler.collectGarbage")
-            heap = session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
-            nodes = page.evaluate("document.querySelectorAll('*').length")
-            return heap, nodes
-
-        publish(4500)
-        before, nodes_before = measured()
-        publish(7200)
-        after, nodes_after = measured()
-        print(f"heap {before:.2f} MiB, an hour later {after:.2f} MiB")
-        assert after - before < 0.5
-        assert abs(nodes_after - nodes_before) < 20
-
-
 # History -----------------------------------------------------------------------------------------
 
 
@@ -428,12 +393,13 @@ def test_a_page_of_another_origin_gets_nothing(
 ) -> None:
     """A page of another origin in the same browser cannot read anything of ours."""
     with dashboard(publisher, token=TOKEN) as server:
-        space = chromium.new_context()
+        space = new_context(chromium)
         page = space.new_page()
         page.goto(server.url)
         shows(page, "h1", "Access token")
         page.fill("#token", "wrong wrong wrong wrong")
-        page.click("button")
+        with page.expect_navigation():  # the next page looks the same
+            page.click("button")
         shows(page, "h1", "Access token")
         page.fill("#token", TOKEN)
         page.click("button")
