@@ -90,13 +90,15 @@ async function tested(rule) {
   let response = await ask("alerts/test", {}, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ rule }),
   });
+  if (!response?.ok) return refusal(response);
   for (;;) {
-    if (!response?.ok) return refusal(response);
-    const alerts = await response.json();
-    show(alerts);
-    const newest = alerts.deliveries.find((one) => one.test && one.rule === rule);
-    const ours = alerts.deliveries.filter((one) => one.id === newest?.id);
-    if (ours.length && ours.every((one) => one.state !== "waiting")) return outcome(ours);
+    if (response?.ok) { // else it is busy, and asked again
+      const alerts = await response.json();
+      show(alerts);
+      const newest = alerts.deliveries.find((one) => one.test && one.rule === rule);
+      const ours = alerts.deliveries.filter((one) => one.id === newest?.id);
+      if (ours.length && ours.every((one) => one.state !== "waiting")) return outcome(ours);
+    }
     if (performance.now() > until) return t("alerts.unanswered");
     await new Promise((done) => setTimeout(done, TURN_MS));
     response = await ask("alerts");
