@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import json
 import sys
 import time
@@ -39,7 +40,7 @@ def events(url: str, key: str | None) -> Iterator[tuple[str, dict[str, object]]]
                         yield kind, json.loads(value)
         except urllib.error.HTTPError as error:
             sys.exit(f"{url}: {error.code} {error.read().decode()}")
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             print(f"{url}: {error}; trying again", file=sys.stderr)
         time.sleep(1.0)
 
