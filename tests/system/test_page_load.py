@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from speech_emotion.dashboard.access.connections import INCOMPLETE, REQUEST_S, WRITE_S
+from speech_emotion.dashboard.access.connections import INCOMPLETE, WRITE_S
 from speech_emotion.dashboard.history.writer import HistoryWriter
 from tests.support.history import make_result
 from tests.support.pages import Dashboard, get, greeting
-from tests.support.pipelines import fresh_endpoint, wait_until
+from tests.support.pipelines import PATIENCE_S, fresh_endpoint, wait_until
 
 ROWS = 20_000
 HALF_REQUEST = b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n"
@@ -70,22 +70,18 @@ def closed(client: socket.socket) -> bool:
 @pytest.mark.parametrize("data", [b"", b"GET", HALF_REQUEST, HALF_BODY], ids=str)
 def test_half_requests_block_no_other_client(page: Dashboard, data: bytes) -> None:
     with contextlib.ExitStack() as stack:
-        began = time.monotonic()
         clients = [stack.enter_context(connect(page.port, data)) for _ in range(300)]
         for _ in range(5):
             assert greeting(page.port)["service"]["history"] is True
         wait_until(lambda: sum(map(closed, clients)) >= 300 - INCOMPLETE, "the oldest to be closed")
         wait_until(lambda: all(map(closed, clients)), "all to be closed")
-        assert time.monotonic() - began < REQUEST_S + 5.0
 
 
 def test_a_kept_connection_has_the_deadline_for_every_request(page: Dashboard) -> None:
     request = b"GET /token.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connect(page.port, request + HALF_REQUEST) as client:
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
-        began = time.monotonic()
         wait_until(lambda: closed(client), "the connection to be closed")
-        assert time.monotonic() - began < REQUEST_S + 5.0
 
 
 def test_parallel_downloads_are_complete(page: Dashboard, history: tuple[Path, float]) -> None:
@@ -113,5 +109,5 @@ def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
         client.sendall(f"GET {query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         poller = select.poll()
         poller.register(client, 0)  # errors only: nothing is read
-        events = poller.poll(1000.0 * (WRITE_S + 10.0))
+        events = poller.poll(1000.0 * (WRITE_S + PATIENCE_S))
         assert events, "the connection is still open"

@@ -30,26 +30,27 @@ BOUND_MS = 3000.0
 def test_sound_becomes_words_on_the_page(chromium: Any, supervise: Supervise, clip: Clip) -> None:
     """The quick test: with a real pipeline the page changes with the sound."""
     port = free_port()
-    running = supervise(f"--source=file:{clip(20.0)}", f"--dashboard=127.0.0.1:{port}")
+    running = supervise(f"--source=file:{clip(50.0, repeat=4)}", f"--dashboard=127.0.0.1:{port}")
     wait_until(lambda: answers(port), "the page")
     with opened(chromium, f"http://127.0.0.1:{port}/", mortal=True) as page:
         emotions: set[str] = set()
         levels: set[str] = set()
+        labels = {"angry", "happy", "neutral", "sad", "uncertain"}
 
         def changed() -> bool:
             emotions.add(text(page, "#emotion"))
             levels.add(text(page, "#level-number"))
-            return len(emotions - {"silence", "waiting", "no data"}) >= 2 and "silence" in emotions
+            return len(emotions & labels) >= 2 and "silence" in emotions and len(levels) >= 3
 
         wait_until(changed, "emotion and silence to change")
-        assert len(levels) >= 3
-        labels = {"angry", "happy", "neutral", "sad", "uncertain"}
-        assert emotions <= {*labels, "silence", "waiting", "no data"}
+        # A busy machine can leave out windows, and hold results back.
+        assert emotions <= {*labels, "silence", "waiting", "no data", "no sound"}
         shows(page, "#utterances li", "%")
         shows(page, "#health-summary", "All well")
-        page.locator("#health summary").click()
+        # It is open already where a stage was not ready when the page came.
+        page.locator("#health:not([open]) > summary, #health[open] #stages").first.click()
         shows(page, "#stages", "infer")
-        assert "small@" in text(page, "#bundle")
+        shows(page, "#bundle", "small@")
         page.click("#card-open")
         shows(page, "#card-text", "What it is for")
         page.keyboard.press("Escape")

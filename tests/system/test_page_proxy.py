@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.support.live_page import INFO, live
-from tests.support.pages import TOKEN, Dashboard, opened, shows
+from tests.support.pages import TOKEN, Dashboard, new_context, opened, shows, stamped
 from tests.support.pipelines import PATIENCE_S, wait_until
-from tests.support.publisher import Publisher
+from tests.support.publisher import Publisher, health
 from tools.browser import CHROMIUM
 from tools.ports import free_port
 
@@ -108,7 +108,12 @@ def test_the_page_is_live_behind_a_proxy(
     try:
         publisher[0].wait_for()
         publisher[0].send(INFO)
-        with running(command, port), opened(chromium, f"{url}/") as page:
+        publisher[0].send(stamped(health()))
+        with (
+            publisher[0].repeating_health(),
+            running(command, port),
+            opened(chromium, f"{url}/") as page,
+        ):
             publisher[0].send(live(0))
             shows(page, "#emotion", "sad")
             page.locator("#pill:not([data-state=waiting])").wait_for()
@@ -117,7 +122,7 @@ def test_the_page_is_live_behind_a_proxy(
             asked = urllib.request.Request(
                 f"{local}/api/v1/events", headers={"Host": f"box.localhost:{port}"}
             )
-            with urllib.request.urlopen(asked, timeout=10.0) as response:
+            with urllib.request.urlopen(asked, timeout=PATIENCE_S) as response:
                 assert any(b"event: state" in response.readline() for _ in range(5))
     finally:
         assert server.end() == 0
@@ -137,7 +142,7 @@ def test_the_token_is_asked_for_behind_a_proxy(
     )
     try:
         with running(command, port):
-            space = chromium.new_context()
+            space = new_context(chromium)
             page = space.new_page()
             page.goto(url)
             shows(page, "h1", "Access token")
