@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -65,11 +66,10 @@ def test_a_key_reads_and_changes_nothing(supervise: Supervise, clip: Clip, tmp_p
     response = stream.getresponse()
     assert response.readline()
     remove_api_key(file, "hall")
-    began = time.monotonic()
     response.read()  # ends by itself
-    assert time.monotonic() - began < 10.0
     assert get(port, f"{API}/streams", bearer(other))[0] == 401
     stream.close()
+    wait_until(lambda: '"hall"' in log.read_text(), "the audit log")
     running.process.terminate()
     assert running.ended()[0] == 0
     events = [json.loads(line) for line in log.read_text().splitlines()]
@@ -122,7 +122,7 @@ def name_of(port: int, trusted: Path) -> str:
     """The name in the certificate that a server shows."""
     context = ssl.create_default_context(cafile=str(trusted))
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10.0) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secure,
     ):
         found = secure.getpeercert()
@@ -143,14 +143,17 @@ def test_tls_with_a_certificate_that_is_renewed(
         publisher[0].send(INFO)
         publisher[0].send(live(0))
         context = ssl.create_default_context(cafile=str(pem))
-        connection = http.client.HTTPSConnection("localhost", page.port, context=context)
-        wait_until(lambda: b"sad" in fetched(connection), "the result over TLS")
-        connection.request("GET", f"/?token={TOKEN}")
-        response = connection.getresponse()
-        response.read()
-        assert "Secure" in (response.getheader("set-cookie") or "")
-        connection.close()
-        with socket.create_connection(("127.0.0.1", page.port), timeout=10.0) as plain:
+        path, key_of_page = f"{API}/streams", bearer(TOKEN)
+        wait_until(
+            lambda: b"sad" in fetched(page.port, context, path, key_of_page)[1],
+            "the result over TLS",
+        )
+        cookie, _ = fetched(page.port, context, f"/?token={TOKEN}", {})
+        assert "Secure" in cookie
+        with (
+            socket.create_connection(("127.0.0.1", page.port), timeout=PATIENCE_S) as plain,
+            contextlib.suppress(ConnectionError),
+        ):
             plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"HTTP" not in plain.recv(1000)  # nothing is served without encryption
         # A pair that does not fit changes nothing; the renewed one is used.
@@ -185,9 +188,15 @@ def shown(port: int, trusted: Path) -> str:
         return ""
 
 
-def fetched(connection: http.client.HTTPConnection) -> bytes:
-    connection.request("GET", f"{API}/streams", headers=bearer(TOKEN))
-    return connection.getresponse().read()
+def fetched(
+    port: int, context: ssl.SSLContext, path: str, headers: dict[str, str]
+) -> tuple[str, bytes]:
+    """Cookie and body, over a new connection: the server closes one that is idle for seconds."""
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=PATIENCE_S)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.getheader("set-cookie") or "", response.read()
 
 
 @needs_openssl

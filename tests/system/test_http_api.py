@@ -78,6 +78,7 @@ def ask(page: Dashboard, path: str) -> Any:
 # Schema ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("phase", ["fuzzing", pytest.param("coverage", marks=pytest.mark.slow)])
 def test_requests_and_answers_are_as_the_schema_says(page: Dashboard, phase: str) -> None:
     """Hundreds of valid and invalid requests: none fails, none is answered against the schema."""
@@ -85,7 +86,7 @@ def test_requests_and_answers_are_as_the_schema_says(page: Dashboard, phase: str
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json"),
         *("--url", address, f"--phases={phase}", "--max-examples=8", "--mode=all"),
-        *("--generation-deterministic", "--no-color"),
+        *("--generation-deterministic", "--no-color", f"--request-timeout={PATIENCE_S}"),
         "--suppress-health-check=all",
     ]
     done = subprocess.run(
@@ -94,7 +95,7 @@ def test_requests_and_answers_are_as_the_schema_says(page: Dashboard, phase: str
         env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=5 * PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert re.search(r"(\d\d) selected / \1 total", done.stdout)
@@ -122,7 +123,9 @@ class Followed:
     after: str | None = None
 
     def __post_init__(self) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", self.page.port, timeout=20.0)
+        self._connection = http.client.HTTPConnection(
+            "127.0.0.1", self.page.port, timeout=PATIENCE_S
+        )
         headers = {} if self.after is None else {"Last-Event-ID": self.after}
         self._connection.request("GET", f"{API}{self.path}", headers=headers)
         self._response = self._connection.getresponse()
@@ -175,7 +178,7 @@ def test_a_lost_connection_continues_without_a_hole(
     first.close()
     for seq in range(5, 9):
         publisher[0].send(live(seq, run=run))
-    wait_until(lambda: seq_of(page, "main") == 8, "the results")
+    wait_until(lambda: newest_of(page, "main") == (run, 8), "the results")
     second = Followed(page, "/results?stream=main&wait=false", after=first.place)
     seen += second.rest()
     assert [(kind, data["seq"]) for kind, data in seen] == [("result", seq) for seq in range(9)]
@@ -188,9 +191,10 @@ def test_a_lost_connection_continues_without_a_hole(
     assert sorted(data["seq"] for _, data in both if data["stream"] == "hall")[-1] == 4
 
 
-def seq_of(page: Dashboard, stream: str) -> int:
+def newest_of(page: Dashboard, stream: str) -> tuple[str, int]:
+    """Run and number of the newest result of a stream."""
     found = {one["name"]: one["latest"] for one in ask(page, "/streams")["streams"]}
-    return int(found[stream]["seq"])
+    return found[stream]["run"], found[stream]["seq"]
 
 
 def test_what_cannot_be_continued_is_declared(
@@ -233,7 +237,7 @@ def test_the_page_gets_the_present_and_then_what_changes(
     page: Dashboard, publisher: tuple[Publisher, str]
 ) -> None:
     publisher[0].send(live(0, run="present"))
-    wait_until(lambda: seq_of(page, "main") == 0, "the result")
+    wait_until(lambda: newest_of(page, "main") == ("present", 0), "the result")
     stream = Followed(page, "/events")
     kind, state = stream.take(1)[0]
     assert kind == "state"
@@ -244,9 +248,9 @@ def test_the_page_gets_the_present_and_then_what_changes(
         found.update(stream.take(1))
     assert found["result"]["seq"] == 1
     assert found["status"]["statuses"][0]["stream"] == ""
-    report = ask(page, "/health")
-    assert report["state"] in ("fresh", "degraded", "stale")
-    assert report["health"]["stages"][0]["name"] == "infer"
+    with publisher[0].repeating_health():
+        wait_until(lambda: ask(page, "/health")["state"] in ("fresh", "degraded", "stale"), "it")
+    assert ask(page, "/health")["health"]["stages"][0]["name"] == "infer"
     stream.close()
 
 
@@ -296,9 +300,11 @@ def test_a_client_that_leaves_ends_the_export(page: Dashboard, begin: float) -> 
     process = psutil.Process(page.process.pid)
     path = f"{API}/history?format=parquet&from={begin - 1}"
     for _ in range(4):
-        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10.0)
+        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=PATIENCE_S)
         connection.request("GET", path)
         connection.close()
+    # The first that is answered comes after those that have left.
+    wait_until(lambda: get(page.port, path)[0] == 200, "a place for an export")
     wait_until(lambda: process.children() == [], "the exports to end")
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: get(page.port, path), range(6)))
@@ -348,7 +354,7 @@ def test_the_commands_of_the_document_work(
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=20.0,
+                timeout=PATIENCE_S,
             )
             assert done.returncode == 0, (command, done.stderr)
             assert "-o " in command or len(done.stdout) > 20, command
