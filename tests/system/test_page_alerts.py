@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,29 @@ pytestmark = [
 ]
 
 
+@contextlib.contextmanager
+def busy(page: Any, times: int) -> Iterator[None]:
+    """Refuse some questions about the alerts after a test was sent."""
+    sent: list[str] = []
+    refused: list[str] = []
+    address = re.compile("/api/v1/alerts(/test)?$")
+
+    def answer(route: Any) -> None:
+        if route.request.method == "POST":
+            sent.append(route.request.url)
+            route.continue_()
+        elif sent and len(refused) < times:
+            refused.append(route.request.url)
+            route.fulfill(status=409, json={"error": "the alerts process does not answer"})
+        else:
+            route.continue_()
+
+    page.route(address, answer)
+    yield
+    page.unroute(address)
+    page.console_lines[:] = [line for line in page.console_lines if " 409 " not in line]
+
+
 def test_a_person_sees_alerts_and_sends_a_test(
     chromium: Any, supervise: Supervise, clip: Clip, tmp_path: Path
 ) -> None:
@@ -47,10 +71,11 @@ def test_a_person_sees_alerts_and_sends_a_test(
             shows(page, "#alerts-summary", "Rules: 6")
             page.locator("#alerts > summary").click()
             shows(page, "#sent li", re.compile("loud to .* delivered"))
-            # With the keyboard alone.
-            page.get_by_role("button", name="Send a test of angry").focus()
-            page.keyboard.press("Enter")
-            shows(page, '[data-rule="angry"] .now', "The test was delivered")
+            # With the keyboard alone; the alerts process is busy at first.
+            with busy(page, 3):
+                page.get_by_role("button", name="Send a test of angry").focus()
+                page.keyboard.press("Enter")
+                shows(page, '[data-rule="angry"] .now', "The test was delivered")
             wait_until(lambda: any(one.json["test"] for one in server.posted), "the test")
             page.get_by_role("button", name="Send a test of broken").click()
             shows(page, '[data-rule="broken"] .now', "The test failed")
