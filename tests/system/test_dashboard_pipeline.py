@@ -64,6 +64,14 @@ def test_a_page_that_cannot_start_does_not_end_the_pipeline(
     port = free_port()
     running = supervise(f"--source=file:{clip(50.0, repeat=4)}", f"--dashboard=127.0.0.1:{port}")
     wait_until(lambda: answers(port), "the page")
+    # Before its first heartbeat, a port in use would be a mistake of the user.
+    running.subscriber.wait_for(
+        lambda received: any(
+            (stage.name, stage.state) == ("dashboard", "ready")
+            for health in received.fresh(public.Health)[-1:]
+            for stage in health.stages
+        )
+    )
     running.stages()["dashboard"].suspend()  # the port must stay in use until the thief takes it
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
