@@ -48,6 +48,9 @@ QUEUE_S = 10.0
 QUIET_S = 1.0
 """Seconds of silence after which another device may take the place of a connected one."""
 MAX_DEVICES = 64
+TAKEN = "another device sends to this stream"
+TRY_AGAIN_LATER = 1013
+"""Code of a WebSocket that is closed after the handshake."""
 STAMP_BYTES = 8
 NATIVE = "<i2" if sys.byteorder == "little" else ">i2"
 
@@ -232,14 +235,21 @@ class Listener:
         except ValueError as error:
             return _refuse(connection, 400, str(error))
         with self._lock:
-            device = self._devices[name]
-            if device is not None and device.ended is None:
-                if time.monotonic() - device.heard < QUIET_S:
-                    return _refuse(connection, 409, "another device sends to this stream")
-                device.close("another device has connected")
+            if self._taken(name):
+                return _refuse(connection, 409, TAKEN)
             if self._count >= MAX_DEVICES:
                 return _refuse(connection, 503)
         return None
+
+    def _taken(self, name: str) -> bool:
+        """Whether a device sends to a stream; one that is quiet has to give way. Needs the lock."""
+        device = self._devices[name]
+        if device is None or device.ended is not None:
+            return False
+        if time.monotonic() - device.heard < QUIET_S:
+            return True
+        device.close("another device has connected")
+        return False
 
     def _admits(self, request: Request, query: dict[str, list[str]]) -> bool:
         if self._token is None:
@@ -254,11 +264,16 @@ class Listener:
     def _serve(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         target = urlsplit(connection.request.path)
-        device = Device(connection, Format.of(parse_qs(target.query)))
         name = target.path.strip("/")
         with self._lock:
-            self._count += 1
-            self._devices[name] = self._new[name] = device
+            taken = self._taken(name)  # of two that connect at once, both were admitted
+            if not taken:
+                device = Device(connection, Format.of(parse_qs(target.query)))
+                self._count += 1
+                self._devices[name] = self._new[name] = device
+        if taken:
+            connection.close(TRY_AGAIN_LATER, TAKEN)
+            return
         try:
             device.run()
         finally:
