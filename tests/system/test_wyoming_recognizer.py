@@ -95,6 +95,7 @@ def test_home_assistant_gets_its_transcript_and_the_pipeline_hears_it(
     with passing(recognizer, url) as between:
         for _ in range(2):  # two commands: between them the source is lost
             assert asyncio.run(ask(between.url, sound, seconds)) == expected
+            seen.wait_for("live")
             seen.wait_for("lost", "recovering", word="closed")
     seen.end()
     samples, _ = soundfile.read(next((tape / "main").glob("*.flac")), dtype="int16")
