@@ -26,6 +26,7 @@ from speech_emotion.capture.recording.reader import (
 from speech_emotion.capture.recording.recorder import Writer
 from speech_emotion.capture.recording.stream_recorder import StreamRecorder
 from speech_emotion.common.ring.segment import create_ring
+from tests.support.pipelines import PATIENCE_S
 from tests.unit.capture.test_stream_recorder import (
     HOP,
     RATE,
@@ -161,6 +162,7 @@ def test_dropped_messages_are_counted_once(
     from speech_emotion.capture.recording import recorder as record_stage
 
     monkeypatch.setattr(record_stage, "MAX_WAITING", 0)
+    monkeypatch.setattr(record_stage, "FINISH_S", PATIENCE_S)
     recording: StreamRecorder = recorder(run, tmp_path / "main")
     writer = Writer({"main": recording})
     writer.put(result(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -13,6 +14,7 @@ import pytest
 from speech_emotion.capture.sources.network.connection import Chunk
 from speech_emotion.capture.sources.network.datagrams import DatagramConnection, rtp_payload
 from speech_emotion.capture.sources.network.listening import ListenAddress, parse
+from tests.support.pipelines import PATIENCE_S
 from tools.ports import free_port
 
 FRAMES = np.arange(-160, 160, dtype=np.int16)
@@ -35,9 +37,14 @@ class Pair:
         self.now = time.monotonic()
 
     def send(self, *datagrams: bytes, sender: socket.socket | None = None) -> list[Chunk]:
+        chunks, receiver = [], self.connection._socket
+        assert receiver is not None
         for datagram in datagrams:
             (sender or self.sender).sendto(datagram, ("127.0.0.1", self.port))
-        return self.connection.read(self.now, 10.0)
+            # A busy kernel delivers it later, in a thread of its own.
+            assert select.select([receiver], [], [], PATIENCE_S)[0]
+            chunks += self.connection.read(self.now, 10.0)
+        return chunks
 
     def close(self) -> None:
         self.connection.close()
