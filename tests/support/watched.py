@@ -29,24 +29,26 @@ class Watched:
         It may precede this call, but not the report that the last call returned: the source may
         leave a state before a busy machine lets the test look.
         """
-        found: list[public.StreamHealth] = []
-
-        def there() -> bool:
-            rows = self.rows()
-            for number in range(self._looked, len(rows)):
-                row = rows[number]
-                if row is not None and row.state in states and word in (row.reason or ""):
-                    self._looked = number
-                    found.append(row)
-                    return True
-            return False
-
         try:
-            wait_until(there, f"state {states} with {word!r}")
+            wait_until(
+                lambda: self.find(*states, word=word) is not None, f"state {states} with {word!r}"
+            )
         except BaseException:
             print(*self.rows()[self._looked :], sep="\n")
             raise
-        return found[0]
+        found = self.find(*states, word=word)
+        assert found is not None
+        return found
+
+    def find(self, *states: str, word: str = "") -> public.StreamHealth | None:
+        """The same without waiting; None where it was not reported yet."""
+        rows = self.rows()
+        for number in range(self._looked, len(rows)):
+            row = rows[number]
+            if row is not None and row.state in states and word in (row.reason or ""):
+                self._looked = number
+                return row
+        return None
 
     def wait_live(self) -> None:
         """Until sound is live, and a result of it was published."""
