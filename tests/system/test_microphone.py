@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import soxr
@@ -21,6 +23,7 @@ from tests.support.pipelines import (
     BUNDLE,
     PATIENCE_S,
     ROOT,
+    Received,
     Running,
     Subscriber,
     fresh_endpoint,
@@ -29,6 +32,7 @@ from tests.support.pipelines import (
 )
 from tests.support.pulse import VirtualMicrophone, installed
 from tests.support.sound_servers import noise
+from tests.support.watched import Watched, drift_s
 
 pytestmark = pytest.mark.skipif(
     not installed(), reason="needs PulseAudio: deploy/setup.sh dev installs it"
@@ -46,12 +50,8 @@ def microphone() -> Iterator[VirtualMicrophone]:
 
 def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
     """Play a file into a microphone while capture records it: (frames, channels)."""
-    seconds = soundfile.info(played).duration + 3.0
     with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "capture", "--source", "mic"),
-            *("--seconds", str(seconds), "--record", str(out)),
-        ],
+        [sys.executable, "-m", "capture", "--source", "mic", "--record", str(out)],
         cwd=ROOT,
         env={**os.environ, **mic.env},
         stderr=subprocess.PIPE,
@@ -60,6 +60,7 @@ def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
         assert process.stderr is not None
         assert "recording from" in process.stderr.readline()
         assert mic.play(played).wait(PATIENCE_S) == 0
+        process.terminate()
         assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     recorded, rate = soundfile.read(out, dtype="int16", always_2d=True)
     assert rate == mic.rate
@@ -89,10 +90,12 @@ def test_recorded_samples_equal_the_played_ones(
         speech = soxr.resample(speech, spoken, rate)
     mono = np.clip(np.rint(speech * 20000), -32768, 32767).astype(np.int16)
     played = np.stack([np.roll(mono, 1000 * n) for n in range(channels)], axis=1)
-    # An idle sink drops the first milliseconds: make them silence.
-    played = np.concatenate([np.zeros((rate // 2, channels), np.int16), played])
+    # An idle sink drops the first milliseconds, and the last seconds are not recorded where the
+    # stop overtakes them: make both silence.
+    silence = np.zeros((rate // 2, channels), np.int16)
+    played = np.concatenate([silence, played])
     path = tmp_path / "played.wav"
-    soundfile.write(path, played, rate)
+    soundfile.write(path, np.concatenate([played, *[silence] * 8]), rate)
     with VirtualMicrophone(rate, channels) as mic:
         recorded = recording(mic, path, tmp_path / "recorded.wav")
     assert recorded.shape[1] == channels
@@ -117,6 +120,8 @@ def test_live_results_equal_the_offline_ones_of_the_recorded_samples(
             ],
         )
     ]
+    # What is published before the subscriber is known is lost to it; health comes each second.
+    subscriber.wait_for(lambda received: bool(received.fresh(public.Health)))
     recorded = tmp_path / "recorded.wav"
     with subprocess.Popen(
         [
@@ -146,20 +151,23 @@ def test_results_arrive_within_a_second_of_their_window(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     running = supervise("--source=mic", env=microphone.env)
-    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 6)
-    running.process.terminate()
-    code, stderr, received = running.ended()
-    assert code == 0, stderr
     unix_offset = time.time() - time.monotonic()
-    latencies = [
-        received_at + unix_offset - message.time
-        for message, replay, received_at in received.messages
-        if isinstance(message, public.Result) and not replay and message.time is not None
-    ]
-    assert len(latencies) >= 6
+
+    def latencies(received: Received) -> list[float]:
+        return [
+            received_at + unix_offset - message.time
+            for message, replay, received_at in received.messages
+            if isinstance(message, public.Result) and not replay and message.time is not None
+        ]
+
     # A busy machine delays some results; a pipeline that held them back would delay all.
     # The anchor is the least delayed block so far; a later block may have less delay.
-    assert -0.02 < min(latencies) < 1.0
+    running.subscriber.wait_for(
+        lambda r: len(known := latencies(r)) >= 6 and any(-0.02 < one < 1.0 for one in known)
+    )
+    running.process.terminate()
+    code, stderr, _ = running.ended()
+    assert code == 0, stderr
 
 
 def test_two_streams_of_one_stereo_device_are_its_channels(
@@ -218,30 +226,24 @@ def test_a_killed_capture_declares_its_gap(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     running = supervise("--source=mic", env=microphone.env)
-    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 2)
-    before = running.received.fresh(public.Result)[-1].seq
-    victim = running.stages()["capture"]
-    victim.kill()
-    running.subscriber.wait_for(
-        lambda r: (
-            any(x.seq > before and x.state != "gap" for x in r.fresh(public.Result)[-1:])
-            and any(x.lost for x in r.fresh(public.Result))
-        )
-    )
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
+    running.stages()["capture"].kill()
+    Watched(running).wait_heard_again()
     running.process.terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr
     results = received.fresh(public.Result)
     assert [result.seq for result in results] == list(range(len(results)))
     assert any(result.state == "gap" for result in results)
-    last = received.fresh(public.Health)[-1]
-    assert last.streams[0].gaps == 1
+    reports = received.fresh(public.Health)
+    overruns = [
+        report.counters.get(name)
+        for report in reports
+        for name in ("capture_xruns", "capture_frames_dropped")
+    ]
+    assert reports[-1].streams[0].gaps == 1 or any(overruns)  # of a busy machine: further gaps
     # The sample index keeps time: as many samples as seconds have passed.
-    first, final = results[0], results[-1]
-    assert first.time is not None
-    assert final.time is not None
-    drift = (final.time - first.time) - (final.end - first.end) / final.rate
-    assert abs(drift) < 0.06
+    assert abs(drift_s(results)) < 0.06
 
 
 def test_an_absent_device_is_one_line_that_lists_the_devices(
@@ -289,15 +291,12 @@ def test_a_lost_device_is_reported_and_opened_again(supervise: Supervise) -> Non
         mic.start()
         running = supervise("--source=mic", env=mic.env)
         running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
+        seen = Watched(running)
+        seen.wait_for("live")
         mic.kill()
-        wait_until(
-            lambda: running.received.fresh(public.Health)[-1].state != "ok", "health to report it"
-        )
-        seen = len(running.received.fresh(public.Result))
+        seen.wait_for("lost", "recovering")
         mic.start()
-        running.subscriber.wait_for(
-            lambda r: any(x.state != "gap" and not x.lost for x in r.fresh(public.Result)[seen:])
-        )
+        seen.wait_heard_again()
         running.process.terminate()
         code, stderr, received = running.ended()
         assert code == 0, stderr
@@ -325,10 +324,12 @@ def test_a_capture_that_was_stopped_for_a_while_keeps_time(
     supervise: Supervise, microphone: VirtualMicrophone
 ) -> None:
     running = supervise("--source=mic", env=microphone.env)
-    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 3)
-    running.stages()["capture"].suspend()
+    running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 4)
+    capture = running.stages()["capture"]
+    capture.suspend()
     time.sleep(0.7)
-    running.stages()["capture"].resume()
+    with contextlib.suppress(psutil.NoSuchProcess):  # the supervisor kills it after 2.5 s
+        capture.resume()
     seen = running.received.fresh(public.Result)[-1].seq
     running.subscriber.wait_for(lambda r: r.fresh(public.Result)[-1].seq > seen + 8)
     running.process.terminate()
@@ -336,9 +337,5 @@ def test_a_capture_that_was_stopped_for_a_while_keeps_time(
     assert code == 0, stderr
     results = received.fresh(public.Result)
     assert [result.seq for result in results] == list(range(len(results)))
-    first, final = results[0], results[-1]
-    assert first.time is not None
-    assert final.time is not None
     # Whether the sound server kept the samples or dropped them: samples and seconds agree.
-    drift = (final.time - first.time) - (final.end - first.end) / final.rate
-    assert abs(drift) < 0.1
+    assert abs(drift_s(results)) < 0.1

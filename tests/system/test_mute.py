@@ -25,6 +25,7 @@ from tests.support.pipelines import (
     wait_until,
 )
 from tests.support.pulse import VirtualMicrophone, installed
+from tests.support.watched import drift_s
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -62,6 +63,11 @@ def wait_for_state(running: Running, state: str) -> None:
 def speaks(running: Running) -> bool:
     """Whether a result that came just now is of speech."""
     return any(r.state == "speech" for r in running.received.fresh(public.Result)[-2:])
+
+
+def spoken(running: Running) -> list[str]:
+    """The states of all results."""
+    return [result.state for result in running.received.fresh(public.Result)]
 
 
 def ended_well(running: Running) -> None:
@@ -130,10 +136,13 @@ def test_while_muted_no_sound_is_taken(
         assert (health.state, health.streams[0].state) == ("ok", "muted")
         assert health.mute == public.Mute(["hand"], None, "muted by hand")
         assert health.streams[0].level_db is None
+
         # Windows that are complete later hold no sound, and nothing was computed from them.
-        muted = [r for r in running.received.fresh(public.Result)[heard:] if r.start >= begin]
-        assert len(muted) >= 2
-        for result in muted:
+        def muted() -> list[public.Result]:
+            return [r for r in running.received.fresh(public.Result)[heard:] if r.start >= begin]
+
+        wait_until(lambda: len(muted()) >= 2, "results of muted windows")
+        for result in muted():
             assert (result.state, result.rms_db, result.lost) == ("gap", -100.0, 16000)
             assert (result.probabilities, result.smoothed, result.emotion) == (None, None, None)
         done = mute(running, "unmute")
@@ -141,11 +150,7 @@ def test_while_muted_no_sound_is_taken(
         wait_until(lambda: speaks(running), "speech after the mute")
         assert samples(ring, ring.index - 16000, ring.index).any()
     # Samples and seconds agree, and what was recorded is all that was heard.
-    received = running.received.fresh(public.Result)
-    assert received[0].time is not None
-    assert received[-1].time is not None
-    seconds = (received[-1].end - received[0].end) / received[-1].rate
-    assert abs(received[-1].time - received[0].time - seconds) < 0.1
+    assert abs(drift_s(running.received.fresh(public.Result))) < 0.1
     ended_well(running)
     live = running.received.stream()
     assert [row["state"] for row in live if row["kind"] == "result"].count("gap") >= 4
@@ -156,17 +161,19 @@ def test_a_file_goes_on_while_muted(
     supervise: Supervise, clip: Clip, state: dict[str, str], tmp_path: Path
 ) -> None:
     running = supervise(
-        f"--source=file:{clip(5.0, repeat=4)}", f"--record={tmp_path / 'rec'}", env=state
+        f"--source=file:{clip(5.0, repeat=30)}", f"--record={tmp_path / 'rec'}", env=state
     )
     wait_until(lambda: speaks(running), "speech")
-    assert mute(running, "mute", "--for", "2s").returncode == 0
-    wait_until(lambda: speaks(running), "speech after the end of the mute")
-    code, stderr, received = running.ended()
+    began = time.monotonic()
+    assert mute(running, "mute", "--for", "4s").returncode == 0
+    wait_until(lambda: "gap" in spoken(running), "a muted window")
+    wait_until(lambda: spoken(running)[-1] == "speech", "speech after the end of the mute")
+    passed = time.monotonic() - began
+    code, stderr, received = running.stopped()
     assert code == 0, stderr
     results = received.fresh(public.Result)
     assert [result.seq for result in results] == list(range(len(results)))
-    gaps = [result for result in results if result.state == "gap"]
-    assert 3 <= len(gaps) <= 12
+    assert 3 <= spoken(running).count("gap") <= passed / 0.5 + 1
     assert received.stream() == offline(tmp_path / "rec" / "main")
 
 
@@ -210,10 +217,16 @@ def test_the_switch_cannot_be_overruled(
     with ring_of(running) as ring:
         supervisor = psutil.Process(running.process.pid)
         supervisor.suspend()
+        before = ring.index
         switch.write_text("1\n")
-        wait_until(lambda: bool(ring.gaps()), "capture to obey")
+
+        def muted_second() -> bool:
+            """Losses of a busy machine are shorter: the source would be lost."""
+            gaps = ring.gaps()
+            return bool(gaps) and gaps[-1][1] - max(gaps[-1][0], before) > 16000
+
+        wait_until(muted_second, "a muted second")
         begin = ring.gaps()[-1][0]
-        wait_until(lambda: ring.index > begin + 16000, "a muted second")
         assert not samples(ring, begin, ring.index).any()
         supervisor.resume()
     wait_for_state(running, "muted")
