@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from speech_emotion.capture.sources.network.pipewire import Node, choose, parse_nodes
-from tests.support.pipelines import ROOT, Running
+from tests.support.pipelines import ROOT, Running, wait_until
 from tests.support.pipewire import NODE, VirtualPipeWire, installed
 from tests.support.sound_servers import noise
 from tests.support.watched import Watched
@@ -26,14 +26,7 @@ def test_a_microphone_is_heard_lost_and_heard_again(
     sound, tape = noise(tmp_path, 48000), tmp_path / "tape"
     with VirtualPipeWire() as pipewire:
         pipewire.start()
-        listed = subprocess.run(
-            [sys.executable, "-m", "capture", "--list-devices"],
-            cwd=ROOT,
-            env={**os.environ, **pipewire.env},
-            capture_output=True,
-            text=True,
-        )
-        assert f"pipewire:{NODE}" in listed.stdout
+        wait_until(lambda: f"pipewire:{NODE}" in listed(pipewire), "the microphone in the list")
         pipewire.play(sound.path)
         flags = (f"--source=pipewire:{NODE}", f"--record={tape}")
         seen = Watched(supervise(*flags, env=pipewire.env))
@@ -48,6 +41,17 @@ def test_a_microphone_is_heard_lost_and_heard_again(
         assert any(result.lost for result in seen.end())
     samples, _ = soundfile.read(next((tape / "main").glob("*.flac")))
     assert abs(samples[:32000]).max() > 0.1
+
+
+def listed(pipewire: VirtualPipeWire) -> str:
+    """The list of devices; PipeWire is asked for 2 s only."""
+    return subprocess.run(
+        [sys.executable, "-m", "capture", "--list-devices"],
+        cwd=ROOT,
+        env={**os.environ, **pipewire.env},
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def test_a_source_is_chosen_by_name_or_a_part_of_it() -> None:
