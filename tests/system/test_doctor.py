@@ -35,6 +35,8 @@ from tests.support.pulse import VirtualMicrophone, installed
 from tests.support.sound_servers import PASSWORD
 from tools.ports import free_port
 
+DOCTOR_S = 5 * PATIENCE_S
+"""Its checks are processes one after the other, each with a time limit of its own."""
 Clip = Callable[..., Path]
 Supervise = Callable[..., Running]
 
@@ -50,7 +52,7 @@ def examined(*flags: str, results: str | None = None) -> tuple[int, str]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=PATIENCE_S,
+        timeout=DOCTOR_S,
     )
     assert done.stderr == ""
     nothing_left_but(before)
@@ -130,14 +132,14 @@ def test_a_muted_microphone_is_told_in_plain_words(tmp_path: Path) -> None:
 
 
 def test_beside_a_running_pipeline_nothing_is_tried(supervise: Supervise, clip: Clip) -> None:
-    running = supervise(f"--source=file:{clip(50.0)}")
+    running = supervise(f"--source=file:{clip(50.0, repeat=8)}")
     running.subscriber.wait_for(lambda received: bool(received.fresh(public.Result)))
     done = subprocess.run(
         [*(sys.executable, "supervisor.py", "doctor"), "--results", running.endpoint],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=PATIENCE_S,
+        timeout=DOCTOR_S,
     )
     assert f"process {running.process.pid}" in line(done.stdout, "trial")
     assert "a pipeline is running" in line(done.stdout, "results")
@@ -158,7 +160,7 @@ def test_too_little_shared_memory() -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=PATIENCE_S,
+        timeout=DOCTOR_S,
     )
     assert done.returncode == Level.BAD
     assert line(done.stdout, "/dev/shm").startswith("BAD")
@@ -168,7 +170,7 @@ def test_too_little_shared_memory() -> None:
 @pytest.mark.skipif(not installed(), reason="needs PulseAudio: deploy/setup.sh dev installs it")
 def test_a_virtual_microphone_is_heard(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0.0, 0.03, 60 * 16000)
-    soundfile.write(tmp_path / "noise.wav", noise, 16000)
+    soundfile.write(tmp_path / "noise.wav", np.tile(noise, 6), 16000)
     with VirtualMicrophone() as mic:
         mic.play(tmp_path / "noise.wav")
         done = subprocess.run(
@@ -176,7 +178,7 @@ def test_a_virtual_microphone_is_heard(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            timeout=PATIENCE_S,
+            timeout=DOCTOR_S,
             env={**os.environ, **mic.env},
         )
     assert "input devices" in line(done.stdout, "devices"), done.stdout

@@ -18,6 +18,7 @@ import soxr
 from numpy.typing import NDArray
 from scipy.signal import correlate
 
+from speech_emotion.common.errors import EXIT_DEVICE
 from speech_emotion.common.wire import public
 from tests.support.pipelines import (
     BUNDLE,
@@ -49,7 +50,22 @@ def microphone() -> Iterator[VirtualMicrophone]:
 
 
 def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
-    """Play a file into a microphone while capture records it: (frames, channels)."""
+    """Play a file into a microphone while capture records it: (frames, channels).
+
+    A sound server that a busy machine does not run for a second is a lost device: then again.
+    """
+    code = EXIT_DEVICE
+    for _ in range(5):
+        if code == EXIT_DEVICE:
+            code = record(mic, played, out)
+    assert code == 0
+    recorded, rate = soundfile.read(out, dtype="int16", always_2d=True)
+    assert rate == mic.rate
+    return np.asarray(recorded)
+
+
+def record(mic: VirtualMicrophone, played: Path, out: Path) -> int:
+    """The same once; the exit code of capture."""
     with subprocess.Popen(
         [sys.executable, "-m", "capture", "--source", "mic", "--record", str(out)],
         cwd=ROOT,
@@ -61,10 +77,7 @@ def recording(mic: VirtualMicrophone, played: Path, out: Path) -> Pcm:
         assert "recording from" in process.stderr.readline()
         assert mic.play(played).wait(PATIENCE_S) == 0
         process.terminate()
-        assert process.wait(PATIENCE_S) == 0, process.stderr.read()
-    recorded, rate = soundfile.read(out, dtype="int16", always_2d=True)
-    assert rate == mic.rate
-    return np.asarray(recorded)
+        return process.wait(PATIENCE_S)
 
 
 def test_the_devices_are_listed(microphone: VirtualMicrophone) -> None:
@@ -241,7 +254,9 @@ def test_a_killed_capture_declares_its_gap(
         for report in reports
         for name in ("capture_xruns", "capture_frames_dropped")
     ]
-    assert reports[-1].streams[0].gaps == 1 or any(overruns)  # of a busy machine: further gaps
+    (restarts,) = (row.restarts for row in reports[-1].stages if row.name == "capture")
+    # A busy machine has more of both: a sound server that it does not run is a lost device.
+    assert reports[-1].streams[0].gaps == restarts >= 1 or any(overruns)
     # The sample index keeps time: as many samples as seconds have passed.
     assert abs(drift_s(results)) < 0.06
 

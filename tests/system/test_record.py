@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
@@ -17,6 +18,8 @@ import soundfile
 import soxr
 
 from speech_emotion.capture.offline import read_recording
+from speech_emotion.capture.recording.reader import open_recording
+from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.dashboard.history.reader import HistoryReader
 from tests.support.pipelines import ROOT, Running, comparable, more_results, offline, wait_until
@@ -117,6 +120,13 @@ def test_a_stage_alone_is_profiled_on_a_recording(
 
 def recorded_samples(folder: Path) -> np.ndarray:
     return read_recording(str(folder), 16000).samples
+
+
+def recorded_until(folder: Path) -> int:
+    """Samples of a recording that is still being written; 0 before it can be read."""
+    with contextlib.suppress(UserError):
+        return open_recording(folder, 16000).length
+    return 0
 
 
 def test_at_full_speed_no_sample_and_no_message_is_missing(
@@ -267,7 +277,9 @@ def test_a_recording_of_a_pipeline_that_was_killed_replays(
 ) -> None:
     folder = tmp_path / "recordings"
     running = supervise(f"--source=file:{clip(40.0)}", f"--record={folder}")
+    recording = folder / "main"
     running.subscriber.wait_for(lambda received: len(received.fresh(public.Result)) >= 12)
+    wait_until(lambda: recorded_until(recording) >= 10 * 8000 + 16000, "the recorder")
     processes = [psutil.Process(running.process.pid), *running.stages().values()]
     for process in processes:
         process.suspend()
@@ -275,7 +287,6 @@ def test_a_recording_of_a_pipeline_that_was_killed_replays(
         process.kill()
     running.process.communicate()
     live = running.subscriber.finish().stream()
-    recording = folder / "main"
     again = offline(recording)
     results = [row for row in again if row["kind"] == "result"]
     assert len(results) >= 10

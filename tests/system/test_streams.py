@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from speech_emotion.common.config.model import MAX_STREAMS
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.wire import public
 from speech_emotion.supervision import process_table as processes
-from tests.support.pipelines import Running, offline
+from tests.support.pipelines import PATIENCE_S, Running, check_beginning, offline
 
 Supervise = Callable[..., Running]
 Clip = Callable[..., Path]
@@ -48,18 +50,29 @@ def test_every_stream_equals_its_own_single_run(
 def test_a_killed_worker_loses_nothing_and_disturbs_no_other_worker(
     supervise: Supervise, clip: Clip, stage: str
 ) -> None:
-    path = clip(8.0)
+    path = clip(8.0, repeat=20)
+    names = ("main", "main-2", "main-3", "main-4")
     running = supervise(f"--source=file:{path}", "--streams=4", env=WORKERS)
-    running.subscriber.wait_for(
-        lambda received: len({result.stream for result in received.fresh(public.Result)}) == 4
-    )
+    running.subscriber.wait_for(lambda r: all(r.fresh(public.Result, name) for name in names))
     rows = {row.name: row.pid for row in received_health(running).stages}
     os.kill(rows[f"{stage}/1"], signal.SIGKILL)
+    running.subscriber.wait_for(
+        lambda r: any(
+            (row.name, row.restarts, row.state) == (f"{stage}/1", 1, "ready")
+            for health in r.fresh(public.Health)
+            for row in health.stages
+        )
+    )
+    counts = {name: len(running.received.fresh(public.Result, name)) for name in names}
+    running.subscriber.wait_for(
+        lambda r: all(len(r.fresh(public.Result, name)) >= counts[name] + 4 for name in names)
+    )
+    running.process.terminate()
     code, stderr, received = running.ended()
     assert code == 0, stderr
     expected = offline(path)
-    for name in ("main", "main-2", "main-3", "main-4"):
-        assert received.stream(name) == [{**row, "stream": name} for row in expected]
+    for name in names:
+        check_beginning(received.stream(name), [{**row, "stream": name} for row in expected])
     restarts = {row.name: row.restarts for row in received.fresh(public.Health)[-1].stages}
     assert restarts[f"{stage}/1"] == 1
     assert sum(restarts.values()) == 1
@@ -80,6 +93,10 @@ def test_as_many_streams_as_are_allowed_run_to_their_end(supervise: Supervise, c
     """Their capture has more than 1,024 descriptors, which select(2) cannot wait for."""
     flags = (f"--source=file:{clip(1.6)}", f"--streams={MAX_STREAMS}", "--speed=max")
     running = supervise(*flags, env={**WORKERS, "SEP_RING__SECONDS": "4"})
+    for _ in range(4):  # they take several times as long on a busy machine
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.communicate(timeout=PATIENCE_S)
+            break
     code, stderr, received = running.ended()
     assert code == 0, stderr
     assert len({result.stream for result in received.fresh(public.Result)}) == MAX_STREAMS
