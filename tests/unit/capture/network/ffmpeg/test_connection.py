@@ -14,7 +14,7 @@ import pytest
 
 from speech_emotion.capture.sources.network.ffmpeg.connection import FfmpegConnection, end_leaving
 from tests.support import sound_servers
-from tests.support.pipelines import PATIENCE_S, wait_until
+from tests.support.pipelines import PATIENCE_S, runs, wait_until
 
 pytestmark = pytest.mark.skipif(not sound_servers.has_ffmpeg(), reason="needs ffmpeg")
 SDP = "v=0\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/16000\r\na=control:sound\r\n"
@@ -96,8 +96,9 @@ def test_a_stopped_ffmpeg_is_killed() -> None:
     wait_until(lambda: "PLAY" in camera.methods, "the request to play")
     (ffmpeg,) = (child for child in psutil.Process().children() if child.name() == "ffmpeg")
     os.kill(ffmpeg.pid, signal.SIGSTOP)
+    wait_until(lambda: ffmpeg.status() == psutil.STATUS_STOPPED, "ffmpeg to be stopped")
     connection.close()
     assert ffmpeg.status() == psutil.STATUS_STOPPED  # not waited for
     end_leaving()
-    assert not ffmpeg.is_running()
+    wait_until(lambda: not runs(ffmpeg), "ffmpeg to be killed")
     camera.close()
