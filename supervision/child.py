@@ -18,6 +18,9 @@ from speech_emotion.common.stage.main import ERROR_LINE_MARK
 LINE_LIMIT = 2000
 LAST_LENGTH = 500
 """Longest part in characters of the last line that `last_line` returns."""
+LAST_WAITS, LAST_WAIT_S = 20, 0.05
+"""How often, and for how many seconds each time, it waits for the thread that reads. A single long
+wait would be over when a machine continues that did not run this process, and so not the thread."""
 ROUTINE_LINE = re.compile(r"\d\d:\d\d:\d\d (INFO|DEBUG) ")
 """Log lines that are no cause of an end, see `LOG_FORMAT`."""
 
@@ -95,7 +98,8 @@ class Child:
 
     def last_line(self) -> str | None:
         """The last line that a child wrote to stderr before it ended; no routine log line."""
-        self._reader.join(timeout=1.0)
+        for _ in range(LAST_WAITS):
+            self._reader.join(LAST_WAIT_S)
         return self._last or None
 
     def terminate(self) -> None:
