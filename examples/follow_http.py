@@ -41,7 +41,9 @@ def events(url: str, key: str | None) -> Iterator[tuple[str, dict[str, object]]]
         except urllib.error.HTTPError as error:
             sys.exit(f"{url}: {error.code} {error.read().decode()}")
         except (OSError, http.client.HTTPException) as error:
-            print(f"{url}: {error}; trying again", file=sys.stderr)
+            reason = getattr(error, "reason", error)  # urllib puts the cause into its own error
+            text = getattr(reason, "strerror", None) or reason
+            print(f"{url}: {text}; trying again", file=sys.stderr)
         time.sleep(1.0)
 
 

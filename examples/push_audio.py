@@ -85,7 +85,8 @@ def main() -> int:
                 sys.exit(f"push_audio: refused: {error.response.body.decode().strip()}")
             connection, retry = None, time.monotonic() + AGAIN_S
         except (OSError, WebSocketException) as error:
-            print(f"push_audio: not connected ({error}); trying again", file=sys.stderr)
+            reason = getattr(error, "strerror", None) or error
+            print(f"push_audio: not connected ({reason}); trying again", file=sys.stderr)
             connection, retry = None, time.monotonic() + AGAIN_S
         frame += len(content) // (2 * channels)
     if connection is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
+from speech_emotion.common.connection_error import closed, phrase
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.nats_server import NatsServer
 
@@ -28,6 +28,14 @@ PING_S = 10.0
 
 FAULTS = (OSError, TimeoutError, nats.errors.Error, ssl.SSLError)
 """What an attempt to connect, to publish or to ask can raise."""
+
+CLOSED = (
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.StaleConnectionError,
+)
+NO_GREETING = "empty response from server"
+"""Text of nats-py's error where a server closes a connection that it has just accepted."""
 
 
 def inbox_of(site: str, box: str) -> str:
@@ -112,10 +120,6 @@ def cause(error: BaseException) -> str:
     if isinstance(error, nats.js.errors.APIError):
         small = "; set a smaller nats.stream_mb" if error.err_code == NO_STORAGE else ""
         return f"{error.description}{small}"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ConnectionRefusedError):
-        return "no server answers there (connection refused)"
-    if isinstance(error, socket.gaierror):
-        return f"the name is not known ({error.strerror})"
-    return str(error).removeprefix("nats: ") or type(error).__name__
+    if isinstance(error, CLOSED) or NO_GREETING in str(error):
+        return closed()
+    return phrase(error).removeprefix("nats: ")

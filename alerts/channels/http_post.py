@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from speech_emotion import __version__
 from speech_emotion.alerts.errors import DeliveryError
 from speech_emotion.common.alert_address import AlertAddress
+from speech_emotion.common.connection_error import phrase
 
 TIMEOUT_S = 10.0
 """Longest time in seconds for the connection, and for each wait for data."""
@@ -38,7 +39,7 @@ def post(address: AlertAddress, path: str, body: bytes, headers: Mapping[str, st
     except TimeoutError:
         raise DeliveryError(f"no answer within {TIMEOUT_S:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DeliveryError(str(error) or type(error).__name__) from None
+        raise DeliveryError(phrase(error)) from None
     finally:
         connection.close()
     if not 200 <= answer.status < 300:

@@ -12,6 +12,7 @@ from email.message import EmailMessage
 from speech_emotion.alerts.alert import Alert
 from speech_emotion.alerts.errors import DeliveryError
 from speech_emotion.common.alert_address import AlertAddress
+from speech_emotion.common.connection_error import closed, phrase
 from speech_emotion.common.wire.endpoint import is_loopback
 
 TIMEOUT_S = 15.0
@@ -35,7 +36,12 @@ def send(address: AlertAddress, alert: Alert) -> None:
         finally:
             server.close()
     except TimeoutError:
-        raise DeliveryError(f"no answer within {TIMEOUT_S:g} s") from None
+        raise _silent() from None
+    except smtplib.SMTPServerDisconnected as error:
+        # Its context is the error of the socket; none where the server has ended the connection.
+        if isinstance(error.__context__, TimeoutError):
+            raise _silent() from None
+        raise DeliveryError(closed()) from None
     except smtplib.SMTPRecipientsRefused as error:
         (answer,) = error.recipients.values()
         raise DeliveryError(f"the server refuses the recipient ({_text(*answer)})") from None
@@ -43,7 +49,7 @@ def send(address: AlertAddress, alert: Alert) -> None:
         text = _text(error.smtp_code, error.smtp_error)
         raise DeliveryError(f"the server answers {text}") from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
-        raise DeliveryError(str(error) or type(error).__name__) from None
+        raise DeliveryError(phrase(error)) from None
 
 
 def message(address: AlertAddress, alert: Alert) -> EmailMessage:
@@ -81,6 +87,10 @@ def _connected(address: AlertAddress) -> smtplib.SMTP:
         server.close()
         raise
     return server
+
+
+def _silent() -> DeliveryError:
+    return DeliveryError(f"no answer within {TIMEOUT_S:g} s")
 
 
 def _text(code: int, answer: bytes | str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from speech_emotion.alerts.alert import Alert
 from speech_emotion.alerts.errors import DeliveryError
 from speech_emotion.common.alert_address import AlertAddress
+from speech_emotion.common.connection_error import phrase
 
 TIMEOUT_S = 10.0
 """Longest time in seconds from the connection to the confirmation of the broker."""
@@ -54,8 +55,10 @@ def send(address: AlertAddress, alert: Alert) -> None:
         sent.wait_for_publish(max(0.0, deadline - time.monotonic()))
         if not sent.is_published():
             raise DeliveryError(f"no confirmation within {TIMEOUT_S:g} s")
+    except TimeoutError:
+        raise DeliveryError(f"no answer within {TIMEOUT_S:g} s") from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise DeliveryError(str(error) or type(error).__name__) from None
+        raise DeliveryError(phrase(error, "broker")) from None
     finally:
         client.disconnect()
         client.loop_stop()

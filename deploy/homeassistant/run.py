@@ -20,6 +20,8 @@ from typing import Any
 
 import tomli_w
 
+from speech_emotion.common.connection_error import phrase
+
 PROGRAM = (sys.executable, "-m", "speech_emotion")
 RESULTS = os.environ.get("SEP_RESULTS", "tcp://127.0.0.1:5555")
 STOP_S = 30.0
@@ -100,8 +102,9 @@ def main() -> int:
         options = json.loads((data / "options.json").read_text())
         broker = broker_of(options, supervisor, os.environ.get("SUPERVISOR_TOKEN", ""))
     except (OSError, ValueError) as error:
+        reason = phrase(error, "Supervisor")
         print(
-            f"add-on: no MQTT broker ({error}); install the add-on Mosquitto broker and the "
+            f"add-on: no MQTT broker ({reason}); install the add-on Mosquitto broker and the "
             "integration MQTT, or set `broker`",
             file=sys.stderr,
         )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from speech_emotion.capture.sources.network.wyoming import CHANNELS, RATES, WIDTH, EventReader
 from speech_emotion.common.config.checks import LISTEN_DEVICES
+from speech_emotion.common.connection_error import closed, phrase
 from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.security.exposure import check_listen, split_listen
 from speech_emotion.common.stage.main import LOG_FORMAT, Parser
@@ -141,7 +142,7 @@ class SoundSender:
                 self._waiting.put_nowait(piece)
 
     async def _send(self, piece: Piece) -> None:
-        from websockets.exceptions import WebSocketException
+        from websockets.exceptions import ConnectionClosed, WebSocketException
 
         if self._format != (piece.rate, piece.channels):
             await self._close()
@@ -154,7 +155,8 @@ class SoundSender:
                 self.sent += piece.frames
                 return
         except (OSError, WebSocketException) as error:
-            log.warning("%s: its sound cannot be sent to the pipeline (%s)", self._name, error)
+            reason = closed() if isinstance(error, ConnectionClosed) else phrase(error)
+            log.warning("%s: its sound cannot be sent to the pipeline (%s)", self._name, reason)
             await self._close()
             self._retry = asyncio.get_running_loop().time() + AGAIN_S
         self.dropped += piece.frames
@@ -195,7 +197,7 @@ class PassThrough:
             async with asyncio.timeout(CONNECT_S):
                 back, forth = await asyncio.open_connection(host, int(port))
         except OSError as error:  # a TimeoutError is one
-            reason = error.strerror or "timed out"
+            reason = phrase(error, "recognizer")
             log.warning("%s: the recognizer %s is absent (%s)", name, self._recognizer, reason)
             writer.transport.abort()
             return
@@ -206,7 +208,7 @@ class PassThrough:
                 both.create_task(_copy(reader, forth, sender))
                 both.create_task(_copy(back, writer, None))
         except* OSError as errors:
-            log.info("%s: the connection was cut (%s)", name, errors.exceptions[0])
+            log.info("%s: the connection was cut (%s)", name, phrase(errors.exceptions[0], "peer"))
         finally:
             for one in (writer, forth):
                 one.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
-from tests.support.pipelines import PATIENCE_S
+from tests.support.pipelines import PATIENCE_S, wait_until
 from tools.ports import free_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
@@ -30,11 +32,20 @@ class Broker:
         self.start()
 
     def start(self) -> None:
+        """Start it, and wait until it takes connections."""
         self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        wait_until(lambda: connects(self.port), "the broker")
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE_S)
+
+
+def connects(port: int) -> bool:
+    """Whether something listens at a port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE_S):
+        return True
+    return False
 
 
 class Listener:

@@ -19,7 +19,7 @@ from speech_emotion.alerts.errors import DeliveryError
 from speech_emotion.common.alert_address import parse_address
 from tests.support.alert_messages import alert
 from tests.support.alert_receivers import mail_server, ntfy_answer, web_server
-from tests.support.broker import MOSQUITTO, Broker, Listener
+from tests.support.broker import MOSQUITTO, Broker, Listener, connects
 from tests.support.certificates import make_certificate
 from tests.support.pipelines import wait_until
 from tools.ports import free_port
@@ -74,9 +74,9 @@ def test_only_success_counts_as_delivered() -> None:
         server.answers = lambda _: (500, "out of order\nat /pa55-pa55")
         assert refused(place).endswith("answers 500 Internal Server Error out of order")
         server.answers = lambda _: None
-        assert refused(place)
+        assert refused(place) == "the server closed the connection"
         assert server.posted == []
-    assert "refused" in refused(place)
+    assert refused(place) == "no server answers there (connection refused)"
 
 
 def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPat
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert refused(f"http://127.0.0.1:{port}/") == "no answer within 0.2 s"
-        assert "timed out" in refused(f"smtp://127.0.0.1:{port}/me@example.org")
+        assert refused(f"smtp://127.0.0.1:{port}/me@example.org") == "no answer within 0.2 s"
 
 
 def test_encrypted_webhooks_check_the_certificate(
@@ -93,7 +93,7 @@ def test_encrypted_webhooks_check_the_certificate(
 ) -> None:
     with web_server(certificate=certificate) as server:
         place = f"https://127.0.0.1:{server.port}/pa55-pa55"
-        assert "certificate verify failed" in refused(place)
+        assert "the certificate of the server is not trusted (self" in refused(place)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
         send(parse_address(place), ONE)
         assert server.ids() == [ONE.id]
@@ -196,7 +196,7 @@ def test_a_broker_confirms_what_it_has_taken(
         broker.process.send_signal(signal.SIGCONT)
         listener.close()
     absent = f"mqtt://box:pa55-pa55@127.0.0.1:{free_port()}/a"
-    assert "refused" in refused(absent)
+    assert refused(absent) == "no broker answers there (connection refused)"
 
 
 def test_a_broker_with_passwords_refuses_others(locked_broker: int) -> None:
@@ -221,14 +221,6 @@ def locked_broker(tmp_path: Path) -> Iterator[int]:
     yield port
     process.terminate()
     process.wait()
-
-
-def connects(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1.0).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_a_module_is_loaded_when_its_kind_is_used() -> None:

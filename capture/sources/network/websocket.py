@@ -27,6 +27,7 @@ from speech_emotion.capture.sources.network.listening import ListenAddress
 from speech_emotion.capture.sources.network.opus import CHANNELS as OPUS_CHANNELS
 from speech_emotion.capture.sources.network.opus import RATES as OPUS_RATES
 from speech_emotion.capture.sources.network.opus import OpusDecoder, load_opus
+from speech_emotion.common.connection_error import phrase
 from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.paths import MICROPHONE_PAGE
 from speech_emotion.common.security.exposure import listen_tcp
@@ -145,7 +146,7 @@ class Device:
         except ConnectionClosed:
             self.ended = self.ended or "the device closed the connection"
         except OSError as error:
-            self.ended = self.ended or f"the connection failed ({error.strerror})"
+            self.ended = self.ended or phrase(error, "device")
         finally:
             if self._opus is not None:
                 self._opus.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 from speech_emotion.capture.sources.network.connection import Chunk, End
 from speech_emotion.capture.sources.network.datagrams import decode
+from speech_emotion.common.connection_error import phrase
 
 CONNECT_S = 2.5
 LARGEST = 1 << 20
@@ -109,7 +110,7 @@ class WyomingConnection:
             except BlockingIOError:
                 break
             except OSError as error:
-                self.end = End(f"the connection failed ({error.strerror})")
+                self.end = End(phrase(error))
                 break
             if not content:
                 self.end = End("the server closed the connection")
@@ -137,11 +138,8 @@ class WyomingConnection:
             opened = socket.create_connection((host, port), CONNECT_S)
             opened.sendall(event_bytes("run-satellite"))  # a plain microphone ignores it
             opened.setblocking(False)
-        except TimeoutError:
-            self.end = End("the server does not answer (timed out)")
         except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS can look up
-            reason = getattr(error, "strerror", None) or error
-            self.end = End(f"no connection to the server ({reason})".lower())
+            self.end = End(f"no connection to the server: {phrase(error)}")
         else:
             with self._lock:
                 if self._closed:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import secrets
 import ssl
+import sys
 import threading
 from collections import deque
 from typing import Any
@@ -19,6 +20,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from speech_emotion.commands.mqtt.discovery import OFF, OFFLINE, ON, ONLINE, Topics
+from speech_emotion.common.connection_error import phrase
 from speech_emotion.common.wire import public
 
 QUEUED = 10_000
@@ -58,13 +60,15 @@ class Forwarder:
     def __init__(self, broker: Broker, topics: Topics, discovery: str, *, listen: bool) -> None:
         self.dropped = 0
         self._topics, self._birth, self._listen = topics, f"{discovery}/status", listen
-        self._address, self._encrypted = f"{broker.host}:{broker.port}", broker.tls is not None
+        self._address = f"{broker.host}:{broker.port}"
         self._retained: dict[str, tuple[str, int]] = {}
         self._undelivered: set[int] = set()
         self._acknowledged: deque[int] = deque()
         self._commands: deque[bool] = deque(maxlen=1)
         self._closing = False
-        self._absent = False
+        self._causes: set[str] = set()
+        """Reported causes of failed connections since the last one that was made."""
+        self._lost = False  # a connection was lost, and that was reported
         self._current = False  # the broker has every retained payload of this connection
         self._lock = threading.Lock()
         # A broker disconnects the older of two clients with the same id.
@@ -140,7 +144,8 @@ class Forwarder:
         if code.is_failure:
             report(f"the broker refused the connection: {code}")
             return
-        self._absent = False
+        self._causes.clear()
+        self._lost = False
         self._publish_all()
         report("connected")
         topics = [self._birth, self._topics.status, self._topics.availability("+")]
@@ -189,19 +194,17 @@ class Forwarder:
             self._undelivered.discard(self._acknowledged.popleft())
 
     def _on_connect_fail(self, _c: Any, _u: Any) -> None:
-        if not self._absent and not self._closing:
-            self._absent = True
-            untrusted = ", or its certificate is not trusted" if self._encrypted else ""
-            report(
-                f"no connection to {self._address} (no broker answers there{untrusted}); "
-                "trying again"
-            )
+        error = sys.exception()  # paho calls this while it handles the error
+        cause = "unknown cause" if error is None else phrase(error, "broker")
+        if cause not in self._causes and not self._lost and not self._closing:
+            self._causes.add(cause)
+            report(f"no connection to {self._address}: {cause}; trying again")
 
     def _on_disconnect(self, _c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
         with self._lock:
             self._current = False
         if not self._closing:
-            self._absent = True
+            self._lost = True
             report(f"disconnected ({code}); reconnecting")
 
 

@@ -6,13 +6,20 @@ import re
 from collections.abc import Sequence
 
 from speech_emotion.capture.sources.network.connection import End, Retry
+from speech_emotion.common.connection_error import (
+    closed,
+    no_way,
+    refused,
+    timed_out,
+    unknown_name,
+)
 from speech_emotion.common.errors import printable
 from speech_emotion.common.source_address import without_secrets
 
 LONGEST = 200
 """Longest reason in characters."""
 _PREFIX = re.compile(r"^(\[[^\]]*\] )+")
-TIMED_OUT = End("the server does not answer (timed out)")
+TIMED_OUT = End(timed_out())
 NO_SOUND = "what it sends is no sound that ffmpeg knows"
 _KNOWN: tuple[tuple[str, str, Retry], ...] = (
     (
@@ -29,19 +36,19 @@ _KNOWN: tuple[tuple[str, str, Retry], ...] = (
     (r"\b403\b|forbidden", "the server refuses access (403)", Retry.LATER),
     (r"\b404\b|not found", "the server has no such stream (404)", Retry.SOON),
     (r"\b50[0-9]\b|5XX", "the server reports a fault of its own (5xx)", Retry.SOON),
-    (r"connection refused", "no server answers there (connection refused)", Retry.SOON),
+    (r"connection refused", refused(), Retry.SOON),
     (
         r"name or service not known|failed to resolve|failure in name",
-        *("the name of the server is unknown; is the network up?", Retry.SOON),
+        *(unknown_name(), Retry.SOON),
     ),
     (
         r"network is unreachable|no route to host",
-        *("no way to the server: is the network up?", Retry.SOON),
+        *(no_way(), Retry.SOON),
     ),
     (r"timed out|timeout|cannot read rtmp handshake", TIMED_OUT.reason, Retry.SOON),
     (
         r"connection reset|broken pipe|input/output error|end of file",
-        *("the server closed the connection", Retry.SOON),
+        *(closed(), Retry.SOON),
     ),
     (
         r"already in use|bind failed",
