@@ -35,7 +35,7 @@ log = logging.getLogger("fleet status")
 ASK_S = 1.0
 """Shortest interval of the questions to the centre, and longest one of the events."""
 SHARE = 4.0
-"""It waits at least this many times as long as an answer takes: of many boxes, some seconds."""
+"""It waits at least this many times as long as an answer took: of many boxes, some seconds."""
 RETRY_MS = 500
 TURN_S = 0.1
 
@@ -71,15 +71,16 @@ class FleetPage:
         """Ask while a page is open, until cancelled."""
         while True:
             await self._wanted.wait()
-            began = time.monotonic()
+            began, pause = time.monotonic(), ASK_S
             try:
                 self._boxes, self._error = await self._ask(), None
                 self._answered = time.time()
+                pause = max(ASK_S, SHARE * (time.monotonic() - began))
             except UserError as error:
                 self._error = str(error)
             async with self._changed:
                 self._changed.notify_all()
-            await asyncio.sleep(max(ASK_S, SHARE * (time.monotonic() - began)))
+            await asyncio.sleep(pause)
 
     def state(self) -> str:
         """What a page shows, as JSON; docs/FLEET.md describes it."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError
 from nats.errors import TimeoutError as NoMoreError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
@@ -171,6 +172,8 @@ async def ask(server: NatsServer) -> list[BoxState]:
                     _take(state, kind, stream, table, message.metadata.timestamp)
                 except (ValueError, KeyError, TypeError, ProtocolError):
                     continue  # `fleet store` names it in its log
+        if client.is_closed:  # a part of the messages would look like boxes without results
+            raise ConnectionClosedError
     finally:
         await client.close()
     return [boxes[key] for key in sorted(boxes)]
