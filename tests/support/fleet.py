@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class Server:
         self.process = subprocess.Popen(self._command, stdout=self._log, stderr=self._log)
         if not self._prefix:
             wait_until(self._listens, f"{self.folder} to listen; see its log")
+
+    def pause(self) -> None:
+        """Stop its process: the kernel takes connections for it, and nothing answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """End it with SIGKILL."""
@@ -288,7 +294,24 @@ class StoreProcess(Closing):
 
 
 def stored(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Every row of a table, read by DuckDB, with the columns of its path."""
+    """Every row of a table, read by DuckDB, with the columns of its path.
+
+    A running `fleet store` exchanges folders: a file that DuckDB has listed may be gone when it
+    opens it, and a new folder is empty for a moment.
+    """
+    import duckdb
+
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return _rows(folder, kind)
+        except duckdb.IOException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _rows(folder: Path, kind: str) -> list[dict[str, Any]]:
     import duckdb
 
     with duckdb.connect() as db:
