@@ -23,7 +23,7 @@ from speech_emotion.alerts.store import Store
 from speech_emotion.common.alert_address import AlertAddress, parse_address
 from speech_emotion.common.errors import DeviceError, UserError
 from tests.support.alert_messages import alert
-from tests.support.pipelines import wait_until
+from tests.support.pipelines import PATIENCE_S, wait_until
 
 ADDRESS = parse_address("command:lamp pa55-pa55")
 KEY = ("anger", "main")
@@ -121,7 +121,7 @@ def started(
 
     yield start
     for store in running:
-        store.stop(5.0)
+        store.stop(PATIENCE_S)
 
 
 def on_disk(path: Path) -> list[tuple[str, str]]:
@@ -148,13 +148,13 @@ def test_an_alert_is_on_the_disk_before_it_is_passed_on(
     state = RuleState("a", 3)
     store.put({KEY: state}, [delivery(1)])
     store.put({KEY: state}, [delivery(1)])  # it is known
-    store.flush(5.0)
+    store.flush(PATIENCE_S)
     assert passed == [delivery(1)]
     assert seen == [[(alert(1).id, "waiting")]]
     store.settle(delivery(1, state=DELIVERED, attempts=1))
     wait_until(lambda: on_disk(path) == [(alert(1).id, DELIVERED)], "the mark")
     store.put({KEY: dataclasses.replace(state, next=4)}, [])
-    store.stop(5.0)
+    store.stop(PATIENCE_S)
     assert contents(path)[0] == {KEY: RuleState("a", 4)}
     again, _ = started()
     assert again.waiting() == []
@@ -169,7 +169,7 @@ def test_many_quick_deliveries_are_all_marked(
     wait_until(lambda: len(passed) == 3 * KEPT, "all to be passed on")
     for one in list(passed):
         store.settle(dataclasses.replace(one, state=DELIVERED, attempts=1))
-    store.stop(5.0)
+    store.stop(PATIENCE_S)
     assert len(on_disk(path)) == KEPT
     assert {state for _, state in on_disk(path)} == {DELIVERED}
 
@@ -197,7 +197,7 @@ def test_a_disk_that_fails_delays_no_alert_and_forgets_none(
     monkeypatch.setattr(Outbox, "commit", commit)
     wait_until(lambda: len(on_disk(path)) == 2, "the file to be written again")
     assert on_disk(path) == [(alert(1).id, DELIVERED), (alert(2).id, "waiting")]
-    assert "is written again" in caplog.text
+    wait_until(lambda: "is written again" in caplog.text, "the line in the log")
 
 
 def test_a_file_that_is_removed_is_written_anew(
@@ -210,7 +210,7 @@ def test_a_file_that_is_removed_is_written_anew(
         file.unlink()
     store.settle(delivery(1, state=DELIVERED, attempts=1))
     wait_until(lambda: len(on_disk(path)) == 2, "a new file")
-    store.stop(5.0)
+    store.stop(PATIENCE_S)
     states, kept = contents(path)
     assert states == {KEY: RuleState("a", 1)}
     assert [one.state for one in kept] == [DELIVERED, "waiting"]
@@ -244,7 +244,7 @@ def worker(receiver: Receiver) -> Iterator[tuple[DeliveryWorker, list[Delivery]]
     one.start()
     yield one, settled
     one.request_stop()
-    one.join(5.0)
+    one.join(PATIENCE_S)
 
 
 def test_a_courier_keeps_the_order_and_tries_with_growing_delay(
@@ -266,9 +266,13 @@ def test_a_courier_keeps_the_order_and_tries_with_growing_delay(
     receiver.shut = False
     wait_until(lambda: len(receiver.arrived) == 3, "all")
     assert receiver.arrived == [alert(number).id for number in range(3)]
-    wait_until(lambda: one.waiting == 0, "nothing to wait")
-    last = [entry for entry in settled if entry.state == DELIVERED]
-    assert [entry.alert.seq for entry in last] == [0, 1, 2]
+
+    def delivered() -> list[int]:
+        return [entry.alert.seq for entry in list(settled) if entry.state == DELIVERED]
+
+    wait_until(lambda: len(delivered()) == 3, "all to be settled")
+    assert one.waiting == 0
+    assert delivered() == [0, 1, 2]
     assert one.delivered == 3
     assert one.age_s() == 0.0
 
@@ -285,7 +289,7 @@ def test_a_test_does_not_wait_and_is_tried_once(
     wait_until(lambda: one.failed == 1, "the failure")
     trial = Delivery(alert(7, test=True), ADDRESS.key)
     one.add(trial)
-    wait_until(lambda: settled[-1].alert.test, "the test")
+    wait_until(lambda: bool(settled) and settled[-1].alert.test, "the test")
     assert settled[-1].state == GIVEN_UP
     receiver.shut = False
     one.add(dataclasses.replace(trial, alert=alert(8, test=True)))
@@ -306,37 +310,46 @@ def test_old_alerts_are_given_up_and_too_many_drop_the_oldest(
     assert [(entry.alert.seq, entry.state) for entry in settled] == [(0, GIVEN_UP)]
     assert "more than 3" in (settled[0].failure or "")
     one.start()
-    wait_until(lambda: one.dropped == 2, "the old alert to be given up")
-    (old,) = [entry for entry in settled if entry.state == GIVEN_UP and entry.alert.seq == 1]
+
+    def given_up() -> list[Delivery]:
+        return [entry for entry in list(settled) if entry.state == GIVEN_UP]
+
+    wait_until(lambda: len(given_up()) == 2, "the old alert to be given up")
+    assert one.dropped == 2
+    old = given_up()[-1]
+    assert old.alert.seq == 1
     assert old.attempts == delivery_worker.LEAST_ATTEMPTS  # a clock set ahead gives up none at once
     receiver.shut = False
     wait_until(lambda: len(receiver.arrived) == 2, "the others")
     one.request_stop()
-    one.join(5.0)
+    one.join(PATIENCE_S)
 
 
-def test_at_the_end_what_can_be_delivered_is_and_the_rest_stays(receiver: Receiver) -> None:
+def test_at_the_end_what_can_be_delivered_is_and_the_rest_stays(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_worker, "BACKOFF_S", (60.0, 60.0))
     settled: list[Delivery] = []
     free, blocked = threading.Event(), threading.Event()
 
     def slow(address: AlertAddress, one: Alert) -> None:
         blocked.set()
-        free.wait(5.0)
+        free.wait(PATIENCE_S)
         receiver.send(address, one)
 
     one = DeliveryWorker(ADDRESS, settled.append, 3600.0, slow)
     one.start()
     for number in range(5):
         one.add(delivery(number))
-    blocked.wait(5.0)
+    assert blocked.wait(PATIENCE_S)
     one.request_stop()
     free.set()
-    one.join(5.0)
+    one.join(PATIENCE_S)
     assert len(receiver.arrived) == 5
     receiver.shut = True
     other = DeliveryWorker(ADDRESS, settled.append, 3600.0, receiver.send)
     other.add(delivery(9))
     other.request_stop()
     other.start()
-    other.join(5.0)  # it does not wait for the next attempt
+    other.join(PATIENCE_S)  # it does not wait for the next attempt
     assert settled[-1] == delivery(9, attempts=1, failure=settled[-1].failure)
