@@ -59,7 +59,9 @@ class Listener:
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False
         )
+        self._subscribed = False
         self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
+        self._client.on_subscribe = self._on_subscribe
         self._client.on_message = lambda _c, _u, message: self.messages.append(
             (message.topic, message.payload.decode(), bool(message.retain))
         )
@@ -70,12 +72,24 @@ class Listener:
     def of(self, topic: str) -> list[str]:
         return [payload for known, payload, _ in list(self.messages) if known == topic]
 
+    def newest(self, topic: str) -> str | None:
+        """The newest payload of a topic; None before any."""
+        payloads = self.of(topic)
+        return payloads[-1] if payloads else None
+
     def publish(self, topic: str, payload: str, *, retain: bool = True) -> None:
-        self._client.publish(topic, payload, qos=1, retain=retain)
+        """Publish, and wait until the broker has it."""
+        sent = self._client.publish(topic, payload, qos=1, retain=retain)
+        sent.wait_for_publish(PATIENCE_S)
+        assert sent.is_published()
 
     @property
     def connected(self) -> bool:
-        return self._client.is_connected()
+        """Whether every message from now on arrives."""
+        return self._client.is_connected() and self._subscribed
+
+    def _on_subscribe(self, *_: object) -> None:
+        self._subscribed = True
 
     def close(self) -> None:
         self._client.disconnect()

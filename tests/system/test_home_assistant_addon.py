@@ -126,12 +126,13 @@ def test_the_addon_announces_its_microphone_and_ends_in_order(
     with start(data, supervisor, stream="kitchen", source=source) as process:
         try:
             wait_until(lambda: bool(listener.of("sep/kitchen/utterance")), "an utterance")
-            wait_until(lambda: listener.of("sep/kitchen/availability")[-1:] == ["online"], "it")
-            switch = listener.of("homeassistant/switch/sep_pipeline/mute/config")[-1]
-            assert json.loads(switch)["command_topic"] == "sep/mute/set"
+            wait_until(lambda: listener.newest("sep/kitchen/availability") == "online", "it")
+            switch = "homeassistant/switch/sep_pipeline/mute/config"
+            wait_until(lambda: bool(listener.of(switch)), "the switch")
+            assert json.loads(listener.of(switch)[-1])["command_topic"] == "sep/mute/set"
             process.terminate()
             assert process.wait(PATIENCE_S) == 0
-            wait_until(lambda: listener.of("sep/status")[-1] == "offline", "its end")
+            wait_until(lambda: listener.newest("sep/status") == "offline", "its end")
             assert (data / "history.sqlite").stat().st_size > 0
         finally:
             with contextlib.suppress(ProcessLookupError):
