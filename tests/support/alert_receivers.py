@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.support.pipelines import PATIENCE_S
 from tools.ports import free_port
 
 NTFY_KEYS: dict[str, type] = {
@@ -206,6 +207,7 @@ class MailServer:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
         options: dict[str, Any] = {
+            "ready_timeout": PATIENCE_S,
             "auth_required": login is not None,
             "authenticator": check,
             "auth_require_tls": False,

@@ -157,10 +157,12 @@ def test_no_password_goes_to_another_machine_in_plain(monkeypatch: pytest.Monkey
 
 def test_a_command_gets_the_alert_on_stdin_and_in_its_environment(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    script = f'cat >{out}; echo "$1 $SEP_ALERT_ID $SEP_ALERT_TEXT" >>{out}; (sleep 0.6) & exit 0'
-    began = time.monotonic()
+    go = tmp_path / "go"
+    child = f"(while [ ! -e {go} ]; do sleep 0.05; done; rm {go}) &"
+    script = f'cat >{out}; echo "$1 $SEP_ALERT_ID $SEP_ALERT_TEXT" >>{out}; {child} exit 0'
     send(parse_address(f"command:sh -c '{script}' x 'two words'"), ONE)
-    assert time.monotonic() - began < 0.5  # a child that it leaves behind is not waited for
+    go.touch()  # a child that it leaves behind was not waited for
+    wait_until(lambda: not go.exists(), "the child to end")
     first, second = out.read_text().splitlines()
     assert json.loads(first)["id"] == ONE.id
     assert second == f"two words {ONE.id} {TEXT}"

@@ -73,7 +73,7 @@ def test_every_result_is_in_the_table_once_whatever_is_killed(
         config = tmp_path / "box.toml"
         config.write_text(f"{fleet.box_config('kitchen')}[history]\nfile = '{history}'\n")
         boxes += [Box(fleet, "hall"), Box(fleet, "attic")]
-        running = supervise(f"--config={config}", f"--source=file:{clip(1.5 + len(steps))}")
+        running = supervise(f"--config={config}", f"--source=file:{clip(9.0, repeat=20)}")
         running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= 3)
         with StoreProcess(fleet, path) as store:
             for step in steps:
@@ -91,7 +91,7 @@ def test_every_result_is_in_the_table_once_whatever_is_killed(
                         store.kill()
                     case "centre":
                         fleet.centre.restart()
-            code, stderr, received = running.ended()
+            code, stderr, received = running.stopped()
             assert code == 0, stderr
             # A pipeline publishes for 1.5 s at its end; the rest waits for the next start.
             boxes.append(Box(fleet, "kitchen"))
