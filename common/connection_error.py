@@ -37,12 +37,12 @@ def timed_out(peer: str = "server") -> str:
 
 def unknown_name(peer: str = "server") -> str:
     """The name is in no DNS that answers."""
-    return f"the name of the {peer} is unknown; is the network up?"
+    return f"the name of the {peer} is unknown (is the network up?)"
 
 
 def no_way(peer: str = "server") -> str:
     """The network has no route to the address."""
-    return f"no way to the {peer}: is the network up?"
+    return f"no way to the {peer} (is the network up?)"
 
 
 def phrase(error: BaseException, peer: str = "server") -> str:

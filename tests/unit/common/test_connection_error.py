@@ -41,8 +41,8 @@ def made(number: int) -> OSError:
         (made(errno.ETIMEDOUT), "the broker does not answer (timed out)"),
         (socket.gaierror(-2, "Name or service not known"), "the name of the broker is unknown"),
         (socket.gaierror(-3, "Temporary failure"), "the name of the broker is unknown"),
-        (made(errno.EHOSTUNREACH), "no way to the broker: is the network up?"),
-        (made(errno.ENETUNREACH), "no way to the broker: is the network up?"),
+        (made(errno.EHOSTUNREACH), "no way to the broker (is the network up?)"),
+        (made(errno.ENETUNREACH), "no way to the broker (is the network up?)"),
         (made(errno.EMFILE), "Too many open files"),
         (http.client.BadStatusLine("x"), "x"),
         (OSError(), "OSError"),
@@ -57,7 +57,7 @@ def test_a_cause_has_one_phrase(error: Exception, text: str) -> None:
 def test_a_name_that_is_none() -> None:
     with pytest.raises(UnicodeError) as caught:
         socket.create_connection(("a" * 300, 1))
-    assert phrase(caught.value) == "the name of the server is unknown; is the network up?"
+    assert phrase(caught.value) == "the name of the server is unknown (is the network up?)"
 
 
 def test_a_server_that_speaks_no_tls() -> None:
