@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -373,46 +371,6 @@ def test_what_changes_while_the_broker_connects_is_published_once(
     finally:
         changed.set()
         forwarder.close()
-
-
-def test_each_cause_of_a_failed_connection_is_reported_once(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from paho.mqtt.client import Client
-
-    from speech_emotion.commands.mqtt import forwarder as module
-
-    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-    errors: list[OSError] = [unknown, unknown, refused, unknown, refused]
-    connect = socket.create_connection
-
-    def failing(*words: Any, **more: Any) -> socket.socket:
-        if errors:
-            raise errors.pop(0)
-        return connect(*words, **more)
-
-    monkeypatch.setattr(socket, "create_connection", failing)
-    monkeypatch.setattr(Client, "_reconnect_wait", lambda _: None)
-    where = module.Broker("127.0.0.1", broker.port, None, None, None)
-    forwarder = module.Forwarder(where, Topics("sep"), "homeassistant", listen=False)
-    printed = ""
-
-    def connected() -> bool:
-        nonlocal printed
-        printed += capsys.readouterr().out
-        return "mqtt: connected\n" in printed
-
-    try:
-        wait_until(connected, "the connection")
-    finally:
-        forwarder.close()
-    failed = f"mqtt: no connection to 127.0.0.1:{broker.port}: "
-    assert printed.splitlines() == [
-        f"{failed}the name of the broker is unknown (is the network up?); trying again",
-        f"{failed}no broker answers there (connection refused); trying again",
-        "mqtt: connected",
-    ]
 
 
 def test_a_slow_broker_is_waited_for_at_the_end(
