@@ -32,7 +32,7 @@ from speech_emotion.fleet.status import ask
 from tests.support.bundles import rehash
 from tests.support.fleet import NATS_SERVER, Fleet, fleet_of
 from tests.support.pipelines import BUNDLE, PATIENCE_S, ROOT, Running, wait_until
-from tests.support.rollouts import DIRECT, SimulatedBox, centre_server, reports
+from tests.support.rollouts import DIRECT, SimulatedBox, centre_server, patiently, reports
 from tests.support.swaps import OTHER
 
 pytestmark = [
@@ -71,7 +71,7 @@ def boxes_of(fleet: Fleet, *names: str, **changes: Any) -> Iterator[list[Simulat
 
 def known(fleet: Fleet) -> set[str]:
     """The boxes of which the centre has a state."""
-    return {one.box for one in asyncio.run(ask(centre_server(fleet))) if one.health}
+    return {one.box for one in patiently(lambda: ask(centre_server(fleet))) if one.health}
 
 
 def has_stream(fleet: Fleet, name: str) -> bool:
@@ -85,7 +85,7 @@ def has_stream(fleet: Fleet, name: str) -> bool:
         finally:
             await client.close()
 
-    return asyncio.run(ask())
+    return patiently(ask)
 
 
 def order_of(fleet: Fleet, name: str) -> bytes | None:
@@ -97,7 +97,7 @@ def order_of(fleet: Fleet, name: str) -> bytes | None:
                 return bytes((await centre._bucket.get(key_of("home", name))).value)
             return None
 
-    return asyncio.run(ask())
+    return patiently(ask)
 
 
 def test_the_second_wave_fails_and_the_third_is_never_begun(tmp_path: Path) -> None:
