@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from speech_emotion.common.client.results import Results
+from speech_emotion.common.closing import Closing
 from speech_emotion.common.security.curve import read_public
 from speech_emotion.common.wire import public
 from tests.support.key_files import KeyFolder
@@ -30,64 +33,81 @@ def state(tmp_path: Path) -> dict[str, str]:
     return {"SEP_MUTE__STATE": str(tmp_path / "mute.json")}
 
 
+class Led(Closing):
+    """A folder as the kernel makes it for a LED; its brightness is a pipe, which keeps every value
+    that is written: a light that was off for a moment is seen later, too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder, self.brightness = folder, folder / "brightness"
+        os.mkfifo(self.brightness)
+        (folder / "max_brightness").write_text("255\n")
+        self._pipe = os.open(self.brightness, os.O_RDWR | os.O_NONBLOCK)
+        self._text = ""
+
+    @property
+    def states(self) -> list[bool]:
+        """Whether it is on, from one value to the next."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._text += os.read(self._pipe, 4096).decode()
+        return [value == "255" for value in re.findall("255|0", self._text)]
+
+    @property
+    def is_on(self) -> bool:
+        return self.states[-1:] == [True]
+
+    def close(self) -> None:
+        os.close(self._pipe)
+
+
 @pytest.fixture
-def led(tmp_path: Path) -> Path:
-    """A folder as the kernel makes it for a LED."""
-    folder = tmp_path / "led"
-    folder.mkdir()
-    (folder / "brightness").write_text("1\n")
-    (folder / "max_brightness").write_text("255\n")
-    return folder
-
-
-def is_on(led: Path) -> bool:
-    return (led / "brightness").read_text() == "255"
+def led(tmp_path: Path) -> Iterator[Led]:
+    with Led(tmp_path / "led") as one:
+        yield one
 
 
 def test_the_light_is_on_exactly_while_sound_is_analysed(
-    supervise: Supervise, clip: Clip, state: dict[str, str], led: Path
+    supervise: Supervise, clip: Clip, state: dict[str, str], led: Led
 ) -> None:
     running = supervise(
-        f"--source=file:{clip(5.0, repeat=40)}", env={**state, "SEP_LIGHT__LED": str(led)}
+        f"--source=file:{clip(5.0, repeat=40)}", env={**state, "SEP_LIGHT__LED": str(led.folder)}
     )
     running.subscriber.wait_for(lambda r: bool(r.fresh(public.Result)))
-    assert is_on(led)  # before the first result
+    assert led.is_on  # before the first result
     pid = str(running.process.pid)
     assert command("mute", "--pid", pid).returncode == 0
-    wait_until(lambda: not is_on(led), "the light to be off while muted")
+    wait_until(lambda: not led.is_on, "the light to be off while muted")
     heard = len(running.received.fresh(public.Result))
     running.subscriber.wait_for(lambda r: len(r.fresh(public.Result)) >= heard + 3)
-    assert not is_on(led)
+    assert not led.is_on
     assert command("unmute", "--pid", pid).returncode == 0
-    wait_until(lambda: is_on(led), "the light")
+    wait_until(lambda: led.is_on, "the light")
     # A capture that is dead hears nothing.
-    seen: list[bool] = []
+    before = len(led.states)
     running.stages()["capture"].kill()
-
-    def is_off() -> bool:
-        seen.append(is_on(led))
-        return not seen[-1]
-
-    wait_until(is_off, "the light to be off")
-    wait_until(lambda: is_on(led), "the light of the restarted capture")
+    wait_until(
+        lambda: led.states[before:][:2] == [False, True], "the light to go off, and on again"
+    )
     # Nor does a pipeline whose supervisor is killed.
     running.process.kill()
     running.process.wait()
-    wait_until(lambda: not is_on(led), "the light to be off")
+    wait_until(lambda: not led.is_on, "the light to be off")
     assert supervise(f"--source=file:{clip(1.0, name='next')}").ended()[0] == 0  # clears up
 
 
 def test_without_light_nothing_is_analysed(
-    supervise: Supervise, clip: Clip, state: dict[str, str], led: Path
+    supervise: Supervise, clip: Clip, state: dict[str, str], led: Led
 ) -> None:
     running = supervise(
-        f"--source=file:{clip(5.0, repeat=40)}", env={**state, "SEP_LIGHT__LED": str(led)}
+        f"--source=file:{clip(5.0, repeat=40)}", env={**state, "SEP_LIGHT__LED": str(led.folder)}
     )
-    wait_until(lambda: is_on(led), "the light")
+    wait_until(lambda: led.is_on, "the light")
     assert command("mute", "--pid", str(running.process.pid)).returncode == 0
-    wait_until(lambda: not is_on(led), "the light to be off")
-    (led / "brightness").unlink()
-    (led / "brightness").mkdir()
+    wait_until(lambda: not led.is_on, "the light to be off")
+    led.brightness.unlink()
+    led.brightness.mkdir()
     # It is unmuted, and muted again as soon as the light fails.
     command("unmute", "--pid", str(running.process.pid))
 
