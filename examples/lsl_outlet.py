@@ -62,7 +62,7 @@ class Outlets:
         """Send a result or utterance; one without a time (a file at full speed) has no stamp."""
         if message.time is None:
             return
-        stamp = pylsl.local_clock() + message.time - time.time()
+        stamp = message.time + clock_offset()
         if isinstance(message, Utterance):
             self._utterances.push_sample([message.emotion], stamp)
             return
@@ -70,6 +70,17 @@ class Outlets:
         confidence = math.nan if message.confidence is None else message.confidence
         row = [smoothed.get(label, math.nan) for label in self.labels]
         self._windows.push_sample([*row, confidence, message.rms_db], stamp)
+
+
+def clock_offset() -> float:
+    """LSL's clock minus unix time: the quickest of some readings, as one can be interrupted."""
+    readings = []
+    for _ in range(5):
+        before = pylsl.local_clock()
+        unix = time.time()
+        after = pylsl.local_clock()
+        readings.append((after - before, (before + after) / 2.0 - unix))
+    return min(readings)[1]
 
 
 def main() -> None:
