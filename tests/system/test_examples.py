@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from speech_emotion.common.wire import public
-from tests.support.pipelines import PATIENCE_S, ROOT, Running
+from tests.support.pipelines import PATIENCE_S, ROOT, Running, line_of
 
 EXAMPLES = ROOT / "examples"
 Supervise = Callable[..., Running]
@@ -61,16 +61,16 @@ def test_an_example_prints_every_result_of_its_stream(
     supervise: Supervise, clip: Clip, subscriber: Start
 ) -> None:
     # The subscription `main` is a prefix of `main-2`, which must not be printed.
-    running = supervise(f"--source=file:{clip(9.0)}", f"--source=file:{clip(9.0, name='other')}")
+    clips = (clip(9.0, repeat=20, name=name) for name in ("one", "other"))
+    running = supervise(*(f"--source=file:{path}" for path in clips))
     example = subscriber(running)
     try:
-        assert running.process.wait(PATIENCE_S) == 0
-        _, _, received = running.ended()
+        lines = [line_of(example) for _ in range(5)]
+        code, stderr, received = running.stopped()
+        assert code == 0, stderr
         results = received.fresh(public.Result, "main")
-        lines: list[str] = []
-        while not lines or lines[-1].split()[0] != str(results[-1].seq):
-            lines.append(example.stdout.readline())  # type: ignore[union-attr]
-            assert lines[-1], "the example has ended"
+        while lines[-1].split()[0] != str(results[-1].seq):
+            lines.append(line_of(example))
     finally:
         example.kill()
         rest, _ = example.communicate()

@@ -24,7 +24,7 @@ def test_one_subscriber_to_two_boxes_through_a_forwarder(
     boxes = {}
     for name in ("kitchen", "hall"):
         config = tmp_path / f"{name}.toml"
-        config.write_text(f"[[stream]]\nname = '{name}'\nsource = 'file:{clip(50.0)}'\n")
+        config.write_text(f"[[stream]]\nname = '{name}'\nsource = 'file:{clip(50.0, repeat=4)}'\n")
         endpoint = f"tcp://127.0.0.1:{free_port()}"
         flags = [f"--config={config}", f"--results={endpoint}"]
         boxes[endpoint] = supervise(*flags, env=curve.env)
