@@ -54,7 +54,9 @@ def phrase(error: BaseException, peer: str = "server") -> str:
     reason = getattr(error, "reason", None)
     if isinstance(reason, OSError):  # urllib puts the error into one of its own
         return phrase(reason, peer)
-    if isinstance(error, socket.gaierror | UnicodeError):  # UnicodeError: no name that DNS knows
+    if isinstance(error, socket.gaierror) or (
+        isinstance(error, UnicodeError) and "'idna'" in str(error)  # no name that DNS can have
+    ):
         return unknown_name(peer)
     if isinstance(error, TimeoutError):
         return timed_out(peer)

@@ -45,6 +45,7 @@ def made(number: int) -> OSError:
         (made(errno.ENETUNREACH), "no way to the broker (is the network up?)"),
         (made(errno.EMFILE), "Too many open files"),
         (http.client.BadStatusLine("x"), "x"),
+        (UnicodeEncodeError("latin-1", "\u20ac", 0, 1, "of a header"), "'latin-1' codec can't"),
         (OSError(), "OSError"),
     ],
     ids=repr,
