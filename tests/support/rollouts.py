@@ -66,7 +66,7 @@ class SimulatedBox(Closing):
         self.bundle = load_bundle(BUNDLE)
         self.faulty = False
         self.asked: list[str] = []
-        self.on_request: Callable[[], None] = lambda: None
+        self.on_request: Callable[[], object] = lambda: None
         self.latency_ms = 50.0
         self.lines: list[str] = []
         self._control = ControlSocket(self.folder)
