@@ -272,7 +272,7 @@ def browser_microphone(tmp_path: Path) -> Iterator[Callable[..., None]]:
             if opus:
                 page.check("#opus")
             page.click("#button")
-            shows(page, "#state", "Connected.", PATIENCE_MS)
+            shows(page, "#state", "Connected.")
 
         yield open_page
 

@@ -412,10 +412,11 @@ def test_the_hold_survives_a_restart(writer: HistoryWriter) -> None:
 
 def test_the_first_purge_does_not_read_every_row(writer: HistoryWriter) -> None:
     steps = []
+    counted: list[None] = []
     for rows in (range(10), range(10, 2000)):
         put(writer, *(make_result(seq, run=f"run {seq % 3}") for seq in rows))
-        counted: list[None] = []
-        writer._db.set_progress_handler(lambda to=counted: to.append(None), 1)
+        counted.clear()
+        writer._db.set_progress_handler(lambda: counted.append(None), 1)
         clock = writer.purge_clock(KEEP_S, T0 + 30 * DAY_S, 0.0)  # far ahead
         writer._db.set_progress_handler(None, 0)
         assert clock.trusted == make_result(rows[-1]).time
