@@ -9,6 +9,7 @@ import shlex
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.wire.endpoint import check_host_name
 
 ADDRESSES = (
     "https://HOST/PATH (a webhook; or http), ntfy+https://HOST/TOPIC (or ntfy+http), "
@@ -116,6 +117,7 @@ def parse_address(text: str) -> AlertAddress:
             f"an address of {scheme} must be {scheme}://HOST[:PORT]/…; write # as %23, and in a "
             "user name or password / as %2F and @ as %40"
         )
+    check_host_name(parts.hostname or "")
     return _of_url(scheme, parts)
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.exposure import check_listen
 from speech_emotion.common.source_address import FFMPEG_URLS, shown
+from speech_emotion.common.wire.endpoint import check_host_name
 
 STREAM_NAME = r"[a-z0-9_-]{1,40}"
 
@@ -107,6 +108,7 @@ def _check_url(source: str) -> str:
             f"a {source.partition(':')[0]} source must be SCHEME://HOST[:PORT]/PATH; "
             "in a user name or password write / as %2F, # as %23 and @ as %40"
         )
+    check_host_name(parts.hostname or "")
     return source
 
 

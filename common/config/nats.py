@@ -13,7 +13,7 @@ from speech_emotion.common.config.table import Table, checked
 from speech_emotion.common.config.user_path import UserPath
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.linux.state_folder import state_file
-from speech_emotion.common.wire.endpoint import is_loopback
+from speech_emotion.common.wire.endpoint import check_host_name, is_loopback
 
 SCHEMES = ("nats", "tls")
 
@@ -30,6 +30,7 @@ def check_server(url: str) -> str:
             f"url {url!r} must be nats://HOST:PORT or tls://HOST:PORT; "
             "credentials belong into the file `seed` or `credentials`"
         )
+    check_host_name(parts.hostname or "")
     if parts.scheme == "nats" and not is_loopback(parts.hostname or ""):
         raise UserError(f"url {url!r} leaves this machine unencrypted; write tls://HOST:PORT")
     return url

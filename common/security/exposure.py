@@ -7,7 +7,7 @@ import re
 import socket
 
 from speech_emotion.common.errors import UserError
-from speech_emotion.common.wire.endpoint import is_loopback
+from speech_emotion.common.wire.endpoint import check_host_name, is_loopback
 
 DEFAULT_LISTEN = "127.0.0.1:8765"
 
@@ -24,6 +24,7 @@ def check_listen(listen: str) -> str:
     named = re.fullmatch(r"[0-9A-Za-z._:%-]+", host)
     if not named or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise UserError(f"listen {listen!r} must be HOST:PORT, such as {DEFAULT_LISTEN}")
+    check_host_name(host)
     return listen
 
 

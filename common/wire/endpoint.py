@@ -20,6 +20,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_host_name(host: str) -> str:
+    """`host` itself; an address, or a name that DNS can have.
+
+    For another one, Python's look-up raises UnicodeError in place of an OSError: in a thread of a
+    library that ends the thread, and nothing connects again.
+
+    Raises:
+        UserError: a part between its dots is empty or too long.
+    """
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise UserError(
+            f"{host[:100]!r} is no name of a host: each part between dots has 1 to 63 characters"
+        ) from None
+    return host
+
+
 def on_loopback(endpoint: str) -> bool:
     """Whether only this machine can connect to an endpoint: ipc, and TCP on loopback."""
     if not endpoint.startswith("tcp://"):

@@ -18,6 +18,7 @@ import signal
 import ssl
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from speech_emotion.capture.sources.network.wyoming import CHANNELS, RATES, WIDTH, EventReader
 from speech_emotion.common.config.checks import LISTEN_DEVICES
@@ -25,6 +26,7 @@ from speech_emotion.common.connection_error import closed, phrase
 from speech_emotion.common.errors import UserError, needs_extra
 from speech_emotion.common.security.exposure import check_listen, split_listen
 from speech_emotion.common.stage.main import LOG_FORMAT, Parser
+from speech_emotion.common.wire.endpoint import check_host_name
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -271,6 +273,7 @@ def main(words: list[str]) -> int:
     check_listen(options.recognizer)
     if not re.fullmatch(LISTEN_DEVICES, f"listen:{options.to}"):
         raise UserError(f"--to {options.to!r} must be ws://HOST:PORT/NAME or wss://HOST:PORT/NAME")
+    check_host_name(urlsplit(options.to).hostname or "")
     try:
         import websockets  # noqa: F401
     except ImportError:

@@ -29,6 +29,7 @@ from speech_emotion.common.errors import EXIT_OK, UserError, needs_extra, printa
 from speech_emotion.common.stage.control import ask
 from speech_emotion.common.stage.main import Parser
 from speech_emotion.common.wire.control_messages import MuteSet, SetMute
+from speech_emotion.common.wire.endpoint import check_host_name
 from speech_emotion.common.wire.public import Result, Utterance
 from speech_emotion.supervision.control_socket import find
 
@@ -233,6 +234,7 @@ def _broker(flags: argparse.Namespace) -> Broker:
         host, port = None, None
     if not host or parts.netloc != flags.broker or "@" in flags.broker:
         raise UserError(f"--broker {flags.broker!r} must be HOST or HOST:PORT")
+    check_host_name(host)
     if flags.ca and not flags.tls:
         raise UserError("--ca needs --tls")
     context = None
