@@ -24,6 +24,7 @@ from speech_emotion.common.alert_address import AlertAddress, parse_address
 from speech_emotion.common.client.results import NewerProtocolError, Results
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.privacy.quiet_hours import find_zone, quiet_until
+from speech_emotion.common.stage.draining import drain
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import AlertsJob
 from speech_emotion.common.stage.signals import StopRequest
@@ -33,8 +34,6 @@ from speech_emotion.common.wire.sockets import connect
 log = logging.getLogger("alerts")
 
 POLL_S = 0.1
-DRAIN_S = 0.3
-"""After a stop, messages are taken until none has come for this long."""
 STOP_S = (1.5, 0.7)
 """Longest time at the end for the last deliveries, and twice for the file."""
 SHOWN = 50
@@ -222,8 +221,7 @@ def main(job: AlertsJob) -> int:
                 requests.turn()
                 _report(heartbeat, service, results.malformed + requests.malformed)
                 heartbeat.beat()
-            while _receive(results, service, heartbeat, DRAIN_S):
-                pass
+            drain(lambda: results.health, lambda s: _receive(results, service, heartbeat, s))
             service.stop()
             _report(heartbeat, service, results.malformed + requests.malformed)
             heartbeat.beat(now=True)

@@ -28,6 +28,7 @@ from speech_emotion.common.client.results import NewerProtocolError, Results
 from speech_emotion.common.config.model import HistoryConfig
 from speech_emotion.common.errors import UserError
 from speech_emotion.common.security.curve import client_keys_of
+from speech_emotion.common.stage.draining import drain
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import HistoryJob, HistoryOptions, Job
 from speech_emotion.common.stage.main import base_parser, run
@@ -46,7 +47,9 @@ POLL_S = 0.1
 COMMIT_S = 0.5
 RETRY_S = 2.0
 PURGE_EVERY_S = 60.0
-DRAIN_S = 0.3
+DRAIN_ALONE_S = 0.3
+"""After a stop by hand, messages are taken until none has come for this long: the pipeline may be
+on another machine, or gone."""
 BATCH = 2000
 """Messages of one commit."""
 STOP_S = 2.4
@@ -221,7 +224,9 @@ def main(options: HistoryOptions, job: Job | None = None) -> int:
                     _count_losses(heartbeat, pending, thread)
                     heartbeat.lag_ms = 1000.0 * pending.age_s()
                     heartbeat.beat()
-            while _receive(results, pending, heartbeat, DRAIN_S):
+            if job is not None:
+                drain(lambda: results.health, lambda s: _receive(results, pending, heartbeat, s))
+            while job is None and _receive(results, pending, heartbeat, DRAIN_ALONE_S):
                 pass
             thread.stop(STOP_S if job else STOP_ALONE_S)
             if heartbeat is not None:

@@ -15,6 +15,7 @@ import zmq
 
 from speech_emotion.common.client.results import NewerProtocolError, Results
 from speech_emotion.common.errors import UserError
+from speech_emotion.common.stage.draining import drain
 from speech_emotion.common.stage.heartbeat import HeartbeatSender
 from speech_emotion.common.stage.jobs import FleetJob
 from speech_emotion.common.stage.pending_queue import PendingQueue
@@ -28,8 +29,6 @@ from speech_emotion.fleet.sender import Sender
 log = logging.getLogger("fleet")
 
 POLL_S = 0.1
-DRAIN_S = 0.3
-"""After a stop, messages are taken until none has come for this long."""
 STOP_S = 1.5
 """Longest time at the end to publish what waits."""
 
@@ -135,8 +134,7 @@ def main(job: FleetJob) -> int:
                 service.check()
                 service.report(heartbeat, results.malformed)
                 heartbeat.beat()
-            while service.receive(results, DRAIN_S):
-                pass
+            drain(lambda: results.health, lambda s: service.receive(results, s))
             service.stop()
             service.report(heartbeat, results.malformed)
             heartbeat.beat(now=True)
