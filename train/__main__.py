@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_calibrate(add.add_parser("calibrate", help="fit gate and thresholds to your room"))
     _add_outputs(add.add_parser("outputs", help="outputs of a bundle, as `streams` reads them"))
     _add_streams(add.add_parser("streams", help="figures of a baseline on streams of utterances"))
+    _add_spread(add.add_parser("spread", help="mean and spread of figures over several runs"))
     _add_events(add.add_parser("events", help="false events of a bundle on sounds without speech"))
     _add_bundle(add.add_parser("bundle", help="make a bundle of a model that you have"))
     personal.add(add)
@@ -196,8 +197,20 @@ def _add_streams(parser: argparse.ArgumentParser) -> None:
         "--choose", type=int, metavar="N", help="choose among N candidates by corpora left out"
     )
     parser.add_argument("--seeds", type=int, default=3, help="of the streams (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="the first of them (default: 0)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for the figures")
     parser.set_defaults(run=commands.streams)
+
+
+def _add_spread(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "figures",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="files of `whisper crossval --json` or of `streams --json`, one of each run",
+    )
+    parser.set_defaults(run=commands.spread)
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:

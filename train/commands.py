@@ -221,7 +221,8 @@ def streams(parsed: argparse.Namespace) -> int:
 
     given = parameters(parsed.bundle, parsed.set)
     corpora = read_outputs(parsed.outputs, given.decision.min_speech, given.calibration)
-    heard = figures.listen_to_all(corpora, given.baseline, range(parsed.seeds))
+    seeds = range(parsed.seed, parsed.seed + parsed.seeds)
+    heard = figures.listen_to_all(corpora, given.baseline, seeds)
     used = {outputs.name: given.baseline for outputs in corpora}
     found: dict[str, Any] = {"command": _command_line()}
     if parsed.choose:
@@ -243,6 +244,14 @@ def streams(parsed: argparse.Namespace) -> int:
         if parsed.choose:
             found["chosen"] = dataclasses.asdict(found["chosen"])
         write_json(parsed.json, found)
+    return EXIT_OK
+
+
+def spread(parsed: argparse.Namespace) -> int:
+    """Mean and spread of figures over several runs."""
+    from speech_emotion.train.evaluation.spread import markdown, read_runs
+
+    print(markdown(read_runs(parsed.figures)))
     return EXIT_OK
 
 

@@ -90,8 +90,9 @@ def extract(
     """Statistics of one rendering of the clips; copy 0 is clean, others are simulated recordings.
 
     A clean clip gives every window that the live pipeline would classify; a clip in which the
-    gate finds no speech gives all its windows.
+    gate finds no speech gives all its windows. The seed changes simulated recordings only.
     """
+    seed = seed if copy else 0
     described = json.dumps(
         [dataclasses.asdict(spec), [c.name for c in clips], copy, seed, encoder.stat().st_size]
     )
