@@ -77,6 +77,7 @@ def figures_left_out(
             for name, most in operating_points.MAX_FALSE.items()
         },
         nested_ece=study.nested_ece(blank, training_set, corpora),
+        own_ece=study.nested_ece(blank, training_set, corpora, own=True),
         parameters=bundle,
         outputs={},
     )
@@ -144,6 +145,7 @@ def summary(figures: Figures) -> dict[str, Any]:
         "frontier": figures.frontier,
         "nested": figures.nested,
         "nested_ece": figures.nested_ece,
+        "own_ece": figures.own_ece,
         "calibration": dataclasses.asdict(parameters.calibration),
         "decision": dataclasses.asdict(parameters.decision),
         "sensitivity": {k: dataclasses.asdict(d) for k, d in parameters.sensitivity.items()},

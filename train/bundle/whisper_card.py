@@ -40,7 +40,7 @@ class Figures:
         new_speakers: `held_out.table` of speaker-independent folds.
         frontier: `operating_points.frontier` of the corpora left out.
         nested: operating point → `operating_points.nested`.
-        nested_ece: `held_out.nested_ece`.
+        nested_ece, own_ece: `held_out.nested_ece`, calibrated on the others and on itself.
         parameters: a bundle without files: temperatures and operating points.
         outputs: of the corpora left out, of the speakers left out, and of other corpora, by name.
         others: `held_out.table` of corpora that are for evaluation only; None if there are none.
@@ -52,6 +52,7 @@ class Figures:
     frontier: list[dict[str, Any]]
     nested: dict[str, Any]
     nested_ece: dict[str, float]
+    own_ece: dict[str, float]
     parameters: Bundle
     outputs: dict[str, tuple[HeadTrainingSet, HeldOutOutputs]]
     others: dict[str, Any] | None = None
@@ -198,12 +199,16 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def nested_ece_text(figures: Figures) -> str:
-    """The ECE of every corpus with temperatures that fit the other ones."""
-    each = ", ".join(f"{name} {100 * found:.1f}" for name, found in figures.nested_ece.items())
-    mean = float(np.mean(list(figures.nested_ece.values())))
+    """The ECE of every corpus with temperatures that fit the other ones, and the corpus itself."""
+
+    def text(found: dict[str, float]) -> str:
+        each = ", ".join(f"{name} {100 * ece:.1f}" for name, ece in found.items())
+        return f"{each}; mean {100 * float(np.mean(list(found.values()))):.1f}"
+
     return (
-        f"ECE with the temperatures that fit the other corpora: {each}; mean {100 * mean:.1f}. "
-        "Expect these on voices of your own."
+        f"ECE with the temperatures that fit the other corpora: {text(figures.nested_ece)}. "
+        "Expect these on voices of your own. With those that fit the corpus itself: "
+        f"{text(figures.own_ece)}."
     )
 
 

@@ -155,18 +155,19 @@ def calibrate(bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutp
 
 
 def nested_ece(
-    bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutputs
+    bundle: Bundle, training_set: LabelledClips, held_out: HeldOutOutputs, *, own: bool = False
 ) -> dict[str, float]:
     """Corpus → ECE of its utterances with the temperatures that fit the other corpora.
 
     Args:
         bundle: without calibration.
+        own: with those that fit the corpus itself: what is lost by one calibration for all.
     """
     truth, corpus = training_set.truth[held_out.clips], training_set.corpus[held_out.clips]
     found = {}
     for name in np.unique(corpus):
         mine = corpus == name
-        tuned = calibrate(bundle, training_set, held_out.at(~mine))
+        tuned = calibrate(bundle, training_set, held_out.at(mine if own else ~mine))
         decisions = decide_held_out(held_out.at(mine), tuned)
         probabilities = np.array([d.probabilities for d in decisions])
         right = probabilities.argmax(axis=1) == truth[mine]

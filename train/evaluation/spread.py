@@ -65,6 +65,7 @@ def _measures(file: Path) -> Iterator[tuple[str, dict[str, float]]]:
         yield "UAR, corpora left out", _per_cent(corpora, "uar")
         yield "ECE", _per_cent(corpora, "ece")
         yield "ECE, calibrated on the others", _per_cent(table["nested_ece"])
+        yield "ECE, calibrated on itself", _per_cent(table["own_ece"])
         yield "UAR, new speakers", _per_cent(table["speakers_left_out"]["corpora"], "uar")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

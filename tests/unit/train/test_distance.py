@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -64,9 +65,13 @@ def test_a_bundle_gets_the_distance_and_is_less_sure_of_far_sounds(
     outputs.mkdir()
     for seed, name in enumerate(("left_out.npz", "new_speakers.npz")):
         write(outputs / name, seed)
+    figures = tmp_path / "figures.json"
     words = ["distance", "--bundle", str(folder), "--outputs", str(outputs), "--write"]
+    words += ["--json", str(figures)]
     assert main(words) == 0
     assert "ECE with the temperatures that fit the other corpora" in capsys.readouterr().out
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert all(found["own_ece"][name] < ece for name, ece in found["nested_ece"].items())
     made = load_bundle(folder)
     assert made.calibration.distance > 0.1
     card = (folder / "MODEL_CARD.md").read_text()

@@ -17,6 +17,7 @@ def crossval(path: Path, uar: dict[str, float]) -> Path:
         "corpora_left_out": rows,
         "speakers_left_out": rows,
         "nested_ece": dict.fromkeys(uar, 0.2),
+        "own_ece": dict.fromkeys(uar, 0.01),
     }
     path.write_text(json.dumps(figures), encoding="utf-8")
     return path
@@ -36,8 +37,10 @@ def test_each_corpus_and_their_mean_over_the_runs(
     ]
     assert main(["spread", *map(str, runs)]) == 0
     table = capsys.readouterr().out
-    heads = ["UAR, corpora left out", "ECE", "ECE, calibrated on the others", "UAR, new speakers"]
-    assert cells(table, "corpus")[1:] == heads
+    assert cells(table, "corpus")[1:] == [
+        *("UAR, corpora left out", "ECE", "ECE, calibrated on the others"),
+        *("ECE, calibrated on itself", "UAR, new speakers"),
+    ]
     assert cells(table, "A")[1] == "55.0 (50.0–60.0)"
     assert cells(table, "mean")[1] == "62.5 (60.0–67.5)"
     assert cells(table, "mean")[2:4] == ["10.0 (10.0–10.0)", "20.0 (20.0–20.0)"]
