@@ -38,6 +38,7 @@ def add(
         ("extract", "compute and cache the statistics of all windows", _extract),
         ("crossval", "figures on corpora and speakers left out, and thresholds", _crossval),
         ("build", "the same, and write a bundle", _build),
+        ("pooling", "compare attentive statistics pooling with mean and deviation", _pooling),
         ("teach", "write the probabilities by which `train fit --teacher` trains", _teach),
     ):
         part = parts.add_parser(name, help=text)
@@ -64,6 +65,13 @@ def add(
             part.add_argument("--outputs", type=Path, metavar="DIR", help=outputs)
             sweep = "add the robustness sweep: noise, levels, telephone, reverberation"
             part.add_argument("--sweep", action="store_true", help=sweep)
+        if name == "pooling":
+            part.add_argument("--json", type=Path, metavar="OUT")
+            part.add_argument("--each", type=int, metavar="N", help="most clips of each corpus")
+            hidden = "units of the attention (default: 64); 0: it is linear in the frame"
+            part.add_argument("--hidden", type=int, default=64, metavar="N", help=hidden)
+            part.add_argument("--steps", type=int, default=600, help="of the training")
+            part.add_argument("--seeds", type=int, default=3, help="of weights and batches")
         if name == "build":
             part.add_argument("--name", required=True)
             part.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -112,9 +120,7 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     columns = renderings[0].x.shape[1]
     noise = np.zeros((0, columns), np.float16)
     if parsed.noise:
-        noise = extract.of_noise(
-            nonspeech.sound_files(parsed.noise), spec, encoder, parsed.work, parsed.seed
-        )
+        noise = extract.of_noise(nonspeech.sound_files(parsed.noise), spec, encoder, parsed.work)
     votes = read_votes(parsed.votes) if parsed.votes else {}
     return recipe, spec, heads.HeadTrainingSet(clips, renderings, noise, votes), keys
 
@@ -144,6 +150,38 @@ def _teach(parsed: argparse.Namespace) -> int:
         found = uar(truth[mine], given[mine], len(heads.LABELS))
         print(f"{name}, new speakers: UAR {100 * found:.1f} of {mine.sum()} clips")
     print(f"wrote {parsed.out}: {len(names)} clips, {len(splits)} splits")
+    return EXIT_OK
+
+
+def _pooling(parsed: argparse.Namespace) -> int:
+    from speech_emotion.train.data.soft_targets import read_votes
+    from speech_emotion.train.evaluation import pooling
+    from speech_emotion.train.evaluation.evaluate import write_json
+    from speech_emotion.train.evaluation.streams.bundle_outputs import Selection
+    from speech_emotion.train.model.fit import set_threads
+    from speech_emotion.train.model.whisper import graph, heads
+    from speech_emotion.train.model.whisper import window_statistics as extract
+
+    set_threads(1)
+    clips = Selection(parsed.speakers, parsed.per_emotion).of(
+        heads.labelled(parsed.clips(parsed)), parsed.seed
+    )
+    if parsed.each:
+        clips = pooling.part_of(clips, parsed.each, parsed.seed)
+    spec = graph.spec()
+    encoder = extract.encoder_file(parsed.weights, spec, parsed.work, "frames", graph.frames_graph)
+    windows = extract.extract(clips, spec, encoder, 0, parsed.work, workers=parsed.workers)
+    votes = read_votes(parsed.votes) if parsed.votes else {}
+    found = pooling.compare(
+        heads.HeadTrainingSet(clips, [], windows.x[:0], votes),
+        pooling.frames_of(windows, spec.n_frames // 2 // graph.FRAME_STEP),
+        hidden=parsed.hidden,
+        steps=parsed.steps,
+        seeds=range(parsed.seed, parsed.seed + parsed.seeds),
+    )
+    print(pooling.markdown(found))
+    if parsed.json:
+        write_json(parsed.json, {"command": _command(), "uar": found})
     return EXIT_OK
 
 

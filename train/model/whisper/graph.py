@@ -84,6 +84,38 @@ def pooled_graph(
     return keras.Model(inputs, ops.concatenate(_statistics(inputs, weights, names), axis=1))
 
 
+FRAME_LAYERS = (2, 3)
+FRAME_STEP = 5
+"""Frames at 50 Hz whose mean `frames_graph` gives."""
+
+
+def frames_graph(
+    weights: Weights,
+    frames: int,
+    bands: int = BANDS,
+    layers: Sequence[int] = FRAME_LAYERS,
+    step: int = FRAME_STEP,
+) -> Any:
+    """A Keras model from a window to its frames in steps, (1, steps * (columns + 1)).
+
+    A step has the mean of the layers' outputs over its frames, each with its weight of speech, and
+    the sum of these weights.
+    """
+    import keras
+    from keras import ops
+
+    inputs = keras.Input((frames, bands), batch_size=1)
+    window = ops.reshape(inputs, inputs.shape[1:])
+    found = layers_of(window, weights, max(layers))
+    x = ops.concatenate([found[n - 1].output for n in layers], axis=1)
+    weight = ops.reshape(loudness_weights(window), (-1, step, 1))
+    steps, _, _ = weight.shape
+    total = ops.sum(weight, axis=1)
+    x = ops.reshape(x, (steps, step, -1)) * weight
+    mean = ops.sum(x, axis=1) / (total + 1e-12)
+    return keras.Model(inputs, ops.reshape(ops.concatenate([mean, total], axis=1), (1, -1)))
+
+
 def _statistics(inputs: Any, weights: Weights, names: Sequence[str]) -> list[Any]:
     """The named statistics of a window (1, frames, bands), (1, size) each."""
     from keras import ops

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,23 @@ _mean: Samples
 _std: Samples
 
 
-def encoder_file(weights: Path, spec: FeatureSpec, work: Path) -> Path:
-    """Path of the 8-bit `graph.pooled_graph` in the work folder; written if it does not exist."""
-    path = work / f"statistics-{spec.n_frames}.tflite"
+def encoder_file(
+    weights: Path,
+    spec: FeatureSpec,
+    work: Path,
+    name: str = "statistics",
+    make: Callable[..., Any] = graph.pooled_graph,
+) -> Path:
+    """Path of an 8-bit graph of the encoder in the work folder; written if it does not exist.
+
+    Args:
+        name: of the file.
+        make: (weights, frames, bands) → Keras model.
+    """
+    path = work / f"{name}-{spec.n_frames}.tflite"
     if not path.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        model = graph.pooled_graph(load_weights(weights), spec.n_frames, spec.dims)
+        model = make(load_weights(weights), spec.n_frames, spec.dims)
         path.write_bytes(to_tflite(model, quantized=True))
     return path
 
@@ -164,7 +175,7 @@ NOISE_MIXES, NOISE_S = 4, 1800.0
 
 
 def of_noise(
-    files: Sequence[Path], spec: FeatureSpec, encoder: Path, work: Path, seed: int
+    files: Sequence[Path], spec: FeatureSpec, encoder: Path, work: Path, seed: int = 0
 ) -> NDArray[np.float16]:
     """Statistics of windows without speech that pass the gate, (windows, columns); cached."""
     names = [(f.name, f.stat().st_size) for f in files]
