@@ -125,8 +125,12 @@ install_packages() {
     # On a machine that has just started, the daily update may hold the locks for minutes.
     for pause in 10 20 40 0; do
         $root apt-get update -qq -o Acquire::Retries=3 2>/dev/null && break
-        [ $pause != 0 ] || say "the package lists could not be updated"
-        sleep $pause
+        if [ $pause = 0 ]; then
+            say "the package lists could not be updated"
+        else
+            say "the package lists cannot be updated yet; again in $pause s"
+            sleep $pause
+        fi
     done
     for package in "$@"; do
         say "installing system package $package"
