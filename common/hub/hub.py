@@ -48,6 +48,7 @@ MAX_UNREAD = 1000
 """Messages kept for `drain_results()`; older ones are dropped."""
 
 
+LINGER_MS = 2000
 REPLAY_TURN_S = 0.1
 """Interval in seconds of turns while a replay waits for its budget."""
 
@@ -278,8 +279,9 @@ class Hub:
             self.failure = error
         finally:
             self._stages.close(linger=0)
-            # Time for the last results to be sent; a dead subscriber cannot delay the end further.
-            self._close_all(500)
+            # Time for the last results to be sent, also where the machine does not run this process
+            # for a while; a subscriber that is stuck cannot delay the end further.
+            self._close_all(LINGER_MS)
 
     def _sockets(self) -> list[zmq.Socket[bytes]]:
         inner = [self._inner] if self._inner is not None else []
