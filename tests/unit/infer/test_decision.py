@@ -22,6 +22,7 @@ from speech_emotion.infer.decision import (
     MAX_UTTERANCE_S,
     State,
     calibrate,
+    cold_probabilities,
     decide,
     finish,
     speech_of,
@@ -371,8 +372,14 @@ def test_the_temperature_grows_with_the_distance_from_the_training_sounds() -> N
     assert confidence(1.0) == float(usual.max())
     assert confidence(0.2) > confidence(1.0) > confidence(4.0) > 1 / labels
     assert confidence(-1.0) == confidence(0.0)
+    for distance in (0.2, 4.0):  # what a baseline counts does not depend on it
+        output[labels] = distance
+        counted = cold_probabilities(output, tuned)
+        assert counted is not None
+        assert counted.tolist() == usual.tolist()
     output[labels] = np.nan
     assert calibrate(output, tuned) is None
+    assert cold_probabilities(output, tuned) is None
 
 
 def test_logits_become_probabilities() -> None:
