@@ -163,15 +163,8 @@ def test_page_history_and_terminal_accept_keys(
     without_keys = Dashboard(keys_folder.endpoint)
     try:
         wait_until(lambda: bool(latest(greeting(page.port))), "a result on the page")
-        command = [
-            sys.executable,
-            "-m",
-            "speech_emotion",
-            "watch",
-            "--once",
-            "--endpoint",
-            keys_folder.endpoint,
-        ]
+        command = [sys.executable, "-m", "speech_emotion", "watch", "--once", "--endpoint"]
+        command += [keys_folder.endpoint]
 
         def watched() -> bool:
             """It shows what arrives within 1.5 s."""

@@ -200,15 +200,8 @@ def test_the_command_takes_keys(supervise: Supervise, clip: Clip, curve: KeyFold
         assert subscriber.stdout is not None
         assert b'"topic"' in subscriber.stdout.readline()
         subscriber.terminate()
-    watch = [
-        sys.executable,
-        "-m",
-        "speech_emotion",
-        "watch",
-        "--once",
-        "--endpoint",
-        curve.endpoint,
-    ]
+    watch = [sys.executable, "-m", "speech_emotion", "watch", "--once", "--endpoint"]
+    watch += [curve.endpoint]
 
     def seen() -> bool:  # it looks for a short time, in which a busy machine may send nothing
         done = subprocess.run(

@@ -180,6 +180,7 @@ def _model(
     x, speech = keras.Input((length, columns)), keras.Input((length, 1))
     weight = speech
     if hidden is not None:
+        # The second half of the statistics are deviations over time, the scale of a frame.
         z = (x - mean[:columns]) / mean[columns:]
         if hidden:
             z = keras.layers.Dense(hidden, activation="tanh")(z)
