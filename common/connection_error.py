@@ -16,7 +16,7 @@ _CLOSED = (
     *(errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
     *(errno.ENOTCONN, errno.ESHUTDOWN, errno.ENETRESET),
 )
-_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -40,9 +40,9 @@ def unknown_name(peer: str = "server") -> str:
     return f"the name of the {peer} is unknown (is the network up?)"
 
 
-def no_way(peer: str = "server") -> str:
+def no_route(peer: str = "server") -> str:
     """The network has no route to the address."""
-    return f"no way to the {peer} (is the network up?)"
+    return f"no route to the {peer} (is the network up?)"
 
 
 def phrase(error: BaseException, peer: str = "server") -> str:
@@ -71,8 +71,8 @@ def phrase(error: BaseException, peer: str = "server") -> str:
         return closed(peer)
     if number == errno.ETIMEDOUT:
         return timed_out(peer)
-    if number in _NO_WAY:
-        return no_way(peer)
+    if number in _NO_ROUTE:
+        return no_route(peer)
     if number is not None:
         return os.strerror(number)
     return str(error) or type(error).__name__

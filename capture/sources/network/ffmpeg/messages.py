@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from speech_emotion.capture.sources.network.connection import End, Retry
 from speech_emotion.common.connection_error import (
     closed,
-    no_way,
+    no_route,
     refused,
     timed_out,
     unknown_name,
@@ -43,7 +43,7 @@ _KNOWN: tuple[tuple[str, str, Retry], ...] = (
     ),
     (
         r"network is unreachable|no route to host",
-        *(no_way(), Retry.SOON),
+        *(no_route(), Retry.SOON),
     ),
     (r"timed out|timeout|cannot read rtmp handshake", TIMED_OUT.reason, Retry.SOON),
     (
