@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
+from ai_edge_litert import schema_py_generated as schema
 
 from speech_emotion import Pipeline, Utterance
 from speech_emotion.common.bundle.manifest import load_bundle
@@ -19,10 +21,12 @@ from speech_emotion.train.bundle.writer import run_tflite_all
 from speech_emotion.train.data.clips import Clip, read_manifest
 from speech_emotion.train.data.soft_targets import EMOTIONS, Votes
 from speech_emotion.train.dimensions import figures, head
+from speech_emotion.train.dimensions.command import encoder_file
 from speech_emotion.train.dimensions.model_file import ModelFile
 from speech_emotion.train.dimensions.targets import Targets, targets
 from speech_emotion.train.evaluation.evaluate import evaluate, table
 from speech_emotion.train.evaluation.metrics import ccc, ccc_interval
+from speech_emotion.train.model.whisper import window_statistics
 from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
 from tests.support.pipelines import DEMO, ROOT
 
@@ -140,6 +144,24 @@ def test_an_output_is_added_and_the_others_keep_their_bits() -> None:
     np.testing.assert_allclose(found[:, at], wanted, rtol=1e-4)
     with pytest.raises(UserError, match="no pooled statistics"):
         ModelFile((ROOT / "models" / "small" / "model.tflite").read_bytes())
+
+
+def test_the_caches_of_bundles_with_models_of_one_size_differ(tmp_path: Path) -> None:
+    content = ModelFile((OPEN / "model.tflite").read_bytes()).statistics()
+    parsed = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = parsed.subgraphs[0]
+    standardize = next(o for o in graph.operators if o.outputs[0] == graph.outputs[0])
+    factor = parsed.buffers[graph.tensors[standardize.inputs[1]].buffer].data.tobytes()
+    doubled = content.replace(factor, (2 * np.frombuffer(factor, np.float32)).tobytes())
+    assert len(doubled) == len(content)
+    sf.write(tmp_path / "1.wav", sf.read(DEMO)[0][:16000], 16000)
+    one = dataclasses.replace(clip("CREMAD", "1", "angry"), path=tmp_path / "1.wav")
+    spec = load_bundle(OPEN).spec
+    first, second = (
+        window_statistics.extract([one], spec, encoder, 0, encoder.parent).x
+        for encoder in (encoder_file(c, tmp_path / "work") for c in (content, doubled))
+    )
+    np.testing.assert_allclose(second, 2 * first, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.slow
