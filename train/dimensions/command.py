@@ -36,6 +36,11 @@ def add(
     parser.add_argument(
         "--votes", type=Path, required=True, metavar="FILE", help="CSV of CREMA-D's raters"
     )
+    parser.add_argument(
+        "--corpora",
+        metavar="A,B",
+        help="train on these corpora only; RAVDESS or CREMAD beside them is for evaluation",
+    )
     parser.add_argument("--work", type=Path, default=Path("work"), metavar="DIR", help="caches")
     parser.add_argument("--copies", type=int, default=1, help="simulated recordings of every clip")
     parser.add_argument("--seed", type=int, default=0)
@@ -72,13 +77,19 @@ def _run(parsed: argparse.Namespace) -> int:
     bundle = load_bundle(parsed.bundle)
     if bundle.model_file != "model.tflite":
         raise UserError(f"{bundle.display()}: needs a TFLite model of `train whisper build`")
-    if DIMENSION in bundle.dimensions:
+    if parsed.write and DIMENSION in bundle.dimensions:
         raise UserError(f"{bundle.display()}: has {DIMENSION} already; build it again first")
     content = bundle.model.read_bytes()
     model = ModelFile(content)
     known = targets(parsed.clips(parsed), read_votes(parsed.votes))
     if not known.clips:
         raise UserError("arousal needs clips of RAVDESS or CREMA-D; select some")
+    corpora = parsed.corpora.split(",") if parsed.corpora else []
+    there = sorted(set(known.corpus.tolist()))
+    if missing := sorted(set(corpora) - set(there)):
+        raise UserError(
+            f"--corpora: no clips of {missing[0]} with arousal, only of {', '.join(there)}"
+        )
     encoder = encoder_file(model.statistics(), parsed.work)
     renderings = [
         window_statistics.extract(
@@ -89,7 +100,7 @@ def _run(parsed: argparse.Namespace) -> int:
         for copy in range(parsed.copies + 1)
     ]
     study = figures.Study(
-        known, renderings, *head.sum_windows(known, renderings, FOLDS, parsed.seed)
+        known, renderings, *head.sum_windows(known, renderings, FOLDS, parsed.seed, corpora)
     )
     rows = figures.table(known, study.held_out())
     print(figures.markdown(rows))
@@ -106,6 +117,7 @@ def _run(parsed: argparse.Namespace) -> int:
             "ridge": head.RIDGE,
         }
         whole = ModelFile(content).append(fitted.weight[:, None], [fitted.bias])
-        changed = add_dimension(parsed.bundle, DIMENSION, whole, card.section(rows, command), made)
+        text = card.section(rows, study.corpora, command)
+        changed = add_dimension(parsed.bundle, DIMENSION, whole, text, made)
         print(f"wrote {changed.path}: {changed.id}")
     return EXIT_OK

@@ -33,7 +33,8 @@ class Study:
 
     Attributes:
         renderings: clean, then simulated recordings.
-        fold: of each clip's speaker, (clips,).
+        sums: of the corpora to train on; the other corpora are for evaluation only.
+        fold: of each clip's speaker, -1 in a corpus for evaluation only, (clips,).
     """
 
     targets: Targets
@@ -43,7 +44,7 @@ class Study:
 
     @property
     def corpora(self) -> list[str]:
-        """Names, sorted."""
+        """Those to train on, sorted."""
         return sorted({corpus for corpus, _ in self.sums})
 
     def fit(self, corpora: Sequence[str], without: int | None = None) -> LinearHead:
@@ -64,8 +65,11 @@ class Study:
     def values(
         self, rendering: WindowStatistics, part: NDArray[Any], heads: Mapping[Any, LinearHead]
     ) -> Vector:
-        """Mean over each clip's windows of the values of the head of its part, (clips,)."""
-        windows = np.zeros(len(rendering.clip))
+        """Mean over each clip's windows of the values of the head of its part, (clips,).
+
+        NaN for clips of a part without a head.
+        """
+        windows = np.full(len(rendering.clip), np.nan)
         for key, head in heads.items():
             rows = np.flatnonzero((part == key)[rendering.clip])
             windows[rows] = head.values(rendering.x[rows])
@@ -81,12 +85,13 @@ class Study:
         heads, factor = self.folds(self.corpora)
         by_fold = {k: head.stretched(factor) for k, head in heads.items()}
         found = [HeldOut("speakers", self._limited(self.fold, by_fold))]
-        if len(self.corpora) > 1:
-            by_corpus = {}
-            for corpus in self.corpora:
-                others = [name for name in self.corpora if name != corpus]
+        by_corpus = {}
+        for corpus in sorted(set(self.targets.corpus.tolist())):
+            others = [name for name in self.corpora if name != corpus]
+            if others:
                 _, factor = self.folds(others)
                 by_corpus[corpus] = self.fit(others).stretched(factor)
+        if by_corpus:
             found.append(HeldOut("corpus", self._limited(self.targets.corpus, by_corpus)))
         return found
 
@@ -95,17 +100,19 @@ class Study:
 
 
 def table(targets: Targets, outputs: Sequence[HeldOut]) -> list[dict[str, Any]]:
-    """A row for each corpus and each way of holding out.
+    """A row for each corpus and each way of holding out that it has values of.
 
     `ccc`, with its 95 % interval `ccc_ci` by a bootstrap over speakers; `ccc_simulated`;
-    `correlation`; `within`: the mean over the acted emotions of the correlation within one;
-    `ordered`: of two clips of one speaker with one emotion, of the highest and the lowest level,
-    how often the higher value is that of the higher level.
+    `correlation`; `mean` of the values and `target_mean`; `within`: the mean over the acted
+    emotions of the correlation within one; `ordered`: of two clips of one speaker with one emotion,
+    of the highest and the lowest level, how often the higher value is that of the higher level.
     """
     rows = []
     for each in outputs:
         for corpus in sorted(set(targets.corpus.tolist())):
             use = (targets.corpus == corpus) & ~np.isnan(targets.value) & ~np.isnan(each.values[0])
+            if not use.any():
+                continue
             truth, value, speaker = targets.value[use], each.values[0][use], targets.speaker[use]
             row: dict[str, Any] = {
                 "held_out": each.name,
@@ -115,6 +122,8 @@ def table(targets: Targets, outputs: Sequence[HeldOut]) -> list[dict[str, Any]]:
                 "ccc": ccc(truth, value),
                 "ccc_ci": list(ccc_interval(truth, value, speaker)),
                 "correlation": correlation(truth, value),
+                "mean": float(value.mean()),
+                "target_mean": float(truth.mean()),
                 "within": within(truth, value, targets.emotion[use]),
                 "ordered": ordered(targets, each.values[0], corpus),
             }

@@ -75,12 +75,22 @@ PartSums = Mapping[tuple[str, int], Sums]
 
 
 def sum_windows(
-    targets: Targets, renderings: Sequence[WindowStatistics], folds: int, seed: int
+    targets: Targets,
+    renderings: Sequence[WindowStatistics],
+    folds: int,
+    seed: int,
+    corpora: Sequence[str] = (),
 ) -> tuple[PartSums, NDArray[np.int64]]:
-    """The sums of every corpus and fold of speakers, and the fold of each clip, (clips,)."""
+    """The sums of every corpus and fold of speakers, and the fold of each clip, (clips,).
+
+    Args:
+        corpora: to train on; empty: all. Clips of the others have the fold -1, and no sums.
+    """
     fold = speaker_folds(targets.corpus, targets.speaker, folds, seed)
+    if corpora:
+        fold[~np.isin(targets.corpus, corpora)] = -1
     found = {}
-    for corpus in np.unique(targets.corpus):
+    for corpus in np.unique(targets.corpus[fold >= 0]):
         for k in range(folds):
             chosen = (targets.corpus == corpus) & (fold == k) & ~np.isnan(targets.value)
             parts = [_sums(r, chosen, targets.value) for r in renderings]

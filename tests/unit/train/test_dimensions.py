@@ -107,6 +107,35 @@ def test_a_head_is_fitted_within_the_corpora_and_judged_on_new_speakers() -> Non
     assert figures.markdown(rows).count("\n") == len(rows) + 1
 
 
+def test_a_corpus_that_is_not_trained_on_is_evaluated_by_the_final_head() -> None:
+    known, renderings = made(np.random.default_rng(0))
+    heard, unheard = known.corpus == "CREMAD", known.corpus == "RAVDESS"
+    studies = []
+    for value in (known.value, np.where(unheard, 0.9, known.value)):
+        targets_now = dataclasses.replace(known, value=value)
+        sums = head.sum_windows(targets_now, renderings, 5, 0, ["CREMAD"])
+        studies.append(figures.Study(targets_now, renderings, *sums))
+    study, other = studies
+    assert study.corpora == ["CREMAD"]
+    # Targets of the other corpus change nothing in the head.
+    assert study.final().weight.tobytes() == other.final().weight.tobytes()
+    assert study.final().bias == other.final().bias
+    speakers, corpus = study.held_out()
+    assert np.isnan(speakers.values[0][unheard]).all()
+    assert np.isnan(corpus.values[0][heard]).all()
+    final = study.values(renderings[0], known.corpus, {"RAVDESS": study.final()})
+    np.testing.assert_array_equal(corpus.values[0], np.clip(final, 0.0, 1.0))
+    rows = figures.table(known, [speakers, corpus])
+    assert [(row["held_out"], row["corpus"], row["clips"]) for row in rows] == [
+        ("speakers", "CREMAD", 60),
+        ("corpus", "RAVDESS", 60),
+    ]
+    for row in rows:
+        truth = known.value[known.corpus == row["corpus"]]
+        assert row["target_mean"] == pytest.approx(truth.mean())
+        assert abs(row["mean"] - row["target_mean"]) < 0.3
+
+
 def test_ccc_is_lins() -> None:
     rng = np.random.default_rng(1)
     a = rng.normal(size=300)
