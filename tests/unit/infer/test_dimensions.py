@@ -147,9 +147,10 @@ def test_the_history_keeps_them(tmp_path: Path) -> None:
         assert [m.dimensions for m in spoken] == [{"arousal": 0.1235}]
 
 
-def test_default_gives_arousal_and_a_frame_has_its_column() -> None:
+@pytest.mark.parametrize("name", ["default", "open"])
+def test_a_shipped_bundle_gives_arousal_and_a_frame_has_its_column(name: str) -> None:
     pytest.importorskip("pandas")
-    pipeline = Pipeline(ROOT / "models" / "default")
+    pipeline = Pipeline(ROOT / "models" / name)
     with sf.SoundFile(DEMO) as file:
         samples, rate = file.read(80000, dtype="float32"), file.samplerate
     windows = [m for m in pipeline(samples, rate=rate) if isinstance(m, Result)]

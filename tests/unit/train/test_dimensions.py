@@ -7,13 +7,15 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
 import soundfile as sf
 from ai_edge_litert import schema_py_generated as schema
 
 from speech_emotion import Pipeline, Utterance
-from speech_emotion.common.bundle.manifest import load_bundle
+from speech_emotion.common.bundle.manifest import MANIFEST, load_bundle
+from speech_emotion.common.bundle.spec import read_toml
 from speech_emotion.common.errors import UserError
 from speech_emotion.infer.model import Model
 from speech_emotion.train.__main__ import main
@@ -28,6 +30,7 @@ from speech_emotion.train.evaluation.evaluate import evaluate, table
 from speech_emotion.train.evaluation.metrics import ccc, ccc_interval
 from speech_emotion.train.model.whisper import window_statistics
 from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
+from tests.support.bundles import change, rehash
 from tests.support.pipelines import DEMO, ROOT
 
 OPEN = ROOT / "models" / "open"
@@ -193,23 +196,60 @@ def test_the_caches_of_bundles_with_models_of_one_size_differ(tmp_path: Path) ->
     np.testing.assert_allclose(second, 2 * first, rtol=0.01, atol=0.01)
 
 
+def test_open_learned_from_corpora_without_a_non_commercial_clause() -> None:
+    made_of = read_toml(OPEN / MANIFEST)["provenance"]
+    assert made_of["corpora"] == ["CREMAD", "EMODB"]
+    assert made_of["arousal"]["corpora"] == ["CREMAD"]
+    assert "--corpora CREMAD" in made_of["arousal"]["command"]
+    card = (OPEN / "MODEL_CARD.md").read_text()
+    assert "for evaluation only: RAVDESS" in " ".join(card.split())
+
+
+def without_arousal(folder: Path) -> Path:
+    """A copy of `open` as `whisper build` makes it."""
+    shutil.copytree(OPEN, folder)
+    model = schema.ModelT.InitFromPackedBuf((folder / "model.tflite").read_bytes(), 0)
+    graph = model.subgraphs[0]
+    *others, last = graph.operators
+    last.inputs = last.inputs[:-1]
+    graph.operators = [*others[:-3], last]
+    output = graph.tensors[graph.outputs[0]]
+    output.shape = output.shape - np.array([0, 1], np.int32)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (folder / "model.tflite").write_bytes(builder.Output())
+    with np.load(folder / "golden.npz") as golden:
+        arrays = dict(golden)
+    arrays["probabilities"] = arrays["probabilities"][:-1]
+    np.savez(folder / "golden.npz", **arrays)
+    change(folder, lambda table: table.pop("dimensions"))
+    change(folder, lambda table: table["provenance"].pop("arousal"))
+    card = (folder / "MODEL_CARD.md").read_text()
+    (folder / "MODEL_CARD.md").write_text(card[: card.index("## Arousal")])
+    rehash(folder)
+    return folder
+
+
 @pytest.mark.slow
 def test_the_command_changes_a_bundle_and_evaluate_measures_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples, rate = sf.read(DEMO, dtype="float32")
     names = [f"RAVDESS/03-01-05-0{level}-01-01-0{actor}" for actor in (1, 2) for level in (1, 2)]
-    (tmp_path / "RAVDESS").mkdir()
+    names += [f"CREMAD/100{actor}_IEO_ANG_{level}" for actor in (1, 2) for level in ("LO", "HI")]
     for k, name in enumerate(names):
-        sf.write(tmp_path / f"{name}.wav", samples[48000 * k : 48000 * k + 48000], rate)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sf.write(tmp_path / f"{name}.wav", samples[24000 * k : 24000 * k + 48000], rate)
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["path", "corpus", "speaker", "emotion", "arousal"])
-        out.writerows(
-            [f"{n}.wav", "RAVDESS", n[-2:], "angry", 0.1 * k] for k, n in enumerate(names)
-        )
+        for k, name in enumerate(names):
+            corpus, stem = name.split("/")
+            speaker = stem[-2:] if corpus == "RAVDESS" else stem[:4]
+            out.writerow([f"{name}.wav", corpus, f"{corpus}_{speaker}", "angry", 0.1 * k])
     (tmp_path / "votes.csv").write_text(f"clip,raters,{','.join(EMOTIONS)},mean_intensity\n")
-    folder = shutil.copytree(OPEN, tmp_path / "bundle")
+    folder = without_arousal(tmp_path / "bundle")
+    plain = Model(load_bundle(folder))
     words = [
         "arousal",
         "--manifest",
@@ -218,18 +258,32 @@ def test_the_command_changes_a_bundle_and_evaluate_measures_it(
         f"{tmp_path}/votes.csv",
     ]
     words += ["--bundle", str(folder), "--work", f"{tmp_path}/work", "--copies", "0"]
-    assert main([*words, "--write"]) == 0
+    assert main([*words, "--corpora", "CREMAD,EMODB"]) == 2
+    assert "no clips of EMODB with arousal" in capsys.readouterr().err
+    assert main([*words, "--corpora", "CREMAD", "--write"]) == 0
+    shown = capsys.readouterr().out
+    assert "| CREMAD | its speaker | 4 | 2 |" in shown
+    assert "| RAVDESS | the corpus | 4 | 2 |" in shown
+    assert shown.count("\n| CREMAD") + shown.count("\n| RAVDESS") == 2
     bundle = load_bundle(folder)
     assert bundle.dimensions == ("arousal",)
-    plain, more = (Model(load_bundle(path)) for path in (OPEN, folder))
+    made_of = read_toml(folder / MANIFEST)["provenance"]["arousal"]
+    assert (made_of["corpora"], made_of["clips"]) == (["CREMAD"], 4)
+    more = Model(bundle)
     features = bundle.arrays("golden.npz")["normalized"].astype(np.float32)
     assert more.predict(features)[:-1].tobytes() == plain.predict(features).tobytes()
     spoken = [m for m in Pipeline(folder)(DEMO) if isinstance(m, Utterance)]
     assert all(0.0 <= (m.dimensions or {})["arousal"] <= 1.0 for m in spoken)
-    assert "## Arousal" in (folder / "MODEL_CARD.md").read_text()
-    capsys.readouterr()
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "## Arousal" in card
+    assert "for evaluation only: RAVDESS" in " ".join(card.split())
+    assert "- RAVDESS, without calm" not in card
     assert main([*words, "--write"]) == 2
     assert "has arousal already" in capsys.readouterr().err
+    # The figures of a bundle that has arousal; without --corpora of heads of both.
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n| CREMAD") + shown.count("\n| RAVDESS") == 4
     found = evaluate(folder, read_manifest(tmp_path / "manifest.csv")).figures()
     assert 0 < found["dimensions"]["RAVDESS"]["arousal"]["n"] <= len(names)
     assert "CCC" in table(found)
