@@ -19,6 +19,12 @@ SNR_DB = (0.0, 30.0)
 PAD_S = 1.2
 """Most room tone added before and after a clip, seconds, as around live speech."""
 
+CROP_S = (0.5, 1.2)
+"""Range of the length of a crop of `crop_speech`, seconds: a word or two."""
+FADE_S = 0.01
+CROP_SPEECH = 0.8
+"""A crop has at least this share of the speech that a crop of its length can have."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Odds:
@@ -154,6 +160,35 @@ def telephone(x: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
     """Limit the band to a telephone's, 300-3400 Hz."""
     sos = signal.butter(4, (300, 3400), "band", fs=rate, output="sos")
     return np.asarray(signal.sosfilt(sos, x))
+
+
+def crop_speech(
+    samples: Samples, speech: NDArray[np.bool_], rate: int, rng: Generator
+) -> tuple[Samples, NDArray[np.bool_]]:
+    """A crop of a clip as long as a short utterance, from a random place with much speech.
+
+    Args:
+        samples: clean speech (n,).
+        speech: which of these samples are speech; may be a few samples shorter.
+
+    Returns:
+        samples (m,), faded in and out, and which of them are speech (m,); the whole clip where it
+        is shorter than the crop.
+    """
+    n = min(len(samples), len(speech))
+    samples, speech = samples[:n], speech[:n]
+    length = round(rng.uniform(*CROP_S) * rate)
+    if n <= length:
+        return samples, speech
+    total = np.concatenate([[0], np.cumsum(speech)])
+    starts = np.arange(0, n - length + 1, rate // 50)
+    inside = total[starts + length] - total[starts]
+    start = int(rng.choice(starts[inside >= CROP_SPEECH * inside.max()]))
+    x = samples[start : start + length].copy()
+    ramp = np.linspace(0.0, 1.0, round(FADE_S * rate), dtype=np.float32)
+    x[: len(ramp)] *= ramp
+    x[-len(ramp) :] *= ramp[::-1]
+    return x, speech[start : start + length]
 
 
 def mask_spectrogram(x: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:

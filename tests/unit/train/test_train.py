@@ -19,6 +19,7 @@ from speech_emotion.train.bundle.convert import layout_for
 from speech_emotion.train.data.augment import (
     Odds,
     augment,
+    crop_speech,
     overlay_spectrogram,
     quantize,
     speech_dbfs,
@@ -284,6 +285,23 @@ def test_augmented_speech_is_16_bit_in_range_and_seeded(seed: int) -> None:
     assert x.max() <= 32767 / 32768
     assert np.array_equal(x, quantize(x.astype(np.float64)))
     assert np.count_nonzero(mask) > 0.8 * np.count_nonzero(speech) / 1.12
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_crop_is_a_short_piece_with_speech(seed: int) -> None:
+    word = speech_like(0.7)
+    clean = np.concatenate([np.zeros(RATE), word, np.zeros(2 * RATE)]).astype(np.float32)
+    speech = np.repeat(active(clean, RATE), RATE // 50)
+    crop, mask = crop_speech(clean, speech, RATE, np.random.default_rng(seed))
+    assert 0.5 * RATE <= len(crop) <= 1.2 * RATE
+    assert len(mask) == len(crop)
+    most = min(len(crop), np.count_nonzero(speech))
+    assert np.count_nonzero(mask) >= 0.5 * most
+    assert crop[0] == crop[-1] == 0.0
+    again, _ = crop_speech(clean, speech, RATE, np.random.default_rng(seed))
+    assert np.array_equal(crop, again)
+    short, _ = crop_speech(word[: RATE // 3], speech, RATE, np.random.default_rng(seed))
+    assert np.array_equal(short, word[: RATE // 3])
 
 
 def test_levels_spread_over_40_db() -> None:

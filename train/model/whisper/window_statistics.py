@@ -24,7 +24,14 @@ from speech_emotion.features.core import Banks, Core, make_core, normalize
 from speech_emotion.features.extractor import FeatureExtractor, windows_of
 from speech_emotion.features.gate import Gate, make_gate
 from speech_emotion.train.data import nonspeech
-from speech_emotion.train.data.augment import Odds, augment, coloured_noise, quantize, speech_dbfs
+from speech_emotion.train.data.augment import (
+    Odds,
+    augment,
+    coloured_noise,
+    crop_speech,
+    quantize,
+    speech_dbfs,
+)
 from speech_emotion.train.data.clips import Clip, Samples, load
 from speech_emotion.train.data.dataset import ACTIVE_S, active
 from speech_emotion.train.data.workers import pool, progress
@@ -41,6 +48,13 @@ ODDS = Odds(pitch=0.0)
 """No pitch shift: a change of speed changes the pitch, too, and the phase vocoder is slow."""
 ROOM_S = 1.5
 """Most room tone before and after a simulated recording, seconds, in addition to `augment`'s."""
+
+CROP = "crop"
+"""Name of the rendering that is a piece of each clip, as long as a word or two."""
+CROP_ACTIVE_S = 0.2
+"""Least speech in a window of such a piece, seconds."""
+MOST_SPEECH = 0.8
+"""Its window has at least this share of the speech of the window with most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +106,17 @@ def extract(
     clips: Sequence[Clip],
     spec: FeatureSpec,
     encoder: Path,
-    copy: int,
+    copy: int | str,
     work: Path,
     *,
     seed: int = 0,
     workers: int = 1,
 ) -> WindowStatistics:
-    """Statistics of one rendering of the clips; copy 0 is clean, others are simulated recordings.
+    """Statistics of one rendering of the clips.
 
+    Copy 0 is clean, other numbers are simulated recordings, and `CROP` is a piece of each clip.
     A clean clip gives every window that the live pipeline would classify; a clip in which the
-    gate finds no speech gives all its windows. The seed changes simulated recordings only.
+    gate finds no speech gives all its windows. The seed does not change clean clips.
     """
     seed = seed if copy else 0
     described = json.dumps(
@@ -111,7 +126,7 @@ def extract(
     if path.is_file():
         with np.load(path) as arrays:
             return WindowStatistics(arrays["x"], arrays["clip"], arrays["speech"])
-    jobs = [(clip, _seed(clip, copy, seed) if copy else None) for clip in clips]
+    jobs = [(clip, copy, _seed(clip, copy, seed)) for clip in clips]
     with pool(workers, _start, (spec, encoder)) as processes:
         found = progress(processes.imap(_statistics, jobs, chunksize=16), len(jobs), f"copy {copy}")
     statistics_set = WindowStatistics(
@@ -192,7 +207,7 @@ def of_noise(
     return x
 
 
-def _seed(clip: Clip, copy: int, seed: int) -> int:
+def _seed(clip: Clip, copy: int | str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{clip.name}/{copy}/{seed}".encode()).digest()[:8])
 
 
@@ -237,13 +252,16 @@ def _whole(samples: Samples) -> NDArray[np.float16]:
     return _encode([_features(window) for _, window in windows_of(samples, grid)])
 
 
-def _statistics(job: tuple[Clip, int | None]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    clip, seed = job
+def _statistics(
+    job: tuple[Clip, int | str, int],
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    clip, copy, seed = job
     samples = load(clip, _spec.sample_rate)
-    if seed is None:
+    if not copy:
         x = _whole(samples)
         return x, np.zeros(len(x), np.float32)
-    return _recorded_again(samples, np.random.default_rng(seed))
+    make = _cropped if copy == CROP else _recorded_again
+    return make(samples, np.random.default_rng(seed))
 
 
 def _recorded_again(
@@ -253,14 +271,7 @@ def _recorded_again(
     speech = np.repeat(active(samples, rate), rate // 50)
     samples, speech = augment(samples, speech, rate, rng, ODDS)
     samples, speech = _longer(samples, speech, rate, rng)
-    _gate.reset()
-    kept, speech_s = [], []
-    for k, window in windows_of(samples, WindowGrid(_spec.window, _spec.hop)):
-        start = k * _spec.hop
-        seconds = np.count_nonzero(speech[start : start + _spec.window]) / rate
-        if _gate.step(window) and seconds >= ACTIVE_S:
-            kept.append(window)
-            speech_s.append(seconds)
+    kept, speech_s = _with_speech(samples, speech, ACTIVE_S)
     chosen = np.arange(len(kept))
     if len(kept) > WINDOWS_PER_COPY:
         # Prefer windows with much speech: they determine the utterance.
@@ -268,6 +279,36 @@ def _recorded_again(
         chosen = np.sort(rng.choice(len(kept), WINDOWS_PER_COPY, replace=False, p=share))
     x = _encode([_features(kept[i]) for i in chosen])
     return x, np.array([speech_s[i] for i in chosen], np.float32)
+
+
+def _cropped(
+    samples: Samples, rng: np.random.Generator
+) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """One window with a piece of the clip; none where the gate finds no speech in it."""
+    rate = _spec.sample_rate
+    speech = np.repeat(active(samples, rate), rate // 50)
+    piece, speech = crop_speech(samples, speech, rate, rng)
+    kept, speech_s = _with_speech(*_longer(piece, speech, rate, rng), CROP_ACTIVE_S)
+    if not kept:
+        return _encode([]), np.zeros(0, np.float32)
+    seconds = np.array(speech_s, np.float32)
+    one = int(rng.choice(np.flatnonzero(seconds >= MOST_SPEECH * seconds.max())))
+    return _encode([_features(kept[one])]), seconds[[one]]
+
+
+def _with_speech(
+    samples: Samples, speech: NDArray[np.bool_], least_s: float
+) -> tuple[list[Samples], list[float]]:
+    """The windows that pass the gate and have at least `least_s` of speech, and their speech."""
+    _gate.reset()
+    kept, speech_s = [], []
+    for k, window in windows_of(samples, WindowGrid(_spec.window, _spec.hop)):
+        start = k * _spec.hop
+        seconds = np.count_nonzero(speech[start : start + _spec.window]) / _spec.sample_rate
+        if _gate.step(window) and seconds >= least_s:
+            kept.append(window)
+            speech_s.append(seconds)
+    return kept, speech_s
 
 
 def _longer(
