@@ -115,7 +115,7 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
         extract.extract(
             clips, spec, encoder, copy, parsed.work, seed=parsed.seed, workers=parsed.workers
         )
-        for copy in range(recipe.copies + 1)
+        for copy in recipe.renderings
     ]
     columns = renderings[0].x.shape[1]
     noise = np.zeros((0, columns), np.float16)
@@ -126,8 +126,8 @@ def _load(parsed: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
 
 
 def _extract(parsed: argparse.Namespace) -> int:
-    _, _, training_set, _ = _load(parsed)
-    for copy, statistics_set in enumerate(training_set.renderings):
+    recipe, _, training_set, _ = _load(parsed)
+    for copy, statistics_set in zip(recipe.renderings, training_set.renderings, strict=True):
         print(f"copy {copy}: {len(statistics_set.x)} windows of {len(training_set.clips)} clips")
     print(f"without speech: {len(training_set.noise)} windows")
     return EXIT_OK

@@ -201,6 +201,7 @@ def build(
             "recipe": {
                 k: list(v) if isinstance(v, tuple) else v
                 for k, v in dataclasses.asdict(recipe).items()
+                if v is not None
             },
             "quantized": True,
         },

@@ -20,7 +20,7 @@ from speech_emotion.train.evaluation.held_out import corpus_heads, left_out, spe
 from speech_emotion.train.evaluation.output_files import write_outputs
 from speech_emotion.train.evaluation.robustness import SWEEP_SHARE, sweep_clips
 from speech_emotion.train.model.teacher_file import read_teacher_file, write_teacher_file
-from speech_emotion.train.model.whisper.discriminant import moments, solve, standard
+from speech_emotion.train.model.whisper.discriminant import moments, moments_of, solve, standard
 from speech_emotion.train.model.whisper.graph import BANDS, Head, blocks
 from speech_emotion.train.model.whisper.graph import spec as whisper_spec
 from speech_emotion.train.model.whisper.heads import (
@@ -30,10 +30,11 @@ from speech_emotion.train.model.whisper.heads import (
     HeadTrainingSet,
     fit_head,
     sum_windows,
+    weighted_targets,
 )
 from speech_emotion.train.model.whisper.relative import subtract_usual_sounds, usual_sounds
 from speech_emotion.train.model.whisper.teaching import teach
-from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
+from speech_emotion.train.model.whisper.window_statistics import CROP, WindowStatistics
 
 STATISTICS = ("melmean",)
 EMOTIONS = np.eye(len(LABELS), BANDS, dtype=np.float32) * 2.0
@@ -84,6 +85,39 @@ def test_scores_do_not_depend_on_the_scale_of_the_columns() -> None:
         solved = solve(parts, spread=1.0, ridge=1.0, deviation=std, centre=mean)
         found.append(solved.scores(values))
     np.testing.assert_allclose(found[0], found[1], atol=2e-2)
+
+
+def test_simulated_recordings_and_crops_have_their_weights() -> None:
+    soft = np.array([[1, 0], [0.5, 0.5], [0, 1], [1, 0], [1, 0], [0.2, 0.8]], np.float32)
+    sizes = [3, 2, 1]
+    found = weighted_targets(soft, sizes, HeadRecipe(copies=1, recordings=0.25, crops=0.5))
+    np.testing.assert_allclose(found[:3], soft[:3])
+    np.testing.assert_allclose(found[3:5].sum(axis=0), [0.25 * 1.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(found[5], [0.5 * 1.5, 0.5 * 1.5], atol=1e-6)
+    two = weighted_targets(soft, sizes, HeadRecipe(copies=2, recordings=0.25))
+    np.testing.assert_allclose(two[3:].sum(axis=0), [0.25 * 1.5] * 2, atol=1e-6)
+    np.testing.assert_allclose(weighted_targets(soft, sizes, HeadRecipe(copies=2)), soft)
+
+
+def test_a_recipe_with_crops_sums_them_with_their_weight() -> None:
+    known = training_set()
+    clean = known.renderings[0]
+    far = dataclasses.replace(clean, x=(clean.x + np.float16(4.0)).astype(np.float16))
+    whole = dataclasses.replace(known, renderings=[clean, far, far])
+
+    def mean(**values: object) -> float:
+        chosen = recipe(copies=1, **values)
+        sums = sum_windows(whole, chosen, 2, 0)
+        part = moments_of(sums.sums["C0", 0] + sums.sums["C0", 1])
+        back = part.means * sums.scale + sums.shift
+        return float(back.mean() - clean.x[:400, sums.columns].astype(np.float32).mean())
+
+    assert recipe(copies=1, crops=0.5).renderings == (0, 1, CROP)
+    assert mean(recordings=0.0) == pytest.approx(0.0, abs=0.01)
+    assert mean(recordings=1.0) == pytest.approx(2.0, abs=0.01)
+    assert mean(recordings=0.0, crops=1.0) == pytest.approx(2.0, abs=0.01)
+    assert mean(recordings=0.5, crops=0.5) == pytest.approx(2.0, abs=0.01)
+    assert mean(recordings=0.25) == pytest.approx(0.8, abs=0.01)
 
 
 def test_an_average_head_is_the_mean_of_the_heads_without_a_corpus() -> None:

@@ -27,7 +27,7 @@ from speech_emotion.train.model.whisper.discriminant import (
 )
 from speech_emotion.train.model.whisper.graph import Head, Relative, blocks
 from speech_emotion.train.model.whisper.relative import PRIOR_NEUTRAL, subtract_usual_sounds
-from speech_emotion.train.model.whisper.window_statistics import WindowStatistics
+from speech_emotion.train.model.whisper.window_statistics import CROP, WindowStatistics
 
 log = logging.getLogger("train")
 
@@ -59,6 +59,9 @@ class HeadRecipe:
             leaves at least two.
         relative: add relative scores, see `relative`.
         copies: number of simulated recordings of every clip, in addition to the clean one.
+        recordings: weight of a label's simulated recordings against that of its clean windows, in
+            each corpus; None: every window counts the same.
+        crops: the same for crops of a word or two, one of every clip; 0: without.
         corpora: names of the corpora to train on; empty for all. The other selected corpora are
             for evaluation only.
     """
@@ -72,7 +75,14 @@ class HeadRecipe:
     average: bool = False
     relative: bool = False
     copies: int = 1
+    recordings: float | None = None
+    crops: float = 0.0
     corpora: tuple[str, ...] = ()
+
+    @property
+    def renderings(self) -> tuple[int | str, ...]:
+        """Names of the renderings, see `window_statistics.extract`, the clean one first."""
+        return (*range(self.copies + 1), *((CROP,) if self.crops else ()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +200,7 @@ def sum_windows(
         fold: group per clip, (clips,); drawn without it.
     """
     columns = columns_of(recipe.statistics)
-    renderings = training_set.renderings[: recipe.copies + 1]
+    renderings = training_set.renderings[: len(recipe.renderings)]
     corpus, truth = training_set.corpus, training_set.truth
     if fold is None:
         fold = speaker_folds(corpus, training_set.speaker, folds, seed)
@@ -219,6 +229,7 @@ def sum_windows(
         x -= shift
         x /= scale
         soft = targets[clip] * np.isin(np.arange(len(LABELS)), truth[corpus == name])
+        soft = weighted_targets(soft, [len(k) for k in rows], recipe)
         weight = label_weights(soft)
         for k in range(folds):
             inside = fold[clip] == k
@@ -234,6 +245,23 @@ def sum_windows(
                 relative_sums[str(name), k] = add_up(x[inside], soft[inside], weight[inside])
         log.info("summed up %s: %d windows", name, len(clip))
     return WindowSums(training_set, recipe, sums, shift, scale, fold, relative_sums)
+
+
+def weighted_targets(soft: Matrix, sizes: Sequence[int], recipe: HeadRecipe) -> Matrix:
+    """Targets of a corpus, those of simulated recordings and crops scaled to their weights.
+
+    Args:
+        soft: targets, rendering by rendering, the clean one first, (windows, labels).
+        sizes: number of windows of each rendering.
+    """
+    clean, *others = np.split(soft, np.cumsum(sizes)[:-1])
+    recorded, cropped = others[: recipe.copies], others[recipe.copies :]
+    found = [clean]
+    for parts, weight in ((recorded, recipe.recordings), (cropped, recipe.crops)):
+        total = np.sum([part.sum(axis=0) for part in parts], axis=0)
+        scale = 1.0 if weight is None else weight * clean.sum(axis=0) / np.maximum(total, 1e-6)
+        found += [part * scale for part in parts]
+    return np.asarray(np.concatenate(found), np.float32)
 
 
 def fit_head(window_sums: WindowSums, corpora: Sequence[str], folds: Sequence[int]) -> Head:
@@ -318,7 +346,7 @@ def _with_speech(head: Head, window_sums: WindowSums, inside: NDArray[np.bool_])
         at[:] = True
     columns = window_sums.columns[at]
     speech, clip = [], []
-    for rendering in training_set.renderings[: recipe.copies + 1]:
+    for rendering in training_set.renderings[: len(recipe.renderings)]:
         rows = np.flatnonzero(inside[rendering.clip])
         speech.append(rendering.x[np.ix_(rows, columns)].astype(np.float32))
         clip.append(rendering.clip[rows])
