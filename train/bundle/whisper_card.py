@@ -145,6 +145,16 @@ def card(
     )
 
 
+def renderings_text(recipe: HeadRecipe) -> str:
+    """In which forms a recipe uses a clip, with their weights against the clean one."""
+    found = f"clean and in {recipe.copies} simulated recording{'s' * (recipe.copies != 1)}"
+    if recipe.recordings is not None:
+        found += f" (weight {recipe.recordings:g})"
+    if recipe.crops:
+        found += f", and cropped to a word or two (weight {recipe.crops:g})"
+    return found
+
+
 def _facts(training_set: HeadTrainingSet, recipe: HeadRecipe, exported: Exported) -> dict[str, str]:
     speakers = len(set(training_set.speaker.tolist()))
     corpora = sorted(set(training_set.corpus.tolist()))
@@ -164,8 +174,7 @@ def _facts(training_set: HeadTrainingSet, recipe: HeadRecipe, exported: Exported
         f"{100 * exported.changed:.1f} % of the labels of {SAMPLE} real windows and cost "
         f"{100 * exported.lost:.1f} points of accuracy",
         "Trained on": f"{len(training_set.clips)} clips of {speakers} speakers of "
-        f"{', '.join(corpora)}, clean and in {recipe.copies} simulated "
-        f"recording{'s' * (recipe.copies != 1)}",
+        f"{', '.join(corpora)}, {renderings_text(recipe)}",
     }
     if recipe.relative:
         facts["Baseline"] = RELATIVE_NOTE

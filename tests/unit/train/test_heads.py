@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from speech_emotion.common.errors import UserError
 from speech_emotion.train.__main__ import main
 from speech_emotion.train.bundle.whisper_bundle import baseline_of
+from speech_emotion.train.bundle.whisper_card import renderings_text
 from speech_emotion.train.data.clips import Clip
 from speech_emotion.train.data.splits import leave_corpus_out, speaker_folds
 from speech_emotion.train.evaluation.crossval import parameter_bundle
@@ -97,6 +98,15 @@ def test_simulated_recordings_and_crops_have_their_weights() -> None:
     two = weighted_targets(soft, sizes, HeadRecipe(copies=2, recordings=0.25))
     np.testing.assert_allclose(two[3:].sum(axis=0), [0.25 * 1.5] * 2, atol=1e-6)
     np.testing.assert_allclose(weighted_targets(soft, sizes, HeadRecipe(copies=2)), soft)
+
+
+def test_a_card_names_the_weights_of_recordings_and_crops() -> None:
+    assert renderings_text(HeadRecipe()) == "clean and in 1 simulated recording"
+    weighted = HeadRecipe(copies=2, recordings=0.25, crops=0.5)
+    assert renderings_text(weighted) == (
+        "clean and in 2 simulated recordings (weight 0.25), "
+        "and cropped to a word or two (weight 0.5)"
+    )
 
 
 def test_a_recipe_with_crops_sums_them_with_their_weight() -> None:
