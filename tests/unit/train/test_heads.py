@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from speech_emotion.train.evaluation.held_out import corpus_heads, left_out, spe
 from speech_emotion.train.evaluation.output_files import write_outputs
 from speech_emotion.train.evaluation.robustness import SWEEP_SHARE, sweep_clips
 from speech_emotion.train.model.teacher_file import read_teacher_file, write_teacher_file
+from speech_emotion.train.model.whisper import window_statistics
 from speech_emotion.train.model.whisper.discriminant import moments, moments_of, solve, standard
 from speech_emotion.train.model.whisper.graph import BANDS, Head, blocks
 from speech_emotion.train.model.whisper.graph import spec as whisper_spec
@@ -107,6 +109,36 @@ def test_a_card_names_the_weights_of_recordings_and_crops() -> None:
         "clean and in 2 simulated recordings (weight 0.25), "
         "and cropped to a word or two (weight 0.5)"
     )
+
+
+def test_a_crop_is_one_window_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = whisper_spec()
+    seconds = np.arange(3 * spec.sample_rate) / spec.sample_rate
+    tone = sum(np.sin(2 * np.pi * 140 * k * seconds) / k for k in range(1, 12))
+    voice = (0.1 * tone * (np.sin(2 * np.pi * 3 * seconds) > -0.5)).astype(np.float32)
+    silence = np.zeros(spec.sample_rate, np.float32)
+    whole = np.concatenate([silence, voice, silence])
+    monkeypatch.setattr(window_statistics, "load", lambda *_: whole)
+    monkeypatch.setattr(window_statistics, "_spec", spec, raising=False)
+    gate = SimpleNamespace(reset=lambda: None, step=lambda _: True)
+    monkeypatch.setattr(window_statistics, "_gate", gate, raising=False)
+    monkeypatch.setattr(window_statistics, "_features", lambda window: window)
+    monkeypatch.setattr(window_statistics, "_encode", np.array)
+    clip = Clip(Path("a.wav"), "C", "s", "", "sad", "a")
+    lengths = []
+    for seed in range(20):
+        x, speech_s = window_statistics._statistics((clip, CROP, seed))
+        assert x.shape == (1, spec.window)
+        loud = np.flatnonzero(np.abs(x[0]) > 0.05)
+        assert 0.3 < (loud[-1] - loud[0]) / spec.sample_rate <= 1.2
+        assert 0.3 < speech_s[0] <= 1.2
+        lengths.append(round(float(speech_s[0]), 1))
+    assert len(set(lengths)) > 3
+    again, _ = window_statistics._statistics((clip, CROP, seed))
+    assert np.array_equal(x, again)
+    recorded, speech_s = window_statistics._statistics((clip, 1, 0))
+    assert len(recorded) == window_statistics.WINDOWS_PER_COPY
+    assert speech_s.max() > 1.3
 
 
 def test_a_recipe_with_crops_sums_them_with_their_weight() -> None:
