@@ -295,7 +295,7 @@ def test_a_crop_is_a_short_piece_with_speech(seed: int) -> None:
     crop, mask = crop_speech(clean, speech, RATE, np.random.default_rng(seed))
     assert 0.5 * RATE <= len(crop) <= 1.2 * RATE
     assert len(mask) == len(crop)
-    most = min(len(crop), np.count_nonzero(speech))
+    most = min(len(crop), int(np.count_nonzero(speech)))
     assert np.count_nonzero(mask) >= 0.5 * most
     assert crop[0] == crop[-1] == 0.0
     again, _ = crop_speech(clean, speech, RATE, np.random.default_rng(seed))

@@ -304,7 +304,8 @@ def _with_speech(
     kept, speech_s = [], []
     for k, window in windows_of(samples, WindowGrid(_spec.window, _spec.hop)):
         start = k * _spec.hop
-        seconds = np.count_nonzero(speech[start : start + _spec.window]) / _spec.sample_rate
+        samples_of_speech = int(np.count_nonzero(speech[start : start + _spec.window]))
+        seconds = samples_of_speech / _spec.sample_rate
         if _gate.step(window) and seconds >= least_s:
             kept.append(window)
             speech_s.append(seconds)
