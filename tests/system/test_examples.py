@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,3 +145,80 @@ def test_the_node_example_pins_what_it_needs_and_names_no_host() -> None:
     for name, version in package["dependencies"].items():
         assert lock["packages"][f"node_modules/{name}"]["version"] == version
     assert "resolved" not in (EXAMPLES / "node" / "package-lock.json").read_text()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+SIZED = HEAD + b"Content-Length: 9999\r\n\r\n"
+WHOLE = HEAD + b"Connection: close\r\n\r\n"
+
+
+def utterance(number: int, emotion: str) -> bytes:
+    data = {"stream": "main", "emotion": emotion, "confidence": 0.75}
+    return f"id: {number}\nevent: utterance\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def answering(listener: socket.socket, cut: bytes, rest: bytes, places: list[str]) -> None:
+    """Cut the first answer off, and keep the second one open; notes each `Last-Event-ID`."""
+    with contextlib.suppress(OSError):  # the program was ended
+        for answer in (cut, rest):
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as request:
+                place = ""
+                while line := request.readline().strip():
+                    if line.lower().startswith(b"last-event-id:"):
+                        place = line.decode().partition(": ")[2]
+                places.append(place)
+                connection.sendall(answer)
+                if answer is rest:
+                    request.read()  # until the program is ended
+
+
+FIRST, SECOND = utterance(1, "sad"), utterance(22, "happy")
+CUTS = {
+    "nothing": b"",
+    "status": HEAD[:4],
+    "head": HEAD[:-10],
+    "error": b"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\nbus",
+    "id": WHOLE + FIRST + SECOND[:5],
+    "data": WHOLE + FIRST + SECOND[:-20],
+    "end": WHOLE + FIRST + SECOND[:-1],
+    "character": WHOLE + FIRST + 'id: 22\ndata: {"stream": "é'.encode()[:-1],
+    "between": WHOLE + FIRST,
+    "length": SIZED + FIRST + SECOND[:-20],
+    "chunk": CHUNKED + chunk(FIRST) + chunk(SECOND)[:-20],
+    "chunks": CHUNKED + chunk(FIRST) + chunk(SECOND[:-20]),
+}
+"""What arrives of an answer, by where it is cut off."""
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_the_http_example_goes_on_after_an_answer_that_was_cut_off(cut: bytes) -> None:
+    begun = FIRST in cut
+    rest = WHOLE + (b"" if begun else FIRST) + SECOND
+    places: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answering, args=(listener, cut, rest, places))
+        server.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        example = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "follow_http.py"), url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            lines = [line_of(example) for _ in range(2)]
+        finally:
+            example.kill()
+            stdout, stderr = example.communicate()
+            listener.shutdown(socket.SHUT_RDWR)  # wakes the server where it waits
+            server.join()
+    assert lines == ["main  sad  75%\n", "main  happy  75%\n"]
+    assert stdout == ""
+    said = f"{url}/api/v1/utterances: the answer was cut off; trying again\n"
+    assert (stderr, places) == (said, ["", "1" if begun else ""])
