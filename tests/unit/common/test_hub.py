@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,8 @@ from speech_emotion.common.hub.ledger import Ledger, Verdict
 from speech_emotion.common.hub.observed import Observed, Snapshot
 from speech_emotion.common.hub.publisher import SUBSCRIBER_HIGH_WATER_MARK
 from speech_emotion.common.wire import codec, internal, public
-from speech_emotion.common.wire.sockets import connect
 from tests.support.hub_messages import OPEN, submit
+from tests.support.hub_rig import Rig
 from tests.support.pipelines import (
     PATIENCE_MS,
     PATIENCE_S,
@@ -30,7 +30,6 @@ from tests.support.pipelines import (
     fresh_endpoint,
     wait_until,
 )
-from tests.support.sockets import KeepingContext
 
 
 @given(st.lists(st.integers(0, 12), max_size=120))
@@ -99,35 +98,6 @@ def test_a_new_run_starts_anew() -> None:
     ledger.submit(submit(0))
     assert ledger.open(dataclasses.replace(OPEN, run="later"))
     assert ledger.streams["main"].next == 0
-
-
-class Rig:
-    """A hub and a stage that talks to it."""
-
-    def __init__(self, health: Callable[[Snapshot], public.Health] = observe) -> None:
-        self.results, self.stages = fresh_endpoint(), fresh_endpoint()
-        self.hub = Hub(
-            self.results,
-            self.stages,
-            info=lambda o: public.Info(
-                o.stream, o.run, ["a"], o.window, o.hop, o.rate, "b", o.source
-            ),
-            health=health,
-        )
-        self.hub.start()
-        self.context = KeepingContext()
-        self.stage = connect(self.context, self.stages, "hub")
-
-    def send(self, message: codec.Message) -> None:
-        self.stage.send(internal.encode(message))
-
-    def answer(self) -> codec.Message:
-        assert self.stage.poll(PATIENCE_MS)
-        return internal.decode(self.stage.recv())
-
-    def close(self) -> None:
-        self.context.destroy(linger=0)
-        self.hub.stop()
 
 
 @pytest.fixture
