@@ -21,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from speech_emotion.common.errors import EXIT_OK
 from speech_emotion.common.paths import DEMO_CLIP, IMPORT_ROOT
 
 PAGE_PORT = 8765
@@ -44,11 +45,15 @@ def main(words: list[str]) -> int:
     watched = sys.stdin.isatty() and sys.stderr.isatty() and "CI" not in os.environ
     with tempfile.TemporaryDirectory() as folder:
         clip = repeat(DEMO_CLIP, Path(folder)) if watched and "--speed" not in words else DEMO_CLIP
-        flags = ["--source", f"file:{clip}", *addresses(words), *words]
+        source = ["--source", f"file:{clip}"]
+        # A mistake in a flag is the first and only line: not after the address of a page.
+        if words and (code := run([*source, *words, "--print-config"], silent=True)) != EXIT_OK:
+            return code
+        flags = [*source, *addresses(words), *words]
         if watched:
             print("Ctrl-C ends the demo.", file=sys.stderr)
         code = run(flags)
-    if code == 0:
+    if code == EXIT_OK:
         print(NEXT, file=sys.stderr)
     return code
 
@@ -94,17 +99,27 @@ def repeat(clip: Path, folder: Path) -> Path:
     return path
 
 
-def run(flags: list[str]) -> int:
-    """Run the supervisor with these flags in a process of its own; returns its exit code."""
+def run(flags: list[str], *, silent: bool = False) -> int:
+    """Run the supervisor with these flags in a process of its own; returns its exit code.
+
+    Args:
+        silent: discard its standard output.
+    """
     places = [str(IMPORT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [sys.executable, "-m", "speech_emotion", "run", *flags],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+        stdout=subprocess.DEVNULL if silent else None,
     )
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda number, _: process.send_signal(number))
+    before = {
+        signum: signal.signal(signum, lambda number, _: process.send_signal(number))
+        for signum in (signal.SIGTERM, signal.SIGHUP)
+    }
     while True:
         try:
-            return process.wait()
+            code = process.wait()
         except KeyboardInterrupt:  # the terminal sends Ctrl-C to both processes
             continue
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        return code

@@ -1,4 +1,4 @@
-"""`speech-emotion demo`: ends by itself without a terminal, and finds free ports."""
+"""`speech-emotion demo`: ends by itself without a terminal, finds free ports, checks flags."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from speech_emotion.commands.demo import PAGE_PORT, RESULTS_PORT
-from tests.support.pipelines import PATIENCE_S, ROOT
+from speech_emotion.common.errors import EXIT_USER
+from tests.support.pipelines import PATIENCE_S, ROOT, command
 
 
 def test_a_demo_whose_ports_are_in_use_finds_others_and_ends_with_what_comes_next() -> None:
@@ -36,3 +39,19 @@ def test_a_demo_whose_ports_are_in_use_finds_others_and_ends_with_what_comes_nex
     assert not first.endswith(f":{PAGE_PORT}")
     assert second.startswith(f"Port {RESULTS_PORT} is in use; results: tcp://127.0.0.1:")
     assert "speech-emotion run --dashboard" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--nonsense"], "speech-emotion run: unrecognized arguments: --nonsense; see --help"),
+        (["--streams", "999"], "supervisor: --streams 999 must be 1 to "),
+        (["--dashboard", "here"], "supervisor: dashboard.listen: listen 'here' must be HOST:PORT"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_flag_is_the_only_line(words: list[str], said: str) -> None:
+    done = command("demo", *words)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(said)
+    assert (done.returncode, done.stdout) == (EXIT_USER, "")
