@@ -21,11 +21,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from speech_emotion.common.errors import EXIT_OK
+from speech_emotion.common.errors import EXIT_OK, EXIT_USER
 from speech_emotion.common.paths import DEMO_CLIP, IMPORT_ROOT
 
+HOST = "127.0.0.1"
 PAGE_PORT = 8765
 RESULTS_PORT = 5555
+ATTEMPTS = 5
+"""How often other ports are chosen because another program has taken one."""
 REPEATS = 20
 """How often the recording is played on a terminal, where Ctrl-C ends the demo: 18 minutes."""
 NEXT = """
@@ -49,25 +52,39 @@ def main(words: list[str]) -> int:
         # A mistake in a flag is the first and only line: not after the address of a page.
         if words and (code := run([*source, *words, "--print-config"], silent=True)) != EXIT_OK:
             return code
-        flags = [*source, *addresses(words), *words]
-        if watched:
-            print("Ctrl-C ends the demo.", file=sys.stderr)
-        code = run(flags)
+        for _ in range(ATTEMPTS):
+            ports = chosen(words)
+            flags = [*source, *addresses(ports), *words]
+            if watched:
+                print("Ctrl-C ends the demo.", file=sys.stderr)
+            code = run(flags)
+            # Another program may take a port after its choice; the pipeline then does not start.
+            if code != EXIT_USER or not any(map(in_use, ports.values())):
+                break
     if code == EXIT_OK:
         print(NEXT, file=sys.stderr)
     return code
 
 
-def addresses(words: list[str]) -> list[str]:
-    """Flags for the page and, where its default port is in use, for the results endpoint."""
-    flags = []
+def chosen(words: list[str]) -> dict[str, int]:
+    """Flag → port of the page and of the results, where the user has not given the flag."""
+    ports = {}
     if not given("--dashboard", words) and importlib.util.find_spec("uvicorn"):
-        page = f"127.0.0.1:{free_port(PAGE_PORT)}"
-        print(f"The live page: http://{page}", file=sys.stderr)
-        flags += ["--dashboard", page]
-    if not given("--results", words) and (port := free_port(RESULTS_PORT)) != RESULTS_PORT:
-        print(f"Port {RESULTS_PORT} is in use; results: tcp://127.0.0.1:{port}", file=sys.stderr)
-        flags += ["--results", f"tcp://127.0.0.1:{port}"]
+        ports["--dashboard"] = free_port(PAGE_PORT)
+    if not given("--results", words):
+        ports["--results"] = free_port(RESULTS_PORT)
+    return ports
+
+
+def addresses(ports: dict[str, int]) -> list[str]:
+    """Print the addresses, and return the flags for them; usual results need neither."""
+    flags = []
+    if port := ports.get("--dashboard"):
+        print(f"The live page: http://{HOST}:{port}", file=sys.stderr)
+        flags += ["--dashboard", f"{HOST}:{port}"]
+    if (port := ports.get("--results", RESULTS_PORT)) != RESULTS_PORT:
+        print(f"Port {RESULTS_PORT} is in use; results: tcp://{HOST}:{port}", file=sys.stderr)
+        flags += ["--results", f"tcp://{HOST}:{port}"]
     return flags
 
 
@@ -77,15 +94,22 @@ def given(flag: str, words: list[str]) -> bool:
 
 def free_port(preferred: int) -> int:
     """The preferred port of this machine, or another one if it is in use."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    return preferred
+    return bound(preferred) or bound(0) or preferred
+
+
+def in_use(port: int) -> bool:
+    return bound(port) is None
+
+
+def bound(port: int) -> int | None:
+    """The port that a server gets which binds `port` (0: any); None: it is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
 
 
 def repeat(clip: Path, folder: Path) -> Path:

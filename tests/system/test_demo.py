@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +41,48 @@ def test_a_demo_whose_ports_are_in_use_finds_others_and_ends_with_what_comes_nex
     assert first.startswith("The live page: http://127.0.0.1:")
     assert not first.endswith(f":{PAGE_PORT}")
     assert second.startswith(f"Port {RESULTS_PORT} is in use; results: tcp://127.0.0.1:")
+    assert "speech-emotion run --dashboard" in done.stderr
+
+
+RACE = """
+import contextlib, pathlib, socket, sys
+from speech_emotion.commands import demo
+
+free_port, taken = demo.free_port, []
+
+
+def raced(preferred):
+    port = free_port(preferred)
+    while preferred == int(sys.argv[1]) and not taken:
+        port = free_port(preferred)
+        with contextlib.suppress(OSError):
+            taken.append(socket.create_server(("127.0.0.1", port)))
+    return port
+
+
+demo.free_port, demo.DEMO_CLIP = raced, pathlib.Path(sys.argv[2])
+sys.exit(demo.main(["--speed", "max"]))
+"""
+
+
+@pytest.mark.parametrize("preferred", [PAGE_PORT, RESULTS_PORT])
+def test_a_port_that_is_taken_after_its_choice_is_replaced(
+    preferred: int, clip: Callable[..., Path]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RACE, str(preferred), str(clip(3.0))],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "CI": "1"},
+        timeout=2 * PATIENCE_S,  # it starts the pipeline twice
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = [line for line in done.stderr.splitlines() if line.startswith("The live page: ")]
+    assert len(pages) >= 2  # more where another program takes a port as well
+    refused = "page address 127.0.0.1:" if preferred == PAGE_PORT else "results endpoint tcp://"
+    assert re.search(f"^supervisor: {refused}.* is already in use", done.stderr, re.MULTILINE)
     assert "speech-emotion run --dashboard" in done.stderr
 
 
