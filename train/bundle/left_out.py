@@ -35,6 +35,8 @@ def figures_left_out(
     corpora: HeldOutOutputs,
     speakers: HeldOutOutputs,
     deciding: Sequence[str] = (),
+    *,
+    few: bool = False,
 ) -> Figures:
     """Calibrate on corpora left out; figures for these and for speakers left out.
 
@@ -43,8 +45,11 @@ def figures_left_out(
         corpora: outputs for every corpus from a model that was not trained on it.
         speakers: outputs for speakers from a model that was trained on others.
         deciding: corpora that determine the operating point; empty: those with every label.
+        few: calibrate on the speakers left out, too, and choose the operating points on both. A
+            model of one of two corpora is much weaker than that of both, on a corpus left out.
     """
-    bundle = study.calibrate(blank, training_set, corpora)
+    basis = study.joined([corpora, speakers]) if few else corpora
+    bundle = study.calibrate(blank, training_set, basis)
     labels, chosen = bundle.labels, deciding or complete(training_set)
     # From new speakers: on corpora left out, unknown rooms and codecs would lower these to 0.
     speech = study.calibrate(blank, training_set, speakers).decision
@@ -53,7 +58,7 @@ def figures_left_out(
         min_speech=speech.min_speech,
         min_utterance_speech=speech.min_utterance_speech,
     )
-    found = study.utterances(training_set, corpora, bundle)
+    found = study.utterances(training_set, basis, bundle)
     decisions = {}
     for name, most in operating_points.MAX_FALSE.items():
         point = operating_points.search(found, chosen, labels, most)

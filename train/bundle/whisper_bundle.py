@@ -19,7 +19,13 @@ from speech_emotion.common.errors import UserError
 from speech_emotion.features.core import Banks, make_core, normalize
 from speech_emotion.features.extractor import windows_of
 from speech_emotion.train.bundle.left_out import figures_left_out
-from speech_emotion.train.bundle.whisper_card import SAMPLE, Exported, Figures, card
+from speech_emotion.train.bundle.whisper_card import (
+    FEW_CORPORA,
+    SAMPLE,
+    Exported,
+    Figures,
+    card,
+)
 from speech_emotion.train.bundle.writer import run_tflite_all, write_bundle
 from speech_emotion.train.data.clips import Samples, load
 from speech_emotion.train.evaluation import held_out as study
@@ -59,11 +65,13 @@ def measure(
     training_set = window_sums.training_set
     held_out = study.left_out(training_set, study.corpus_heads(window_sums))
     folded = study.left_out(training_set, study.speaker_heads(window_sums))
+    few = len(set(training_set.corpus.tolist())) <= FEW_CORPORA
+    # Of two corpora each is left to a model of the other, and the distance tells the two apart.
     blank = parameter_bundle(
-        spec, LABELS, speech_output=bool(len(training_set.noise)), distance_output=True
+        spec, LABELS, speech_output=bool(len(training_set.noise)), distance_output=not few
     )
     measured = dataclasses.replace(
-        figures_left_out(training_set, blank, held_out, folded, deciding),
+        figures_left_out(training_set, blank, held_out, folded, deciding, few=few),
         outputs={
             "left_out": (training_set, held_out),
             "new_speakers": (training_set, folded),

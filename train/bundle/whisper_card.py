@@ -19,11 +19,11 @@ SAMPLE = 300
 """Number of training windows on which the 8-bit graph is compared with the float32 graph."""
 FEW_CORPORA = 2
 FEW_CORPORA_NOTE = (
-    "two corpora are too few for a good one. Each is left to a head that was trained on the other "
-    "one only, so the temperatures and the operating points are those of weaker heads than the "
-    "bundle's, and the bundle says `uncertain` more often than it must; use `sensitivity = high`, "
-    "or lower `min_confidence` and `min_utterance_confidence` in `bundle.toml`, if you can bear "
-    "more false labels"
+    "two corpora are too few for a good one. A corpus left out is heard by a head of the other "
+    "one, which is weaker than the bundle's; new speakers of known corpora are easier than new "
+    "corpora. The temperatures and the operating points are fitted on both together. Use "
+    "`sensitivity = high`, or lower `min_confidence` and `min_utterance_confidence` in "
+    "`bundle.toml`, if you can bear more false labels"
 )
 RELATIVE_NOTE = (
     "the relative scores compare a window with the usual sound of its stream. The figures here are "
@@ -129,20 +129,30 @@ def card(
                 "**New corpora** (each left out of training"
                 f"{'' if figures.others else '; choose by these'})",
                 markdown(figures.left_out),
-                nested_ece_text(figures),
+                *([] if _few(training_set) else [nested_ece_text(figures)]),
                 "**New speakers, known corpora** (5 speaker-independent folds; the temperatures "
-                "are those of the corpora left out)",
+                f"are those of {_basis(training_set)})",
                 markdown(figures.new_speakers),
                 "## Operating points",
                 operating_points_text(training_set, figures),
-                "**False labels against emotions found** (corpora left out: for each limit of "
-                "false labels the bias of neutral and sad, and the threshold, that find most; "
-                "without the speech threshold)",
+                f"**False labels against emotions found** ({_basis(training_set)}: for each "
+                "limit of false labels the bias of neutral and sad, and the threshold, that find "
+                "most; without the speech threshold)",
                 frontier_markdown(figures.frontier),
             ]
         )
         + "\n"
     )
+
+
+def _few(training_set: LabelledClips) -> bool:
+    return len(set(training_set.corpus.tolist())) <= FEW_CORPORA
+
+
+def _basis(training_set: LabelledClips) -> str:
+    """What the operating points are chosen on, see `figures_left_out`."""
+    few = _few(training_set)
+    return "corpora left out and new speakers together" if few else "the corpora left out"
 
 
 def renderings_text(recipe: HeadRecipe) -> str:
@@ -178,7 +188,7 @@ def _facts(training_set: HeadTrainingSet, recipe: HeadRecipe, exported: Exported
     }
     if recipe.relative:
         facts["Baseline"] = RELATIVE_NOTE
-    if len(corpora) <= FEW_CORPORA:
+    if _few(training_set):
         facts["Calibration"] = FEW_CORPORA_NOTE
     return facts
 
@@ -243,11 +253,11 @@ def operating_points_text(training_set: LabelledClips, figures: Figures) -> str:
     limits = ", ".join(f"{MAX_FALSE[name]:g} ({name})" for name in MAX_FALSE)
     return (
         "A decision adds a bias to the log-probabilities of neutral and sad before it chooses the "
-        "label, and gives none below the threshold. Chosen on the corpora left out, to find most "
-        f"with at most {limits} of 100 neutral utterances with an emotional label, the mean of the "
-        f"corpora with all labels ({', '.join(deciding)}), and {ALL_FACTOR:g} times as many, the "
-        "mean of all. The table has the mean of all; the last column judges each corpus at the "
-        "point that the others choose.\n\n" + "\n".join(rows)
+        f"label, and gives none below the threshold. Chosen on {_basis(training_set)}, to find "
+        f"most with at most {limits} of 100 neutral utterances with an emotional label, the mean "
+        f"of the corpora with all labels ({', '.join(deciding)}), and {ALL_FACTOR:g} times as "
+        "many, the mean of all. The table has the mean of all; the last column judges each corpus "
+        "at the point that the others choose.\n\n" + "\n".join(rows)
     )
 
 

@@ -113,7 +113,7 @@ def speaker_heads(window_sums: WindowSums) -> Iterator[tuple[Head, Index]]:
 
 def left_out(training_set: HeadTrainingSet, heads: Iterable[tuple[Head, Index]]) -> HeldOutOutputs:
     """Outputs for the clips of `corpus_heads` or `speaker_heads`."""
-    return _joined([head_outputs(training_set, head, clips) for head, clips in heads])
+    return joined([head_outputs(training_set, head, clips) for head, clips in heads])
 
 
 def other_corpora(window_sums: WindowSums, others: HeadTrainingSet) -> HeldOutOutputs:
@@ -123,11 +123,12 @@ def other_corpora(window_sums: WindowSums, others: HeadTrainingSet) -> HeldOutOu
     return head_outputs(others, head, np.arange(len(others.clips)))
 
 
-def _joined(parts: Sequence[HeldOutOutputs]) -> HeldOutOutputs:
+def joined(parts: Sequence[HeldOutOutputs]) -> HeldOutOutputs:
+    """The outputs together; a clip may be in several parts."""
     clips = np.concatenate([p.clips for p in parts])
     outputs = [o for p in parts for o in p.outputs]
     relative = [r for p in parts for r in p.relative]
-    order = np.argsort(clips)
+    order = np.argsort(clips, kind="stable")
     return HeldOutOutputs(clips[order], [outputs[i] for i in order], [relative[i] for i in order])
 
 
