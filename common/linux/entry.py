@@ -50,6 +50,8 @@ ASCII = str.maketrans(
 """Characters of our own texts → what a terminal without them shows."""
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a file system or terminal that takes no more output."""
+AGAIN_S = 0.01
+"""Time after which a Ctrl-C that Python could not raise comes again, seconds."""
 ERRORS = "speech_emotion_ascii"
 """Name of the error handler of codecs that writes ASCII in place of other characters."""
 
@@ -90,6 +92,7 @@ def guarded(name: str, main: Callable[[], int], mark: str = "") -> int:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = _interrupt_again
     code, reason = EXIT_OK, ""
     try:
         try:
@@ -115,6 +118,18 @@ def guarded(name: str, main: Callable[[], int], mark: str = "") -> int:
         with contextlib.suppress(OSError):
             print(f"{mark}{name}: {reason}", file=sys.stderr, flush=True)
     return code
+
+
+def _interrupt_again(args: sys.UnraisableHookArgs) -> None:
+    """Raise a Ctrl-C again that came in a callback of a weak reference or in `__del__`.
+
+    Python prints the KeyboardInterrupt there and goes on, so the program would not end.
+    """
+    if issubclass(args.exc_type, KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        sys.__unraisablehook__(args)
 
 
 def _discard_stdout() -> None:

@@ -150,3 +150,35 @@ def test_ctrl_c_at_once_leaves_no_traceback(program: list[str], delay: float) ->
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert quiet(stderr), stderr
     assert process.returncode in (0, -signal.SIGINT)
+
+
+CALLBACK = """
+import signal, sys, time, weakref
+from speech_emotion.common.linux.entry import guarded, prepare
+
+prepare()
+
+class Module:
+    pass
+
+def main():
+    module = Module()
+    reference = weakref.ref(module, lambda _: signal.raise_signal(signal.SIGINT))
+    if "delete" in sys.argv:
+        Module.__del__ = lambda _: signal.raise_signal(signal.SIGINT)
+        reference = None
+    del module
+    end = time.monotonic() + 30.0
+    while time.monotonic() < end:
+        time.sleep(0.05)
+    return 9
+
+sys.exit(guarded("program", main))
+"""
+
+
+@pytest.mark.parametrize("place", ["callback", "delete"])
+def test_ctrl_c_ends_a_program_where_python_cannot_raise_it(place: str) -> None:
+    done = shell('"$@"', ["-c", CALLBACK, place])
+    assert done.stderr == ""
+    assert done.returncode == 0
