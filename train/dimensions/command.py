@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -52,18 +51,6 @@ def add(
     parser.set_defaults(run=_run, clips=clips)
 
 
-def encoder_file(content: bytes, work: Path) -> Path:
-    """Write the model of a bundle's statistics, in a folder of its own for the caches.
-
-    Bundles with the same encoder standardize its statistics differently, and their models have
-    the same size, by which `window_statistics.extract` tells encoders apart.
-    """
-    path = work / f"statistics-{hashlib.sha256(content).hexdigest()[:12]}" / "encoder.tflite"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
 def _run(parsed: argparse.Namespace) -> int:
     from speech_emotion.common.bundle.manifest import load_bundle
     from speech_emotion.train.bundle.writer import add_dimension
@@ -90,10 +77,12 @@ def _run(parsed: argparse.Namespace) -> int:
         raise UserError(
             f"--corpora: no clips of {missing[0]} with arousal, only of {', '.join(there)}"
         )
-    encoder = encoder_file(model.statistics(), parsed.work)
+    encoder = parsed.work / f"statistics-{bundle.digest[:12]}.tflite"
+    parsed.work.mkdir(parents=True, exist_ok=True)
+    encoder.write_bytes(model.statistics())
     renderings = [
         window_statistics.extract(
-            *(known.clips, bundle.spec, encoder, copy, encoder.parent),
+            *(known.clips, bundle.spec, encoder, copy, parsed.work),
             seed=parsed.seed,
             workers=parsed.workers,
         )

@@ -23,7 +23,6 @@ from speech_emotion.train.bundle.writer import run_tflite_all
 from speech_emotion.train.data.clips import Clip, read_manifest
 from speech_emotion.train.data.soft_targets import EMOTIONS, Votes
 from speech_emotion.train.dimensions import figures, head
-from speech_emotion.train.dimensions.command import encoder_file
 from speech_emotion.train.dimensions.model_file import ModelFile
 from speech_emotion.train.dimensions.targets import Targets, targets
 from speech_emotion.train.evaluation.evaluate import evaluate, table
@@ -178,7 +177,7 @@ def test_an_output_is_added_and_the_others_keep_their_bits() -> None:
         ModelFile((ROOT / "models" / "small" / "model.tflite").read_bytes())
 
 
-def test_the_caches_of_bundles_with_models_of_one_size_differ(tmp_path: Path) -> None:
+def test_the_caches_of_networks_of_one_size_differ(tmp_path: Path) -> None:
     content = ModelFile((OPEN / "model.tflite").read_bytes()).statistics()
     parsed = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = parsed.subgraphs[0]
@@ -189,10 +188,12 @@ def test_the_caches_of_bundles_with_models_of_one_size_differ(tmp_path: Path) ->
     sf.write(tmp_path / "1.wav", sf.read(DEMO)[0][:16000], 16000)
     one = dataclasses.replace(clip("CREMAD", "1", "angry"), path=tmp_path / "1.wav")
     spec = load_bundle(OPEN).spec
-    first, second = (
-        window_statistics.extract([one], spec, encoder, 0, encoder.parent).x
-        for encoder in (encoder_file(c, tmp_path / "work") for c in (content, doubled))
-    )
+    found = []
+    for network in (content, doubled):
+        encoder = tmp_path / "encoder.tflite"
+        encoder.write_bytes(network)
+        found.append(window_statistics.extract([one], spec, encoder, 0, tmp_path).x)
+    first, second = found
     np.testing.assert_allclose(second, 2 * first, rtol=0.01, atol=0.01)
 
 

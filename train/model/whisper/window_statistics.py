@@ -120,7 +120,7 @@ def extract(
     """
     seed = seed if copy else 0
     described = json.dumps(
-        [dataclasses.asdict(spec), [c.name for c in clips], copy, seed, encoder.stat().st_size]
+        [dataclasses.asdict(spec), [c.name for c in clips], copy, seed, _identity(encoder)]
     )
     path = work / f"windows-{copy}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.npz"
     if path.is_file():
@@ -157,7 +157,7 @@ def of_changed(
         key: what determines the sounds.
         title: of the progress bar and in the name of the cache.
     """
-    described = json.dumps([dataclasses.asdict(spec), list(key), encoder.stat().st_size])
+    described = json.dumps([dataclasses.asdict(spec), list(key), _identity(encoder)])
     digest = hashlib.sha256(described.encode()).hexdigest()[:12]
     path = work / f"windows-{title.replace(' ', '_')}-{digest}.npz"
     if path.is_file():
@@ -194,7 +194,7 @@ def of_noise(
 ) -> NDArray[np.float16]:
     """Statistics of windows without speech that pass the gate, (windows, columns); cached."""
     names = [(f.name, f.stat().st_size) for f in files]
-    described = json.dumps([dataclasses.asdict(spec), names, seed, encoder.stat().st_size])
+    described = json.dumps([dataclasses.asdict(spec), names, seed, _identity(encoder)])
     path = work / f"noise-{hashlib.sha256(described.encode()).hexdigest()[:12]}.npy"
     if path.is_file():
         return np.asarray(np.load(path))
@@ -205,6 +205,11 @@ def of_noise(
     x = np.concatenate(of_sounds(mixes, spec, encoder))
     np.save(path, x)
     return x
+
+
+def _identity(encoder: Path) -> str:
+    """Digest of the encoder: files of different networks may have the same size."""
+    return hashlib.sha256(encoder.read_bytes()).hexdigest()
 
 
 def _seed(clip: Clip, copy: int | str, seed: int) -> int:
